@@ -1,0 +1,206 @@
+"""All definitions by name: loads YAML, follows every reference, refuses early.
+
+A definition's name is its file stem. `resolve_run` is the one gate in front of all work: it returns every definition
+a run needs, or raises a DefinitionError that names file, field, what was found and what to do.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from tinygptv.definitions.benchmark import Benchmark
+from tinygptv.definitions.filters import FilterChain
+from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.mixture import RUN_SOURCE, Mixture
+from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, Table
+from tinygptv.errors import DefinitionError, did_you_mean
+from tinygptv.locations import CHECKOUT, PACKAGE
+
+T = TypeVar("T")
+
+FOLDERS: dict[str, Path] = {
+    "source": CHECKOUT / "datasets" / "sources",
+    "filter": CHECKOUT / "datasets" / "filters",
+    "mixture": CHECKOUT / "datasets" / "mixtures",
+    "benchmark": CHECKOUT / "datasets" / "benchmarks",
+    "recipe": PACKAGE / "recipes",
+    "hardware": CHECKOUT / "infra" / "hardware",
+}
+TABLE_SUFFIXES = (".parquet", ".tsv", ".json", ".jsonl", ".csv")
+
+
+def names(kind: str) -> list[str]:
+    """Names of all definitions of a kind, sorted."""
+    return sorted(path.stem for path in FOLDERS[kind].glob("*.yaml"))
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe in `tinygptv/recipes/<name>.yaml`."""
+    return _load("recipe", name, TypeAdapter(Recipe))
+
+
+def source(name: str) -> PairsSource | AnnotationsSource:
+    """The source in `datasets/sources/<name>.yaml`, or an ad-hoc one for the path of a URL+caption table."""
+    if "/" in name or name.endswith(TABLE_SUFFIXES):
+        return _table_source(name)
+    return _load("source", name, TypeAdapter(Source))
+
+
+def source_name(name: str) -> str:
+    """The short name of a source given as a name or as a table's path: `photos.parquet` → `photos`."""
+    return Path(name).stem if "/" in name or name.endswith(TABLE_SUFFIXES) else name
+
+
+def filter_chain(name: str) -> FilterChain:
+    """The chain in `datasets/filters/<name>.yaml`."""
+    return _load("filter", name, TypeAdapter(FilterChain))
+
+
+def mixture(name: str) -> Mixture:
+    """The mixture in `datasets/mixtures/<name>.yaml`."""
+    return _load("mixture", name, TypeAdapter(Mixture))
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark in `datasets/benchmarks/<name>.yaml`."""
+    return _load("benchmark", name, TypeAdapter(Benchmark))
+
+
+def hardware(name: str) -> Hardware:
+    """The profile in `infra/hardware/<name>.yaml`."""
+    return _load("hardware", name, TypeAdapter(Hardware))
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """Everything `train-all` needs, loaded and cross-checked. Keys are names."""
+
+    recipe_name: str
+    recipe: Recipe
+    hardware_name: str
+    hardware: Hardware
+    source_name: str
+    source: PairsSource
+    filter: FilterChain
+    mixtures: dict[str, Mixture]
+    sources: dict[str, AnnotationsSource | PairsSource]
+    benchmarks: dict[str, Benchmark]
+
+
+def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> ResolvedRun:
+    """Load and check all that a run refers to. Raises DefinitionError."""
+    the_recipe, profile, the_source = recipe(recipe_name), hardware(hardware_name), source(source_reference)
+    if not isinstance(the_source, PairsSource):
+        raise DefinitionError(
+            f"source '{source_reference}' holds annotations; a run starts from a pairs source "
+            f"({', '.join(name for name in names('source') if isinstance(source(name), PairsSource))})"
+        )
+    mixtures = {stage.mixture: mixture(stage.mixture) for stage in the_recipe.stages}
+    sources: dict[str, AnnotationsSource | PairsSource] = {}
+    for mixture_name, blend in mixtures.items():
+        for position, component in enumerate(blend.components):
+            if component.source != RUN_SOURCE:
+                where = f"datasets/mixtures/{mixture_name}.yaml, components[{position}].source"
+                sources[component.source] = _referenced(where, "source", component.source, source)
+    benchmarks = {}
+    for position, name in enumerate(the_recipe.benchmarks):
+        where = f"tinygptv/recipes/{recipe_name}.yaml, benchmarks[{position}]"
+        benchmarks[name] = _referenced(where, "benchmark", name, benchmark)
+        where = f"datasets/benchmarks/{name}.yaml, source"
+        sources[benchmarks[name].source] = _referenced(where, "source", benchmarks[name].source, source)
+    for stage in the_recipe.stages:
+        check_batch(stage.stage, stage.global_batch_size, profile, hardware_name)
+    return ResolvedRun(
+        recipe_name,
+        the_recipe,
+        hardware_name,
+        profile,
+        source_name(source_reference),
+        the_source,
+        filter_chain(the_source.filter),
+        mixtures,
+        sources,
+        benchmarks,
+    )
+
+
+def check_batch(stage: str, global_batch_size: int, profile: Hardware, hardware_name: str) -> None:
+    """Refuse a profile whose ranks cannot share a stage's global batch evenly. Raises DefinitionError."""
+    ranks = profile.ranks * profile.nodes
+    if global_batch_size % ranks:
+        raise DefinitionError(
+            f"infra/hardware/{hardware_name}.yaml, ranks: {ranks} ranks cannot share the global batch of {stage}, "
+            f"{global_batch_size}, evenly; choose a number of ranks that divides it"
+        )
+
+
+def _referenced(where: str, kind: str, name: str, load: Any) -> Any:
+    if name not in names(kind):
+        folder = FOLDERS[kind].relative_to(CHECKOUT)
+        raise DefinitionError(f"{where}: no {kind} named '{name}' in {folder}/. {did_you_mean(name, names(kind))}")
+    return load(name)
+
+
+@cache
+def _load(kind: str, name: str, adapter: "TypeAdapter[T]") -> T:
+    path = FOLDERS[kind] / f"{name}.yaml"
+    shown = path.relative_to(CHECKOUT)
+    if not path.is_file():
+        raise DefinitionError(f"no {kind} named '{name}': there is no {shown}. {did_you_mean(name, names(kind))}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DefinitionError(f"{shown}: not valid YAML: {error}") from error
+    try:
+        return adapter.validate_python(content)
+    except ValidationError as error:
+        raise DefinitionError(f"{shown}: {_explain(error, content)}") from error
+
+
+def _explain(error: ValidationError, content: Any) -> str:
+    """All problems at once, each with its field, what was found and what to do."""
+    lines = []
+    for problem in error.errors():
+        field = _field_path(problem["loc"])
+        found = problem["input"]
+        match problem["type"]:
+            case "extra_forbidden":
+                lines.append(f"{field}: unknown key; remove or rename it")
+            case "missing":
+                lines.append(f"{field}: missing; add it")
+            case "float_type" if isinstance(found, str):
+                lines.append(
+                    f"{field}: found the text {found!r}, want a number (YAML reads 1e-5 as text: write 1.0e-5)"
+                )
+            case _:
+                shown = "" if isinstance(found, (dict, list, BaseModel)) else f" (found {found!r})"
+                lines.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return "; ".join(lines)
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.lstrip(".") or "top level"
+
+
+def _table_source(reference: str) -> PairsSource:
+    suffix_ok = reference.endswith(TABLE_SUFFIXES)
+    if not suffix_ok:
+        raise DefinitionError(f"source '{reference}': not a table; its name should end in {', '.join(TABLE_SUFFIXES)}")
+    if "://" not in reference and not Path(reference).is_file():
+        raise DefinitionError(f"source '{reference}': no such file")
+    location = reference if "://" in reference else str(Path(reference).absolute())
+    return PairsSource(
+        kind="pairs",
+        about=f"the table {reference}",
+        licence="unknown: given by path",
+        tables=[Table(location=location)],
+        filter="web_pairs",
+    )

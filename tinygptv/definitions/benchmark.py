@@ -1,0 +1,22 @@
+"""A benchmark: held-out annotations, the question put to the model, and how answers are scored."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tinygptv.definitions.base import Definition
+from tinygptv.definitions.mixture import Task
+
+Metric = Literal["vqa_accuracy", "exact_match", "true_false_accuracy", "referring_iou", "caption_bleu"]
+
+
+class Benchmark(Definition):
+    """Items come from an annotations source; `chance` is the score of an answer that ignores the image."""
+
+    about: str
+    source: str
+    task: Task
+    metric: Metric
+    max_new_tokens: int = Field(ge=1)
+    max_items: int | None = Field(default=None, ge=1)
+    chance: float | None = Field(default=None, ge=0, le=1)

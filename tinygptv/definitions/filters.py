@@ -1,0 +1,58 @@
+"""A filter chain: sentences about a sidecar row, evaluated by DuckDB in one pass, in order."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from tinygptv.definitions.base import Definition
+
+SIDECAR_COLUMNS: dict[str, str] = {
+    "key": "VARCHAR",
+    "url": "VARCHAR",
+    "caption": "VARCHAR",
+    "table_name": "VARCHAR",
+    "table_row": "BIGINT",
+    "width": "INTEGER",
+    "height": "INTEGER",
+    "sha256": "VARCHAR",
+    "bytes": "BIGINT",
+    "similarity": "DOUBLE",
+    "punsafe": "DOUBLE",
+    "pwatermark": "DOUBLE",
+    "licence": "VARCHAR",
+}
+"""Columns a predicate may use, with their DuckDB types. `width`, `height` are of the stored image, px; `similarity`,
+`punsafe` and `pwatermark` come from the table and are NULL where it has none."""
+
+
+class Rule(Definition):
+    """`keep` is a SQL predicate; a row is dropped, with this rule's name as reason, unless it is TRUE."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    keep: str = Field(min_length=1)
+    why: str = Field(min_length=1)
+
+
+class Deduplicate(Definition):
+    """Rows equal in `by` are one; the survivor is the first in `order`, which must be total: it ends with `key`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    by: str = Field(min_length=1)
+    order: str = Field(default="key", pattern=r"(^|,\s*)key$")
+    why: str = Field(min_length=1)
+
+
+class FilterChain(Definition):
+    """Rules first, duplicates among what they leave after."""
+
+    about: str
+    rules: list[Rule]
+    duplicates: list[Deduplicate] = []
+    max_drop_fraction: float = Field(default=1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [step.name for step in (*self.rules, *self.duplicates)]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two rules are called {', '.join(repeated)}; each drop needs one reason")
+        return self

@@ -1,0 +1,56 @@
+"""Every error a user can meet, as one tree.
+
+    TinyGPTVError
+    ├── DefinitionError     a YAML file, a parameter or a reference in it is wrong; nothing has started
+    ├── DataError           data on disk or from the web cannot be used
+    │   └── StorageError    it cannot be read or written: full disk, no permission, unreachable bucket
+    ├── ShapeError          tensors do not fit together
+    ├── HandoffError        a checkpoint is not what the next stage starts from
+    ├── LaunchError         a process could not be started, or ended badly
+    └── SetupError  this machine or environment cannot run what was asked for
+
+A message says where (file, field), what was found, why it matters and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TinyGPTVError(Exception):
+    """Base of all errors meant for users; the CLI prints its message without a traceback."""
+
+
+class DefinitionError(TinyGPTVError):
+    """A definition or parameter is wrong; raised before any work starts."""
+
+
+class DataError(TinyGPTVError):
+    """Data that was found cannot be used."""
+
+
+class StorageError(DataError):
+    """Data cannot be read or written where it was asked for."""
+
+
+class ShapeError(TinyGPTVError):
+    """Two tensors, or a tensor and a definition, disagree about shape."""
+
+
+class HandoffError(TinyGPTVError):
+    """A checkpoint is missing, damaged, or made by something else than what the stage starts from."""
+
+
+class LaunchError(TinyGPTVError):
+    """A process could not be started or ended badly."""
+
+
+class SetupError(TinyGPTVError):
+    """This machine or environment cannot run what was asked for."""
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """A closing sentence that offers the nearest known name, or lists all of them."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(found, names, n=1):
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(names)}." if names else "There are none."
