@@ -1,7 +1,8 @@
 """All definitions by name: loads YAML, follows every reference, refuses early.
 
-A definition's name is its file stem. `resolve_run` is the one gate in front of all work: it returns every definition
-a run needs, or raises a DefinitionError that names file, field, what was found and what to do.
+A definition's name is its file stem; the path of a `.yaml` file anywhere serves as a name too. `resolve_run` is the one
+gate in front of all work: it returns every definition a run needs, or raises a DefinitionError that names file, field,
+what was found and what to do.
 """
 
 from dataclasses import dataclass
@@ -100,7 +101,10 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
             f"source '{source_reference}' holds annotations; a run starts from a pairs source "
             f"({', '.join(name for name in names('source') if isinstance(source(name), PairsSource))})"
         )
-    mixtures = {stage.mixture: mixture(stage.mixture) for stage in the_recipe.stages}
+    mixtures: dict[str, Mixture] = {}
+    for position, stage in enumerate(the_recipe.stages):
+        where = f"recipe {recipe_name}, stages[{position}].mixture"
+        mixtures[stage.mixture] = _referenced(where, "mixture", stage.mixture, mixture)
     sources: dict[str, AnnotationsSource | PairsSource] = {}
     for mixture_name, blend in mixtures.items():
         for position, component in enumerate(blend.components):
@@ -109,7 +113,7 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
                 sources[component.source] = _referenced(where, "source", component.source, source)
     benchmarks = {}
     for position, name in enumerate(the_recipe.benchmarks):
-        where = f"tinygptv/recipes/{recipe_name}.yaml, benchmarks[{position}]"
+        where = f"recipe {recipe_name}, benchmarks[{position}]"
         benchmarks[name] = _referenced(where, "benchmark", name, benchmark)
         where = f"datasets/benchmarks/{name}.yaml, source"
         sources[benchmarks[name].source] = _referenced(where, "source", benchmarks[name].source, source)
@@ -148,8 +152,8 @@ def _referenced(where: str, kind: str, name: str, load: Any) -> Any:
 
 @cache
 def _load(kind: str, name: str, adapter: "TypeAdapter[T]") -> T:
-    path = FOLDERS[kind] / f"{name}.yaml"
-    shown = path.relative_to(CHECKOUT)
+    path = Path(name) if name.endswith(".yaml") else FOLDERS[kind] / f"{name}.yaml"
+    shown = path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path
     if not path.is_file():
         raise DefinitionError(f"no {kind} named '{name}': there is no {shown}. {did_you_mean(name, names(kind))}")
     try:

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parent
 def resolve(location: str, corpus: Callable[[], Path] | None = None) -> str:
     """An absolute path or URL for `location`.
 
-    `embedded:shapes/x` is looked up in the corpus folder that `corpus` returns (drawn on first use); `embedded:backbones/x`
-    in this package; `data:x` below $TINYGPTV_DATA; a relative path below the working directory.
+    `embedded:shapes/x` is looked up in the corpus folder that `corpus` returns (drawn on first use),
+    `embedded:backbones/x` in this package, `data:x` below $TINYGPTV_DATA, a relative path below the working directory.
     Raises DefinitionError if it cannot be resolved; whether something is there is for the reader to say.
     """
     prefix, colon, rest = location.partition(":")

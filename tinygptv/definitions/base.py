@@ -23,4 +23,4 @@ def _check_location(location: str) -> str:
 
 
 Location = Annotated[str, AfterValidator(_check_location)]
-"""Where bytes are: `embedded:…` (drawn or shipped by this package), `data:…` (below $TINYGPTV_DATA), a path, or a URL."""
+"""Where bytes are: `embedded:…` (drawn or shipped by this package), `data:…` (below $TINYGPTV_DATA), a path or URL."""

@@ -47,7 +47,7 @@ class FilterChain(Definition):
 
     about: str
     rules: list[Rule]
-    duplicates: list[Deduplicate] = []
+    duplicates: list[Deduplicate] = Field(default_factory=list)
     max_drop_fraction: float = Field(default=1.0, gt=0, le=1)
 
     @model_validator(mode="after")

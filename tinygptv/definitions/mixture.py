@@ -24,7 +24,7 @@ class Component(Definition):
 
 
 class Mixture(Definition):
-    """`per_step`: every batch holds one component (as the reference trains). `per_sample`: every sample is drawn anew."""
+    """`per_step`: a batch holds one component, as the reference trains. `per_sample`: every sample is drawn anew."""
 
     about: str
     draw: Literal["per_step", "per_sample"]

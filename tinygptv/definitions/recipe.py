@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tinygptv.definitions.base import Definition, Location
+from tinygptv.definitions.base import LOCATION_PREFIXES, Definition, Location
 
 
 class VisionEncoder(Definition):
@@ -184,7 +184,9 @@ class Quantize(Definition):
     """Weights of linear layers stored in `bits`; `skip` names parts kept as they are."""
 
     bits: Literal[8]
-    skip: list[Literal["vision_encoder", "connector", "language_model", "head"]] = ["head"]
+    skip: list[Literal["vision_encoder", "connector", "language_model", "head"]] = Field(
+        default_factory=lambda: ["head"]
+    )
 
 
 BACKBONES = "backbones"
@@ -205,9 +207,7 @@ class Recipe(Definition):
     def _stages_follow_each_other(self) -> Self:
         known = {BACKBONES}
         for position, stage in enumerate(self.stages):
-            if stage.starts_from not in known and not stage.starts_from.startswith(
-                ("/", "./", "../", "s3://", "data:")
-            ):
+            if stage.starts_from not in known and not stage.starts_from.startswith(LOCATION_PREFIXES):
                 raise ValueError(
                     f"stages[{position}].starts_from: no earlier stage is called '{stage.starts_from}'; "
                     f"name one of {', '.join(sorted(known))}, or a checkpoint's location"

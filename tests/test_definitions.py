@@ -1,0 +1,131 @@
+"""Every definition that ships loads and every reference resolves; every wrong one is refused with a useful message."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tinygptv import catalog
+from tinygptv.catalog import FOLDERS, resolve_run
+from tinygptv.errors import DefinitionError
+
+LOADERS = {
+    "source": catalog.source,
+    "filter": catalog.filter_chain,
+    "mixture": catalog.mixture,
+    "benchmark": catalog.benchmark,
+    "recipe": catalog.recipe,
+    "hardware": catalog.hardware,
+}
+ALL = [(kind, name) for kind in LOADERS for name in catalog.names(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL, ids=[f"{kind}:{name}" for kind, name in ALL])
+def test_every_definition_that_ships_loads(kind: str, name: str) -> None:
+    assert LOADERS[kind](name).about
+
+
+@pytest.mark.parametrize("folder", sorted(set(FOLDERS.values())), ids=lambda folder: folder.name)
+def test_no_definition_hides_in_a_subfolder_or_under_another_suffix(folder: Path) -> None:
+    assert [path.name for path in folder.rglob("*.y*ml") if path.parent != folder or path.suffix != ".yaml"] == []
+
+
+@pytest.mark.parametrize("recipe", catalog.names("recipe"))
+def test_every_recipe_resolves_with_all_that_it_refers_to(recipe: str) -> None:
+    run = resolve_run(recipe, "shapes", "cpu")
+    assert set(run.mixtures) == {stage.mixture for stage in run.recipe.stages}
+    assert set(run.benchmarks) == set(run.recipe.benchmarks)
+
+
+def tiny(tmp_path: Path, change: dict[str, object] | None = None, stage: dict[str, object] | None = None) -> str:
+    """A copy of the tiny recipe, changed at the top or in its first stage; its path."""
+    content = yaml.safe_load((FOLDERS["recipe"] / "tinygptv_tiny.yaml").read_text())
+    content |= change or {}
+    content["stages"][0] |= stage or {}
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def schedule(**change: object) -> dict[str, object]:
+    values = {"warmup_lr": 0.0, "peak_lr": 1.0e-3, "final_lr": 1.0e-4, "warmup_steps": 1, "steps": 2}
+    return {"schedule": values | change}
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "message"),
+    [
+        ({"sede": 1}, {}, "sede: unknown key"),
+        ({"seed": "one"}, {}, "seed: .*valid integer.*'one'"),
+        ({}, {"starts_from": "stage0"}, "no earlier stage is called 'stage0'"),
+        (
+            {},
+            {"inputs": {"image_size": 50, "max_text_tokens": 8, "template": None, "end_symbol": "x"}},
+            "not a multiple",
+        ),
+        (
+            {},
+            {"inputs": {"image_size": 48, "max_text_tokens": 8, "template": "a", "end_symbol": "x"}},
+            "exactly one {}",
+        ),
+        ({}, {"trains": ["language_model.lora"]}, "trains names language_model.lora"),
+        ({}, {"trains": ["language_model.lorra"]}, r"stages\[0\].trains\[0\]"),
+        ({}, schedule(final_lr=2.0e-3), "say rising: true"),
+        ({}, schedule(rising=True), "say rising: false"),
+        ({}, schedule(peak_lr="1e-3"), r"schedule.peak_lr: found the text '1e-3'.*1.0e-5"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_field_and_what_to_do(
+    tmp_path: Path, change: dict[str, object], stage: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        catalog.recipe(tiny(tmp_path, change, stage))
+
+
+def test_all_problems_of_a_file_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match=r"seed: .*; colour: unknown key"):
+        catalog.recipe(tiny(tmp_path, {"seed": None, "colour": "blue"}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tinygptv_tinny", "shapes", "cpu"), "no recipe named 'tinygptv_tinny'.*Did you mean 'tinygptv_tiny'"),
+        (("tinygptv_tiny", "shape", "cpu"), "no source named 'shape'.*Did you mean 'shapes'"),
+        (("tinygptv_tiny", "shapes", "cpuu"), "no hardware named 'cpuu'.*Did you mean 'cpu'"),
+        (("tinygptv_tiny", "missing/table.parquet", "cpu"), "no such file"),
+        (("tinygptv_tiny", "missing/table.xls", "cpu"), "not a table"),
+        (("tinygptv_tiny", "vsr", "cpu"), "holds annotations; a run starts from a pairs source"),
+    ],
+)
+def test_a_wrong_run_parameter_is_refused_with_the_likely_intended_value(
+    arguments: tuple[str, str, str], message: str
+) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        resolve_run(*arguments)
+
+
+def test_an_unknown_mixture_or_benchmark_in_a_recipe_is_refused_before_work(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match=r"no benchmark named 'shapes_qva'.*Did you mean 'shapes_vqa'"):
+        resolve_run(tiny(tmp_path, {"benchmarks": ["shapes_qva"]}), "shapes", "cpu")
+    with pytest.raises(DefinitionError, match=r"no mixture named 'tiny_pears'.*Did you mean 'tiny_pairs'"):
+        resolve_run(tiny(tmp_path, stage={"mixture": "tiny_pears"}), "shapes", "cpu")
+
+
+def test_ranks_that_cannot_share_the_global_batch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match="2 ranks cannot share the global batch of stage1, 31"):
+        resolve_run(tiny(tmp_path, stage={"global_batch_size": 31}), "shapes", "cpu")
+
+
+def test_yaml_that_is_not_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("about: [unclosed")
+    with pytest.raises(DefinitionError, match=r"broken\.yaml: not valid YAML"):
+        catalog.recipe(str(path))
+
+
+def test_a_table_given_by_path_becomes_a_source_of_its_own(tmp_path: Path) -> None:
+    table = tmp_path / "photos.tsv"
+    table.write_text("a cat\thttp://example.org/cat.jpg\n")
+    source = catalog.source(str(table))
+    assert (source.kind, catalog.source_name(str(table))) == ("pairs", "photos")
