@@ -122,3 +122,34 @@ def test_names_lists_only_complete_artifacts(store: Store) -> None:
     make(store, "things/two@0")
     (store.local_root / "things" / "three@0").mkdir()
     assert store.names("things/") == ["things/one@0", "things/two@0"]
+
+
+def test_an_artifact_made_on_s3_is_found_and_fetched_by_another_machine(
+    s3_workdir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(Store(s3_workdir))
+    monkeypatch.setenv("TINYGPTV_CACHE", str(tmp_path / "cache of another machine"))
+    store = Store(s3_workdir)
+    assert store.find("things/one@0") == made
+    assert (store.folder("things/one@0") / "data.txt").read_text() == "hello"
+    assert store.names("things/") == ["things/one@0"]
+
+
+def test_an_upload_that_breaks_off_is_not_an_artifact_and_the_next_attempt_completes_it(
+    s3_workdir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(s3_workdir)
+    put_file = store._remote.put_file
+
+    def breaks_off_before_the_manifest(local: str, remote: str) -> None:
+        if remote.endswith(MANIFEST):
+            raise ConnectionError("gone")
+        put_file(local, remote)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store._remote, "put_file", breaks_off_before_the_manifest)
+        with pytest.raises(ConnectionError):
+            make(store)
+    assert store.find("things/one@0") is None
+    make(store)
+    assert Store(s3_workdir).find("things/one@0") is not None
