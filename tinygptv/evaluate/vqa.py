@@ -1,0 +1,84 @@
+"""VQA soft accuracy exactly as the official evaluator computes it, oddities included.
+
+Source: VQAEval of github.com/GT-Vision-Lab/VQA. These oddities decide points and are kept on purpose: the model's
+answer is always normalised, the humans' only in their punctuation and only when they disagree (so the answer `none`,
+which becomes `0`, cannot match a human's `none`); the pattern that should keep `2.5` whole guards only what follows a
+period; at most 32 periods of an answer are removed, because a regex flag stands where a count belongs.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from tinygptv.errors import DataError
+
+_PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
+_PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIODS_REMOVED = 32
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_DIGITS = {"none": "0"} | {word: str(value) for value, word in enumerate(_NUMBER_WORDS)}
+_ARTICLES = frozenset({"a", "an", "the"})
+_CONTRACTED = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
+    o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+    someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're
+    there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
+    when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
+    wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+_LEAST_ANSWERS = 4
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Mean over humans of min(matches among the other humans / 3, 1): 0, 0.3, 0.6, 0.9, 1 for 0..4 matches of ten.
+
+    Humans are left out by position, so that equal answers are not mistaken for one. Where all agree, the answer may
+    also match as it was written: published files never say `two` unanimously, other data does. Raises DataError for
+    fewer than four answers, with which a right answer could never score 1.
+    """
+    if len(answers) < _LEAST_ANSWERS:
+        raise DataError(
+            f"VQA accuracy needs at least {_LEAST_ANSWERS} human answers, found {len(answers)}; "
+            "score this benchmark with `metric: exact_match`"
+        )
+    written = prediction.replace("\n", " ").replace("\t", " ").strip()
+    accepted = {normalise(written)}
+    if len(set(answers)) > 1:
+        answers = [_strip_punctuation(answer) for answer in answers]
+    else:
+        accepted.add(written)
+    matches = [answer in accepted for answer in answers]
+    total = sum(matches)
+    return sum(min((total - own) / 3, 1.0) for own in matches) / len(matches)
+
+
+def normalise(text: str) -> str:
+    """Punctuation, case, number words, articles and contractions as the official script treats them."""
+    words = [_DIGITS.get(word, word) for word in _strip_punctuation(text).lower().split()]
+    restored = _contractions()
+    return " ".join(restored.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _strip_punctuation(text: str) -> str:
+    stripped = text
+    number = _COMMA_IN_NUMBER.search(text) is not None
+    for mark in _PUNCTUATION:
+        touches_space = f"{mark} " in text or f" {mark}" in text
+        stripped = stripped.replace(mark, "" if touches_space or number else " ")
+    return _PERIOD.sub("", stripped, count=_PERIODS_REMOVED)
+
+
+@cache
+def _contractions() -> dict[str, str]:
+    """Spellings with one apostrophe forgotten → the right one: `dont`, `couldntve` not, but `couldnt've`, `couldn'tve`.
+
+    The official table lists these and one misprint, which turns `somebody'd` into `somebodyd`.
+    """
+    table = {"somebody'd": "somebodyd", "let's": "let's", "she's": "she's"}
+    for word in _CONTRACTED.split():
+        for position, letter in enumerate(word):
+            if letter == "'":
+                table[word[:position] + word[position + 1 :]] = word
+    return table

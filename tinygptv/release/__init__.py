@@ -1,0 +1,1 @@
+"""A trained stage → a merged model folder, its int8 variant, and answers from either."""
