@@ -1,0 +1,28 @@
+# Every target does what it needs first: `make train-all` and `make test` work in a fresh clone.
+.PHONY: setup train-all test bench up down doctor lint
+.DEFAULT_GOAL := train-all
+ARGS ?=
+
+setup:                ## .venv with everything installed
+	@infra/setup.sh
+
+train-all: setup      ## the whole journey; ARGS='-p recipe=... -p source=... -p run=...'
+	@.venv/bin/python infra/stack.py run train-all/local $(ARGS)
+
+test: setup           ## the whole suite
+	@.venv/bin/python -m pytest $(ARGS)
+
+bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
+	@.venv/bin/python -m pytest benchmarks $(ARGS)
+
+up: setup             ## Prefect server, worker and deployments
+	@.venv/bin/python infra/stack.py up
+
+down:                 ## stop them; leaves no process behind
+	@if [ -x .venv/bin/python ]; then .venv/bin/python infra/stack.py down; fi
+
+doctor: setup         ## prove the environment by behaviour
+	@.venv/bin/tinygptv doctor
+
+lint: setup           ## style and types
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -1,0 +1,1 @@
+"""Orchestration only: order, retries, limits, run names and artifacts. The work is in `tinygptv/`."""

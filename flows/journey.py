@@ -1,0 +1,30 @@
+"""The whole journey: one subflow per arrow, in order."""
+
+from prefect import State, flow
+from prefect.states import Completed
+
+from flows.curate import curate
+from flows.evaluate import evaluate, report
+from flows.mix import mix
+from flows.release import quantize
+from flows.train import train_stage
+from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, open_journey
+
+
+@flow(name="train-all", flow_run_name="{run}")
+def train_all(
+    run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
+) -> State:
+    """From URL tables to a report. The same `run` continues: what is finished is recognised by its manifest.
+
+    Every definition is checked before the first subflow starts.
+    """
+    journey = open_journey(run, recipe, source, hardware, workdir)
+    curate(run, recipe, source, hardware, workdir)
+    mix(run, recipe, source, hardware, workdir)
+    for arrow in journey.arrows("train"):
+        train_stage(run, recipe, source, hardware, workdir, stage=arrow.subject)
+    quantize(run, recipe, source, hardware, workdir)
+    evaluate(run, recipe, source, hardware, workdir)
+    written = report(run, recipe, source, hardware, workdir, return_state=True)
+    return Completed(message=written.message)

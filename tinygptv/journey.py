@@ -1,0 +1,266 @@
+"""The journey as a list of arrows: what a run does, in which order, and which of it is already done.
+
+    source → raw shards → filtered shards → mixtures → stage 1 · 2 · 3 · 4 → export → quantized → scores → report
+
+This is the one place that knows the order. The command line walks the list in one process (`train_all`); the flows wrap
+the same arrows in subflows and tasks. An arrow never takes its parents as arguments: it finds what the arrows before it
+left in the store, so any of them can run alone, in another process, on another day.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tinygptv.artifacts import Manifest, Outcome, Store
+from tinygptv.catalog import ResolvedRun, resolve_run
+from tinygptv.definitions.mixture import RUN_SOURCE
+from tinygptv.definitions.recipe import BACKBONES
+from tinygptv.errors import DataError, DefinitionError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+Verb = Literal["download", "filter", "mix", "train", "export", "quantize", "evaluate", "report"]
+
+RUN, RECIPE, SOURCE, HARDWARE, WORKDIR = "first", "tinygptv_tiny", "shapes", "cpu", "work"
+"""What a command or flow without parameters uses. The run's name is fixed, so that the same command continues it."""
+
+EXPORT, QUANTIZED = "export", "int8"
+"""Model names of the release, beside the stage names, in `scores-<model>-<benchmark>`."""
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """One step that leaves one artifact: a verb and what it is applied to.
+
+    `subject` is a source, mixture, stage, model or run name. Evaluations also name their `benchmark`; with `noise` the
+    images are replaced by noise, which shows what the model can answer without looking.
+    """
+
+    verb: Verb
+    subject: str
+    benchmark: str = ""
+    noise: bool = False
+
+    def __str__(self) -> str:
+        on = f" on {self.benchmark}" if self.benchmark else ""
+        return f"{self.verb} {self.subject}{on}{' (noise)' if self.noise else ''}"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What would happen to one arrow: reuse, resume or run; `why` says what that rests on."""
+
+    arrow: Arrow
+    artifact: str
+    action: Literal["reuse", "resume", "run"]
+    why: str
+
+
+class ReadingStore(Store):
+    """A store that makes nothing: what is absent is left to `missing`, which gets the name that was asked for."""
+
+    def __init__(self, workdir: str, missing: Callable[[str, list[str]], Manifest]) -> None:
+        super().__init__(workdir)
+        self._missing = missing
+
+    def make(
+        self,
+        artifact: str,
+        made_by: str,
+        definition: dict[str, Any],
+        parents: list[str],
+        build: Callable[..., Outcome],
+    ) -> Manifest:
+        """The manifest if the artifact is complete, else whatever `missing` answers; never builds."""
+        return self.find(artifact) or self._missing(artifact, parents)
+
+
+class Journey:
+    """One run: its store, its resolved definitions, its name, and the arrows between its source and its report."""
+
+    def __init__(self, store: Store, run: ResolvedRun, name: str) -> None:
+        self.store = store
+        self.run = run
+        self.name = name
+        self._found: dict[Arrow, Manifest] = {}
+
+    def arrows(self, *verbs: Verb) -> list[Arrow]:
+        """All arrows in order, or only those of the given verbs."""
+        recipe = self.run.recipe
+        last = recipe.stages[-1].stage
+        models = [*(stage.stage for stage in recipe.stages), EXPORT, QUANTIZED]
+        every = [
+            Arrow("download", self.run.source_name),
+            Arrow("filter", self.run.source_name),
+            *(Arrow("mix", mixture) for mixture in self.run.mixtures),
+            *(Arrow("train", stage.stage) for stage in recipe.stages),
+            Arrow("export", last),
+            Arrow("quantize", QUANTIZED),
+            *(Arrow("evaluate", model, benchmark) for model in models for benchmark in recipe.benchmarks),
+            *(Arrow("evaluate", EXPORT, benchmark, noise=True) for benchmark in recipe.benchmarks),
+            Arrow("report", self.name),
+        ]
+        return [arrow for arrow in every if not verbs or arrow.verb in verbs]
+
+    def arrow(self, verb: Verb, subject: str) -> Arrow:
+        """The arrow of this run with that subject. Raises DefinitionError if the run has none."""
+        known = {arrow.subject: arrow for arrow in self.arrows(verb)}
+        if subject not in known:
+            raise DefinitionError(
+                f"{verb} '{subject}': recipe '{self.run.recipe_name}' has no such thing. {did_you_mean(subject, known)}"
+            )
+        return known[subject]
+
+    def make(self, arrow: Arrow, on_line: Callable[[str], None] | None = None) -> Manifest:
+        """Follow one arrow, or recognise that it has been followed. Raises DataError if an earlier one is missing.
+
+        `on_line` gets each line that a training process prints.
+        """
+        manifest = self._follow(arrow, self.store, on_line)
+        self._found[arrow] = manifest
+        return manifest
+
+    def find(self, arrow: Arrow) -> Manifest:
+        """What a finished arrow left behind. Raises DataError if it is not finished."""
+
+        def missing(artifact: str, _: list[str]) -> Manifest:
+            raise DataError(
+                f"{self.store.workdir}/{artifact} is needed and not there: "
+                f"first run `{arrow.verb}` for {arrow.subject}, with the same parameters"
+            )
+
+        if arrow not in self._found:
+            self._found[arrow] = self._follow(arrow, ReadingStore(self.store.workdir, missing))
+        return self._found[arrow]
+
+    def _follow(self, arrow: Arrow, store: Store, on_line: Callable[[str], None] | None = None) -> Manifest:
+        """Call the library function behind an arrow. Imports are here so that planning needs none of the heavy ones."""
+        run = self.run
+        match arrow.verb:
+            case "download":
+                from tinygptv.data.download import download
+
+                made = download(store, run.source_name, run.source, base_url=os.environ.get("TINYGPTV_BASE_URL"))
+            case "filter":
+                from tinygptv.data.filtering import filter_source
+
+                raw = self.find(Arrow("download", run.source_name))
+                made = filter_source(store, run.source_name, run.source.filter, raw)
+            case "mix":
+                from tinygptv.data.mixing import mix
+
+                made = mix(store, arrow.subject, self._pairs_of(arrow.subject))
+            case "train":
+                from tinygptv.train.stage import train_stage
+
+                mixture = self.find(Arrow("mix", run.recipe.stage(arrow.subject).mixture))
+                previous = self._previous_stage(arrow.subject)
+                made = train_stage(store, run, self.name, arrow.subject, mixture, previous, on_line=on_line)
+            case "export":
+                from tinygptv.release.export import export
+
+                made = export(store, run, self.name, self.find(Arrow("train", arrow.subject)))
+            case "quantize":
+                from tinygptv.release.quantize import quantize
+
+                made = quantize(store, run, self.name, self.find(self.arrows("export")[0]))
+            case "evaluate":
+                from tinygptv.evaluate.scores import evaluate
+
+                model = self._model(arrow.subject)
+                made = evaluate(store, run, self.name, arrow.subject, model, arrow.benchmark, noise=arrow.noise)
+            case "report":
+                from tinygptv.evaluate.report import report
+
+                made = report(store, run, self.name, [self.find(a) for a in self.arrows() if a.verb != "report"])
+        return made
+
+    def _pairs_of(self, mixture: str) -> Manifest | None:
+        """The filtered pairs a mixture draws on, or None if it uses annotations only."""
+        if any(component.source == RUN_SOURCE for component in self.run.mixtures[mixture].components):
+            return self.find(Arrow("filter", self.run.source_name))
+        return None
+
+    def _previous_stage(self, stage: str) -> Manifest | None:
+        """The stage handed to this one, or None if it starts from the backbones or a published checkpoint."""
+        start = self.run.recipe.stage(stage).starts_from
+        is_stage = start != BACKBONES and any(start == other.stage for other in self.run.recipe.stages)
+        return self.find(Arrow("train", start)) if is_stage else None
+
+    def _model(self, name: str) -> Manifest:
+        if name == EXPORT:
+            return self.find(self.arrows("export")[0])
+        return self.find(Arrow("quantize", name) if name == QUANTIZED else Arrow("train", name))
+
+
+def open_journey(
+    run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
+) -> Journey:
+    """Check every parameter and every definition behind it. Raises DefinitionError before anything starts."""
+    if not run or not all(letter.isalnum() or letter in "-_." for letter in run) or run.startswith("."):
+        raise DefinitionError(f"run '{run}': a run's name has letters, digits, '-', '_' and '.' only; choose another")
+    return Journey(Store(workdir), resolve_run(recipe, source, hardware), run)
+
+
+def plan(journey: Journey) -> list[Planned]:
+    """What `train_all` would do, in order, without doing any of it.
+
+    The same functions are asked, on a store that makes nothing: what they would make is what a run would make.
+    """
+    absent: list[str] = []
+
+    def missing(artifact: str, parents: list[str]) -> Manifest:
+        absent.append(artifact)
+        return _placeholder(artifact, parents)
+
+    planner = Journey(ReadingStore(journey.store.workdir, missing), journey.run, journey.name)
+    planned = []
+    for arrow in planner.arrows():
+        manifest = planner.make(arrow)
+        if manifest.artifact in absent:
+            planned.append(_planned_work(journey.store, arrow, manifest.artifact))
+        else:
+            planned.append(Planned(arrow, manifest.artifact, "reuse", f"complete since {manifest.created}"))
+    return planned
+
+
+def train_all(journey: Journey, on_line: Callable[[str], None] | None = None) -> Manifest:
+    """Follow every arrow in order; finished ones are recognised. Returns the report's manifest."""
+    for arrow in journey.arrows():
+        manifest = journey.make(arrow, on_line)
+        logger.info("%s: %s", arrow, summary(manifest))
+    return manifest
+
+
+def summary(manifest: Manifest) -> str:
+    """One line about what an artifact holds: rows kept and dropped by reason, and the seconds it took."""
+    kept = f"kept {manifest.rows_out} of {manifest.rows_in}" if manifest.rows_in else "done"
+    drops = ", ".join(f"{reason} {count}" for reason, count in manifest.drops.items() if count)
+    return f"{kept}{f' ({drops})' if drops else ''}, {manifest.seconds:.0f} s"
+
+
+def _planned_work(store: Store, arrow: Arrow, artifact: str) -> Planned:
+    if store.draft(artifact).is_dir():
+        return Planned(arrow, artifact, "resume", "an unfinished attempt is there")
+    if older := store.names(artifact.rpartition("@")[0] + "@"):
+        return Planned(arrow, artifact, "run", f"its definition or inputs changed since {older[-1]}")
+    return Planned(arrow, artifact, "run", "not made yet")
+
+
+def _placeholder(artifact: str, parents: list[str]) -> Manifest:
+    """The manifest of something that is not there: a name for the arrows after it to build on."""
+    return Manifest(
+        artifact=artifact,
+        made_by="plan",
+        definition={},
+        parents=parents,
+        rows_in=0,
+        rows_out=0,
+        drops={},
+        details={},
+        files={},
+        seconds=0,
+        created="",
+    )
