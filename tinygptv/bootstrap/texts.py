@@ -1,0 +1,213 @@
+"""What the language model and the Q-Former read: exchanges about a described scene, and phrases with hard negatives."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tinygptv.data.shapes import language
+from tinygptv.data.shapes.scenes import GRID, Scene, SceneObject
+
+_DESCRIBE = (
+    "Describe this image in detail.",
+    "Take a look at this image and describe what you notice.",
+    "Please provide a detailed description of the picture.",
+    "Could you describe the contents of this image for me?",
+)
+_CAPTION = (
+    "Briefly describe this image.",
+    "Provide a concise depiction of this image.",
+    "Present a short description of this image.",
+    "Summarize this image in a few words.",
+    "A short image caption:",
+)
+_SHORT_ANSWER = "Based on the image, respond to this question with a short answer: {}"
+_TRUE_OR_FALSE = "Based on the image, is this statement true or false? {}"
+_REFER = (
+    "{}",
+    "give me the location of {}",
+    "where is {} ?",
+    "from this image, tell me the location of {}",
+    "the location of {} is",
+    "could you tell me the location for {} ?",
+    "where can I locate the {} ?",
+)
+_IDENTIFY = (
+    "{}",
+    "what object is in this location {}",
+    "identify the object present at this location {}",
+    "what is it in {}",
+    "describe this object in {}",
+    "this {} is",
+    "the object in {} is",
+)
+_GROUND = (
+    "please describe this image in details",
+    "describe this image as detailed as possible",
+    "summarize this image in details",
+    "give a thorough description of what you see in this image",
+)
+_TEMPLATES = (("###Human: ", " ###Assistant: ", "###"), ("[INST] ", " [/INST]", "###"))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An instruction and the answer to learn."""
+
+    instruction: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A described scene and what is said about it. Without a template it is a bare caption, as in stages 1 and 2."""
+
+    description: str
+    turns: tuple[Turn, ...]
+    template: tuple[str, str, str] | None
+
+    def segments(self) -> Iterator[tuple[str, bool]]:
+        """The text after the description, in pieces to be tokenised apart; True marks what is to be learned."""
+        if self.template is None:
+            yield self.turns[0].answer + "\n", True
+            return
+        opening, closing, end = self.template
+        for number, turn in enumerate(self.turns):
+            yield ("</Img> " if number == 0 else opening) + turn.instruction + closing, False
+            yield turn.answer + end, True
+
+    def opening(self) -> str:
+        """The text before the description."""
+        return f"{self.template[0]}<Img>" if self.template else ""
+
+    def words(self) -> Iterator[str]:
+        """Everything in order."""
+        yield self.opening()
+        yield self.description
+        for text, _ in self.segments():
+            yield text
+
+
+def exchange(scene: Scene, rng: random.Random) -> Exchange:
+    """One sequence for the language model: a description in one of many wordings, then one to four tasks."""
+    description = describe(scene, rng)
+    if rng.random() < 0.15:
+        return Exchange(description, (Turn("", language.caption(scene, rng)),), None)
+    turns = tuple(_turn(scene, rng) for _ in range(rng.randint(2, 4)))
+    return Exchange(description, turns, rng.choices(_TEMPLATES, (0.85, 0.15))[0])
+
+
+def describe(scene: Scene, rng: random.Random) -> str:
+    """The scene in words, as they stand in for the picture: objects in any order, with boxes."""
+    forms = ("a {size} {colour} {kind} {at} {box}", "{kind}, {colour}, {size}, {place}, {box}", "{box} {place} {name}")
+    form = rng.choice(forms)
+    return "; ".join(
+        form.format(
+            size=o.size,
+            colour=o.colour,
+            kind=o.kind,
+            name=language.name(o),
+            at=language.at_place(o),
+            place=language.place(o),
+            box=language.box_text(o.box),
+        )
+        for o in rng.sample(scene.objects, len(scene.objects))
+    )
+
+
+def _turn(scene: Scene, rng: random.Random) -> Turn:
+    task = rng.choices(("question", "statement", "refer", "identify", "caption", "ground"), (40, 25, 15, 5, 10, 5))[0]
+    turn = _TASKS[task](scene, rng)
+    return turn or _question(scene, rng)
+
+
+def _question(scene: Scene, rng: random.Random) -> Turn:
+    asked = None
+    while asked is None:
+        asked = language.ASKING[rng.choice(("colour", "kind", "count", "count", "position", "yes_no"))](scene, rng)
+    form = rng.choice(("[vqa] {}", f"[vqa] {_SHORT_ANSWER}", "{}"))
+    return Turn(form.format(asked.text), asked.answer)
+
+
+def _statement(scene: Scene, rng: random.Random) -> Turn | None:
+    said = language.STATING[rng.choice(("attribute", "count", "spatial"))](scene, rng, rng.random() < 0.5)
+    if said is None:
+        return None
+    return Turn("[vqa] " + _TRUE_OR_FALSE.format(said.text), "true" if said.truth else "false")
+
+
+def _refer(scene: Scene, rng: random.Random) -> Turn | None:
+    reference = language.reference(scene, rng)
+    if reference is None:
+        return None
+    instruction = "[refer] " + rng.choice(_REFER).format(reference.phrase)
+    return Turn(instruction, language.box_text(reference.target.box))
+
+
+def _identify(scene: Scene, rng: random.Random) -> Turn:
+    thing = rng.choice(scene.objects)
+    instruction = "[identify] " + rng.choice(_IDENTIFY).format(language.box_text(thing.box))
+    return Turn(instruction, language.region_description(thing))
+
+
+def _caption(scene: Scene, rng: random.Random) -> Turn:
+    if rng.random() < 0.5:
+        return Turn("[caption] " + rng.choice(_CAPTION), language.caption(scene, rng))
+    return Turn(rng.choice(_DESCRIBE), language.detailed_description(scene, rng))
+
+
+def _ground(scene: Scene, rng: random.Random) -> Turn:
+    if rng.random() < 0.5:
+        return Turn("[grounding] " + rng.choice(_GROUND), language.grounded_caption(scene, rng))
+    thing = rng.choice(scene.objects)
+    phrase = language.region_description(thing)
+    return Turn(f"[detection] {phrase}", f"<p>{phrase}</p> {language.box_text(thing.box)}")
+
+
+_TASKS = {
+    "question": _question,
+    "statement": _statement,
+    "refer": _refer,
+    "identify": _identify,
+    "caption": _caption,
+    "ground": _ground,
+}
+
+
+def matching_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A text that fits the scene and one that nearly does: wrong in one attribute, one place, or one number."""
+    if rng.random() < 0.25:
+        true, false = (language.count_statement(scene, rng, truth).text for truth in (True, False))
+        return true, false
+    chosen = rng.sample(scene.objects, min(len(scene.objects), rng.randint(1, 2)))
+    return _phrase(chosen), _phrase([_changed(scene, chosen[0], rng), *chosen[1:]])
+
+
+def _phrase(things: list[SceneObject]) -> str:
+    return ", ".join(f"a {language.name(thing)} {language.at_place(thing)}" for thing in things)
+
+
+def _changed(scene: Scene, thing: SceneObject, rng: random.Random) -> SceneObject:
+    taken = {_content(o) for o in scene.objects}
+    while True:
+        part = rng.choice(("kind", "colour", "size", "place", "place"))
+        if part == "place":
+            other = replace(thing, row=rng.randrange(GRID), column=rng.randrange(GRID))
+        else:
+            other = replace(thing, **{part: rng.choice(language.CHOICES[part])})
+        if _content(other) not in taken:
+            return other
+
+
+def _content(thing: SceneObject) -> tuple[str | int, ...]:
+    return thing.kind, thing.colour, thing.size, thing.row, thing.column
+
+
+def generation_text(scene: Scene, rng: random.Random) -> str:
+    """What the Q-Former learns to write: places of all objects, their counts, or the boxes of one or two."""
+    style = rng.random()
+    if style < 0.45:
+        return language.full_caption(scene, rng)
+    if style < 0.65:
+        return language.count_caption(scene, rng)
+    things = rng.sample(scene.objects, min(len(scene.objects), 2))
+    return ", ".join(f"{language.name(thing)} {language.box_text(thing.box)}" for thing in things)
