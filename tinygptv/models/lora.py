@@ -1,0 +1,32 @@
+"""Low-rank adapters on a language model: attach them, merge them, and names that do not depend on them."""
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from tinygptv.definitions.recipe import Lora
+
+TARGETS = ["query_key_value", "dense"]
+"""The maps the published run adapted in every decoder layer: rank * (D + 3 D) and rank * (D + D) parameters."""
+
+
+def attach_lora(language_model: nn.Module, lora: Lora) -> None:
+    """Put an adapter beside every target of `language_model`, in place. It starts as the identity."""
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=TARGETS)
+    inject_adapter_in_model(config, language_model)
+
+
+def merge_lora(language_model: nn.Module) -> None:
+    """Add every adapter to the map beside it and remove it: the same function in the plain layout."""
+    adapted = [(name, module) for name, module in language_model.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in adapted:
+        module.merge()
+        language_model.set_submodule(name, module.get_base_layer())
+
+
+def plain_name(name: str) -> str:
+    """The name of a tensor as if no adapter library had renamed it.
+
+    `…dense.base_layer.weight` → `…dense.weight`, `…dense.lora_A.default.weight` → `…dense.lora_A.weight`.
+    """
+    return name.replace(".base_layer.", ".").replace(".default.", ".")

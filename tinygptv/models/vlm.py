@@ -1,0 +1,131 @@
+"""The whole model: splices image_embeds into the text embeddings; forward and generate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from tinygptv.definitions.recipe import Lora, Model
+from tinygptv.errors import ShapeError
+from tinygptv.models.connectors import build_connector, num_image_tokens
+from tinygptv.models.language import PhiLanguageModel
+from tinygptv.models.lora import attach_lora
+from tinygptv.models.vision import VisionEncoder, vision_config
+
+IMAGE_SLOT = -1
+"""In `input_ids`: one image embedding goes here. Images fill the slots of a batch in reading order."""
+IGNORE_INDEX = -100
+"""In `labels`: nothing is learned here."""
+
+
+class VisionLanguageModel(nn.Module):
+    """A recipe's model for pictures of `image_size` px, with adapters if `lora` is given.
+
+    Parts without trained parameters stay in eval mode for ever, so their dropouts never fire, and record no graph,
+    because nothing that enters them needs a gradient.
+    """
+
+    def __init__(self, model: Model, image_size: int, lora: Lora | None = None) -> None:
+        super().__init__()
+        vision = model.vision_encoder
+        self.image_size = image_size
+        self.num_image_tokens = num_image_tokens(model.connector, vision.num_tokens(image_size))
+        self.vision_encoder = VisionEncoder(
+            vision_config(
+                hidden_size=vision.width,
+                num_hidden_layers=vision.depth,
+                num_attention_heads=vision.heads,
+                intermediate_size=vision.mlp_width,
+                patch_size=vision.patch_size,
+                image_size=image_size,
+            )
+        )
+        self.connector = build_connector(model.connector, vision.width)
+        self.language_model = PhiLanguageModel(model.language_model)
+        if lora is not None:
+            attach_lora(self.language_model, lora)
+
+    def train(self, mode: bool = True) -> "VisionLanguageModel":
+        """As in torch, but frozen parts stay in eval mode."""
+        super().train(mode)
+        for part in (self.vision_encoder, *self.connector):
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
+    def image_embeds(self, pixel_values: Tensor) -> Tensor:
+        """(I, 3, H, W) -> (I, image tokens, D)."""
+        return self.connector(self.vision_encoder(pixel_values))
+
+    def inputs_embeds(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
+        """Text embeddings with image embeddings in their slots: (I, 3, H, W), (B, T) -> (B, T, D).
+
+        Raises ShapeError if the slots are not exactly as many as the images fill. A batch without images still runs
+        a blank one, times zero, so that the projections have gradients on every rank in every step.
+        """
+        embeds = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
+        slots = input_ids == IMAGE_SLOT
+        images, wanted = len(pixel_values), int(slots.sum())
+        if wanted != images * self.num_image_tokens:
+            raise ShapeError(
+                f"input_ids hold {wanted} image slots but {images} images fill {images * self.num_image_tokens} "
+                f"({self.num_image_tokens} each); every image needs its run of slots, in reading order"
+            )
+        if images == 0:
+            blank = pixel_values.new_zeros(1, 3, self.image_size, self.image_size)
+            return embeds + 0.0 * self.image_embeds(blank).sum()
+        return embeds.masked_scatter(slots[..., None], self.image_embeds(pixel_values).to(embeds.dtype))
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean next-token loss over the labelled positions (scalar, float32), and the logits there (labels, V).
+
+        The head, the widest product of the model, runs only where there is something to predict.
+        """
+        embeds = self.inputs_embeds(pixel_values, input_ids)
+        states = self.language_model.hidden_states(embeds, attention_mask)
+        targets = labels[:, 1:]
+        labelled = targets != IGNORE_INDEX
+        logits = self.language_model.lm_head(states[:, :-1][labelled]).float()
+        total = nn.functional.cross_entropy(logits, targets[labelled], reduction="sum")
+        return total / max(1, len(logits)), logits
+
+    def logits(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Next-token logits at every position: (B, T) -> (B, T, V), float32."""
+        embeds = self.inputs_embeds(pixel_values, input_ids)
+        return self.language_model.lm_head(self.language_model.hidden_states(embeds, attention_mask)).float()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+    ) -> Tensor:
+        """The most likely continuation of every left-padded prompt: (B, T) -> (B, at most `max_new_tokens`).
+
+        A sample ends with the first of `stop_ids` it produces and is filled up with `stop_ids[0]`.
+        """
+        stops = torch.tensor(stop_ids, device=input_ids.device)
+        finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        cache = DynamicCache(config=self.language_model.config)
+        embeds = self.inputs_embeds(pixel_values, input_ids)
+        answer: list[Tensor] = []
+        for _ in range(max_new_tokens):
+            positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+            options: dict[str, Any] = {"position_ids": positions, "past_key_values": cache, "use_cache": True}
+            states = self.language_model.hidden_states(embeds, attention_mask, **options)
+            following = self.language_model.lm_head(states[:, -1]).argmax(dim=-1)
+            following = following.masked_fill(finished, stop_ids[0])
+            answer.append(following)
+            finished |= torch.isin(following, stops)
+            if bool(finished.all()):
+                break
+            embeds = self.language_model.get_input_embeddings()(following[:, None])
+            attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
+        return torch.stack(answer, dim=1)
