@@ -4,6 +4,6 @@ They play the parts that EVA-CLIP, BLIP-2's Q-Former and Phi-2 play in the real 
 (`tinygptv/backbones/shapes/`), so this is run once, for about an hour on two cores; `provenance.json` says how.
 """
 
-from tinygptv.bootstrap.run import PHASES, run
+from tinygptv.bootstrap.phases import PHASES, run
 
 __all__ = ["PHASES", "run"]

@@ -66,7 +66,9 @@ class ObjectHead(nn.Module):
         accuracy = {"box_error": error[:, :4].detach().abs().mean().item()}
         for place, (part, part_logits) in enumerate(zip(_PARTS, logits, strict=True)):
             target = targets.classes[..., place]
-            loss = loss + nn.functional.cross_entropy(part_logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE)
+            weight = 2 if part == "kind" else 1  # by far the hardest
+            part_loss = nn.functional.cross_entropy(part_logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE)
+            loss = loss + weight * part_loss
             right = part_logits.detach().argmax(dim=-1) == target
             accuracy[part] = right[occupied].float().mean().item()
             if part == "kind":

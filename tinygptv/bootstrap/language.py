@@ -1,8 +1,8 @@
 """Phase 3: a small stock Phi learns the language of the shapes world, and to answer about a scene it is told of.
 
-In half of the sequences the scene is told in words. In the other half each object is one vector, a throw-away linear
-map of its attributes, somewhere among the slots where an image will be: Phi-2 has seen so much that it can read such
-soft prompts, a model of this size has to be shown that they exist.
+In every fourth batch the scene is told in words. In the others each object is one vector, a throw-away linear map of
+its attributes, somewhere among the slots where an image will be: Phi-2 has seen so much that it can read such soft
+prompts, a model of this size has to be shown that they exist.
 """
 
 import random
@@ -54,7 +54,7 @@ class LanguagePretraining(nn.Module):
         """The loss of one step on scenes and wordings never seen before."""
         rng = rng_of("language", number)
         scenes = batch_of_scenes("pretrain", number, self.settings.language.batch)
-        return self.measure(scenes, rng, in_words=number % 2 == 0)
+        return self.measure(scenes, rng, in_words=number % 4 == 0)
 
     def measure(self, scenes: list[Scene], rng: random.Random, in_words: bool) -> Step:
         """Loss, and how many answer tokens are right, with all scenes told in words or all in vectors."""

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tinygptv.data.shapes import language
 from tinygptv.data.shapes.scenes import GRID, Scene, SceneObject
@@ -97,9 +98,9 @@ def exchange(scene: Scene, rng: random.Random) -> Exchange:
 
 
 def describe(scene: Scene, rng: random.Random) -> str:
-    """The scene in words, as they stand in for the picture: objects in any order, with boxes."""
-    forms = ("a {size} {colour} {kind} {at} {box}", "{kind}, {colour}, {size}, {place}, {box}", "{box} {place} {name}")
-    form = rng.choice(forms)
+    """The scene in words, as they stand in for the picture: objects in any order, at times with boxes."""
+    forms = ("a {size} {colour} {kind} {at}", "{kind}, {colour}, {size}, {place}", "{place} {name}")
+    form = rng.choice(forms) + rng.choice(("", " {box}"))
     return "; ".join(
         form.format(
             size=o.size,
@@ -190,10 +191,10 @@ def _changed(scene: Scene, thing: SceneObject, rng: random.Random) -> SceneObjec
     taken = {_content(o) for o in scene.objects}
     while True:
         part = rng.choice(("kind", "colour", "size", "place", "place"))
+        changes: dict[str, Any] = {part: rng.choice(language.CHOICES.get(part, ("",)))}
         if part == "place":
-            other = replace(thing, row=rng.randrange(GRID), column=rng.randrange(GRID))
-        else:
-            other = replace(thing, **{part: rng.choice(language.CHOICES[part])})
+            changes = {"row": rng.randrange(GRID), "column": rng.randrange(GRID)}
+        other = replace(thing, **changes)
         if _content(other) not in taken:
             return other
 
