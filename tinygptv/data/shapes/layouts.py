@@ -1,0 +1,264 @@
+"""Annotations about drawn scenes in the layouts of the datasets they stand for, training and held-out files apart.
+
+Questions and statements are exactly balanced (`language.balanced_*`), so that a benchmark's chance level is known.
+Images carry COCO's names; the number in a name is the scene's index.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tinygptv.data.shapes import language
+from tinygptv.data.shapes.language import Question, Statement
+from tinygptv.data.shapes.scenes import Scene, SceneObject, draw, scene
+from tinygptv.data.shapes.tables import jpeg
+
+SIZES = {
+    "train": {
+        "align": 1000,
+        "conversation": 1000,
+        "detail": 1000,
+        "caption": 1000,
+        "refer": 3000,
+        "identify": 1000,
+        "aokvqa": 800,
+        "colour": 1200,
+        "kind": 1200,
+        "count": 1500,
+        "position": 1500,
+        "attribute_statements": 2400,
+        "count_statements": 800,
+        "spatial_statements": 1600,
+    },
+    "heldout": {
+        "caption": 200,
+        "refer": 300,
+        "colour": 150,
+        "kind": 150,
+        "count": 280,
+        "position": 270,
+        "attribute_statements": 300,
+        "spatial_statements": 280,
+    },
+}
+"""Items per split and type."""
+
+_SEED = 1  # scenes from 1,000,000 on: none that the tables show
+_FOLDERS = {"train": "train2014", "heldout": "val2014"}  # COCO's names of the two splits
+_CAPTIONS_PER_IMAGE = 5
+
+
+def write_annotations(folder: Path, side: int) -> dict[str, int]:
+    """Write all files below `folder`; how many items, and images, each split holds."""
+    counts = {}
+    for split, sizes in SIZES.items():
+        gallery = _Gallery(folder / "coco" / _FOLDERS[split], split, side)
+        _write_questions(folder, gallery, sizes)
+        _write_statements(folder, gallery, sizes)
+        _write_references(folder, gallery, sizes)
+        _write_captions(folder, gallery, sizes)
+        if split == "train":
+            _write_aokvqa(folder, gallery, sizes["aokvqa"])
+            _write_llava(folder, gallery, sizes)
+            _write_align(folder, side, sizes["align"])
+        counts |= {f"{split}_items": sum(sizes.values()), f"{split}_images": len(gallery.drawn)}
+    return counts
+
+
+class _Gallery:
+    """The images of one split: each scene is drawn once, however many files mention it."""
+
+    def __init__(self, folder: Path, split: str, side: int) -> None:
+        self.folder, self.split, self.side = folder, split, side
+        self.drawn: set[int] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def scenes(self, count: int) -> list[Scene]:
+        """The first `count` scenes of this split's own range."""
+        return [scene(self.split, _SEED * 1_000_000 + number) for number in range(count)]
+
+    def name(self, picture: Scene) -> str:
+        """The image's file name; the image is there from now on."""
+        name = f"COCO_{self.folder.name}_{picture.index:012d}.jpg"
+        if picture.index not in self.drawn:
+            self.drawn.add(picture.index)
+            (self.folder / name).write_bytes(jpeg(draw(picture, self.side)))
+        return name
+
+    def rng(self, purpose: str, picture: Scene) -> random.Random:
+        return random.Random(f"{purpose} {self.split} {picture.index}")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+# VQAv2: a file of questions and one of annotations with ten answers each
+
+
+def _write_questions(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+    files = {"": ("colour", "kind", "count", "position")}
+    if gallery.split == "heldout":  # one file per benchmark
+        files = {"attributes_": ("colour", "kind"), "counting_": ("count",), "position_": ("position",)}
+    for prefix, kinds in files.items():
+        asked = [(k, *item) for k in kinds for item in language.balanced_questions(k, gallery.split, sizes[k], _SEED)]
+        _write_vqav2(folder / "vqav2", prefix, gallery, asked)
+
+
+def _write_vqav2(folder: Path, prefix: str, gallery: _Gallery, asked: list[tuple[str, Scene, Question]]) -> None:
+    questions, annotations = [], []
+    for number, (kind, picture, question) in enumerate(asked):
+        gallery.name(picture)
+        ids = {"image_id": picture.index, "question_id": picture.index * 100_000 + number}
+        questions.append({**ids, "question": question.text})
+        answers = [
+            {"answer": question.answer, "answer_confidence": "yes", "answer_id": place} for place in range(1, 11)
+        ]
+        annotations.append(
+            {
+                **ids,
+                "question_type": kind,
+                "answer_type": "number" if kind == "count" else "other",
+                "multiple_choice_answer": question.answer,
+                "answers": answers,
+            }
+        )
+    head = {"info": {"description": "shapes"}, "data_type": "mscoco", "data_subtype": gallery.folder.name}
+    stem = f"{prefix}v2"
+    _write_json(
+        folder / f"{stem}_OpenEnded_mscoco_{gallery.folder.name}_questions.json", head | {"questions": questions}
+    )
+    _write_json(folder / f"{stem}_mscoco_{gallery.folder.name}_annotations.json", head | {"annotations": annotations})
+
+
+def _write_aokvqa(folder: Path, gallery: _Gallery, count: int) -> None:
+    records = []
+    for picture, question in language.balanced_questions("yes_no", gallery.split, count, _SEED):
+        gallery.name(picture)
+        records.append(
+            {
+                "split": "train",
+                "image_id": picture.index,
+                "question_id": f"shapes{picture.index}",
+                "question": question.text,
+                "choices": ["yes", "no"],
+                "correct_choice_idx": ["yes", "no"].index(question.answer),
+                "direct_answers": [question.answer] * 10,
+                "difficult_direct_answer": False,
+                "rationales": [language.full_caption(picture, gallery.rng("rationale", picture))],
+            }
+        )
+    _write_json(folder / "aokvqa" / "aokvqa_v1p0_train.json", records)
+
+
+# VSR: one line per statement
+
+
+def _write_statements(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+    kinds = [kind for kind in language.STATING if f"{kind}_statements" in sizes]
+    stated = {
+        kind: language.balanced_statements(kind, gallery.split, sizes[f"{kind}_statements"], _SEED) for kind in kinds
+    }
+    if gallery.split == "train":
+        stated = {"train": chain.from_iterable(stated.values())}
+    for name, statements in stated.items():
+        _write_lines(folder / "vsr" / f"{_vsr_file(name)}.jsonl", _vsr_records(gallery, statements))
+
+
+def _vsr_file(name: str) -> str:
+    return name if name == "train" else f"{name}_test"
+
+
+def _vsr_records(gallery: _Gallery, statements: Iterable[tuple[Scene, Statement]]) -> Iterator[dict[str, Any]]:
+    for picture, statement in statements:
+        name = gallery.name(picture)
+        yield {
+            "image": name,
+            "image_link": f"http://images.cocodataset.org/{gallery.folder.name}/{name}",
+            "caption": statement.text,
+            "label": int(statement.truth),
+            "relation": statement.claim[-1] if statement.kind == "spatial" else statement.kind,
+        }
+
+
+# RefCOCO and its inverse, as MiniGPT-v2 evaluates them: x, y, width, height in px
+
+
+def _write_references(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+    referring, describing = [], []
+    for picture in gallery.scenes(sizes["refer"]):
+        reference = language.reference(picture, gallery.rng("refer", picture))
+        if reference is not None:
+            referring.append(_refcoco_record(gallery, picture, reference.target, reference.phrase))
+    _write_json(folder / "refcoco" / f"refcoco_{'train' if gallery.split == 'train' else 'val'}.json", referring)
+    if gallery.split == "train":
+        for picture in gallery.scenes(sizes["identify"]):
+            thing = gallery.rng("identify", picture).choice(picture.objects)
+            describing.append(_refcoco_record(gallery, picture, thing, language.region_description(thing)))
+        _write_json(folder / "refcoco" / "invrefcoco_train.json", describing)
+
+
+def _refcoco_record(gallery: _Gallery, picture: Scene, thing: SceneObject, phrase: str) -> dict[str, Any]:
+    x0, y0, x1, y1 = (edge * gallery.side for edge in thing.box)
+    return {
+        "img_id": f"{gallery.name(picture).removesuffix('.jpg')}_{picture.objects.index(thing)}",
+        "sents": phrase,
+        "bbox": [round(x0, 3), round(y0, 3), round(x1 - x0, 3), round(y1 - y0, 3)],
+        "height": gallery.side,
+        "width": gallery.side,
+    }
+
+
+# COCO captions, LLaVA, cc_sbu_align
+
+
+def _write_captions(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+    images, annotations = [], []
+    for picture in gallery.scenes(sizes["caption"]):
+        name, rng = gallery.name(picture), gallery.rng("caption", picture)
+        images.append({"id": picture.index, "file_name": name, "height": gallery.side, "width": gallery.side})
+        for _ in range(_CAPTIONS_PER_IMAGE):
+            caption = language.full_caption(picture, rng)
+            annotations.append({"image_id": picture.index, "id": len(annotations) + 1, "caption": caption})
+    content = {"info": {"description": "shapes"}, "images": images, "licenses": [], "annotations": annotations}
+    _write_json(folder / "coco" / f"captions_{gallery.folder.name}.json", content)
+
+
+def _write_llava(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+    talks, details = [], []
+    for picture in gallery.scenes(sizes["conversation"]):
+        asked = language.conversation(picture, gallery.rng("conversation", picture))
+        talks.append(_llava_record(gallery, picture, [(question.text, question.answer) for question in asked]))
+    for picture in gallery.scenes(sizes["detail"]):
+        answer = language.detailed_description(picture, gallery.rng("detail", picture))
+        details.append(_llava_record(gallery, picture, [("what do you see happening in this image?", answer)]))
+    _write_json(folder / "llava" / "conversation_58k.json", talks)
+    _write_json(folder / "llava" / "detail_23k.json", details)
+
+
+def _llava_record(gallery: _Gallery, picture: Scene, turns: list[tuple[str, str]]) -> dict[str, Any]:
+    said = [part for q, a in turns for part in ({"from": "human", "value": q}, {"from": "gpt", "value": a})]
+    said[0] = {"from": "human", "value": f"<image>\n{turns[0][0]}"}
+    return {"id": f"{picture.index:012d}", "image": gallery.name(picture), "conversations": said}
+
+
+def _write_align(folder: Path, side: int, count: int) -> None:
+    """Its own folder of images named by number, as published; scenes that nothing else here shows."""
+    images = folder / "cc_sbu_align" / "image"
+    images.mkdir(parents=True, exist_ok=True)
+    records = []
+    for number in range(count):
+        picture = scene("train", (_SEED + 1) * 1_000_000 + number)
+        (images / f"{number}.jpg").write_bytes(jpeg(draw(picture, side)))
+        caption = language.detailed_description(picture, random.Random(f"align {number}"))
+        records.append({"image_id": str(number), "caption": caption})
+    _write_json(folder / "cc_sbu_align" / "filter_cap.json", {"annotations": records})
