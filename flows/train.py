@@ -15,7 +15,7 @@ from tinygptv.evaluate.figures import data_uri, read_curve, stage_svg
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
 
 UPDATE_SECONDS = 5
-STEP = re.compile(r"step (\d+)/(\d+)")
+STEP = re.compile(r"^\w+ (\d+)/(\d+) loss ")
 
 
 class StageProgress:

@@ -8,7 +8,6 @@ left in the store, so any of them can run alone, in another process, on another 
 """
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -142,7 +141,7 @@ class Journey:
             case "download":
                 from tinygptv.data.download import download
 
-                made = download(store, run.source_name, run.source, base_url=os.environ.get("TINYGPTV_BASE_URL"))
+                made = download(store, run.source_name, run.source)
             case "filter":
                 from tinygptv.data.filtering import filter_source
 
@@ -242,8 +241,9 @@ def summary(manifest: Manifest) -> str:
 
 
 def _planned_work(store: Store, arrow: Arrow, artifact: str) -> Planned:
-    if store.draft(artifact).is_dir():
-        return Planned(arrow, artifact, "resume", "an unfinished attempt is there")
+    if (draft := store.draft(artifact)).is_dir():
+        steps = [int(path.name.removeprefix("step")) for path in draft.glob("checkpoints/step*")]
+        return Planned(arrow, artifact, "resume", f"from step {max(steps)}" if steps else "an attempt was interrupted")
     if older := store.names(artifact.rpartition("@")[0] + "@"):
         return Planned(arrow, artifact, "run", f"its definition or inputs changed since {older[-1]}")
     return Planned(arrow, artifact, "run", "not made yet")

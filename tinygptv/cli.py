@@ -1,0 +1,159 @@
+"""`tinygptv <verb>`: one subcommand per arrow of the journey, without a server.
+
+Each calls the same library function as the flow of that name. Exit codes: 0 done, 1 the work failed, 2 a definition or
+parameter is wrong and nothing was started. Torch is imported by the work, never by the command line itself.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tinygptv.errors import DefinitionError, TinyGPTVError
+from tinygptv.journey import (
+    HARDWARE,
+    RECIPE,
+    RUN,
+    SOURCE,
+    WORKDIR,
+    Arrow,
+    Journey,
+    Planned,
+    Verb,
+    open_journey,
+    plan,
+    summary,
+)
+
+_VERBS: dict[str, tuple[tuple[Verb, ...], str]] = {
+    "download": (("download",), "fetch the images that a source's tables point at, into raw shards"),
+    "filter": (("filter",), "keep the raw pairs that every rule of the source's filter keeps"),
+    "curate": (("download", "filter"), "download, then filter"),
+    "mix": (("mix",), "make the mixtures that a recipe's stages draw from"),
+    "train": (("train",), "train a recipe's stages in order, or one of them with --stage"),
+    "export": (("export",), "merge the last stage's adapters into one folder that loads by itself"),
+    "quantize": (("quantize",), "store the export's linear layers in eight bits"),
+    "evaluate": (("evaluate",), "score every stage and export on the recipe's benchmarks, or one model with --model"),
+    "report": (("report",), "write report.html from everything the run left"),
+    "train-all": ((), "all of the above, in order"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit code. Errors meant for users are one line on stderr."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("tinygptv").setLevel(logging.INFO)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except DefinitionError as error:
+        print(f"DefinitionError: {error}", file=sys.stderr)
+        return 2
+    except TinyGPTVError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tinygptv", description="From URL tables to a trained, evaluated model.")
+    subcommands = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(
+        name: str, about: str, example: str, command: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
+        added = subcommands.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=f"example: tinygptv {example}"
+        )
+        added.set_defaults(command=command)
+        return added
+
+    _add_run_options(add("plan", "say what train-all would reuse, resume and run", "plan --run first", _plan))
+    for name, (verbs, about) in _VERBS.items():
+        verb = add(name, about, f"{name} --run first --source {SOURCE}", _walk)
+        _add_run_options(verb)
+        verb.add_argument("--dry-run", action="store_true", help="print what would happen, and do nothing")
+        verb.set_defaults(verbs=verbs, stage=None, model=None)
+        if name == "train":
+            verb.add_argument("--stage", help="only this stage, from what the stage before it left")
+        if name == "evaluate":
+            verb.add_argument("--model", help="only this model: a stage's name, export or int8")
+    _add_doctor(add)
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", default=RUN, help=f"name; the same name continues (default: {RUN})")
+    parser.add_argument("--recipe", default=RECIPE, help=f"what is learned (default: {RECIPE})")
+    parser.add_argument("--source", default=SOURCE, help=f"a source's name, or a URL+caption table (default: {SOURCE})")
+    parser.add_argument("--hardware", default=HARDWARE, help=f"how it fits the machine (default: {HARDWARE})")
+    parser.add_argument("--workdir", default=WORKDIR, help=f"path or s3://… (default: {WORKDIR})")
+
+
+def _add_doctor(add: Callable[..., argparse.ArgumentParser]) -> None:
+    doctor = add("doctor", "prove by behaviour that this environment works", "doctor --workdir work", _doctor)
+    doctor.add_argument("--workdir", default=WORKDIR, help=f"where runs will write (default: {WORKDIR})")
+
+
+def _journey(options: argparse.Namespace) -> Journey:
+    return open_journey(options.run, options.recipe, options.source, options.hardware, options.workdir)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    _print_plan(plan(_journey(options)))
+    return 0
+
+
+def _walk(options: argparse.Namespace) -> int:
+    """Follow the chosen arrows in order, or with --dry-run say what that would do."""
+    journey = _journey(options)
+    chosen = _chosen(journey, options)
+    if options.dry_run:
+        _print_plan([planned for planned in plan(journey) if planned.arrow in chosen])
+        return 0
+    for arrow in chosen:
+        manifest = journey.make(arrow, logging.getLogger("tinygptv").info)
+        print(f"{arrow}: {summary(manifest)}\n    {journey.store.workdir}/{manifest.artifact}", flush=True)
+    return 0
+
+
+def _chosen(journey: Journey, options: argparse.Namespace) -> list[Arrow]:
+    arrows = journey.arrows(*options.verbs)
+    if options.stage:
+        return [journey.arrow("train", options.stage)]
+    if options.model:
+        journey.arrow("evaluate", options.model)
+        return [arrow for arrow in arrows if arrow.subject == options.model]
+    return arrows
+
+
+def _print_plan(planned: list[Planned]) -> None:
+    """One line per arrow; the evaluations of one model share a line."""
+
+    def row(one: Planned) -> tuple[str, str, str, str]:
+        scores = one.arrow.verb == "evaluate"
+        subject = f"{one.arrow.subject}{' (noise)' if one.arrow.noise else ''}"
+        return one.action, one.arrow.verb, subject, "" if scores else f"{one.artifact}  ({one.why})"
+
+    for (action, verb, subject, detail), group in groupby(planned, key=row):
+        print(f"{action:<7} {verb:<9} {subject:<16} {detail or f'on {len(list(group))} benchmarks'}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from tinygptv.doctor import examine
+
+    failures = 0
+    for finding in examine(Path(options.workdir)):
+        failures += not finding.ok
+        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<28} {finding.detail}", flush=True)
+    print(f"{failures} of these need attention" if failures else "this environment works")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
