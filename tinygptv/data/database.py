@@ -1,0 +1,31 @@
+"""DuckDB as curation uses it: bounded in memory, spilling beside its work, never fetching an extension."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+
+_MEMORY_SHARE = 0.25
+
+
+@contextlib.contextmanager
+def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory database that spills into `folder` beyond a quarter of this machine's memory."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with tempfile.TemporaryDirectory(dir=folder, prefix="spill-") as spill:
+        config = {
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "memory_limit": f"{int(memory_bytes * _MEMORY_SHARE) >> 20}MB",
+            "temp_directory": spill,
+        }
+        with duckdb.connect(config=config) as database:
+            yield database
+
+
+def literal(text: str | Path) -> str:
+    """A text or path as SQL."""
+    return "'" + str(text).replace("'", "''") + "'"
