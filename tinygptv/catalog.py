@@ -1,12 +1,13 @@
 """All definitions by name: loads YAML, follows every reference, refuses early.
 
-A definition's name is its file stem; the path of a `.yaml` file anywhere serves as a name too. `resolve_run` is the one
-gate in front of all work: it returns every definition a run needs, or raises a DefinitionError that names file, field,
-what was found and what to do.
+A definition's name is its file stem, or the path of any `.yaml` file. Your own may lie in a folder that
+$TINYGPTV_DEFINITIONS names, in subfolders called as the shipped ones (sources, filters, mixtures, benchmarks, recipes,
+hardware); they are looked at first. `resolve_run` is the one gate in front of all work: it returns every definition a
+run needs, or raises a DefinitionError that names file, field, what was found and what to do.
 """
 
+import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,12 +33,19 @@ FOLDERS: dict[str, Path] = {
     "recipe": PACKAGE / "recipes",
     "hardware": CHECKOUT / "infra" / "hardware",
 }
+OWN_DEFINITIONS = "TINYGPTV_DEFINITIONS"
 TABLE_SUFFIXES = (".parquet", ".tsv", ".json", ".jsonl", ".csv")
 
 
 def names(kind: str) -> list[str]:
     """Names of all definitions of a kind, sorted."""
-    return sorted(path.stem for path in FOLDERS[kind].glob("*.yaml"))
+    return sorted({path.stem for folder in _folders(kind) for path in folder.glob("*.yaml")})
+
+
+def _folders(kind: str) -> list[Path]:
+    shipped = FOLDERS[kind]
+    own = os.environ.get(OWN_DEFINITIONS)
+    return [Path(own).absolute() / shipped.name, shipped] if own else [shipped]
 
 
 def recipe(name: str) -> Recipe:
@@ -150,9 +158,10 @@ def _referenced(where: str, kind: str, name: str, load: Any) -> Any:
     return load(name)
 
 
-@cache
 def _load(kind: str, name: str, adapter: "TypeAdapter[T]") -> T:
-    path = Path(name) if name.endswith(".yaml") else FOLDERS[kind] / f"{name}.yaml"
+    is_path = name.endswith(".yaml")
+    candidates = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in _folders(kind)]
+    path = next((path for path in candidates if path.is_file()), candidates[-1])
     shown = path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path
     if not path.is_file():
         raise DefinitionError(f"no {kind} named '{name}': there is no {shown}. {did_you_mean(name, names(kind))}")
