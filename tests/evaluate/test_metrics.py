@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tinygptv.evaluate import captions
-from tinygptv.evaluate.boxes import iou, parse_box
+from tinygptv.evaluate.boxes import iou
 from tinygptv.evaluate.metrics import Truth, chance, interval, mark, score, wilson
 
 TRUE, FALSE = Truth(("true",)), Truth(("false",))
@@ -49,25 +49,10 @@ def test_an_empty_answer_is_right_only_under_the_reference_rule() -> None:
     assert (judged.strict, judged.lenient, judged.parsed) == (0, 1, False)
 
 
-@pytest.mark.parametrize(
-    ("text", "box"),
-    [
-        ("{<10><20><30><40>}", (0.1, 0.2, 0.3, 0.4)),
-        ("it is at { <0> <0> <100> <100> }.", (0, 0, 1, 1)),
-        ("{<30><20><10><40>}", None),
-        ("{<10><20><10><40>}", None),
-        ("{<10><20><30><101>}", None),
-        ("{<10><20><30>}", None),
-        ("on the left", None),
-    ],
-)
-def test_boxes_are_parsed_or_refused(text: str, box: tuple[float, ...] | None) -> None:
-    assert parse_box(text) == box
-
-
 def test_boxes_overlap_by_area() -> None:
     assert iou((0, 0, 0.5, 1), (0.25, 0, 0.75, 1)) == pytest.approx(1 / 3)
     assert iou((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)) == 0
+    assert iou((0.5, 0, 0, 1), (0, 0, 1, 1)) == 0
 
 
 def test_referring_reports_overlap_accuracy_and_unparsed_answers() -> None:

@@ -11,9 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tinygptv.data.prompts import Box, box_text, read_box
 from tinygptv.definitions.benchmark import Metric
 from tinygptv.evaluate import captions
-from tinygptv.evaluate.boxes import Box, in_pixels, iou, parse_box
+from tinygptv.evaluate.boxes import in_pixels, iou
 from tinygptv.evaluate.vqa import vqa_accuracy
 
 IOU_THRESHOLD = 0.5
@@ -144,7 +145,7 @@ def _mark_true_false(answer: str, truth: Truth) -> Mark:
 def _mark_box(answer: str, truth: Truth) -> Mark:
     if truth.box is None:
         raise ValueError("a referring item needs a box")
-    box = parse_box(answer)
+    box = read_box(answer)
     if box is None:
         return Mark(0.0, 0.0, False, 0.0)
     quality = iou(box, truth.box)
@@ -177,7 +178,7 @@ def _best_constant(metric: Metric, truths: Sequence[Truth]) -> float:
 def _as_answer(truth: Truth) -> str:
     if truth.box is None:
         return Counter(truth.answers).most_common(1)[0][0]
-    return "{" + "".join(f"<{int(edge * 100)}>" for edge in truth.box) + "}"
+    return box_text(truth.box)
 
 
 def _bootstrap(statistic: Callable[[list[int]], float], n: int) -> tuple[float, float]:

@@ -1,0 +1,63 @@
+"""Answers: whatever the batch, the same; and nothing of the picture is left when it becomes noise."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.release.tiny import adapted_model, write_release
+from tinygptv.data.batching import Collator
+from tinygptv.evaluate.answers import answer_all, noise_pictures
+from tinygptv.models.lora import merge_lora
+from tinygptv.release.folder import Release, load_release
+from tinygptv.sample import ImageReference, Sample, Turn
+
+QUESTIONS = ["what?", "how many red circles are there?", "is it?", "a", "the longest of all the questions"]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    model = adapted_model()
+    merge_lora(model.language_model)
+    return load_release(write_release(tmp_path / "release", model))
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    samples = []
+    for number, question in enumerate(QUESTIONS):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (16, 16), (50 * number, 90, 255 - 50 * number)).save(path)
+        samples.append(Sample(f"key{number}", ImageReference(str(path)), (Turn(question, "yes"),)))
+    return samples
+
+
+def test_the_batch_size_does_not_change_answers(release: Release, samples: list[Sample]) -> None:
+    alone = answer_all(release, samples, "vqa", 12, batch_size=1)
+    assert len(alone) == len(QUESTIONS)
+    assert alone == answer_all(release, samples, "vqa", 12, batch_size=3)
+    assert len(set(alone)) > 1
+
+
+def test_answers_come_in_the_order_of_the_samples(release: Release, samples: list[Sample]) -> None:
+    backwards = answer_all(release, samples[::-1], "vqa", 12)
+    assert backwards[::-1] == answer_all(release, samples, "vqa", 12)
+
+
+def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[Sample]) -> None:
+    swapped = [
+        Sample(sample.key, other.image, sample.turns) for sample, other in zip(samples, samples[::-1], strict=True)
+    ]
+    noisy = answer_all(release, samples, "vqa", 12, noise=True)
+    assert noisy == answer_all(release, swapped, "vqa", 12, noise=True)
+
+
+def test_noise_belongs_to_the_key_and_covers_all_values(release: Release, samples: list[Sample]) -> None:
+    collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
+    both = noise_pictures(collator.prompts(samples[:2], "vqa"))
+    again = noise_pictures(collator.prompts(samples[1:3], "vqa"))
+    assert both.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(both[1], again[0])
+    assert not torch.equal(both[0], both[1])
+    assert both.min() < -1.5 < 1.5 < both.max()

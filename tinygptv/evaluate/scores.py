@@ -1,0 +1,187 @@
+"""A model and a benchmark → answers.jsonl and scores.json."""
+
+import functools
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.catalog import ResolvedRun
+from tinygptv.data.annotations import TASKS, Annotations, read_annotations
+from tinygptv.data.shapes.files import draw_corpus
+from tinygptv.definitions.benchmark import Benchmark
+from tinygptv.definitions.recipe import Inputs, Recipe
+from tinygptv.definitions.source import AnnotationsSource
+from tinygptv.errors import DataError, DefinitionError
+from tinygptv.evaluate.metrics import Mark, Truth, chance, mark, score
+from tinygptv.locations import local_path
+from tinygptv.sample import Sample
+
+if TYPE_CHECKING:
+    from tinygptv.release.folder import Release
+
+logger = logging.getLogger(__name__)
+
+ANSWERS, SCORES = "answers.jsonl", "scores.json"
+
+
+def evaluate(
+    store: Store,
+    run: ResolvedRun,
+    run_name: str,
+    model_name: str,
+    model: Manifest,
+    benchmark_name: str,
+    noise: bool = False,
+) -> Manifest:
+    """Put a benchmark's questions to one model of the run: a stage by its name, `export` or `int8`.
+
+    With `noise` every picture is replaced by noise: what is left of the score was never seen. Models stay loaded
+    between calls that follow each other. Raises DefinitionError if the benchmark cannot be asked, DataError if it has
+    no usable item.
+    """
+    benchmark = run.benchmarks[benchmark_name]
+    source = _annotations_source(run, benchmark_name, benchmark)
+    definition = {
+        "benchmark": benchmark.model_dump(mode="json"),
+        "source": source.model_dump(mode="json"),
+        "model": model_name,
+        "noise": noise,
+    }
+    parents = [model.artifact]
+    if source.images.startswith("embedded:"):
+        parents.append(draw_corpus(store).artifact)
+
+    def build(draft: Path) -> Outcome:
+        from tinygptv.evaluate.answers import answer_all
+
+        items = read_annotations(store, benchmark.source, source)
+        samples = chosen(items.samples, benchmark.max_items)
+        if not samples:
+            raise DataError(f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({dict(items.drops)})")
+        release = _loaded(store.workdir, model.artifact, model_name, run.recipe.model_dump_json(), run.hardware.device)
+        answers = answer_all(release, samples, benchmark.task, benchmark.max_new_tokens, noise=noise)
+        details = _write(draft, benchmark, items, samples, answers)
+        logger.info("evaluate %s on %s%s: %s", model_name, benchmark_name, " (noise)" * noise, _told(details))
+        drops = items.drops + Counter(over_max_items=len(items.samples) - len(samples))
+        return Outcome(
+            rows_in=items.rows_in,
+            rows_out=len(samples),
+            drops=dict(drops),
+            details={"model": model_name, "benchmark": benchmark_name, "noise": noise, **details},
+        )
+
+    place = f"runs/{run_name}/scores-{model_name}-{benchmark_name}{'-noise' * noise}"
+    return store.make(artifact_name(place, definition, parents), "evaluate", definition, parents, build)
+
+
+def evaluate_model(
+    store: Store,
+    run: ResolvedRun,
+    run_name: str,
+    model_name: str,
+    model: Manifest,
+    benchmark_names: Iterable[str],
+    noise: bool = False,
+) -> dict[str, Manifest]:
+    """Several benchmarks of one model, which is loaded once; by benchmark name."""
+    return {name: evaluate(store, run, run_name, model_name, model, name, noise) for name in benchmark_names}
+
+
+def chosen(samples: list[Sample], most: int | None) -> list[Sample]:
+    """At most `most` samples: those whose keys hash lowest, which does not depend on the order of the file."""
+    if most is None or len(samples) <= most:
+        return samples
+    return sorted(samples, key=lambda sample: hashlib.sha256(sample.key.encode()).digest())[:most]
+
+
+def truth_of(sample: Sample) -> Truth:
+    """What the metrics need to know of a sample; without accepted answers its own turn is the only one."""
+    size = (1, 1)
+    if sample.box is not None and sample.image is not None:
+        with Image.open(sample.image.path) as image:
+            size = image.size
+    answers = sample.answers or (sample.turns[0].answer,)
+    return Truth(answers, sample.box, size, sample.group or sample.turns[0].instruction)
+
+
+def asking_inputs(recipe: Recipe, stage_name: str) -> Inputs:
+    """The inputs a stage's model is questioned with: its own, but where it was trained without any prompt, the first
+    template of the recipe's other stages, for a question needs one."""
+    inputs = recipe.stage(stage_name).inputs
+    templates = [stage.inputs.template for stage in recipe.stages if stage.inputs.template is not None]
+    if inputs.template is None and templates:
+        return inputs.model_copy(update={"template": templates[0]})
+    return inputs
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(workdir: str, artifact: str, model_name: str, recipe_json: str, device: str) -> "Release":
+    """The last model asked for stays in memory; the arguments are plain text to be a cache's key."""
+    from tinygptv.data.batching import load_tokenizer
+    from tinygptv.release.folder import Release, load_release
+    from tinygptv.train.assemble import load_stage_model
+
+    store, recipe = Store(workdir), Recipe.model_validate_json(recipe_json)
+    if model_name not in {stage.stage for stage in recipe.stages}:
+        return load_release(store.folder(artifact), device)
+    manifest = store.find(artifact)
+    assert manifest is not None
+    model = load_stage_model(store, recipe, model_name, manifest).to(device).eval()
+    tokenizer = load_tokenizer(local_path(recipe.model.language_model.tokenizer))
+    return Release(model, tokenizer, asking_inputs(recipe, model_name))
+
+
+def _annotations_source(run: ResolvedRun, benchmark_name: str, benchmark: Benchmark) -> AnnotationsSource:
+    source = run.sources[benchmark.source]
+    where = f"datasets/benchmarks/{benchmark_name}.yaml"
+    if not isinstance(source, AnnotationsSource):
+        raise DefinitionError(f"{where}, source: '{benchmark.source}' holds URL pairs; name an annotations source")
+    if benchmark.task not in TASKS[source.format]:
+        raise DefinitionError(
+            f"{where}, task: {source.format} items cannot be asked '{benchmark.task}'; "
+            f"choose one of {', '.join(TASKS[source.format])}"
+        )
+    return source
+
+
+def _write(
+    draft: Path, benchmark: Benchmark, items: Annotations, samples: list[Sample], answers: list[str]
+) -> dict[str, Any]:
+    """Write both files; returns what scores.json holds."""
+    truths = [truth_of(sample) for sample in samples]
+    with (draft / ANSWERS).open("w", encoding="utf-8") as stream:
+        for sample, truth, answer in zip(samples, truths, answers, strict=True):
+            judged = mark(benchmark.metric, answer, truth)
+            stream.write(json.dumps(_record(sample, answer, judged, items.images), ensure_ascii=False) + "\n")
+    result = score(benchmark.metric, answers, truths)
+    by_chance = benchmark.chance if benchmark.chance is not None else chance(benchmark.metric, truths)
+    scores = {"metric": benchmark.metric, "task": benchmark.task, **asdict(result), "chance": by_chance}
+    (draft / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
+    return scores
+
+
+def _record(sample: Sample, answer: str, judged: Mark, images: Path) -> dict[str, Any]:
+    image = str(Path(sample.image.path).relative_to(images)) if sample.image else None
+    return {
+        "key": sample.key,
+        "question": sample.turns[0].instruction,
+        "answer": answer,
+        "truth": sample.turns[0].answer,
+        "correct": judged.strict,
+        "lenient": judged.lenient,
+        "parsed": judged.parsed,
+        "image": image,
+        "box": sample.box,
+    }
+
+
+def _told(scores: dict[str, Any]) -> str:
+    return f"{scores['value']:.3f} (chance {scores['chance']:.3f}, {scores['n']} items, {scores['unparsed']} unparsed)"
