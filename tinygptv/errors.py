@@ -7,6 +7,7 @@
     ├── ShapeError          tensors do not fit together
     ├── HandoffError        a checkpoint is not what the next stage starts from
     ├── LaunchError         a process could not be started, or ended badly
+    ├── TrainingError       training cannot go on: the loss is no longer a number
     └── SetupError  this machine or environment cannot run what was asked for
 
 A message says where (file, field), what was found, why it matters and what to do.
@@ -42,6 +43,10 @@ class HandoffError(TinyGPTVError):
 
 class LaunchError(TinyGPTVError):
     """A process could not be started or ended badly."""
+
+
+class TrainingError(TinyGPTVError):
+    """Training cannot go on, although every process and every file is in order."""
 
 
 class SetupError(TinyGPTVError):

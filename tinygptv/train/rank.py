@@ -1,0 +1,43 @@
+"""What torchrun starts as each rank: tie its life to the agent's, then train.
+
+The heavy imports come after the tie, because a rank whose agent dies while it imports must not live on.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tinygptv.errors import TinyGPTVError
+from tinygptv.train.launch import end_with_agent, record_failure
+
+
+def run(train: Callable[[Path], None]) -> None:
+    """Call `train` with the job file named on the command line; an error ends the rank and is left for the launcher."""
+    end_with_agent()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job", type=Path, required=True)
+    job, rank = parser.parse_args().job, int(os.environ["RANK"])
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stdout)
+    try:
+        train(job)
+    except Exception as error:
+        record_failure(job, rank, time.time(), error)
+        if not isinstance(error, TinyGPTVError):
+            raise
+        logging.error("rank %d: %s: %s", rank, type(error).__name__, error)
+        # Leave at once: a regular exit would wait for collectives that the other ranks are still in.
+        os._exit(1)
+
+
+def _train(job: Path) -> None:
+    from tinygptv.train.worker import train_from_mixture
+
+    train_from_mixture(job)
+
+
+if __name__ == "__main__":
+    run(_train)

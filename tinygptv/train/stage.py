@@ -1,0 +1,181 @@
+"""One stage as a plan: what it starts from, trains, reads and leaves; and the one function that carries it out."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
+from tinygptv.catalog import ResolvedRun
+from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
+from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.recipe import BACKBONES, Lora, Model, QFormer, Recipe, Stage, Trainable
+from tinygptv.errors import DefinitionError, HandoffError
+from tinygptv.locations import local_path
+from tinygptv.train.launch import DeepSpeedLauncher, Launcher
+from tinygptv.train.schedule import total_steps
+
+logger = getLogger(__name__)
+
+JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "metrics.jsonl", "checkpoints", "train.log"
+
+
+class Job(Definition):
+    """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on."""
+
+    stage: Stage
+    model: Model
+    lora: Lora | None
+    seed: int
+    hardware: Hardware
+    workdir: str
+    mixture: str
+    previous: str | None
+    inherits: list[Trainable]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What will be made and from what. Hardware is not part of it: it must not change what is learned."""
+
+    artifact: str
+    definition: dict[str, Any]
+    parents: list[str]
+
+
+def lineage(recipe: Recipe, stage: Stage) -> list[Stage]:
+    """The stages of this recipe that `stage` builds on, first to last."""
+    if stage.starts_from == BACKBONES or stage.starts_from.startswith(LOCATION_PREFIXES):
+        return []
+    before = recipe.stage(stage.starts_from)
+    return [*lineage(recipe, before), before]
+
+
+def inherited(recipe: Recipe, stage: Stage) -> list[Trainable]:
+    """What the stages before `stage` trained. Raises DefinitionError if its adapters and theirs contradict each other."""
+    parts = list(dict.fromkeys(part for before in lineage(recipe, stage) for part in before.trains))
+    if stage.lora is not None and lineage(recipe, stage):
+        has_lora = "language_model.lora" in parts
+        if stage.lora.init == "fresh" and has_lora:
+            raise DefinitionError(
+                f"{stage.stage}, lora.init: fresh adapters would replace those of {stage.starts_from}; write inherit"
+            )
+        if stage.lora.init == "inherit" and not has_lora:
+            raise DefinitionError(
+                f"{stage.stage}, lora.init: {stage.starts_from} holds no LoRA weights to inherit; write fresh to mean it"
+            )
+    return parts
+
+
+def adapters(recipe: Recipe, stage: Stage) -> Lora | None:
+    """The adapters the model carries in `stage`, trained there or earlier."""
+    return next((s.lora for s in [stage, *reversed(lineage(recipe, stage))] if s.lora is not None), None)
+
+
+def plan_stage(recipe: Recipe, run_name: str, stage_name: str, mixture: str, previous: str | None) -> StagePlan:
+    """Name the artifact of a stage from its definition and its parents' names.
+
+    Raises HandoffError if `previous` is not the artifact of the stage it starts from.
+    """
+    stage = recipe.stage(stage_name)
+    starts_inside = bool(lineage(recipe, stage))
+    if starts_inside != (previous is not None) or (previous and f"/{stage.starts_from}@" not in previous):
+        raise HandoffError(f"{stage_name} starts from {stage.starts_from} but was handed {previous or 'nothing'}")
+    definition = {
+        "stage": stage.model_dump(mode="json"),
+        "model": recipe.model.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "weights": {} if starts_inside else _weight_hashes(recipe.model, stage),
+    }
+    parents = [mixture] + ([previous] if previous else [])
+    return StagePlan(artifact_name(f"runs/{run_name}/{stage_name}", definition, parents), definition, parents)
+
+
+def train_stage(
+    store: Store,
+    run: ResolvedRun,
+    run_name: str,
+    stage_name: str,
+    mixture: Manifest,
+    previous: Manifest | None,
+    launcher: Launcher | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Train one stage, or find it trained; an interrupted one goes on from its last good checkpoint.
+
+    `on_line` gets every line the training writes. Raises LaunchError if a rank fails, HandoffError if the weights of
+    the stage before do not fit.
+    """
+    stage = run.recipe.stage(stage_name)
+    plan = plan_stage(run.recipe, run_name, stage_name, mixture.artifact, previous.artifact if previous else None)
+    launch = launcher or DeepSpeedLauncher()
+
+    def build(draft: Path) -> Outcome:
+        job = Job(
+            stage=stage,
+            model=run.recipe.model,
+            lora=adapters(run.recipe, stage),
+            seed=run.recipe.seed,
+            hardware=run.hardware,
+            workdir=store.workdir,
+            mixture=mixture.artifact,
+            previous=_previous_weights(store, stage, previous),
+            inherits=inherited(run.recipe, stage),
+        )
+        (draft / JOB).write_text(job.model_dump_json(indent=2))
+        launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
+        shutil.rmtree(draft / CHECKPOINTS, ignore_errors=True)
+        return _outcome(draft, stage, run.hardware_name)
+
+    return store.make(plan.artifact, f"train {stage_name}", plan.definition, plan.parents, build)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics file; one torn by a crash ends the reading."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _previous_weights(store: Store, stage: Stage, previous: Manifest | None) -> str | None:
+    if previous is not None:
+        return str(store.folder(previous.artifact) / TRAINED)
+    return None if stage.starts_from == BACKBONES else str(local_path(stage.starts_from))
+
+
+def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
+    parts = [model.vision_encoder.weights, model.language_model.weights]
+    parts += [part.weights for part in model.connector if isinstance(part, QFormer) or part.weights]
+    if stage.starts_from != BACKBONES:
+        parts.append(stage.starts_from)
+    return {location: _content_hash(local_path(location)) for location in parts}
+
+
+def _content_hash(path: Path) -> str:
+    if path.is_file():
+        return sha256_of(path)
+    return " ".join(sha256_of(shard) for shard in sorted(path.glob("*.safetensors")))
+
+
+def _outcome(draft: Path, stage: Stage, hardware_name: str) -> Outcome:
+    rows = read_metrics(draft / METRICS)
+    if not (draft / TRAINED).is_file() or len(rows) != total_steps(stage.schedule):
+        raise HandoffError(f"{draft}: the training ended without leaving all steps and {TRAINED}; see {LOG}")
+    samples = len(rows) * stage.global_batch_size
+    last = rows[-max(1, len(rows) // 20) :]
+    details = {
+        "steps": len(rows),
+        "first_loss": rows[0]["loss"],
+        "last_loss": round(sum(row["loss"] for row in last) / len(last), 4),
+        "samples_per_second": round(samples / sum(row["seconds"] for row in rows), 2),
+        "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
+        "hardware": hardware_name,
+    }
+    return Outcome(rows_in=samples, rows_out=samples, details=details)

@@ -1,0 +1,286 @@
+"""What each rank runs: the one training loop.
+
+Everything a step does is a function of (job, step): which samples, which dropout, which rate. Resuming therefore needs
+the parameters, the optimizer's moments and a step number, nothing else. The loss is the mean over all labelled tokens
+of the global batch, however it is cut into ranks and micro-batches, so that hardware does not change what is learned.
+"""
+
+import functools
+import json
+import logging
+import os
+import resource
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any, Protocol
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import logger as deepspeed_logger
+from deepspeed.utils import safe_get_full_fp32_param
+from torch import Tensor, nn
+
+from tinygptv.artifacts import Store
+from tinygptv.data.batching import Batch, Loader, load_tokenizer
+from tinygptv.definitions.recipe import Optimizer, Schedule
+from tinygptv.errors import TrainingError
+from tinygptv.locations import local_path
+from tinygptv.models.vlm import IGNORE_INDEX, VisionLanguageModel
+from tinygptv.models.weights import LORA, load_backbones, load_trained, parameters_by_name, save_trained
+from tinygptv.train import checkpoint
+from tinygptv.train.deepspeed import deepspeed_config
+from tinygptv.train.freezing import decays, trainable_names
+from tinygptv.train.schedule import begins_round, learning_rate, total_steps
+from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
+
+logger = getLogger(__name__)
+
+_PROGRESS_SECONDS = 2.0
+
+
+class Batches(Protocol):
+    """Where a rank's share of a step comes from; `data.batching.Loader` in life."""
+
+    def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
+        """Pieces of at most `micro_batch_size` samples."""
+
+
+def train_from_mixture(job_file: Path) -> None:
+    """Train the job on the mixture it names."""
+
+    def batches(job: Job, model: VisionLanguageModel) -> Batches:
+        return Loader(
+            Store(job.workdir),
+            job.mixture,
+            job.stage.inputs,
+            load_tokenizer(local_path(job.model.language_model.tokenizer)),
+            num_image_tokens=model.num_image_tokens,
+            global_batch_size=job.stage.global_batch_size,
+            seed=job.seed,
+        )
+
+    train(job_file, batches)
+
+
+def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]) -> None:
+    """Train, from the newest good checkpoint if there is one, and leave the trained tensors beside the job file."""
+    job, folder = Job.model_validate_json(job_file.read_text()), job_file.parent
+    _join(job)
+    model = build_model(job)
+    engine = _engine(job, model)
+    begin = checkpoint.resume(engine, folder / CHECKPOINTS)
+    steps = total_steps(job.stage.schedule)
+    logger.info(
+        "%s: %d trainable parameters, steps %d to %d on %d ranks under ZeRO-%d",
+        job.stage.stage,
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        begin,
+        steps,
+        dist.get_world_size(),
+        job.hardware.zero_stage,
+    )
+    _steps(job, engine, batches(job, model), folder, range(begin, steps))
+    trained = _gather(job, model)
+    if dist.get_rank() == 0:
+        save_trained(trained, folder / TRAINED)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def build_model(job: Job) -> VisionLanguageModel:
+    """The stage's model: backbones, then what earlier stages trained, then frozen but for what `trains` names."""
+    torch.manual_seed(job.seed)
+    model = VisionLanguageModel(job.model, job.stage.inputs.image_size, job.lora)
+    load_backbones(model, job.model)
+    parameters = parameters_by_name(model)
+    if job.previous is not None:
+        load_trained(model, Path(job.previous), _handed_over(job, parameters))
+    trained = trainable_names(parameters.keys(), job.stage.trains)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in trained)
+    if job.hardware.gradient_checkpointing:
+        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def parameter_groups(model: VisionLanguageModel, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: those weight decay pulls on, and the others."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in parameters_by_name(model).items():
+        if parameter.requires_grad:
+            groups[decays(name, parameter.shape)].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": optimizer.weight_decay if decayed else 0.0}
+        for decayed, parameters in groups.items()
+        if parameters
+    ]
+
+
+@dataclass
+class _Totals:
+    """What the ranks of a step add up to."""
+
+    loss: float
+    tokens: int
+
+
+def _join(job: Job) -> None:
+    deepspeed_logger.setLevel(logging.WARNING)
+    # An empty table of extensions: else gloo waits minutes for a C++ compiler, for a gain that is lost in the noise.
+    deepspeed.ops.__compatible_ops__ = {}
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if job.hardware.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed("nccl" if job.hardware.device == "cuda" else "gloo", verbose=False)
+
+
+def _engine(job: Job, model: VisionLanguageModel) -> deepspeed.DeepSpeedEngine:
+    settings = job.stage.optimizer
+    adamw = torch.optim.AdamW(
+        parameter_groups(model, settings),
+        lr=learning_rate(job.stage.schedule, 0),
+        betas=(settings.beta1, settings.beta2),
+        fused=job.hardware.offload == "none",
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=deepspeed_config(job.stage, job.hardware))
+    return engine
+
+
+def _handed_over(job: Job, parameters: dict[str, nn.Parameter]) -> set[str]:
+    """Names that must come from the stage before: what it and its forebears trained, or, for weights from outside,
+    what this stage trains, but for adapters that begin anew."""
+    names = trainable_names(parameters.keys(), job.inherits or job.stage.trains)
+    begins_anew = job.stage.lora is not None and job.stage.lora.init == "fresh"
+    return {name for name in names if not (begins_anew and LORA.search(name))}
+
+
+def _steps(job: Job, engine: deepspeed.DeepSpeedEngine, batches: Batches, folder: Path, steps: range) -> None:
+    schedule, rank = job.stage.schedule, dist.get_rank()
+    metrics = _Metrics(job, folder / METRICS, steps.start) if rank == 0 else None
+    for step in steps:
+        started = time.monotonic()
+        if begins_round(schedule, step):
+            _forget_moments(engine)
+        rate = learning_rate(schedule, step)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        totals = _step(job, engine, batches, step)
+        if metrics:
+            metrics.write(step, totals, rate, engine.get_global_grad_norm(), time.monotonic() - started)
+        done = step + 1
+        if done % job.stage.checkpoint_every == 0 and done < steps.stop:
+            checkpoint.save(engine, folder / CHECKPOINTS, done)
+
+
+def _step(job: Job, engine: deepspeed.DeepSpeedEngine, batches: Batches, step: int) -> _Totals:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    micro_batches = batches.micro_batches(step, rank, ranks, engine.train_micro_batch_size_per_gpu())
+    counts = [int((batch.labels[:, 1:] != IGNORE_INDEX).sum()) for batch in micro_batches]
+    tokens = sum(int(batch.attention_mask.sum()) for batch in micro_batches)
+    labels, all_tokens = _sum_over_ranks([sum(counts), tokens], engine.device)
+    loss_here = torch.zeros((), device=engine.device)
+    for number, (batch, count) in enumerate(zip(micro_batches, counts, strict=True)):
+        # Dropout belongs to the piece of the batch, not to the rank: the same pieces on fewer ranks learn the same.
+        torch.manual_seed(_seed(job.seed, step, rank * len(micro_batches) + number))
+        loss, _ = engine(*_to(engine, batch))
+        share = loss * (count / max(1, labels))
+        # DeepSpeed averages over micro-batches and ranks; the shares are to be added up.
+        engine.backward(share * (ranks * len(micro_batches)))
+        loss_here += share.detach()
+        if number == len(micro_batches) - 1:
+            (total,) = _sum_over_ranks([loss_here.item()], engine.device)
+            _check_finite(total, step, batch, job)
+        engine.step()
+    return _Totals(total, int(all_tokens))
+
+
+def _sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def _seed(*numbers: int) -> int:
+    return functools.reduce(lambda seed, number: (seed * 1_000_003 + number) % 2**63, numbers)
+
+
+def _to(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> tuple[Tensor, ...]:
+    dtype = next(engine.module.parameters()).dtype
+    texts = (batch.input_ids, batch.attention_mask, batch.labels)
+    return batch.pixel_values.to(engine.device, dtype), *(tensor.to(engine.device) for tensor in texts)
+
+
+def _check_finite(loss: float, step: int, batch: Batch, job: Job) -> None:
+    """All ranks see the same sum, so all of them stop here together, before the step is taken."""
+    if loss - loss != 0:
+        keys = ", ".join(batch.keys[:8])
+        raise TrainingError(
+            f"{job.stage.stage}, step {step + 1}: the loss is {loss}; the last good checkpoint is kept. Samples on this "
+            f"rank: {keys or 'unnamed'}. Lower peak_lr, set clip_norm, or look at these samples"
+        )
+
+
+def _forget_moments(engine: deepspeed.DeepSpeedEngine) -> None:
+    """A new round begins with a new optimizer, as when a run is started by hand once more."""
+    for state in engine.optimizer.state.values():
+        for moment in state.values():
+            moment.zero_()
+
+
+def _gather(job: Job, model: VisionLanguageModel) -> dict[str, Tensor]:
+    """All that was trained so far, by this stage and before it; a collective call under ZeRO-3."""
+    parameters = parameters_by_name(model)
+    names = trainable_names(parameters.keys(), job.stage.trains)
+    if job.previous is not None:
+        names |= _handed_over(job, parameters)
+    gathered = {name: safe_get_full_fp32_param(parameters[name]) for name in sorted(names)}
+    return {name: parameters[name] if full is None else full for name, full in gathered.items()}
+
+
+class _Metrics:
+    """metrics.jsonl, one line per step, and a progress line every few seconds."""
+
+    def __init__(self, job: Job, path: Path, begin: int) -> None:
+        self._job, self._schedule = job, job.stage.schedule
+        kept = read_metrics(path)[:begin]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a", buffering=1)
+        self._told = 0.0
+
+    def write(self, step: int, totals: _Totals, rate: float, grad_norm: Any, seconds: float) -> None:
+        """Record what step `step`, counted from 0, did."""
+        samples = self._job.stage.global_batch_size / seconds
+        row = {
+            "step": step + 1,
+            "round": step // self._schedule.steps + 1,
+            "loss": totals.loss,
+            "lr": rate,
+            "grad_norm": None if grad_norm is None else float(grad_norm),
+            "samples_per_second": round(samples, 2),
+            "tokens_per_second": round(totals.tokens / seconds, 1),
+            "seconds": round(seconds, 5),
+            "peak_memory_bytes": _peak_memory(self._job),
+        }
+        self._file.write(json.dumps(row) + "\n")
+        last = step + 1 == total_steps(self._schedule)
+        if last or time.monotonic() - self._told >= _PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            logger.info("%s", progress_line(self._job.stage.stage, self._schedule, row))
+
+
+def progress_line(stage: str, schedule: Schedule, row: dict[str, Any]) -> str:
+    """`stage1 120/300 loss 1.2340 lr 3.00e-03 310 samples/s`."""
+    done, speed = f"{row['step']}/{total_steps(schedule)}", row["samples_per_second"]
+    return f"{stage} {done} loss {row['loss']:.4f} lr {row['lr']:.2e} {speed:.0f} samples/s"
+
+
+def _peak_memory(job: Job) -> int:
+    if job.hardware.device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
