@@ -139,7 +139,7 @@ def _json(path: Path) -> Any:
 
 def _list_in(path: Path, key: str | None = None) -> list[Record]:
     content = _json(path)
-    found = content.get(key) if key and isinstance(content, dict) else content
+    found: Any = content.get(key) if key and isinstance(content, dict) else content
     if not isinstance(found, list):
         wanted = f"an object with a list under '{key}'" if key else "a list of records"
         raise DataError(f"{path}: found {type(content).__name__}, want {wanted}; is this the right file?")
@@ -170,7 +170,7 @@ def _vqa_records(files: dict[str, Path]) -> Iterator[Record]:
         return
     questions = {item["question_id"]: item for item in _list_in(files["questions"], "questions")}
     for annotation in _list_in(files["annotations"], "annotations"):
-        yield {**annotation, "question": None, **questions.get(annotation.get("question_id"), {})}
+        yield {"question": None, **annotation, **questions.get(annotation.get("question_id"), {})}
 
 
 def _caption_records(files: dict[str, Path]) -> Iterator[Record]:
@@ -240,7 +240,8 @@ def _referring(record: Record, images: ImageFolder) -> tuple[str, ImageReference
         raise RejectedError("box_outside_image")
     edges = (x / across, y / down, (x + width) / across, (y + height) / down)
     x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) for edge in edges)
-    return f"{record['img_id']}/{phrase}", images.find(f"{name}.jpg"), phrase, (x0, y0, x1, y1)
+    image = images.find_coco(int(name.rpartition("_")[2]), f"{name}.jpg")
+    return f"{record['img_id']}/{phrase}", image, phrase, (x0, y0, x1, y1)
 
 
 def _refer(record: Record, images: ImageFolder) -> Sample:

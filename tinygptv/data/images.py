@@ -18,6 +18,9 @@ from tinygptv.sample import ImageReference
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
+_VALUES = ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - MEAN) / DEVIATION).T.copy()
+"""What each of the 256 byte values becomes, per channel: (3, 256). A look-up is exact, and a third of the work."""
+
 Pixels = NDArray[np.uint8]
 
 
@@ -33,8 +36,11 @@ def decode(data: bytes, side: int, where: str) -> Pixels:
 
 def normalise(pixels: Pixels) -> NDArray[np.float32]:
     """(N, side, side, 3) bytes -> (N, 3, side, side) values, CLIP-normalised."""
-    values = (pixels.astype(np.float32) / np.float32(255) - MEAN) / DEVIATION
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    count, height, width, channels = pixels.shape
+    values = np.empty((count, channels, height, width), dtype=np.float32)
+    for channel, of_byte in enumerate(_VALUES):
+        values[:, channel] = of_byte[pixels[..., channel]]
+    return values
 
 
 class ImageReader:

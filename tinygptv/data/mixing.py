@@ -23,7 +23,8 @@ from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.annotations import TASKS, Annotations, read_annotations
 from tinygptv.data.drawing import declared_shares
 from tinygptv.data.shapes.files import corpus_folder, draw_corpus
-from tinygptv.definitions.mixture import RUN_SOURCE, Component, Mixture, Task
+from tinygptv.data.shards import SIDECAR
+from tinygptv.definitions.mixture import RUN_SOURCE, Mixture, Task
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.locations import local_path
@@ -37,7 +38,6 @@ PAIR_TASKS: tuple[Task, ...] = ("caption_only", "describe", "caption")
 _TURNS = pa.list_(pa.struct([("instruction", pa.string()), ("answer", pa.string())]))
 _SCHEMA = pa.schema(
     [
-        ("component", pa.int16()),
         ("key", pa.string()),
         ("root", pa.string()),  # an artifact's name or a definition's location: where `path` starts; null: no image
         ("path", pa.string()),
@@ -57,90 +57,109 @@ _SCHEMA = pa.schema(
 
 @dataclass
 class _Part:
-    """One component's rows, before they are written."""
+    """One component's samples, before they are written."""
 
-    rows: list[dict[str, Any]]
+    table: pa.Table
     rows_in: int
     drops: Counter[str]
 
 
 def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
-    """Gather all samples of a mixture; `pairs` is the filtered artifact of the run's source, if it uses one.
+    """Gather all samples of a mixture; `pairs` is the filtered artifact of the run's source, if the mixture uses one.
 
     Raises DefinitionError for a component that cannot be asked its task or has no pairs, DataError for an empty one.
     """
     mixture = catalog.mixture(mixture_name)
-    sources = {c.source: _annotations_source(mixture_name, c, pairs) for c in mixture.components}
-    described = {name: source.model_dump() for name, source in sources.items() if source}
-    definition = {"mixture": mixture.model_dump(), "sources": described}
-    parents = [pairs.artifact] if pairs and RUN_SOURCE in sources else []
-    if any("embedded:" in source.images for source in sources.values() if source):
+    sources = _annotation_sources(mixture_name, mixture)
+    parents = []
+    if any(component.source == RUN_SOURCE for component in mixture.components):
+        if pairs is None:
+            raise DefinitionError(
+                f"{_yaml(mixture_name)}: needs the filtered pairs of a run for {RUN_SOURCE}; give them"
+            )
+        parents.append(pairs.artifact)
+    if any(source.images.startswith("embedded:") for source in sources.values()):
         parents.append(draw_corpus(store).artifact)
+    definition = {
+        "mixture": mixture.model_dump(),
+        "sources": {name: source.model_dump() for name, source in sources.items()},
+    }
 
     def build(folder: Path) -> Outcome:
         read = functools.cache(lambda name: read_annotations(store, name, sources[name]))
         parts = []
         for place, component in enumerate(mixture.components):
-            part = _pairs(store, pairs) if component.source == RUN_SOURCE else _annotated(read, sources, component)
+            if pairs is not None and component.source == RUN_SOURCE:
+                part = _pairs(store, pairs)
+            else:
+                part = _annotated(read(component.source), sources[component.source].images)
             _limit(part, component.max_samples)
-            if not part.rows:
+            if not part.table.num_rows:
                 raise DataError(
-                    f"datasets/mixtures/{mixture_name}.yaml, components[{place}]: {component.source} has no usable "
-                    f"sample left of {part.rows_in} (dropped: {dict(part.drops) or 'none'})"
+                    f"{_yaml(mixture_name)}, components[{place}]: {component.source} has no usable sample left of "
+                    f"{part.rows_in} (dropped: {dict(part.drops) or 'none'})"
                 )
-            log.info("mix %s: %s %s: %d samples", mixture_name, component.source, component.task, len(part.rows))
+            log.info(
+                "mix %s: %s as %s, %d samples", mixture_name, component.source, component.task, part.table.num_rows
+            )
             parts.append(part)
         return _write(folder, mixture, parts)
 
     return store.make(artifact_name(f"mixtures/{mixture_name}", definition, parents), "mix", definition, parents, build)
 
 
-def _annotations_source(mixture_name: str, component: Component, pairs: Manifest | None) -> AnnotationsSource | None:
-    where = f"datasets/mixtures/{mixture_name}.yaml, source {component.source}"
-    if component.source == RUN_SOURCE:
-        if pairs is None:
-            raise DefinitionError(f"{where}: this mixture needs the filtered pairs of a run; give one")
-        source, allowed = None, PAIR_TASKS
-    else:
-        source = catalog.source(component.source)
-        if not isinstance(source, AnnotationsSource):
-            raise DefinitionError(f"{where}: holds URL pairs; only the run's own ({RUN_SOURCE}) are curated and mixed")
-        allowed = TASKS[source.format]
-    if component.task not in allowed:
-        raise DefinitionError(f"{where}: cannot be asked '{component.task}'; choose one of {', '.join(allowed)}")
-    return source
+def _yaml(mixture_name: str) -> str:
+    return f"datasets/mixtures/{mixture_name}.yaml"
 
 
-def _pairs(store: Store, pairs: Manifest | None) -> _Part:
-    if pairs is None:
-        raise AssertionError("checked with the definition")
+def _annotation_sources(mixture_name: str, mixture: Mixture) -> dict[str, AnnotationsSource]:
+    """The annotation sources of a mixture by name; every component can be asked its task."""
+    sources = {}
+    for place, component in enumerate(mixture.components):
+        where, allowed = f"{_yaml(mixture_name)}, components[{place}]", PAIR_TASKS
+        if component.source != RUN_SOURCE:
+            source = catalog.source(component.source)
+            if not isinstance(source, AnnotationsSource):
+                raise DefinitionError(
+                    f"{where}.source: {component.source} holds URL pairs; write {RUN_SOURCE} for a run's curated pairs"
+                )
+            sources[component.source], allowed = source, TASKS[source.format]
+        if component.task not in allowed:
+            raise DefinitionError(
+                f"{where}.task: {component.source} cannot be asked '{component.task}'; "
+                f"choose one of {', '.join(allowed)}"
+            )
+    return sources
+
+
+def _pairs(store: Store, pairs: Manifest) -> _Part:
     columns = ["key", "caption", "shard", "offset", "length"]
-    sidecar = pq.read_table(store.folder(pairs.artifact) / "sidecar.parquet", columns=columns)
-    rows = [
+    sidecar = pq.read_table(store.folder(pairs.artifact) / SIDECAR, columns=columns)
+    count = sidecar.num_rows
+    captions = pa.StructArray.from_arrays(
+        [pa.repeat("", count), sidecar["caption"].combine_chunks()], ["instruction", "answer"]
+    )
+    table = pa.table(
         {
-            "key": row["key"],
-            "root": pairs.artifact,
-            "path": row["shard"],
-            "offset": row["offset"],
-            "length": row["length"],
-            "turns": [{"instruction": "", "answer": row["caption"]}],
-            "source": RUN_SOURCE,
-            "group": "",
-            "answers": [],
-            "box": None,
-        }
-        for row in sidecar.to_pylist()
-    ]
-    return _Part(rows, len(rows), Counter())
+            "key": sidecar["key"],
+            "root": pa.repeat(pairs.artifact, count),
+            "path": sidecar["shard"],
+            "offset": sidecar["offset"],
+            "length": sidecar["length"],
+            "turns": pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32), captions),
+            "source": pa.repeat(RUN_SOURCE, count),
+            "group": pa.repeat("", count),
+            "answers": pa.nulls(count, _SCHEMA.field("answers").type),
+            "box": pa.nulls(count, _SCHEMA.field("box").type),
+        },
+        _SCHEMA,
+    )
+    return _Part(table, count, Counter())
 
 
-def _annotated(read: Any, sources: dict[str, AnnotationsSource | None], component: Component) -> _Part:
-    found: Annotations = read(component.source)
-    source = sources[component.source]
-    if source is None:
-        raise AssertionError("only the run's own pairs have no definition here")
-    rows = [_row(sample, source.images, found.images) for sample in found.samples]
-    return _Part(rows, found.rows_in, Counter(found.drops))
+def _annotated(found: Annotations, root: str) -> _Part:
+    rows = [_row(sample, root, found.images) for sample in found.samples]
+    return _Part(pa.Table.from_pylist(rows, _SCHEMA), found.rows_in, Counter(found.drops))
 
 
 def _row(sample: Sample, root: str, images: Path) -> dict[str, Any]:
@@ -154,39 +173,47 @@ def _row(sample: Sample, root: str, images: Path) -> dict[str, Any]:
         "turns": [asdict(turn) for turn in sample.turns],
         "source": sample.source,
         "group": sample.group,
-        "answers": list(sample.answers),
-        "box": list(sample.box) if sample.box else None,
+        "answers": sample.answers,
+        "box": sample.box,
     }
 
 
 def _limit(part: _Part, most: int | None) -> None:
-    """Keep `most` rows: those whose keys hash lowest, which is a sample that does not depend on the file's order."""
-    if most is not None and len(part.rows) > most:
-        part.drops["over_max_samples"] = len(part.rows) - most
-        part.rows = sorted(part.rows, key=lambda row: hashlib.sha256(row["key"].encode()).digest())[:most]
+    """Keep `most` samples: those whose keys hash lowest, whatever the order of the file."""
+    if most is not None and part.table.num_rows > most:
+        part.drops["over_max_samples"] = part.table.num_rows - most
+        hashes = [hashlib.sha256(key.encode()).digest() for key in part.table["key"].to_pylist()]
+        part.table = part.table.take(sorted(range(len(hashes)), key=hashes.__getitem__)[:most])
 
 
 def _write(folder: Path, mixture: Mixture, parts: list[_Part]) -> Outcome:
-    rows, drops, details = [], Counter[str](), []
     shares = declared_shares(mixture)
-    for place, (component, part) in enumerate(zip(mixture.components, parts, strict=True)):
-        rows += [{"component": place, **row} for row in sorted(part.rows, key=lambda row: str(row["key"]))]
-        drops.update({f"{component.source}: {reason}": count for reason, count in part.drops.items()})
-        details.append(
-            {
-                "source": component.source,
-                "task": component.task,
-                "weight": component.weight,
-                "declared_share": round(shares[place], 6),
-                "rows_in": part.rows_in,
-                "samples": len(part.rows),
-                "drops": dict(part.drops),
-            }
-        )
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), folder / SAMPLES)
+    details = [
+        {
+            "source": component.source,
+            "task": component.task,
+            "weight": component.weight,
+            "declared_share": round(share, 6),
+            "rows_in": part.rows_in,
+            "samples": part.table.num_rows,
+            "drops": dict(part.drops),
+        }
+        for component, share, part in zip(mixture.components, shares, parts, strict=True)
+    ]
+    with pq.ParquetWriter(folder / SAMPLES, _SCHEMA.append(pa.field("component", pa.int16()))) as writer:
+        for place, part in enumerate(parts):
+            number = pa.repeat(pa.scalar(place, pa.int16()), part.table.num_rows)
+            writer.write_table(part.table.sort_by("key").append_column("component", number))
     (folder / SUMMARY).write_text(json.dumps({"mixture": mixture.model_dump(), "components": details}, indent=2))
-    rows_in = sum(part.rows_in for part in parts)
-    return Outcome(rows_in=rows_in, rows_out=len(rows), drops=dict(drops), details={"components": details})
+    drops: Counter[str] = Counter()
+    for component, part in zip(mixture.components, parts, strict=True):
+        drops.update({f"{component.source}: {reason}": count for reason, count in part.drops.items()})
+    return Outcome(
+        rows_in=sum(part.rows_in for part in parts),
+        rows_out=sum(part.table.num_rows for part in parts),
+        drops=dict(drops),
+        details={"components": details},
+    )
 
 
 # Reading it back
@@ -198,7 +225,9 @@ class MixedSamples:
     def __init__(self, store: Store, artifact: str) -> None:
         folder = store.folder(artifact)
         self.mixture = Mixture.model_validate(json.loads((folder / SUMMARY).read_text())["mixture"])
-        self._table = pq.read_table(folder / SAMPLES, memory_map=True)
+        self._table = pq.read_table(
+            folder / SAMPLES, memory_map=True
+        ).combine_chunks()  # one chunk: rows are then found fast
         counts = np.bincount(self._table["component"].to_numpy(), minlength=len(self.mixture.components))
         self.sizes = tuple(int(count) for count in counts)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
@@ -219,7 +248,7 @@ class MixedSamples:
             turns=tuple(Turn(**turn) for turn in row["turns"]),
             source=row["source"],
             group=row["group"],
-            answers=tuple(row["answers"]),
+            answers=tuple(row["answers"] or ()),
             box=tuple(row["box"]) if row["box"] else None,
         )
 

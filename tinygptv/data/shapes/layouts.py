@@ -53,7 +53,7 @@ _CAPTIONS_PER_IMAGE = 5
 
 def write_annotations(folder: Path, side: int) -> dict[str, int]:
     """Write all files below `folder`; how many items, and images, each split holds."""
-    counts = {}
+    counts: dict[str, int] = {}
     for split, sizes in SIZES.items():
         gallery = _Gallery(folder / "coco" / _FOLDERS[split], split, side)
         _write_questions(folder, gallery, sizes)
@@ -106,7 +106,7 @@ def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def _write_questions(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
-    files = {"": ("colour", "kind", "count", "position")}
+    files: dict[str, tuple[str, ...]] = {"": ("colour", "kind", "count", "position")}
     if gallery.split == "heldout":  # one file per benchmark
         files = {"attributes_": ("colour", "kind"), "counting_": ("count",), "position_": ("position",)}
     for prefix, kinds in files.items():
@@ -222,7 +222,8 @@ def _refcoco_record(gallery: _Gallery, picture: Scene, thing: SceneObject, phras
 
 
 def _write_captions(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for picture in gallery.scenes(sizes["caption"]):
         name, rng = gallery.name(picture), gallery.rng("caption", picture)
         images.append({"id": picture.index, "file_name": name, "height": gallery.side, "width": gallery.side})

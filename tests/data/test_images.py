@@ -1,0 +1,100 @@
+"""The image transform equals the published one to the last bit, whatever the file."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tinygptv.data.images import ImageReader, decode, normalise
+from tinygptv.errors import DataError
+from tinygptv.sample import ImageReference
+
+
+def published_transform(image: Image.Image, side: int) -> torch.Tensor:
+    """`Resize((s, s), BICUBIC)`, `ToTensor`, `Normalize` of torchvision, restated in torch."""
+    resized = np.array(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+    values = torch.from_numpy(resized).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    return values.sub_(mean).div_(torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1))
+
+
+def encoded(mode: str, format_name: str, size: tuple[int, int] = (50, 31)) -> bytes:
+    pixels = np.random.default_rng(7).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(stream, format_name)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("side", [28, 48, 224])
+@pytest.mark.parametrize(
+    ("mode", "format_name"),
+    [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "GIF"), ("1", "PNG"), ("RGB", "WEBP")],
+)
+def test_every_kind_of_file_is_seen_as_the_reference_sees_it(mode: str, format_name: str, side: int) -> None:
+    data = encoded(mode, format_name)
+    ours = torch.from_numpy(normalise(decode(data, side, "here")[None]))[0]
+    assert torch.equal(ours, published_transform(Image.open(io.BytesIO(data)), side))
+
+
+def test_photographs_are_seen_as_the_reference_sees_them(shared: Path) -> None:
+    photographs = sorted((shared / "data" / "images" / "coco" / "val2014").glob("*.jpg"))
+    assert photographs
+    for path in photographs:
+        ours = torch.from_numpy(normalise(decode(path.read_bytes(), 448, path.name)[None]))[0]
+        assert torch.equal(ours, published_transform(Image.open(path), 448))
+
+
+def test_an_image_turned_by_exif_is_not_turned_back() -> None:
+    image = Image.fromarray(np.arange(12 * 8 * 3, dtype=np.uint8).reshape(8, 12, 3))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    image.save(stream, "PNG", exif=exif)
+    as_stored = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC))
+    assert np.array_equal(decode(stream.getvalue(), 8, "here"), as_stored)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>gone</html>", encoded("RGB", "JPEG")[:200], encoded("RGB", "PNG")[:-40]], ids=range(4)
+)
+def test_bytes_that_are_no_image_are_named(data: bytes) -> None:
+    with pytest.raises(DataError, match=r"00003.tar, key7: \d+ bytes that do not decode"):
+        decode(data, 8, "00003.tar, key7")
+
+
+def test_an_image_inside_a_shard_is_read_from_its_offset(tmp_path: Path) -> None:
+    data, shard = encoded("RGB", "JPEG"), tmp_path / "00000.tar"
+    shard.write_bytes(b"x" * 512 + data + b"x" * 100)
+    pixels = ImageReader(16).read(ImageReference(str(shard), 512, len(data)), "key")
+    assert np.array_equal(pixels, decode(data, 16, "here"))
+
+
+def test_a_truncated_shard_is_named_with_the_key(tmp_path: Path) -> None:
+    shard = tmp_path / "00000.tar"
+    shard.write_bytes(b"x" * 600)
+    with pytest.raises(DataError, match=r"00000.tar, key7: only 88 of 200 bytes at offset 512.*truncated"):
+        ImageReader(16).read(ImageReference(str(shard), 512, 200), "key7")
+
+
+def test_a_missing_image_is_named_with_the_key(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone.jpg, key7: no such image file"):
+        ImageReader(16).read(ImageReference(str(tmp_path / "gone.jpg")), "key7")
+
+
+def test_the_cache_keeps_what_was_used_last_and_no_more_than_fits(tmp_path: Path) -> None:
+    images = []
+    for number in range(3):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(encoded("RGB", "PNG", (20 + number, 20)))
+        images.append(ImageReference(str(path)))
+    reader = ImageReader(8, cache_bytes=2 * 8 * 8 * 3)
+    kept, dropped = reader.read(images[0], "a"), reader.read(images[1], "b")
+    assert reader.read(images[0], "a") is kept
+    reader.read(images[2], "c")
+    assert reader.read(images[0], "a") is kept
+    again = reader.read(images[1], "b")
+    assert again is not dropped
+    assert np.array_equal(again, dropped)

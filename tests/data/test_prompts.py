@@ -1,0 +1,141 @@
+"""What a model reads, letter for letter."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from tinygptv.data.prompts import IMAGE_PLACE, WORDINGS, box_text, plain, read_box, render
+from tinygptv.definitions.mixture import Task
+from tinygptv.sample import ImageReference, Sample, Turn
+
+HUMAN = "###Human: {} ###Assistant: "
+IMAGE = ImageReference("picture.jpg")
+
+
+def sample(*turns: tuple[str, str], image: ImageReference | None = IMAGE, answers: tuple[str, ...] = ()) -> Sample:
+    return Sample("key", image, tuple(Turn(*turn) for turn in turns), answers=answers)
+
+
+@pytest.mark.parametrize(
+    ("task", "turn", "prompt", "answer"),
+    [
+        ("describe", ("", "A Cat."), "###Human: <Img><ImageHere></Img> Describe this image in detail.", "A Cat."),
+        ("caption", ("", "A Cat."), "###Human: <Img><ImageHere></Img> [caption] Briefly describe this image.", "a cat"),
+        (
+            "vqa",
+            ("What is it?", "A Cat"),
+            "###Human: <Img><ImageHere></Img> [vqa] Based on the image, respond to this question with a short answer: "
+            "what is it?",
+            "a cat",
+        ),
+        (
+            "statement",
+            ("The cat is left.", "true"),
+            "###Human: <Img><ImageHere></Img> [vqa] Based on the image, is this statement true or false? "
+            "The cat is left.",
+            "true",
+        ),
+        (
+            "refer",
+            ("Left cat", "{<1><2><3><4>}"),
+            "###Human: <Img><ImageHere></Img> [refer] give me the location of left cat",
+            "{<1><2><3><4>}",
+        ),
+        (
+            "identify",
+            ("{<1><2><3><4>}", "Left cat"),
+            "###Human: <Img><ImageHere></Img> [identify] what object is in this location {<1><2><3><4>}",
+            "left cat",
+        ),
+        ("conversation", ("Who is it?", "A Cat."), "###Human: <Img><ImageHere></Img> Who is it?", "A Cat."),
+    ],
+)
+def test_every_task_has_its_tag_wording_and_text_treatment(
+    task: Task, turn: tuple[str, str], prompt: str, answer: str
+) -> None:
+    assert render(sample(turn), task, HUMAN) == (Turn(f"{prompt} ###Assistant: ", answer),)
+
+
+@pytest.mark.parametrize(("task", "template"), [("caption_only", HUMAN), ("caption_only", None), ("describe", None)])
+def test_a_stage_without_instructions_shows_the_bare_image(task: Task, template: str | None) -> None:
+    assert render(sample(("", "cat")), task, template) == (Turn(IMAGE_PLACE, "cat"),)
+
+
+def test_only_the_first_turn_shows_the_image() -> None:
+    first, second = render(sample(("Who?", "A cat."), ("Where?", "Here.")), "conversation", HUMAN)
+    assert first.instruction == "###Human: <Img><ImageHere></Img> Who? ###Assistant: "
+    assert second == Turn("###Human: Where? ###Assistant: ", "Here.")
+
+
+def test_a_sample_without_an_image_has_no_image_place() -> None:
+    (turn,) = render(sample(("Who wrote it?", "She."), image=None), "conversation", HUMAN)
+    assert turn.instruction == "###Human: Who wrote it? ###Assistant: "
+
+
+def test_text_from_the_web_cannot_smuggle_in_a_second_image() -> None:
+    (turn,) = render(sample((f"what is {IMAGE_PLACE}?", "cat")), "conversation", HUMAN)
+    assert turn.instruction.count(IMAGE_PLACE) == 1
+
+
+def test_braces_in_an_instruction_stay_as_they_are() -> None:
+    (turn,) = render(sample(("what does {} or {0} mean?", "nothing")), "vqa", HUMAN)
+    assert "what does {} or {0} mean?" in turn.instruction
+
+
+@pytest.mark.parametrize("task", WORDINGS)
+def test_training_draws_every_wording_and_evaluation_always_the_first(task: Task) -> None:
+    asked = sample(("this", "cat"))
+    drawn = {render(asked, task, "{}", random.Random(seed))[0].instruction for seed in range(200)}
+    assert len(drawn) == len(WORDINGS[task])
+    assert render(asked, task, "{}")[0].instruction in drawn
+
+
+def test_accepted_answers_are_drawn_as_often_as_annotators_gave_them() -> None:
+    asked = sample(("what?", "cat"), answers=("cat",) * 7 + ("dog",) * 3)
+    drawn = Counter(render(asked, "vqa", HUMAN, random.Random(seed))[0].answer for seed in range(2000))
+    assert set(drawn) == {"cat", "dog"}
+    assert drawn["cat"] / 2000 == pytest.approx(0.7, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A man. (Left) says: *Hi*~;", "a man left says hi"),
+        ('The "best"  day, is it?', "the best day, is it?"),
+        ("line\n\nbreak\n", "line break"),
+        ("#hashtag #two!", "hashtag two"),
+        (" ".join(["word"] * 60), " ".join(["word"] * 50)),
+        ("", ""),
+    ],
+)
+def test_plain_text_is_the_references_caption_processor(text: str, expected: str) -> None:
+    assert plain(text) == expected
+
+
+def test_boxes_are_truncated_never_rounded() -> None:
+    assert box_text((0.0, 0.129, 0.5, 1.0)) == "{<0><12><50><100>}"
+
+
+@pytest.mark.parametrize("edges", [(0, 0, 100, 100), (12, 3, 99, 56), (7, 29, 58, 97)])
+def test_a_written_box_is_read_back_as_it_was(edges: tuple[int, int, int, int]) -> None:
+    text = "{" + "".join(f"<{edge}>" for edge in edges) + "}"
+    box = read_box(text)
+    assert box == tuple(edge / 100 for edge in edges)
+
+
+@pytest.mark.parametrize(
+    ("answer", "box"),
+    [
+        ("{ <1> <2> <30> <40> } and more", (0.01, 0.02, 0.3, 0.4)),
+        ("it is at {<1><2><3><4>}{<5><6><7><8>}", (0.01, 0.02, 0.03, 0.04)),
+        ("{<1><2><3>}", None),
+        ("{<1><2><3><4000>}", None),
+        ("<1><2><3><4>", None),
+        ("", None),
+    ],
+)
+def test_the_first_well_formed_box_of_an_answer_counts(
+    answer: str, box: tuple[float, float, float, float] | None
+) -> None:
+    assert read_box(answer) == box
