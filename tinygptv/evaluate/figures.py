@@ -1,13 +1,13 @@
 """Training curves as SVG text: no plotting library, no script, readable on light and dark grounds."""
 
 import base64
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
+
+from tinygptv.train.stage import read_metrics
 
 LOSS_COLOUR = "#3b82f6"
 RATE_COLOUR = "#d97706"
@@ -30,21 +30,14 @@ class Curve:
 
 
 def read_curve(name: str, path: Path) -> Curve:
-    """A stage's `metrics.jsonl`. After a resume the later record of a step counts; lines cut short are skipped."""
-    records: dict[int, dict[str, Any]] = {}
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if "step" in record and math.isfinite(record.get("loss", math.nan)):
-            records[record["step"]] = record
+    """A stage's `metrics.jsonl`; steps whose loss is no number are left out."""
+    records = {row["step"]: row for row in read_metrics(path) if math.isfinite(row["loss"])}
     steps = sorted(records)
     return Curve(
         name,
         steps,
         [records[step]["loss"] for step in steps],
-        [records[step].get("learning_rate", 0.0) for step in steps],
+        [records[step]["lr"] for step in steps],
     )
 
 

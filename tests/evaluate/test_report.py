@@ -1,0 +1,125 @@
+"""The report: complete, self-contained, and deaf to what captions try to say to the browser."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.evaluate.fake_run import RUN, finished_run, resolved
+from tinygptv.artifacts import Manifest, Store
+from tinygptv.evaluate.curation import funnel
+from tinygptv.evaluate.report import REPORT, report
+from tinygptv.evaluate.results import score_table, verdict
+from tinygptv.evaluate.run_artifacts import sort_artifacts
+
+VOID = {"meta", "img", "br", "line", "polyline", "rect", "link"}
+
+
+class Structure(HTMLParser):
+    """Counts tags, checks that they nest, and gathers addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture
+def manifests(store: Store, tmp_path: Path) -> list[Manifest]:
+    return finished_run(store, resolved(), tmp_path / "pictures")
+
+
+def page_of(store: Store, manifests: list[Manifest]) -> str:
+    manifest = report(store, resolved(), RUN, manifests)
+    return (store.folder(manifest.artifact) / REPORT).read_text()
+
+
+def test_the_page_is_well_formed_and_needs_nothing_but_itself(store: Store, manifests: list[Manifest]) -> None:
+    page = page_of(store, manifests)
+    structure = Structure()
+    structure.feed(page)
+    assert structure.open == []
+    assert "script" not in structure.tags
+    assert structure.addresses
+    assert all(address.startswith("data:image/") for address in structure.addresses)
+    assert not re.search(r"url\(|@import", page)
+    assert len(page) < 2_000_000
+
+
+def test_captions_and_answers_are_shown_as_text_never_as_markup(store: Store, manifests: list[Manifest]) -> None:
+    page = page_of(store, manifests)
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;alert(&#39;caption&#39;)&lt;/script&gt;") >= 3
+
+
+def test_every_part_of_the_journey_is_on_the_page(store: Store, manifests: list[Manifest]) -> None:
+    page = page_of(store, manifests)
+    for expected in ("Scores", "Predictions", "Curation", "Mixtures", "Training", "Size, memory, speed", "Lineage"):
+        assert f"<h2>{expected}</h2>" in page
+    for manifest in manifests:
+        assert "scores-" in manifest.artifact or manifest.artifact in page
+    assert page.count("polyline") == 3 * 4
+
+
+def test_the_funnel_adds_up_to_the_last_row(manifests: list[Manifest]) -> None:
+    counted = funnel(sort_artifacts(resolved().recipe, manifests))
+    assert counted is not None
+    assert counted.lines[-1].left == counted.kept
+    assert counted.sum == "4,000 read = 3,529 kept + 471 dropped."
+
+
+def test_a_funnel_that_does_not_add_up_says_so(manifests: list[Manifest]) -> None:
+    artifacts = sort_artifacts(resolved().recipe, manifests)
+    assert artifacts.raw is not None
+    wrong = artifacts.raw.model_copy(update={"drops": artifacts.raw.drops | {"http_404": 40}})
+    others = [manifest for manifest in manifests if manifest is not artifacts.raw]
+    counted = funnel(sort_artifacts(resolved().recipe, [wrong, *others]))
+    assert counted is not None
+    assert "4,000 were read" in counted.sum
+
+
+def test_scores_stand_beside_chance_and_noise_for_every_model(manifests: list[Manifest]) -> None:
+    table = score_table(resolved(), sort_artifacts(resolved().recipe, manifests))
+    assert table.models == ["stage1", "stage2", "stage3", "stage4", "export", "int8"]
+    statements = next(row for row in table.rows if row.name == "shapes statements")
+    assert (statements.chance, statements.noise) == ("0.50", "0.49")
+    assert [cell.value for cell in statements.cells] == ["0.50", "0.52", "0.63", "0.93", "0.93", "0.93"]
+    assert statements.cells[0].share == 0 < statements.cells[4].share
+
+
+def test_the_verdict_rests_on_chance_and_noise(manifests: list[Manifest]) -> None:
+    run = resolved()
+    good = verdict(run, sort_artifacts(run.recipe, manifests))
+    assert good.learned
+    assert "all fall back" in good.lines[1] or "all of those fall back" in good.lines[1]
+    peeking = [
+        manifest.model_copy(update={"details": manifest.details | {"value": 0.9}})
+        if manifest.details.get("noise")
+        else manifest
+        for manifest in manifests
+    ]
+    assert not verdict(run, sort_artifacts(run.recipe, peeking)).learned
+
+
+def test_a_run_without_scores_still_has_a_report(store: Store, manifests: list[Manifest]) -> None:
+    unfinished = [manifest for manifest in manifests if "/scores-" not in manifest.artifact]
+    page = page_of(store, unfinished)
+    assert "No model of this run was evaluated" in page
+    assert "<h2>Predictions</h2>" not in page
+
+
+def test_a_second_report_of_the_same_artifacts_is_the_first(store: Store, manifests: list[Manifest]) -> None:
+    first = report(store, resolved(), RUN, manifests)
+    assert report(store, resolved(), RUN, manifests) == first
