@@ -1,97 +1,49 @@
-"""A small web that answers as the real one does, well and badly."""
+"""Tiny everything for data: a corpus of a few dozen scenes per file, curated pairs, a byte-level tokenizer."""
 
-import io
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
-from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.data.shapes import language, layouts, tables
+from tinygptv.data.shapes.scenes import draw, scene
+from tinygptv.data.shards import ShardWriter
+from tinygptv.definitions.filters import SIDECAR_COLUMNS
 
 
-@dataclass
-class Answer:
-    """One response; `declared` overrides Content-Length, `wait` is set by a test before the answer is sent."""
-
-    body: bytes = b""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    declared: int | None = None
-    wait: threading.Event | None = None
+@pytest.fixture
+def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a test runs, `draw_corpus` draws this much instead of all: the same layouts in a second."""
+    monkeypatch.setattr(tables, "SIZES", {"laion": 130, "cc3m": 100, "sbu": 97})
+    small = {split: dict.fromkeys(sizes, 36) for split, sizes in layouts.SIZES.items()}
+    monkeypatch.setattr(layouts, "SIZES", small)
 
 
-@dataclass
-class Web:
-    """Path → answer, and how often each path was asked for."""
+@pytest.fixture
+def pairs(store: Store) -> Manifest:
+    """Thirty curated pairs in two shards, as `filter_source` leaves them."""
 
-    address: str
-    answers: dict[str, Answer]
-    asked: Counter[str]
-    agents: set[str]
-    arrived: threading.Event
+    def build(folder: Path) -> Outcome:
+        with ShardWriter(folder, samples_per_shard=20) as writer:
+            for number in range(30):
+                picture = scene("train", number)
+                row = dict.fromkeys(SIDECAR_COLUMNS) | {
+                    "key": f"{number:09d}",
+                    "caption": language.name(picture.objects[0]),
+                }
+                writer.write(row, tables.jpeg(draw(picture, 64)))
+        return Outcome(rows_in=30, rows_out=30)
 
-
-@contextmanager
-def serving() -> Iterator[Web]:
-    web = Web("", {}, Counter(), set(), threading.Event())
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            web.asked[self.path] += 1
-            web.agents.add(self.headers["User-Agent"])
-            answer = web.answers.get(self.path, Answer(status=404))
-            if answer.wait is not None:
-                web.arrived.set()
-                answer.wait.wait(60)
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.body) if answer.declared is None else answer.declared))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        web.address = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield web
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
-    """The web of one test module."""
-    with serving() as served:
-        yield served
+    return store.make(artifact_name("filtered/made_up", {}, []), "test", {}, [], build)
 
 
 @pytest.fixture(scope="session")
-def answer() -> type[Answer]:
-    return Answer
-
-
-@pytest.fixture(scope="session")
-def picture() -> Callable[..., bytes]:
-    """A function (width, height, colour) → an encoded gradient; `kind` and `save` options go to Pillow."""
-
-    def draw(width: int, height: int, colour: int = 0, kind: str = "JPEG", **save: object) -> bytes:
-        image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
-        image.putpixel((0, 0), (colour % 256, colour // 256 % 256, 255))
-        image = Image.blend(image, Image.new("RGB", image.size, (colour * 37 % 256, colour * 91 % 256, 128)), 0.5)
-        stream = io.BytesIO()
-        image.save(stream, kind, **save)
-        return stream.getvalue()
-
-    return draw
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte; id 0 begins, ends and pads, as in Phi-2."""
+    alphabet = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({symbol: number for number, symbol in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=alphabet[0], eos_token=alphabet[0])

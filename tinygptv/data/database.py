@@ -16,7 +16,7 @@ def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory database that spills into `folder` beyond a quarter of this machine's memory."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with tempfile.TemporaryDirectory(dir=folder, prefix="spill-") as spill:
-        config = {
+        config: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "memory_limit": f"{int(memory_bytes * _MEMORY_SHARE) >> 20}MB",

@@ -53,19 +53,15 @@ def check_chain(filter_name: str, chain: FilterChain) -> None:
     columns = ", ".join(f"{name} {kind}" for name, kind in SIDECAR_COLUMNS.items())
     with duckdb.connect(config={"enable_external_access": "false"}) as database:
         database.execute(f"CREATE TABLE sidecar ({columns})")
-        for kind, steps in (("rules", chain.rules), ("duplicates", chain.duplicates)):
-            for position, step in enumerate(steps):
-                where = f"datasets/filters/{filter_name}.yaml, {kind}[{position}] ({step.name})"
-                try:
-                    statement = database.sql(_probe(step))
-                    if isinstance(step, Rule) and str(statement.types[0]) != "BOOLEAN":
-                        raise DefinitionError(
-                            f"{where}: `{step.keep}` gives {statement.types[0]}, not true or false; write a comparison"
-                        )
-                except duckdb.Error as error:
-                    raise DefinitionError(
-                        f"{where}: {error}\nColumns of the sidecar: {', '.join(SIDECAR_COLUMNS)}"
-                    ) from error
+        steps: list[Rule | Deduplicate] = [*chain.rules, *chain.duplicates]
+        for step in steps:
+            where = f"datasets/filters/{filter_name}.yaml, {step.name}"
+            try:
+                (gives,) = database.sql(_probe(step)).types
+            except (duckdb.Error, ValueError) as error:
+                raise DefinitionError(f"{where}: {error}\nThe sidecar has {', '.join(SIDECAR_COLUMNS)}") from error
+            if isinstance(step, Rule) and str(gives) != "BOOLEAN":
+                raise DefinitionError(f"{where}: `{step.keep}` gives {gives}, not true or false; write a comparison")
     if len(chain.rules) > _MOST_RULES:
         raise DefinitionError(f"datasets/filters/{filter_name}.yaml, rules: at most {_MOST_RULES} in one chain")
 

@@ -5,6 +5,7 @@ that is connected to. Every failure ends as one short name (`dns`, `http_404`, `
 Proxies named in the environment are not used: behind one, the address could not be checked.
 """
 
+import functools
 import http.client
 import io
 import ipaddress
@@ -145,7 +146,8 @@ class GuardedOpener(urllib.request.OpenerDirector):
 
     def __init__(self, user_agent: str, timeout_seconds: float, retries: int, allow_private: bool) -> None:
         super().__init__()
-        self.addheaders = [("User-Agent", user_agent)]
+        self._one_hop = urllib.request.OpenerDirector()
+        self._one_hop.addheaders = [("User-Agent", user_agent)]
         self._agent_token = user_agent.split("/", 1)[0].strip().lower()
         self._timeout_seconds, self._retries = timeout_seconds, retries
         for handler in (
@@ -156,24 +158,25 @@ class GuardedOpener(urllib.request.OpenerDirector):
             urllib.request.HTTPErrorProcessor(),
             urllib.request.UnknownHandler(),
         ):
-            self.add_handler(handler)
+            self._one_hop.add_handler(handler)
 
     def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> Any:
         """The response to a GET for `fullurl`; whatever headers a caller put on a Request are not sent."""
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
-        for attempts_left in range(self._retries, -1, -1):
+        attempts_left = self._retries
+        while True:
             try:
                 return self._attempt(url)
             except (OSError, http.client.HTTPException, ValueError, FetchError) as error:
                 failure = classify(error)
                 if failure not in TRANSIENT or not attempts_left:
                     raise FetchError(failure) from error
+                attempts_left -= 1
                 time.sleep(_wait_seconds(error))
-        raise FetchError("other")
 
     def _attempt(self, url: str) -> urllib.response.addinfourl:
         end = time.monotonic() + _DEADLINE_TIMEOUTS * self._timeout_seconds
-        with super().open(url, timeout=self._timeout_seconds) as response:
+        with self._one_hop.open(url, timeout=self._timeout_seconds) as response:
             if opted_out(response.headers, self._agent_token):
                 raise FetchError("opted_out")
             body = io.BytesIO()
@@ -230,39 +233,47 @@ def _connect(host: str, port: int, timeout: float, allow_private: bool) -> socke
     raise failure
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 class _HTTPConnection(http.client.HTTPConnection):
-    def __init__(self, *args: Any, allow_private: bool, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._allow_private = allow_private
+    allow_private = False
 
     def connect(self) -> None:
-        self.sock = _connect(self.host, self.port, self.timeout or 0, self._allow_private)
+        self.sock = _connect(self.host, self.port, self.timeout or 0, self.allow_private)
 
 
 class _HTTPSConnection(http.client.HTTPSConnection):
-    def __init__(self, *args: Any, allow_private: bool, **options: Any) -> None:
-        self._tls = ssl.create_default_context()
-        super().__init__(*args, context=self._tls, **options)
-        self._allow_private = allow_private
+    allow_private = False
 
     def connect(self) -> None:
-        plain = _connect(self.host, self.port, self.timeout or 0, self._allow_private)
-        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+        plain = _connect(self.host, self.port, self.timeout or 0, self.allow_private)
+        self.sock = _tls().wrap_socket(plain, server_hostname=self.host)
+
+
+class _PrivateHTTPConnection(_HTTPConnection):
+    allow_private = True
+
+
+class _PrivateHTTPSConnection(_HTTPSConnection):
+    allow_private = True
 
 
 class _HTTPHandler(urllib.request.HTTPHandler):
     def __init__(self, allow_private: bool) -> None:
         super().__init__()
-        self._allow_private = allow_private
+        self._connection = _PrivateHTTPConnection if allow_private else _HTTPConnection
 
     def http_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_HTTPConnection, req, allow_private=self._allow_private)
+        return self.do_open(self._connection, req)
 
 
 class _HTTPSHandler(urllib.request.HTTPSHandler):
     def __init__(self, allow_private: bool) -> None:
         super().__init__()
-        self._allow_private = allow_private
+        self._connection = _PrivateHTTPSConnection if allow_private else _HTTPSConnection
 
     def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_HTTPSConnection, req, allow_private=self._allow_private)
+        return self.do_open(self._connection, req)

@@ -36,6 +36,7 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
 
 _BATCH_ROWS = 10_000
 _LONGEST_FIELD = 1 << 24
+_NOT_JSON = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,9 @@ def _row(table_name: str, number: int, record: Record) -> TableRow:
         number,
         url,
         caption,
-        *(_number(record.get(field)) for field in ("similarity", "punsafe", "pwatermark")),
+        _number(record.get("similarity")),
+        _number(record.get("punsafe")),
+        _number(record.get("pwatermark")),
         licence,
         problem="no_url" if not url else "empty_caption" if not caption else None,
     )
@@ -239,15 +242,13 @@ def _read_sbu(path: str, table: Table) -> Iterator[Record]:
         except ValueError as error:
             raise DataError(f"{path}: not valid JSON: {error}") from error
     keys = table.url_column or "image_urls", table.caption_column or "captions"
-    lists = [content.get(key) if isinstance(content, dict) else None for key in keys]
-    if not all(isinstance(values, list) for values in lists):
+    urls, captions = (content.get(key) if isinstance(content, dict) else None for key in keys)
+    if not isinstance(urls, list) or not isinstance(captions, list):
         found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
         raise DataError(f"{path}: expected the lists {' and '.join(keys)}; found {found}")
-    if len({len(values) for values in lists}) != 1:
-        raise DataError(
-            f"{path}: {keys[0]} has {len(lists[0])} items and {keys[1]} {len(lists[1])}; they must be parallel"
-        )
-    return ({"url": url, "caption": caption} for url, caption in zip(*lists, strict=True))
+    if len(urls) != len(captions):
+        raise DataError(f"{path}: {len(urls)} {keys[0]} but {len(captions)} {keys[1]}; the lists must be parallel")
+    return ({"url": url, "caption": caption} for url, caption in zip(urls, captions, strict=True))
 
 
 def _read_capfilt(path: str, table: Table) -> Iterator[Record]:
@@ -283,7 +284,7 @@ def _read_jsonl(path: str, table: Table) -> Iterator[Record]:
                 try:
                     yield json.loads(line)
                 except ValueError:
-                    yield "not_json"
+                    yield _NOT_JSON
 
     return _named(path, table, items())
 
@@ -303,11 +304,11 @@ def _read_csv(path: str, table: Table) -> Iterator[Record]:
 
 
 def _named(path: str, table: Table, items: Iterator[Any]) -> Iterator[Record]:
-    """Objects → records; the first object says which columns there are."""
+    """Objects → records; the first object says which columns there are. `_NOT_JSON` stands for an unreadable one."""
     columns: dict[str, str] | None = None
     for item in items:
         if not isinstance(item, dict):
-            yield "not_json" if item == "not_json" else "wrong_columns"
+            yield "not_json" if item is _NOT_JSON else "wrong_columns"
             continue
         if columns is None:
             columns = _columns(path, table, item)

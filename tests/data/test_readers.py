@@ -1,0 +1,176 @@
+"""Every published table layout is recognised and read; rows that are no pairs are counted, not lost."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tinygptv.data.readers import TableRow, read_table, recognise
+from tinygptv.definitions.source import Table
+from tinygptv.errors import DataError
+
+URL, OTHER = "http://a.example/1.jpg", "https://b.example/2.jpg"
+ROWS = [(URL, "a red ball"), (OTHER, 'the "blue" box')]
+
+TEXTS = {
+    "cc3m.tsv": (b'a red ball\thttp://a.example/1.jpg\nthe "blue" box\thttps://b.example/2.jpg\n', "cc_tsv"),
+    "cc12m.tsv": (b'http://a.example/1.jpg\ta red ball\r\nhttps://b.example/2.jpg\tthe "blue" box\r\n', "cc_tsv"),
+    "titled.tsv": (b'caption\turl\na red ball\t%b\nthe "blue" box\t%b\n' % (URL.encode(), OTHER.encode()), "cc_tsv"),
+    "sbu.json": (
+        json.dumps({"image_urls": [URL, OTHER], "captions": [row[1] for row in ROWS]}).encode(),
+        "sbu_json",
+    ),
+    "capfilt.json": (json.dumps([{"url": u, "caption": c} for u, c in ROWS], indent=1).encode(), "capfilt_json"),
+    "lines.jsonl": (b"".join(json.dumps({"URL": u, "TEXT": c}).encode() + b"\n" for u, c in ROWS), "jsonl"),
+    "lines_called.json": (b"".join(json.dumps({"url": u, "text": c}).encode() + b"\n" for u, c in ROWS), "jsonl"),
+    "table.csv": (
+        b'id,url,caption\n1,%b,a red ball\n2,%b,"the ""blue"" box"\n' % (URL.encode(), OTHER.encode()),
+        "csv",
+    ),
+}
+
+
+def read(path: Path | str, **table: str) -> list[TableRow]:
+    return list(read_table(Table(location="./table", **table), str(path)))
+
+
+def pairs(rows: list[TableRow]) -> list[tuple[str, str]]:
+    return [(row.url, row.caption) for row in rows if row.problem is None]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_layout_is_recognised_and_read(tmp_path: Path, name: str) -> None:
+    content, layout = TEXTS[name]
+    (tmp_path / name).write_bytes(content)
+    assert recognise(str(tmp_path / name)) == layout
+    rows = read(tmp_path / name)
+    assert pairs(rows) == ROWS
+    assert {row.table_name for row in rows} == {Path(name).stem}
+
+
+def test_laion_parquet_brings_its_scores_and_licence(tmp_path: Path) -> None:
+    columns = {"URL": [URL], "TEXT": ["a red ball"], "similarity": [0.31], "punsafe": [None], "LICENSE": ["?"]}
+    pq.write_table(pa.table(columns), tmp_path / "part.parquet")
+    (row,) = read(tmp_path / "part.parquet")
+    assert (row.similarity, row.punsafe, row.pwatermark, row.licence) == (0.31, None, None, "?")
+
+
+def test_a_glob_reads_its_parts_in_order(tmp_path: Path) -> None:
+    for number in (1, 0):
+        pq.write_table(pa.table({"URL": [URL], "TEXT": [f"part {number}"]}), tmp_path / f"part-{number}.parquet")
+    assert [(row.table_name, row.table_row) for row in read(tmp_path / "part-*.parquet")] == [
+        ("part-0", 0),
+        ("part-1", 0),
+    ]
+
+
+def test_llava_images_lie_below_the_base_url_and_the_first_answer_is_the_caption(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a red ball"}]
+    items = [{"id": "1", "image": "00001/1.jpg", "conversations": turns}, {"id": "2", "image": "x.jpg"}]
+    (tmp_path / "chat.json").write_text(json.dumps(items))
+    good, bad = read(tmp_path / "chat.json")
+    assert (good.url, good.caption, good.problem) == ("__BASE_URL__/00001/1.jpg", "a red ball", None)
+    assert bad.problem == "wrong_columns"
+
+
+def test_bad_tsv_rows_are_counted_and_their_neighbours_survive(tmp_path: Path) -> None:
+    good = b"a red ball\thttp://a.example/1.jpg\n"
+    lines = [good, b'"a lone quote\t' + URL.encode() + b"\n", b"one\ttoo\tmany\n", b"caf\xe9 au lait\thttp://a/2.jpg\n"]
+    lines += [b"\thttp://a/3.jpg\n", b"no address\t\n", good]
+    (tmp_path / "bad.tsv").write_bytes(b"".join(lines))
+    rows = read(tmp_path / "bad.tsv")
+    problems = [None, None, "wrong_columns", "undecodable", "empty_caption", "no_url", None]
+    assert [row.problem for row in rows] == problems
+    assert rows[1].caption == '"a lone quote'
+    assert [row.table_row for row in rows] == list(range(7))
+
+
+def test_a_parquet_text_that_is_not_unicode_costs_one_row(tmp_path: Path) -> None:
+    broken = pa.array([b"fine caption here", b"caf\xe9"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"url": [URL, OTHER], "caption": broken}), tmp_path / "t.parquet")
+    assert [row.problem for row in read(tmp_path / "t.parquet")] == [None, "undecodable"]
+
+
+def test_bad_json_lines_are_counted(tmp_path: Path) -> None:
+    good = json.dumps({"url": URL, "caption": 7})
+    (tmp_path / "t.jsonl").write_text(f'{good}\n{{"url": \n[1]\n{{"caption": "no url"}}\n')
+    rows = read(tmp_path / "t.jsonl")
+    assert [row.problem for row in rows] == [None, "not_json", "wrong_columns", "no_url"]
+    assert rows[0].caption == "7"
+
+
+def test_captions_become_one_line_without_control_characters(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps([{"url": URL, "caption": " a\n red\u0000ball "}]))
+    assert read(tmp_path / "t.json")[0].caption == "a red ball"
+
+
+def test_a_long_json_array_is_read_in_pieces(tmp_path: Path) -> None:
+    items = [
+        {"url": f"http://a/{number}.jpg", "caption": "a caption, [with] {brackets} " * 8} for number in range(9000)
+    ]
+    (tmp_path / "t.json").write_text(json.dumps(items))
+    assert [row.url for row in read(tmp_path / "t.json")] == [item["url"] for item in items]
+
+
+def test_a_cut_json_array_is_an_error_that_says_where(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps([{"url": URL, "caption": "a red ball"}] * 3)[:-20])
+    with pytest.raises(DataError, match=r"t\.json: not valid JSON after item 2"):
+        read(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"link,caption\nx,y\n", r"no url column; found link, caption.*url_column"),
+        ("t.jsonl", b'{"url": "http://a/1.jpg", "title": "x"}\n', r"no caption column; found url, title"),
+        ("t.json", b'{\n"urls": []}', r"expected the lists image_urls and captions; found urls"),
+        ("t.json", b'{"image_urls": ["a"], "captions": []}', r"1 image_urls but 0 captions"),
+        ("t.tsv", b"a\tb\nc\td\n", r"cannot tell which column is the URL"),
+        ("t.bin", b"\x00\x01", r"not a known table layout"),
+        ("t.parquet", b"PAR1 and then nothing", r"not a readable Parquet file"),
+    ],
+)
+def test_an_unusable_table_is_an_error_that_says_what_was_found(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name)
+
+
+def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such table"):
+        read(tmp_path / "absent.csv")
+
+
+def test_columns_may_be_named_and_a_wrong_name_gets_a_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"where,what\n{URL},a red ball\n")
+    assert pairs(read(tmp_path / "t.csv", url_column="where", caption_column="what")) == [ROWS[0]]
+    with pytest.raises(DataError, match=r"no column 'wher'.*Did you mean 'where'"):
+        read(tmp_path / "t.csv", url_column="wher", caption_column="what")
+
+
+def test_a_remote_table_is_read_through_fsspec() -> None:
+    fsspec.filesystem("memory").pipe_file("/tables/cc3m.tsv", TEXTS["cc3m.tsv"][0])
+    assert pairs(read("memory://tables/cc3m.tsv")) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("table", "layout", "count"),
+    [
+        ("tables/served/served_laion_style.parquet", "laion_parquet", 1220),
+        ("tables/served/served_cc3m_style.tsv", "cc_tsv", 575),
+        ("tables/served/served_sbu_style.json", "sbu_json", 575),
+        ("annotations/llava/blip_laion_cc_sbu_2k.json", "llava_json", 1765),
+        ("tables/cc3m/Validation_GCC-1.1.0-Validation.tsv", "cc_tsv", 12652),
+        ("tables/laion/laion_sample_10000.parquet", "laion_parquet", 7998),
+    ],
+)
+def test_real_tables_are_read_to_the_last_row(shared: Path, table: str, layout: str, count: int) -> None:
+    path = shared / "data" / table
+    assert recognise(str(path)) == layout
+    assert Counter(row.problem for row in read(path)) == {None: count}
