@@ -207,7 +207,7 @@ def test_a_list_under_another_key_is_named(store: Store, tmp_path: Path) -> None
 
 def test_files_that_a_layout_does_not_have_are_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(
-        DefinitionError, match=r"made_up.yaml, files: found questions; vqav2 needs annotations \+ questions or"
+        DefinitionError, match=r"source 'made_up', files: found questions; vqav2 needs annotations \+ questions or"
     ):
         read(store, tmp_path, "vqav2", questions={"questions": []})
 

@@ -63,7 +63,7 @@ def read_annotations(store: Store, name: str, source: AnnotationsSource) -> Anno
     if set(source.files) not in layout.roles:
         expected = " or ".join(" + ".join(sorted(roles)) for roles in layout.roles)
         raise DefinitionError(
-            f"datasets/sources/{name}.yaml, files: found {', '.join(source.files)}; {source.format} needs {expected}"
+            f"source '{name}', files: found {', '.join(source.files)}; {source.format} needs {expected}"
         )
     files = {role: local_path(location, corpus) for role, location in source.files.items()}
     result = Annotations(local_path(source.images, corpus))

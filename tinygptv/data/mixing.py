@@ -75,7 +75,7 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
     if any(component.source == RUN_SOURCE for component in mixture.components):
         if pairs is None:
             raise DefinitionError(
-                f"{_yaml(mixture_name)}: needs the filtered pairs of a run for {RUN_SOURCE}; give them"
+                f"{_named(mixture_name)}: needs the filtered pairs of a run for {RUN_SOURCE}; give them"
             )
         parents.append(pairs.artifact)
     if any(source.images.startswith("embedded:") for source in sources.values()):
@@ -96,7 +96,7 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
             _limit(part, component.max_samples)
             if not part.table.num_rows:
                 raise DataError(
-                    f"{_yaml(mixture_name)}, components[{place}]: {component.source} has no usable sample left of "
+                    f"{_named(mixture_name)}, components[{place}]: {component.source} has no usable sample left of "
                     f"{part.rows_in} (dropped: {dict(part.drops) or 'none'})"
                 )
             log.info(
@@ -108,15 +108,15 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
     return store.make(artifact_name(f"mixtures/{mixture_name}", definition, parents), "mix", definition, parents, build)
 
 
-def _yaml(mixture_name: str) -> str:
-    return f"datasets/mixtures/{mixture_name}.yaml"
+def _named(mixture_name: str) -> str:
+    return f"mixture '{mixture_name}'"
 
 
 def _annotation_sources(mixture_name: str, mixture: Mixture) -> dict[str, AnnotationsSource]:
     """The annotation sources of a mixture by name; every component can be asked its task."""
     sources = {}
     for place, component in enumerate(mixture.components):
-        where, allowed = f"{_yaml(mixture_name)}, components[{place}]", PAIR_TASKS
+        where, allowed = f"{_named(mixture_name)}, components[{place}]", PAIR_TASKS
         if component.source != RUN_SOURCE:
             source = catalog.source(component.source)
             if not isinstance(source, AnnotationsSource):
