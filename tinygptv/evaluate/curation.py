@@ -7,7 +7,7 @@ from tinygptv.artifacts import Store
 from tinygptv.evaluate.pictures import Picture, picture
 from tinygptv.evaluate.run_artifacts import RunArtifacts
 
-_MOST_PICTURES = 18
+_MOST_PICTURES = 16
 _MOST_LETTERS = 140
 
 _REASONS = {

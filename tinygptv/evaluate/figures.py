@@ -150,8 +150,15 @@ def _below(axis: _Axis, value: float) -> str:
 
 
 def _beside(axis: _Axis, value: float) -> str:
-    text = "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-")
-    return f'<text x="{_WIDTH - _RIGHT + 6}" y="{axis.at(value) + 4}" fill="{_INK}">{text}</text>'
+    return f'<text x="{_WIDTH - _RIGHT + 6}" y="{axis.at(value) + 4}" fill="{_INK}">{_short(value)}</text>'
+
+
+def _short(rate: float) -> str:
+    """`1.5e-3`, `2e-4`, `0`."""
+    if rate == 0:
+        return "0"
+    power = math.floor(math.log10(rate) + 1e-9)
+    return f"{rate / 10**power:.3g}e{power}"
 
 
 def _line(steps: Sequence[int], values: Sequence[float], across: _Axis, up: _Axis, style: str) -> str:

@@ -134,7 +134,10 @@ def verdict(run: ResolvedRun, artifacts: RunArtifacts) -> Verdict:
     noise = {b: found for b in above if (found := artifacts.score(released, b, noise=True))}
     blind = [b for b, score in noise.items() if score.details["value"] <= score.details["chance"] + _NEAR_CHANCE]
     learned = 2 * len(above) >= len(scores) and len(blind) == len(noise)
-    lines = [f"{'The model sees' if learned else 'Not proven to see'}: {_above(above, scores)}."]
+    counted = f"{_some(len(above), len(scores))} of {len(scores)} held-out benchmarks lie clearly above chance"
+    lines = [f"{'The model sees' if learned else 'Not proven to see'}: {counted}."]
+    if above:
+        lines.append(f"{'; '.join(_told(b, scores[b]) for b in above)}.")
     if noise:
         lines.append(f"With noise for pictures, {_some(len(blind), len(noise))} of those fall back to chance.")
     if quantized := _quantized_loss(artifacts, scores):
@@ -205,12 +208,8 @@ def _metric(score: Manifest) -> str:
     return named
 
 
-def _above(above: list[str], scores: dict[str, Manifest]) -> str:
-    told = ", ".join(
-        f"{_readable(b)} {scores[b].details['value']:.2f} (chance {scores[b].details['chance']:.2f})" for b in above
-    )
-    counted = f"{_some(len(above), len(scores))} of {len(scores)} held-out benchmarks lie clearly above chance"
-    return f"{counted}: {told}" if told else counted
+def _told(benchmark: str, score: Manifest) -> str:
+    return f"{_readable(benchmark)} {score.details['value']:.2f} (chance {score.details['chance']:.2f})"
 
 
 def _quantized_loss(artifacts: RunArtifacts, scores: dict[str, Manifest]) -> str | None:

@@ -125,18 +125,24 @@ def asking_inputs(recipe: Recipe, stage_name: str) -> Inputs:
 @functools.lru_cache(maxsize=1)
 def _loaded(workdir: str, artifact: str, model_name: str, recipe_json: str, device: str) -> "Release":
     """The last model asked for stays in memory; the arguments are plain text to be a cache's key."""
-    from tinygptv.data.batching import load_tokenizer
-    from tinygptv.release.folder import Release, load_release
-    from tinygptv.train.assemble import load_stage_model
+    from tinygptv.release.folder import load_release
 
     store, recipe = Store(workdir), Recipe.model_validate_json(recipe_json)
-    if model_name not in {stage.stage for stage in recipe.stages}:
-        return load_release(store.folder(artifact), device)
+    if model_name in {stage.stage for stage in recipe.stages}:
+        return _load_stage(store, recipe, model_name, artifact, device)
+    return load_release(store.folder(artifact), device)
+
+
+def _load_stage(store: Store, recipe: Recipe, stage_name: str, artifact: str, device: str) -> "Release":
+    from tinygptv.data.batching import load_tokenizer
+    from tinygptv.release.folder import Release
+    from tinygptv.train.assemble import load_stage_model
+
     manifest = store.find(artifact)
     assert manifest is not None
-    model = load_stage_model(store, recipe, model_name, manifest).to(device).eval()
+    model = load_stage_model(store, recipe, stage_name, manifest).to(device).eval()
     tokenizer = load_tokenizer(local_path(recipe.model.language_model.tokenizer))
-    return Release(model, tokenizer, asking_inputs(recipe, model_name))
+    return Release(model, tokenizer, asking_inputs(recipe, stage_name))
 
 
 def _annotations_source(run: ResolvedRun, benchmark_name: str, benchmark: Benchmark) -> AnnotationsSource:

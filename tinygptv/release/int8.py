@@ -25,6 +25,10 @@ _LARGEST = 127
 class Int8Linear(nn.Module):
     """(…, in) -> (…, out), with `weight` int8 (out, in) and `scale` (out,) instead of a float weight."""
 
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
         super().__init__()
         # Buffers made on the meta device: their memory comes with the file.

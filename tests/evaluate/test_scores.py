@@ -1,0 +1,133 @@
+"""Evaluation end to end with a tiny release: items in an original format, answers, marks, chance, counted drops."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.release.tiny import adapted_model, write_release
+from tinygptv.artifacts import Manifest, Outcome, Store
+from tinygptv.catalog import ResolvedRun, resolve_run
+from tinygptv.definitions.benchmark import Benchmark
+from tinygptv.definitions.source import AnnotationsSource
+from tinygptv.errors import DataError, DefinitionError
+from tinygptv.evaluate.scores import ANSWERS, SCORES, asking_inputs, chosen, evaluate, evaluate_model, truth_of
+from tinygptv.models.lora import merge_lora
+from tinygptv.sample import ImageReference, Sample, Turn
+
+BENCHMARK = Benchmark(
+    about="statements", source="drawn", task="statement", metric="true_false_accuracy", max_new_tokens=4
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> AnnotationsSource:
+    """Forty true and false statements in VSR's layout; the picture of two more is missing."""
+    lines = []
+    for number in range(42):
+        if number < 40:
+            Image.new("RGB", (20, 20), (6 * number, 80, 90)).save(tmp_path / f"{number}.png")
+        record = {"image": f"{number}.png", "caption": f"it is {number}", "label": number % 2, "relation": "is"}
+        lines.append(json.dumps(record))
+    (tmp_path / "statements.jsonl").write_text("\n".join(lines) + "\n")
+    return AnnotationsSource(
+        kind="annotations",
+        about="drawn here",
+        licence="none",
+        format="vsr",
+        files={"annotations": str(tmp_path / "statements.jsonl")},
+        images=str(tmp_path),
+    )
+
+
+@pytest.fixture
+def run(source: AnnotationsSource) -> ResolvedRun:
+    resolved = resolve_run("tinygptv_tiny", "shapes", "cpu")
+    return replace(resolved, benchmarks={"statements": BENCHMARK}, sources={"drawn": source})
+
+
+@pytest.fixture
+def released(store: Store) -> Manifest:
+    def build(folder: Path) -> Outcome:
+        model = adapted_model()
+        merge_lora(model.language_model)
+        write_release(folder, model)
+        return Outcome()
+
+    return store.make("runs/first/export@0123456789", "export", {}, [], build)
+
+
+def test_every_item_is_answered_or_counted_as_dropped(store: Store, run: ResolvedRun, released: Manifest) -> None:
+    manifest = evaluate(store, run, "first", "export", released, "statements")
+    assert manifest.artifact.startswith("runs/first/scores-export-statements@")
+    assert (manifest.rows_in, manifest.rows_out) == (42, 40)
+    assert {reason: count for reason, count in manifest.drops.items() if count} == {"missing_image": 2}
+    folder = store.folder(manifest.artifact)
+    answers = [json.loads(line) for line in (folder / ANSWERS).read_text().splitlines()]
+    assert len({answer["key"] for answer in answers}) == 40
+    assert answers[3]["truth"] == "true" and answers[3]["image"] == "3.png"
+    scores = json.loads((folder / SCORES).read_text())
+    assert scores["value"] == pytest.approx(sum(answer["correct"] for answer in answers) / 40)
+    assert scores["chance"] == 0.5
+    assert scores["low"] <= scores["value"] <= scores["high"]
+    assert scores["unparsed"] == sum(not answer["parsed"] for answer in answers)
+
+
+def test_noise_is_an_evaluation_of_its_own(store: Store, run: ResolvedRun, released: Manifest) -> None:
+    (seen,) = evaluate_model(store, run, "first", "export", released, ["statements"]).values()
+    (noise,) = evaluate_model(store, run, "first", "export", released, ["statements"], noise=True).values()
+    assert noise.artifact.startswith("runs/first/scores-export-statements-noise@")
+    assert noise.details["noise"] and not seen.details["noise"]
+
+
+def test_a_finished_evaluation_is_not_repeated(store: Store, run: ResolvedRun, released: Manifest) -> None:
+    first = evaluate(store, run, "first", "export", released, "statements")
+    assert evaluate(store, run, "first", "export", released, "statements") == first
+
+
+def test_a_benchmark_may_state_its_chance_and_ask_fewer_items(
+    store: Store, run: ResolvedRun, released: Manifest
+) -> None:
+    fewer = BENCHMARK.model_copy(update={"chance": 0.4, "max_items": 10})
+    smaller = replace(run, benchmarks={"statements": fewer})
+    manifest = evaluate(store, smaller, "first", "export", released, "statements")
+    assert (manifest.details["n"], manifest.details["chance"], manifest.drops["over_max_items"]) == (10, 0.4, 30)
+
+
+def test_an_impossible_question_is_refused_before_any_work(store: Store, run: ResolvedRun, released: Manifest) -> None:
+    wrong = replace(run, benchmarks={"statements": BENCHMARK.model_copy(update={"task": "refer"})})
+    with pytest.raises(DefinitionError, match=r"benchmarks/statements\.yaml, task: vsr items cannot be asked 'refer'"):
+        evaluate(store, wrong, "first", "export", released, "statements")
+
+
+def test_a_benchmark_without_usable_items_is_an_error(
+    store: Store, run: ResolvedRun, released: Manifest, tmp_path: Path
+) -> None:
+    for picture in tmp_path.glob("*.png"):
+        picture.unlink()
+    with pytest.raises(DataError, match="no usable item among 42"):
+        evaluate(store, run, "first", "export", released, "statements")
+
+
+def test_a_limited_choice_does_not_depend_on_the_order_of_the_file() -> None:
+    samples = [Sample(str(number), None, (Turn("q", "a"),)) for number in range(50)]
+    assert chosen(samples, 7) == chosen(samples[::-1], 7)
+    assert chosen(samples, None) == samples
+
+
+def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    image = ImageReference(str(tmp_path / "a.png"))
+    truth = truth_of(Sample("k", image, (Turn("the dog", "{<0><0><50><50>}"),), box=(0, 0, 0.5, 0.5)))
+    assert truth.image_size == (30, 20)
+    assert truth.answers == ("{<0><0><50><50>}",)
+
+
+def test_a_stage_trained_without_prompt_is_asked_with_the_template_of_the_others() -> None:
+    recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
+    inputs = asking_inputs(recipe, "stage1")
+    assert inputs.template == recipe.stage("stage4").inputs.template
+    assert inputs.end_symbol == recipe.stage("stage1").inputs.end_symbol
+    assert asking_inputs(recipe, "stage4") == recipe.stage("stage4").inputs
