@@ -10,7 +10,7 @@ BUCKET_ELEMENTS = 50_000_000
 
 
 def accumulation_steps(global_batch_size: int, ranks: int, micro_batch_size: int) -> int:
-    """The fewest equal micro-batches a rank's share of the global batch can be cut into, none above `micro_batch_size`."""
+    """The fewest equal pieces, none above `micro_batch_size`, that make up a rank's share of the global batch."""
     share = global_batch_size // ranks
     return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= micro_batch_size)
 

@@ -26,7 +26,7 @@ def trainable_names(names: Collection[str], trains: Sequence[Trainable]) -> set[
         matched = {name for name in names if PATTERNS[part].fullmatch(name)}
         if not matched:
             raise DefinitionError(
-                f"trains[{position}]: '{part}' matches no parameter of this model; remove it, or give the model that part"
+                f"trains[{position}]: '{part}' matches no parameter of this model; remove it, or add that part"
             )
         chosen |= matched
     return chosen

@@ -55,7 +55,7 @@ def lineage(recipe: Recipe, stage: Stage) -> list[Stage]:
 
 
 def inherited(recipe: Recipe, stage: Stage) -> list[Trainable]:
-    """What the stages before `stage` trained. Raises DefinitionError if its adapters and theirs contradict each other."""
+    """What the stages before `stage` trained. Raises DefinitionError if its adapters contradict theirs."""
     parts = list(dict.fromkeys(part for before in lineage(recipe, stage) for part in before.trains))
     if stage.lora is not None and lineage(recipe, stage):
         has_lora = "language_model.lora" in parts
@@ -65,7 +65,7 @@ def inherited(recipe: Recipe, stage: Stage) -> list[Trainable]:
             )
         if stage.lora.init == "inherit" and not has_lora:
             raise DefinitionError(
-                f"{stage.stage}, lora.init: {stage.starts_from} holds no LoRA weights to inherit; write fresh to mean it"
+                f"{stage.stage}, lora.init: {stage.starts_from} holds no LoRA weights to inherit; write fresh instead"
             )
     return parts
 

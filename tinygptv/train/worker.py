@@ -65,6 +65,7 @@ def train_from_mixture(job_file: Path) -> None:
         )
 
     train(job_file, batches)
+    dist.destroy_process_group()
 
 
 def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]) -> None:
@@ -89,7 +90,6 @@ def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]
     if dist.get_rank() == 0:
         save_trained(trained, folder / TRAINED)
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def build_model(job: Job) -> VisionLanguageModel:
@@ -104,7 +104,7 @@ def build_model(job: Job) -> VisionLanguageModel:
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
     if job.hardware.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language_model.activation_checkpointing_enable({"use_reentrant": False})
     return model.train()
 
 
@@ -221,8 +221,8 @@ def _check_finite(loss: float, step: int, batch: Batch, job: Job) -> None:
     if loss - loss != 0:
         keys = ", ".join(batch.keys[:8])
         raise TrainingError(
-            f"{job.stage.stage}, step {step + 1}: the loss is {loss}; the last good checkpoint is kept. Samples on this "
-            f"rank: {keys or 'unnamed'}. Lower peak_lr, set clip_norm, or look at these samples"
+            f"{job.stage.stage}, step {step + 1}: the loss is {loss}; the last good checkpoint is kept. Samples here: "
+            f"{keys or 'unnamed'}. Lower peak_lr, set clip_norm, or look at these samples"
         )
 
 

@@ -1,0 +1,35 @@
+import pytest
+
+from tinygptv import catalog
+from tinygptv.train.deepspeed import accumulation_steps, deepspeed_config
+
+
+@pytest.mark.parametrize(
+    ("global_batch_size", "ranks", "micro_batch_size", "steps"),
+    [(32, 2, 16, 1), (32, 1, 16, 2), (64, 1, 16, 4), (6, 1, 16, 1), (6, 2, 2, 3), (12, 1, 5, 3), (7, 1, 4, 7)],
+)
+def test_a_share_is_cut_into_the_fewest_equal_pieces(
+    global_batch_size: int, ranks: int, micro_batch_size: int, steps: int
+) -> None:
+    assert accumulation_steps(global_batch_size, ranks, micro_batch_size) == steps
+
+
+@pytest.mark.parametrize("hardware", ["cpu", "rtx3090", "h200"])
+def test_hardware_decides_the_pieces_and_never_the_batch(hardware: str) -> None:
+    stage, profile = catalog.recipe("tinygptv").stage("stage2"), catalog.hardware(hardware)
+    config = deepspeed_config(stage, profile)
+    pieces = config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"]
+    assert config["train_batch_size"] == 64 == pieces * profile.ranks
+    assert config["train_micro_batch_size_per_gpu"] <= profile.micro_batch_size
+    assert config["zero_optimization"]["stage"] == profile.zero_stage
+
+
+def test_no_clipping_is_said_as_zero() -> None:
+    recipe = catalog.recipe("tinygptv")
+    assert deepspeed_config(recipe.stage("stage1"), catalog.hardware("cpu"))["gradient_clipping"] == 0.0
+
+
+def test_offload_reaches_the_configuration() -> None:
+    profile = catalog.hardware("rtx3090").model_copy(update={"zero_stage": 3, "offload": "optimizer_and_parameters"})
+    zero = deepspeed_config(catalog.recipe("tinygptv").stage("stage2"), profile)["zero_optimization"]
+    assert zero["offload_optimizer"] == zero["offload_param"] == {"device": "cpu"}
