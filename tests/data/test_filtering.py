@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -175,3 +176,17 @@ def test_a_filter_that_drops_more_than_it_may_fails(
 @pytest.mark.parametrize("name", catalog.names("filter"))
 def test_every_chain_of_the_repository_can_be_evaluated(name: str) -> None:
     check_chain(name, catalog.filter_chain(name))
+
+
+def test_a_filter_reads_and_writes_s3(
+    s3_workdir: str, store: Store, raw: Manifest, chains: dict[str, FilterChain], picture: Callable[..., bytes]
+) -> None:
+    remote = Store(s3_workdir)
+    shutil.copytree(
+        store.folder(raw.artifact), remote.draft(raw.artifact), ignore=shutil.ignore_patterns("manifest.json")
+    )
+    moved = remote.make(raw.artifact, "test", {}, [], lambda _: Outcome(rows_in=6, rows_out=6))
+    shutil.rmtree(remote.local_root)
+    made = filter_source(remote, "t", "chain", moved)
+    shutil.rmtree(remote.local_root)
+    assert len(list(sidecar_rows(remote.folder(made.artifact)))) == made.rows_out == 2

@@ -123,8 +123,8 @@ def test_a_redirect_is_checked_like_the_first_address(web: Any, answer: Any, mon
     web.answers["/secret"] = answer(b"secret")
     checked = guard.addresses
 
-    def addresses(host: str, allow_private: bool) -> list[str]:
-        return ["127.0.0.1"] if host == "public.example" else checked(host, allow_private)
+    def addresses(host: str, allow_private: bool) -> tuple[str, ...]:
+        return ("127.0.0.1",) if host == "public.example" else checked(host, allow_private)
 
     monkeypatch.setattr(guard, "addresses", addresses)
     assert failure(f"http://public.example:{port}/away", allow_private=False) == "private_address"

@@ -174,3 +174,9 @@ def test_real_tables_are_read_to_the_last_row(shared: Path, table: str, layout: 
     path = shared / "data" / table
     assert recognise(str(path)) == layout
     assert Counter(row.problem for row in read(path)) == {None: count}
+
+
+def test_a_table_on_s3_is_read(s3_workdir: str) -> None:
+    fsspec.filesystem("s3").pipe_file(f"{s3_workdir}/part-0.tsv", TEXTS["cc3m.tsv"][0])
+    assert pairs(read(f"{s3_workdir}/part-0.tsv")) == ROWS
+    assert pairs(read(f"{s3_workdir}/part-*.tsv")) == ROWS

@@ -8,6 +8,7 @@ order and under keys made of their URLs, so that the same answers from the web g
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -33,6 +34,10 @@ logger = logging.getLogger(__name__)
 BASE_URL_VARIABLE = "TINYGPTV_BASE_URL"
 _EMBEDDED = "embedded:"
 _KEY_LENGTH = 20
+_REASON = re.compile(r"[a-z][a-z0-9_]*")
+_ALLOW_PRIVATE_ADVICE = (
+    f"; set {ALLOW_PRIVATE}=1 or say `allow_private: true` in the source to fetch from private addresses on purpose"
+)
 
 
 def download(store: Store, source_name: str, source: PairsSource, *, base_url: str | None = None) -> Manifest:
@@ -100,7 +105,7 @@ def _build(
     with ShardWriter(draft, chunk_rows) as shards:
         for shard, rows in enumerate(to_fetch(plan, chunk_rows)):
             fetched = fetch.shard(shard)
-            outcomes.record({row["position"]: fetched[row["position"]]["error_message"] for row in rows})
+            outcomes.record({position: _problem(image) for position, image in fetched.items()})
             for row in rows:
                 if (image := fetched[row["position"]])["jpg"] is not None:
                     shards.write(_sidecar_row(row, image, source.licence), image["jpg"])
@@ -120,13 +125,8 @@ def _check_base_url(base_url: str, allow_private: bool) -> None:
     try:
         addresses(host_of(base_url), allow_private)
     except FetchError as error:
-        advice = f"; {_ALLOW_PRIVATE_ADVICE}" if str(error) == "private_address" else ""
+        advice = _ALLOW_PRIVATE_ADVICE if str(error) == "private_address" else ""
         raise DefinitionError(f"base URL {base_url}: its host cannot be fetched from ({error}){advice}") from error
-
-
-_ALLOW_PRIVATE_ADVICE = (
-    f"to fetch from private addresses on purpose, set {ALLOW_PRIVATE}=1 or say `allow_private: true` in the source"
-)
 
 
 def _address(row: dict[str, Any], base_url: str | None, source_name: str) -> str:
@@ -138,6 +138,13 @@ def _address(row: dict[str, Any], base_url: str | None, source_name: str) -> str
             f"but no base URL is given; set {BASE_URL_VARIABLE} to the address that serves these images"
         )
     return base_url.rstrip("/") + row["url"].removeprefix(BASE_URL)
+
+
+def _problem(image: dict[str, Any]) -> str | None:
+    """The name of what went wrong; an unforeseen exception's text is not one."""
+    if image["jpg"] is not None:
+        return None
+    return image["error_message"] if _REASON.fullmatch(image["error_message"] or "") else "other"
 
 
 def _sidecar_row(row: dict[str, Any], image: dict[str, Any], licence: str) -> dict[str, Any]:
@@ -157,7 +164,7 @@ def _outcome(source_name: str, counts: dict[str, int], kept: int) -> Outcome:
     assert counts.get(KEPT, 0) == kept
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items(), key=lambda item: -item[1]))
     if not kept:
-        advice = f". {_ALLOW_PRIVATE_ADVICE.capitalize()}" if "private_address" in drops else ""
+        advice = _ALLOW_PRIVATE_ADVICE if "private_address" in drops else ""
         raise DataError(
             f"source '{source_name}': not one of {sum(counts.values())} rows gave an image ({listed}){advice}"
         )

@@ -35,6 +35,7 @@ from tinygptv.definitions.source import Download
 
 SHARD_DIGITS = 5
 _MAX_PIXELS = 64_000_000
+_PNG_BIT_DEPTH = 24  # the byte of a PNG that says so; Pillow hides it, and OpenCV would clip 16 bits to white
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _PROGRESS_SECONDS = 1.0
 
@@ -71,12 +72,12 @@ def _plain_picture(stream: io.BytesIO) -> io.BytesIO:
     with Image.open(stream) as picture:
         if picture.width * picture.height > _MAX_PIXELS:
             raise Image.DecompressionBombError
-        exif = picture.getexif()
-        is_deep = picture.mode.startswith("I;16")
-        if not exif and not is_deep:
+        is_deep_grey = picture.mode.startswith("I;16")
+        is_deep_png = picture.format == "PNG" and stream.getvalue()[_PNG_BIT_DEPTH] == 16
+        if not (is_deep_grey or is_deep_png or picture.getexif()):
             stream.seek(0)
             return stream
-        shallow = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if is_deep else picture
+        shallow = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if is_deep_grey else picture
         plain = io.BytesIO()
         ImageOps.exif_transpose(shallow).convert("RGB").save(plain, "BMP")
     plain.seek(0)

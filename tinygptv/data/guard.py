@@ -90,15 +90,19 @@ def host_of(url: str) -> str:
     return urllib.parse.urlsplit(url).hostname or ""
 
 
-def addresses(host: str, allow_private: bool) -> list[str]:
-    """The addresses of `host`. Raises FetchError `dns`, or `private_address` if any is not on the public internet."""
+@functools.lru_cache(maxsize=1 << 16)
+def addresses(host: str, allow_private: bool) -> tuple[str, ...]:
+    """The addresses of `host`. Raises FetchError `dns`, or `private_address` if any is not on the public internet.
+
+    Answers are remembered: asking anew for every picture is what brings resolvers down, and success rates with them.
+    """
     try:
         found = sorted({str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
     except (OSError, UnicodeError) as error:
         raise FetchError("dns") from error
     if not allow_private and not all(ipaddress.ip_address(each.partition("%")[0]).is_global for each in found):
         raise FetchError("private_address")
-    return found
+    return tuple(found)
 
 
 def resolve_hosts(hosts: Iterable[str], allow_private: bool, deadline_seconds: float) -> dict[str, str | None]:
