@@ -1,0 +1,146 @@
+"""The training loop under DeepSpeed ZeRO-2 on two ranks; all trainings happen in one start of torchrun."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import mix_pairs, small_recipe, small_run, write_backbones
+
+from tinygptv.artifacts import Manifest, Store
+from tinygptv.catalog import ResolvedRun
+from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.recipe import Recipe
+from tinygptv.train.assemble import load_stage_model
+from tinygptv.train.launch import DeepSpeedLauncher
+from tinygptv.train.stage import Job, adapters, inherited, read_metrics, train_stage
+
+TIMES = ("samples_per_second", "tokens_per_second", "seconds", "peak_memory_bytes")
+ONE_RANK = Hardware(
+    about="one", device="cpu", ranks=1, threads_per_rank=1, micro_batch_size=2, precision="fp32", zero_stage=2
+)
+TWO_RANKS = ONE_RANK.model_copy(update={"ranks": 2})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("training")
+    recipe = small_recipe(folder)
+    write_backbones(folder, recipe)
+    store = Store(str(folder / "workdir"))
+    mixture = mix_pairs(store)
+    first, second = recipe.stages
+    rounds = first.model_copy(update={"schedule": first.schedule.model_copy(update={"steps": 4, "rounds": 2})})
+    jobs = {name: job(store, recipe, first, mixture) for name in ("whole", "interrupted", "torn", "blind")}
+    jobs["rounds"] = job(store, recipe, rounds, mixture)
+    jobs["second"] = job(store, recipe, second, mixture, previous=folder / "whole" / "trained.safetensors")
+    for name, content in jobs.items():
+        (folder / name).mkdir()
+        (folder / name / "job.json").write_text(content.model_dump_json())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        DeepSpeedLauncher("training_scenario").run(
+            folder / "whole" / "job.json", TWO_RANKS, folder / "train.log", lambda line: None
+        )
+    yield folder
+
+
+def job(store: Store, recipe: Recipe, stage: Any, mixture: Manifest, previous: Path | None = None) -> Job:
+    return Job(
+        stage=stage,
+        model=recipe.model,
+        lora=adapters(recipe, stage),
+        seed=recipe.seed,
+        hardware=TWO_RANKS,
+        workdir=store.workdir,
+        mixture=mixture.artifact,
+        previous=str(previous) if previous else None,
+        inherits=inherited(recipe, stage) if previous else [],
+    )
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Everything but the times."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_a_stage_learns_and_records_every_step(root: Path) -> None:
+    rows = metrics(root / "whole")
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
+    assert all(row["grad_norm"] > 0 for row in rows)
+    assert (root / "whole" / "checkpoints").exists()
+
+
+def test_an_interrupted_stage_ends_as_if_it_had_not_been(root: Path) -> None:
+    assert "stopped before step 5" in (root / "interrupted" / "error.txt").read_text()
+    assert "steps 3 to 8" in (root / "train.log").read_text()
+    assert metrics(root / "interrupted") == metrics(root / "whole")
+    whole, resumed = (load_file(root / name / "trained.safetensors") for name in ("whole", "interrupted"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_torn_checkpoint_is_skipped_in_favour_of_the_one_before(root: Path) -> None:
+    log = (root / "train.log").read_text()
+    assert "step000006: mp_rank_00_model_states.pt is not what was written; it is skipped" in log
+    whole, torn = (load_file(root / name / "trained.safetensors") for name in ("whole", "torn"))
+    assert all(torch.equal(whole[name], torn[name]) for name in whole)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step_and_names_the_samples(root: Path) -> None:
+    told = (root / "blind" / "error.txt").read_text()
+    assert told.startswith("TrainingError: stage1, step 5: the loss is nan")
+    assert "Samples here: 000" in told
+    assert not (root / "blind" / "trained.safetensors").exists()
+    assert len(metrics(root / "blind")) == 4
+
+
+def test_the_next_stage_begins_where_the_last_one_ended(root: Path) -> None:
+    first, second = (load_file(root / name / "trained.safetensors") for name in ("whole", "second"))
+    adapters_added = {name for name in second if ".lora_" in name}
+    assert second.keys() - adapters_added == first.keys()
+    assert len(adapters_added) == 2 * 2 * 2
+    assert any(second[name].any() for name in adapters_added if ".lora_B." in name)
+    assert metrics(root / "second")[0]["loss"] == pytest.approx(metrics(root / "whole")[-1]["loss"], abs=0.1)
+
+
+def test_every_round_begins_with_a_new_optimizer(root: Path) -> None:
+    rows = metrics(root / "rounds")
+    assert [row["round"] for row in rows] == [1] * 4 + [2] * 4
+    assert rows[4]["lr"] == rows[0]["lr"]
+
+
+@pytest.fixture(scope="module")
+def one_rank(root: Path) -> tuple[Store, ResolvedRun, Manifest, list[str]]:
+    """The first stage again, by `train_stage`, on one rank that takes twice as many pieces."""
+    store, lines = Store(str(root / "workdir")), list[str]()
+    run = small_run(small_recipe(root), ONE_RANK)
+    manifest = train_stage(store, run, "one", "stage1", mix_pairs(store), None, on_line=lines.append)
+    return store, run, manifest, lines
+
+
+def test_fewer_ranks_learn_the_same(root: Path, one_rank: tuple[Store, ResolvedRun, Manifest, list[str]]) -> None:
+    store, _, manifest, _ = one_rank
+    alone, together = metrics(store.folder(manifest.artifact)), metrics(root / "whole")
+    assert [row["loss"] for row in alone] == pytest.approx([row["loss"] for row in together], abs=1e-4)
+
+
+def test_a_finished_stage_is_an_artifact_with_its_figures(
+    one_rank: tuple[Store, ResolvedRun, Manifest, list[str]],
+) -> None:
+    _, run, manifest, lines = one_rank
+    assert set(manifest.files) == {"job.json", "metrics.jsonl", "train.log", "trained.safetensors"}
+    assert manifest.details["steps"] == 8
+    assert manifest.rows_out == 8 * run.recipe.stages[0].global_batch_size
+    assert any(line.startswith("stage1 8/8 loss ") and line.endswith(" samples/s") for line in lines)
+
+
+def test_a_finished_stage_can_be_asked(one_rank: tuple[Store, ResolvedRun, Manifest, list[str]]) -> None:
+    store, run, manifest, _ = one_rank
+    model = load_stage_model(store, run.recipe, "stage1", manifest)
+    trained = load_file(store.folder(manifest.artifact) / "trained.safetensors")
+    assert torch.equal(model.connector[1].weight, trained["connector.1.weight"])
+    assert not model.training

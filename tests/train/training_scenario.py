@@ -1,0 +1,92 @@
+"""What the ranks of test_worker.py run: several trainings, whole and broken, in one start of torchrun.
+
+Each folder beside the job file's holds a job of its own; what went wrong in it is left there as `error.txt`.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+
+from tinygptv.artifacts import Store
+from tinygptv.data.batching import Batch, Loader, load_tokenizer
+from tinygptv.models.vlm import VisionLanguageModel
+from tinygptv.train import rank, worker
+from tinygptv.train.stage import Job
+
+Spoil = Callable[[int, list[Batch]], list[Batch]]
+
+
+class SpoiledLoader(Loader):
+    """The real batches, through `spoil`, which may change them or raise."""
+
+    spoil: Spoil = staticmethod(lambda step, batches: batches)
+
+    def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
+        return self.spoil(step, super().micro_batches(step, rank, ranks, micro_batch_size))
+
+
+def stop_at(last: int) -> Spoil:
+    def spoil(step: int, batches: list[Batch]) -> list[Batch]:
+        if step == last:
+            raise KeyboardInterrupt(f"stopped before step {step + 1}")
+        return batches
+
+    return spoil
+
+
+def blind_at(last: int) -> Spoil:
+    def spoil(step: int, batches: list[Batch]) -> list[Batch]:
+        if step != last:
+            return batches
+        return [dataclasses.replace(batch, pixel_values=batch.pixel_values * torch.nan) for batch in batches]
+
+    return spoil
+
+
+def train(folder: Path, spoil: Spoil = SpoiledLoader.spoil) -> None:
+    def batches(job: Job, model: VisionLanguageModel) -> Loader:
+        loader = SpoiledLoader(
+            Store(job.workdir),
+            job.mixture,
+            job.stage.inputs,
+            load_tokenizer(Path(job.model.language_model.tokenizer)),
+            num_image_tokens=model.num_image_tokens,
+            global_batch_size=job.stage.global_batch_size,
+            seed=job.seed,
+        )
+        loader.spoil = spoil
+        return loader
+
+    try:
+        worker.train(folder / "job.json", batches)
+    except (Exception, KeyboardInterrupt) as error:
+        if dist.get_rank() == 0:
+            (folder / "error.txt").write_text(f"{type(error).__name__}: {error}")
+    dist.barrier()
+
+
+def cut_in_half(file: Path) -> None:
+    if dist.get_rank() == 0:
+        os.truncate(file, file.stat().st_size // 2)
+    dist.barrier()
+
+
+def scenario(job: Path) -> None:
+    root = job.parent.parent
+    train(root / "whole")
+    train(root / "interrupted", stop_at(4))
+    train(root / "interrupted")
+    train(root / "torn", stop_at(7))
+    cut_in_half(root / "torn" / "checkpoints" / "step000006" / "mp_rank_00_model_states.pt")
+    train(root / "torn")
+    train(root / "blind", blind_at(4))
+    train(root / "second")
+    train(root / "rounds")
+
+
+if __name__ == "__main__":
+    rank.run(scenario)
