@@ -7,7 +7,7 @@ from prefect.states import Completed
 
 from flows.arrows import artifact_key
 from tinygptv.artifacts import Manifest
-from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
+from tinygptv.journey import HARDWARE, QUANTIZED, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
 
 
 @task(name="evaluate", task_run_name="{arrow}", cache_policy=NO_CACHE)
@@ -24,7 +24,12 @@ def evaluate(
     journey = open_journey(run, recipe, source, hardware, workdir)
     scores = {arrow: evaluate_model(journey, arrow) for arrow in journey.arrows("evaluate")}
     create_markdown_artifact(key=artifact_key("scores", run), markdown=_score_table(scores))
-    return Completed(message=f"{len(scores)} scores")
+    released = [
+        f"{arrow.benchmark} {manifest.details['value']:.2f}"
+        for arrow, manifest in scores.items()
+        if arrow.subject == QUANTIZED
+    ]
+    return Completed(message=f"{QUANTIZED}: {', '.join(released)}")
 
 
 @task(name="report", task_run_name="{arrow}", cache_policy=NO_CACHE)

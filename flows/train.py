@@ -75,4 +75,5 @@ def train_stage(
         key=artifact_key("loss", run, stage),
         description=f"### {stage}: loss by step",
     )
-    return Completed(message=manifest.artifact)
+    done = manifest.details
+    return Completed(message=f"{done['steps']} steps, loss {done['first_loss']:.3f} → {done['last_loss']:.3f}")

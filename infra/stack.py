@@ -77,16 +77,16 @@ def run(deployment: str, parameters: dict[str, str]) -> int:
     """Run a deployment and follow it to its end. The exit code: 0 if it completed, 1 if not, 130 if interrupted."""
     address = up()
     from prefect.client.orchestration import get_client
-    from prefect.deployments import run_deployment
 
     with get_client(sync_client=True) as client:
-        known = client.read_deployment_by_name(deployment).parameter_openapi_schema["properties"]
+        deployed = client.read_deployment_by_name(deployment)
+        known = (deployed.parameter_openapi_schema or {}).get("properties", {})
         for name in parameters:
             if name not in known:
                 raise DefinitionError(f"-p {name}=…: {deployment} has no such parameter. {did_you_mean(name, known)}")
         ours = {name: value for name, value in os.environ.items() if name.startswith("TINYGPTV_") and name != MARK}
-        flow_run = run_deployment(
-            deployment, parameters=parameters, timeout=0, as_subflow=False, job_variables={"env": ours}
+        flow_run = client.create_flow_run_from_deployment(
+            deployed.id, parameters=parameters, job_variables={"env": ours}
         )
         page = f"{address}/runs/flow-run/{flow_run.id}"
         print(f"{deployment}: watch it at {page}", flush=True)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from tinygptv.errors import DefinitionError, TinyGPTVError
 from tinygptv.journey import (
+    EXPORT,
     HARDWARE,
+    QUANTIZED,
     RECIPE,
     RUN,
     SOURCE,
@@ -26,6 +28,9 @@ from tinygptv.journey import (
     plan,
     summary,
 )
+from tinygptv.locations import PACKAGE
+
+BACKBONES = PACKAGE / "backbones" / "shapes"
 
 _VERBS: dict[str, tuple[tuple[Verb, ...], str]] = {
     "download": (("download",), "fetch the images that a source's tables point at, into raw shards"),
@@ -83,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--stage", help="only this stage, from what the stage before it left")
         if name == "evaluate":
             verb.add_argument("--model", help="only this model: a stage's name, export or int8")
-    _add_doctor(add)
+    _add_others(add)
     return parser
 
 
@@ -95,9 +100,21 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", default=WORKDIR, help=f"path or s3://… (default: {WORKDIR})")
 
 
-def _add_doctor(add: Callable[..., argparse.ArgumentParser]) -> None:
+def _add_others(add: Callable[..., argparse.ArgumentParser]) -> None:
+    about = "pretrain the tiny recipe's frozen parts on the embedded corpus; about an hour on two cores, run once"
+    bootstrap = add("bootstrap", about, "bootstrap --output backbones", _bootstrap)
+    bootstrap.add_argument("--output", type=Path, default=BACKBONES, help="finished phases there are not repeated")
+    bootstrap.add_argument("--phase", action="append", help="tokenizer, tower, qformer or language (default: all)")
+    bootstrap.add_argument("--dry-run", action="store_true", help="print what would happen, and do nothing")
+
+    chat = add("chat", "ask a run's released model about a picture", "chat picture.png '[vqa] what is this?'", _chat)
+    _add_run_options(chat)
+    chat.add_argument("--model", default=EXPORT, choices=[EXPORT, QUANTIZED], help=f"default: {EXPORT}")
+    chat.add_argument("picture", type=Path)
+    chat.add_argument("question", help="may begin with a task tag such as [vqa], [refer] or [caption]")
+
     doctor = add("doctor", "prove by behaviour that this environment works", "doctor --workdir work", _doctor)
-    doctor.add_argument("--workdir", default=WORKDIR, help=f"where runs will write (default: {WORKDIR})")
+    doctor.add_argument("--workdir", type=Path, default=WORKDIR, help=f"where runs will write (default: {WORKDIR})")
 
 
 def _journey(options: argparse.Namespace) -> Journey:
@@ -144,11 +161,30 @@ def _print_plan(planned: list[Planned]) -> None:
         print(f"{action:<7} {verb:<9} {subject:<16} {detail or f'on {len(list(group))} benchmarks'}")
 
 
+def _bootstrap(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        print(f"would train {', '.join(options.phase or ['every phase'])} into {options.output}")
+        return 0
+    from tinygptv.bootstrap import PHASES, run
+
+    run(options.output, options.phase or PHASES)
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    journey = _journey(options)
+    model = journey.find(journey.arrows("export" if options.model == EXPORT else "quantize")[0])
+    from tinygptv.release.chat import answer
+
+    print(answer(journey.store.folder(model.artifact), options.picture, options.question))
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from tinygptv.doctor import examine
 
     failures = 0
-    for finding in examine(Path(options.workdir)):
+    for finding in examine(options.workdir):
         failures += not finding.ok
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<28} {finding.detail}", flush=True)
     print(f"{failures} of these need attention" if failures else "this environment works")

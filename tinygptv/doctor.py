@@ -34,6 +34,7 @@ from tinygptv.locations import PACKAGE
 
 FREE_DISK_GIB = 2
 PATIENCE_SECONDS = 90
+BUSY = 503
 REINSTALL = "remove .venv and run `make setup`"
 
 
@@ -48,14 +49,15 @@ class Finding:
 
 def examine(workdir: Path) -> Iterator[Finding]:
     """Try everything, in seconds each, most basic first. A failed check does not stop the next."""
-    for name, check in _checks(workdir):
+    for name, check in checks(workdir):
         try:
             yield Finding(name, True, check())
         except Exception as error:  # whatever goes wrong here is the finding
             yield Finding(name, False, f"{type(error).__name__}: {error}")
 
 
-def _checks(workdir: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+def checks(workdir: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Each check by its name. The last two share a server, which lives until the last is taken."""
     yield "workdir can be written", lambda: workdir_is_writable(workdir)
     yield "definitions load", definitions_load
     yield "YAML numbers", numbers_written_as_text_are_refused
@@ -67,7 +69,7 @@ def _checks(workdir: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "DeepSpeed, two ranks", two_ranks_talk
     yield "Prefect test harness", test_harness_starts
     with contextlib.ExitStack() as stack:
-        server = _TemporaryServer(stack)
+        server = TemporaryServer(stack)
         yield "Prefect server, null fields", lambda: null_fields_are_accepted(server)
         yield "Prefect scheduler", lambda: scheduled_runs_are_planned(server)
 
@@ -210,7 +212,7 @@ def test_harness_starts() -> str:
     return "a flow ran in it"
 
 
-def null_fields_are_accepted(server: "_TemporaryServer") -> str:
+def null_fields_are_accepted(server: "TemporaryServer") -> str:
     """Newer FastAPI versions answer 422 to what Prefect's own client sends."""
     status, answer = server.post("/deployments/filter", {"deployments": None, "flows": None, "limit": 1})
     if status != 200:
@@ -218,7 +220,7 @@ def null_fields_are_accepted(server: "_TemporaryServer") -> str:
     return "accepted"
 
 
-def scheduled_runs_are_planned(server: "_TemporaryServer") -> str:
+def scheduled_runs_are_planned(server: "TemporaryServer") -> str:
     """Newer SQLAlchemy versions look healthy and plan nothing."""
     _, flow = server.post("/flows/", {"name": "doctor"})
     schedule = {"schedule": {"interval": 3600}, "active": True}
@@ -235,7 +237,7 @@ def scheduled_runs_are_planned(server: "_TemporaryServer") -> str:
     raise SetupError(f"the server planned no run of a scheduled deployment in {PATIENCE_SECONDS} s; {REINSTALL}")
 
 
-class _TemporaryServer:
+class TemporaryServer:
     """A Prefect server on a free port with its own home, started when first asked and ended with `stack`."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
@@ -249,11 +251,16 @@ class _TemporaryServer:
         request = urllib.request.Request(
             f"{self._address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode(errors="replace")[:200]
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as error:
+                # A busy SQLite is answered 503, which Prefect's own client repeats too.
+                if error.code != BUSY or time.monotonic() > deadline:
+                    return error.code, error.read().decode(errors="replace")[:200]
+                time.sleep(0.5)
 
     def _start(self) -> None:
         home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))

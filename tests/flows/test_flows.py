@@ -1,0 +1,160 @@
+"""The flows around a library that only pretends to work: order, names, retries, artifacts, refusals."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow, Task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+
+from flows import curate as curate_module
+from flows.curate import curate, download
+from flows.journey import train_all
+from tests.miniature import RECIPE, SOURCE, write_miniature
+from tinygptv.artifacts import Manifest, Outcome, artifact_name
+from tinygptv.errors import DefinitionError
+from tinygptv.journey import Arrow, Journey, open_journey
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ["curate", "mix", "train", "release", "evaluate", "journey"]
+STAGES = {"stage1": 4, "stage2": 4}
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    for name, value in write_miniature(tmp_path / "mini", STAGES).items():
+        monkeypatch.setenv(name, value)
+    return {"run": tmp_path.name[-20:], "recipe": RECIPE, "source": SOURCE, "workdir": str(tmp_path / "work")}
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> list[Arrow]:
+    """The arrows in the order they were followed; what they leave is made up."""
+    arrows: list[Arrow] = []
+
+    def make(journey: Journey, arrow: Arrow, on_line: Callable[[str], None] | None = None) -> Manifest:
+        arrows.append(arrow)
+        for step in range(1, 5) if on_line else ():
+            on_line(f"{arrow.subject} {step}/4 loss {1 / step:.4f} lr 1.00e-03 10 samples/s")
+        place = f"{arrow.verb}/{arrow.subject}{arrow.benchmark}{arrow.noise}"
+        return journey.store.make(artifact_name(place, {}, []), "pretend", {}, [], pretend(arrow))
+
+    monkeypatch.setattr(Journey, "make", make)
+    return arrows
+
+
+def pretend(arrow: Arrow) -> Callable[[Path], Outcome]:
+    def build(folder: Path) -> Outcome:
+        rows = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in range(1, 5)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "report.html").write_text("<p>done")
+        counts = {"download": (10, 8, {"http_404": 2}), "filter": (8, 5, {"min_side": 3})}
+        rows_in, rows_out, drops = counts.get(arrow.verb, (0, 0, {}))
+        details = {"value": 0.75, "steps": 4, "first_loss": 1.0, "last_loss": 0.25}
+        return Outcome(rows_in=rows_in, rows_out=rows_out, drops=drops, details=details)
+
+    return build
+
+
+def artifact(key: str) -> Any:
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])), sort=ArtifactSort.UPDATED_DESC
+        )
+        return found[0]
+
+
+def test_the_journey_follows_every_arrow_once_and_in_order(parameters: dict[str, str], followed: list[Arrow]) -> None:
+    state = train_all(**parameters, return_state=True)
+    assert state.is_completed()
+    assert followed == open_journey(**parameters).arrows()
+    assert state.message.startswith("report: ") and Path(state.message.removeprefix("report: ")).is_file()
+
+
+def test_what_the_interface_shows_is_made_along_the_way(parameters: dict[str, str], followed: list[Arrow]) -> None:
+    train_all(**parameters)
+    run = parameters["run"].lower().replace("_", "-")
+
+    funnel = json.loads(artifact("funnel-mini-pairs").data)
+    assert [row["rows"] for row in funnel] == [10, -2, 8, -3, 5]
+    assert funnel[1] == {"step": "download", "reason": "http_404", "rows": -2}
+    for stage in STAGES:
+        assert float(artifact(f"progress-{run}-{stage}").data) == 100
+        assert artifact(f"loss-{run}-{stage}").data.startswith("data:image/svg+xml;base64,")
+    assert "| mini_benchmark | 0.750 |" in artifact(f"scores-{run}").data
+    assert "report.html" in artifact(f"report-{run}").data
+
+
+def test_a_wrong_name_fails_with_our_message_before_any_work(
+    parameters: dict[str, str], followed: list[Arrow], tmp_path: Path
+) -> None:
+    state = train_all(**parameters | {"recipe": "minni"}, return_state=True)
+    assert state.is_failed()
+    assert "Did you mean 'mini'?" in state.message
+    assert followed == []
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"), [(OSError("connection reset"), 2), (ValueError("a bug"), 1), (DefinitionError("bad"), 1)]
+)
+def test_a_download_is_retried_only_where_the_world_is_flaky(
+    error: Exception, attempts: int, parameters: dict[str, str], followed: list[Arrow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended, tried = Journey.make, []
+
+    def make(journey: Journey, arrow: Arrow, on_line: Callable[[str], None] | None = None) -> Manifest:
+        tried.append(arrow)
+        if len(tried) == 1:
+            raise error
+        return pretended(journey, arrow, on_line)
+
+    monkeypatch.setattr(Journey, "make", make)
+    monkeypatch.setattr(curate_module, "download", download.with_options(retry_delay_seconds=0))
+    state = curate(**parameters, return_state=True)
+    assert len([arrow for arrow in tried if arrow.verb == "download"]) == attempts
+    assert state.is_completed() == (attempts == 2)
+
+
+def test_no_other_task_is_retried() -> None:
+    modules = [importlib.import_module(f"flows.{name}") for name in MODULES]
+    tasks = {task.name: task.retries for module in modules for task in vars(module).values() if isinstance(task, Task)}
+    assert {name for name, retries in tasks.items() if retries} == {"download"}
+    assert len(tasks) == 8
+
+
+def test_a_stage_can_be_run_alone_and_says_what_it_needs_first(parameters: dict[str, str]) -> None:
+    from flows.train import train_stage
+
+    state = train_stage(**parameters, stage="stage2", return_state=True)
+    assert state.is_failed()
+    assert "first run `download` for mini_pairs" in state.message
+
+
+def test_the_deployments_are_the_promised_ones_and_point_at_flows() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    found = set()
+    for deployment in deployments:
+        path, name = deployment["entrypoint"].split(":")
+        flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+        assert isinstance(flow, Flow)
+        found.add(f"{flow.name}/{deployment['name']}")
+    assert found == {
+        "train-all/local",
+        "curate/local",
+        "refresh-data/nightly",
+        "mix/local",
+        "train-stage/local",
+        "quantize/local",
+        "evaluate/local",
+        "report/local",
+    }
+    (nightly,) = [d for d in deployments if d["name"] == "nightly"]
+    assert [schedule["active"] for schedule in nightly["schedules"]] == [False]

@@ -1,0 +1,98 @@
+"""A journey whose whole process group is killed in its third stage, and what the same command then does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from tests.miniature import RECIPE, SOURCE, write_miniature
+from tinygptv.artifacts import MANIFEST
+from tinygptv.data.shapes.server import serve
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = {"stage1": 2, "stage2": 2, "stage3": 60}
+PATIENCE_SECONDS = 180
+
+
+@pytest.fixture
+def miniature(tmp_path: Path, prefect_server: None) -> Iterator[dict[str, str]]:
+    """The environment of a flow process: its definitions, its pictures' address, its Prefect server."""
+    environment = write_miniature(tmp_path / "mini", STEPS)
+    with serve(tmp_path / "mini") as address:
+        yield os.environ | environment | {"TINYGPTV_BASE_URL": address, "PREFECT_API_URL": PREFECT_API_URL.value()}
+
+
+def start(environment: dict[str, str], workdir: Path) -> subprocess.Popen[str]:
+    """The flow in a process group of its own, as a worker starts it."""
+    arguments = {"run": "killed", "recipe": RECIPE, "source": SOURCE, "workdir": str(workdir)}
+    code = f"from flows.journey import train_all; print(train_all(**{arguments!r}, return_state=True).message)"
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_at_a_checkpoint(flow: subprocess.Popen[str], workdir: Path) -> int:
+    """SIGKILL to the process group once stage 3 has a checkpoint; returns the checkpoint's step."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := sorted(workdir.glob(".drafts/runs/killed/stage3@*/checkpoints/step*"))):
+        assert flow.poll() is None, "the flow ended before it could be killed"
+        assert time.monotonic() < deadline, "stage 3 left no checkpoint"
+        time.sleep(0.02)
+    ranks = [p for p in psutil.Process(flow.pid).children(recursive=True) if "--job" in p.cmdline()]
+    os.killpg(flow.pid, signal.SIGKILL)
+    flow.wait()
+    assert ranks and psutil.wait_procs(ranks, timeout=10)[1] == []
+    return int(found[-1].name.removeprefix("step"))
+
+
+def manifest_times(workdir: Path) -> dict[str, int]:
+    """When each finished artifact was finished."""
+    return {
+        str(path.parent.relative_to(workdir)): path.stat().st_mtime_ns
+        for path in workdir.rglob(MANIFEST)
+        if ".drafts" not in path.parts
+    }
+
+
+def test_a_killed_journey_continues_from_its_last_checkpoint_and_repeats_nothing(
+    miniature: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "work"
+    step = kill_at_a_checkpoint(start(miniature, workdir), workdir)
+    before = manifest_times(workdir)
+    assert {name.partition("@")[0] for name in before} == {
+        f"raw/{SOURCE}",
+        f"filtered/{SOURCE}-web_pairs",
+        "mixtures/mini_mixture",
+        "runs/killed/stage1",
+        "runs/killed/stage2",
+    }
+
+    message, _ = start(miniature, workdir).communicate(timeout=PATIENCE_SECONDS)
+    after = manifest_times(workdir)
+    assert {name: after[name] for name in before} == before
+
+    (stage3,) = workdir.glob("runs/killed/stage3@*")
+    steps = [json.loads(line)["step"] for line in (stage3 / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS["stage3"] + 1))
+    assert f"steps {step} to {STEPS['stage3']}" in (stage3 / "train.log").read_text()
+
+    report = Path(message.strip().removeprefix("report: ")).read_text()
+    assert all(stage in report for stage in STEPS)
+
+    start(miniature, workdir).communicate(timeout=PATIENCE_SECONDS)
+    assert manifest_times(workdir) == after

@@ -1,0 +1,95 @@
+"""The command line: help with examples, dry runs, exit codes; and no torch until there is work."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.miniature import RECIPE, SOURCE, write_miniature
+from tinygptv.cli import main
+
+ARROWS = ["download", "filter", "mix", "train", "export", "quantize", "evaluate", "report"]
+VERBS = [*ARROWS, "plan", "curate", "train-all", "bootstrap", "doctor", "chat"]
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    for name, value in write_miniature(tmp_path / "mini", {"stage1": 2, "stage2": 2}).items():
+        monkeypatch.setenv(name, value)
+    return ["--recipe", RECIPE, "--source", SOURCE, "--workdir", str(tmp_path / "work")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([verb, "--help"])
+    assert left.value.code == 0
+    assert f"example: tinygptv {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train-all", "--dry-run"], ["evaluate", "--dry-run"]])
+def test_help_and_dry_runs_import_no_torch(arguments: list[str], options: list[str]) -> None:
+    given = arguments if arguments == ["--help"] else [*arguments, *options]
+    code = (
+        f"import sys\nfrom tinygptv.cli import main\ntry: main({given!r})\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_a_dry_run_prints_what_would_happen(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--dry-run", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines] == [["run", "train", "stage1"], ["run", "train", "stage2"]]
+
+
+def test_a_plan_covers_the_journey_from_download_to_report(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *options]) == 0
+    verbs = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert list(dict.fromkeys(verbs)) == ARROWS
+
+
+def test_a_wrong_definition_is_one_line_and_exit_code_two(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["curate", *options, "--source", "mini_pears"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("DefinitionError: ") and "Did you mean 'mini_pairs'?" in message
+    assert message.count("\n") == 1
+
+
+def test_an_unknown_stage_or_model_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *options, "--stage", "stage9"]) == 2
+    assert main(["evaluate", *options, "--model", "int4"]) == 2
+    assert "train 'stage9': recipe 'mini' has no such thing" in (told := capsys.readouterr().err)
+    assert "Did you mean 'int8'?" in told
+
+
+def test_work_that_cannot_be_done_is_exit_code_one(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["filter", *options]) == 1
+    assert capsys.readouterr().err.startswith("DataError: ")
+
+
+def test_a_workdir_that_is_a_file_is_one_clear_line(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["download", *options, "--workdir", str(tmp_path / "file")]) == 1
+    assert "a part of this path is a file; choose another workdir" in capsys.readouterr().err
+
+
+def test_a_chat_without_an_export_says_what_to_run_first(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["chat", *options, str(tmp_path / "mini" / "images" / "00.png"), "what is this?"]) == 1
+    assert "first run" in capsys.readouterr().err
+
+
+def test_a_bootstrap_dry_run_names_the_phases_it_would_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bootstrap", "--dry-run", "--output", str(tmp_path), "--phase", "tokenizer"]) == 0
+    assert capsys.readouterr().out == f"would train tokenizer into {tmp_path}\n"

@@ -1,0 +1,92 @@
+"""Sources → report in miniature, through the library alone, on local disk and on S3."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.miniature import DEAD_LINKS, PICTURES, RECIPE, SOURCE, write_miniature
+from tinygptv.artifacts import Store
+from tinygptv.data.shapes.server import serve
+from tinygptv.errors import DataError, DefinitionError
+from tinygptv.journey import Arrow, Journey, open_journey, plan, train_all
+
+STEPS = {"stage1": 2}
+
+
+@pytest.fixture
+def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    environment = write_miniature(tmp_path / "mini", STEPS)
+    with serve(tmp_path / "mini") as address:
+        for name, value in (environment | {"TINYGPTV_BASE_URL": address}).items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+def journey_in(workdir: str) -> Journey:
+    return open_journey("small", RECIPE, SOURCE, workdir=workdir)
+
+
+def actions(journey: Journey) -> set[str]:
+    return {planned.action for planned in plan(journey)}
+
+
+@pytest.mark.parametrize("where", ["local disk", "S3"])
+def test_a_journey_reaches_its_report_and_a_second_run_does_nothing(
+    where: str, miniature: None, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    workdir = request.getfixturevalue("s3_workdir") if where == "S3" else str(tmp_path / "work")
+    journey = journey_in(workdir)
+    assert actions(journey) == {"run"}
+    written = train_all(journey)
+    assert "</html>" in (Store(workdir).folder(written.artifact) / "report.html").read_text()
+
+    raw = journey.find(Arrow("download", SOURCE))
+    assert (raw.rows_in, raw.rows_out, sum(raw.drops.values())) == (PICTURES + DEAD_LINKS, PICTURES, DEAD_LINKS)
+
+    again = journey_in(workdir)
+    assert actions(again) == {"reuse"}
+    assert [again.make(arrow).created for arrow in again.arrows()] == [
+        journey.find(arrow).created for arrow in journey.arrows()
+    ]
+
+
+def test_a_changed_definition_runs_again_what_depends_on_it_and_nothing_else(miniature: None, tmp_path: Path) -> None:
+    journey = journey_in(str(tmp_path / "work"))
+    for arrow in journey.arrows("download", "filter", "mix"):
+        journey.make(arrow)
+    source = tmp_path / "mini" / "definitions" / "sources" / f"{SOURCE}.yaml"
+    source.write_text(source.read_text().replace("filter: web_pairs", "filter: laion_pairs"))
+
+    planned = {str(one.arrow): one for one in plan(journey_in(str(tmp_path / "work")))}
+    assert planned[f"download {SOURCE}"].action == "reuse"
+    assert planned[f"filter {SOURCE}"].action == "run"
+    assert planned["mix mini_mixture"].action == "run"
+    assert "changed since" in planned["mix mini_mixture"].why
+
+
+def test_a_plan_makes_nothing(miniature: None, tmp_path: Path) -> None:
+    plan(journey_in(str(tmp_path / "work")))
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_interrupted_stage_is_planned_from_its_last_checkpoint(miniature: None, tmp_path: Path) -> None:
+    journey = journey_in(str(tmp_path / "work"))
+    for arrow in journey.arrows("download", "filter", "mix"):
+        journey.make(arrow)
+    (stage,) = [one for one in plan(journey) if one.arrow.verb == "train"]
+    (journey.store.draft(stage.artifact) / "checkpoints" / "step000020").mkdir(parents=True)
+    (stage,) = [one for one in plan(journey) if one.arrow.verb == "train"]
+    assert (stage.action, stage.why) == ("resume", "from step 20")
+
+
+def test_an_arrow_whose_input_is_missing_says_what_to_run_first(miniature: None, tmp_path: Path) -> None:
+    journey = journey_in(str(tmp_path / "work"))
+    with pytest.raises(DataError, match=f"first run `download` for {SOURCE}"):
+        journey.make(Arrow("filter", SOURCE))
+
+
+@pytest.mark.parametrize("name", ["", "../elsewhere", ".hidden", "two words"])
+def test_a_run_name_that_is_no_folder_name_is_refused(name: str, miniature: None) -> None:
+    with pytest.raises(DefinitionError, match="a run's name"):
+        open_journey(name, RECIPE, SOURCE)
