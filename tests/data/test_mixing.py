@@ -117,6 +117,23 @@ def test_a_changed_weight_is_another_mixture(store: Store, define: Path) -> None
     assert len(artifacts) == 2
 
 
+def test_a_corrected_annotation_file_is_another_mixture(store: Store, define: Path) -> None:
+    write_mixture(define, {"source": "align", "task": "describe", "weight": 1.0})
+    artifacts = set()
+    for caption in ("one", "One."):
+        write_align(define, {"1": caption}, images=1)
+        artifacts.add(mix(store, "blend", None).artifact)
+    assert len(artifacts) == 2
+
+
+def test_a_missing_annotation_file_is_named(store: Store, define: Path) -> None:
+    write_align(define, {"1": "one"}, images=1)
+    write_mixture(define, {"source": "align", "task": "describe", "weight": 1.0})
+    (define / "files" / "filter_cap.json").unlink()
+    with pytest.raises(DataError, match=r"data:filter_cap.json: nothing at"):
+        mix(store, "blend", None)
+
+
 def test_a_component_without_a_usable_sample_is_refused_and_nothing_is_left(store: Store, define: Path) -> None:
     write_align(define, {"1": "one", "2": ""}, images=0)
     write_mixture(define, {"source": "align", "task": "describe", "weight": 1.0})

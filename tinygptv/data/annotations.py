@@ -205,7 +205,7 @@ def _conversation(record: Record, images: ImageFolder) -> Sample:
 def _vqa(record: Record, images: ImageFolder) -> Sample:
     if record["question"] is None:
         raise RejectedError("no_question")
-    given = record.get("answers", record.get("answer", []))
+    given = record["answers"] if "answers" in record else record["answer"]
     answers = [answer["answer"] if isinstance(answer, dict) else answer for answer in given]
     answers = [answer for answer in answers if answer.strip()]
     if not answers:

@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinygptv import catalog
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
 from tinygptv.data.annotations import TASKS, Annotations, read_annotations
 from tinygptv.data.drawing import declared_shares
 from tinygptv.data.shapes.files import corpus_folder, draw_corpus
 from tinygptv.data.shards import SIDECAR
+from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture, Task
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
@@ -78,11 +79,13 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
                 f"{_named(mixture_name)}: needs the filtered pairs of a run for {RUN_SOURCE}; give them"
             )
         parents.append(pairs.artifact)
-    if any(source.images.startswith("embedded:") for source in sources.values()):
+    places = [place for source in sources.values() for place in (source.images, *source.files.values())]
+    if any(place.startswith("embedded:") for place in places):
         parents.append(draw_corpus(store).artifact)
     definition = {
-        "mixture": mixture.model_dump(),
-        "sources": {name: source.model_dump() for name, source in sources.items()},
+        "mixture": mixture.model_dump(exclude={"about"}),
+        "sources": {name: source.model_dump(exclude={"about", "licence"}) for name, source in sources.items()},
+        "contents": {name: _contents(source) for name, source in sources.items()},
     }
 
     def build(folder: Path) -> Outcome:
@@ -110,6 +113,12 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
 
 def _named(mixture_name: str) -> str:
     return f"mixture '{mixture_name}'"
+
+
+def _contents(source: AnnotationsSource) -> dict[str, str]:
+    """Content hashes of files that no artifact stands for, so that a corrected file gives a new mixture."""
+    outside = {role: place for role, place in source.files.items() if not place.startswith("embedded:")}
+    return {role: sha256_of(local_path(place)) for role, place in outside.items()}
 
 
 def _annotation_sources(mixture_name: str, mixture: Mixture) -> dict[str, AnnotationsSource]:
@@ -254,6 +263,6 @@ class MixedSamples:
 
 
 def _root_folder(store: Store, root: str) -> Path:
-    if "@" in root:
-        return store.folder(root)
-    return local_path(root, functools.partial(corpus_folder, store))
+    if root.startswith(LOCATION_PREFIXES):
+        return local_path(root, functools.partial(corpus_folder, store))
+    return store.folder(root)
