@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import mix_pairs, small_recipe, small_run, write_backbones
 
+from tests.train.small import mix_pairs, small_recipe, small_run, write_backbones
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
@@ -40,8 +40,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / name).mkdir()
         (folder / name / "job.json").write_text(content.model_dump_json())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        DeepSpeedLauncher("training_scenario").run(
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        DeepSpeedLauncher("tests.train.training_scenario").run(
             folder / "whole" / "job.json", TWO_RANKS, folder / "train.log", lambda line: None
         )
     yield folder

@@ -10,6 +10,7 @@ could hold open, and the end is the agent's exit code, never the end of a stream
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,9 @@ _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 20
 _TAIL_LINES = 12
+# torchrun's closing summary, which knows of ranks that could not say anything themselves, and its lines before that.
+_ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)
+_AGENT_LINE = re.compile(r"[WE]\d{4} ")
 # What the survivors say when another rank has died.
 _ECHOES = ("connection closed by peer", "connection reset by peer", "broken pipe", "socket closed", "timed out waiting")
 
@@ -144,9 +148,12 @@ def _explain(code: int, folder: Path, log: Path, begin: int) -> str:
         return f"rank {first['rank']} failed first: {first['error']}: {first['message']} (all output: {log})"
     with log.open("rb") as stream:
         stream.seek(begin)
-        lines = stream.read().decode(errors="replace").splitlines()
-    told = [line.strip() for line in lines if line.strip() and not _is_echo(line)][-_TAIL_LINES:]
-    return f"the training ended with exit code {code}; its last lines (all output: {log}):\n" + "\n".join(told)
+        output = stream.read().decode(errors="replace")
+    cause = _ROOT_CAUSE.search(output)
+    culprit = f"rank {cause[1]} failed first, with exit code {cause[2]}" if cause else f"it ended with exit code {code}"
+    lines = [line.rstrip() for line in output.split("=" * 40)[0].splitlines()]
+    told = [line for line in lines if line and not _is_echo(line) and not _AGENT_LINE.match(line)][-_TAIL_LINES:]
+    return f"{culprit} (all output: {log}); the last lines:\n" + "\n".join(told)
 
 
 def _is_echo(text: str) -> bool:
@@ -157,9 +164,13 @@ def _agent() -> None:
     """torchrun, ending with its caller: `python -m tinygptv.train.launch <caller's pid> <torchrun arguments>`."""
     end_with_parent(int(sys.argv[1]))
     os.environ[_AGENT_PID] = str(os.getpid())
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
-    main(sys.argv[2:])
+    try:
+        main(sys.argv[2:])
+    except ChildFailedError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

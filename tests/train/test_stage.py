@@ -1,0 +1,126 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.train.small import small_recipe, small_run
+from tinygptv import catalog
+from tinygptv.artifacts import Manifest, Outcome, Store
+from tinygptv.definitions.recipe import Recipe
+from tinygptv.errors import DefinitionError, HandoffError
+from tinygptv.train.launch import RecordingLauncher
+from tinygptv.train.stage import adapters, inherited, plan_stage, read_metrics, train_stage
+
+PUBLISHED = catalog.recipe("tinygptv")
+MIXTURE = "mixtures/tiny_pairs@1"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    recipe = small_recipe(tmp_path)
+    for name in ("vision_encoder", "qformer", "language_model"):
+        (tmp_path / f"{name}.safetensors").write_text(name)
+    return recipe
+
+
+def changed(recipe: Recipe, position: int, **fields: object) -> Recipe:
+    content = recipe.model_dump()
+    content["stages"][position] |= fields
+    return Recipe.model_validate(content)
+
+
+def train_in_pretence(folder: Path) -> None:
+    """What ranks would leave behind."""
+    stage = json.loads((folder / "job.json").read_text())["stage"]
+    (folder / "checkpoints").mkdir()
+    (folder / "trained.safetensors").write_text("tensors")
+    row = {"loss": 2.0, "seconds": 0.5, "peak_memory_bytes": 7}
+    (folder / "metrics.jsonl").write_text((json.dumps(row) + "\n") * stage["schedule"]["steps"])
+
+
+def mixed(store: Store) -> Manifest:
+    return store.make(MIXTURE, "test", {}, [], lambda folder: Outcome())
+
+
+def test_a_plan_names_the_same_artifact_for_the_same_definition_and_parents(recipe: Recipe) -> None:
+    plan = plan_stage(recipe, "mine", "stage1", MIXTURE, None)
+    assert plan == plan_stage(recipe, "mine", "stage1", MIXTURE, None)
+    assert plan.artifact.startswith("runs/mine/stage1@")
+    assert plan.parents == [MIXTURE]
+
+
+def test_whatever_changes_what_is_learned_changes_the_name(recipe: Recipe, tmp_path: Path) -> None:
+    names = {plan_stage(recipe, "mine", "stage1", MIXTURE, None).artifact}
+    names.add(plan_stage(recipe, "mine", "stage1", "mixtures/tiny_pairs@2", None).artifact)
+    names.add(plan_stage(recipe.model_copy(update={"seed": 7}), "mine", "stage1", MIXTURE, None).artifact)
+    names.add(plan_stage(changed(recipe, 0, global_batch_size=16), "mine", "stage1", MIXTURE, None).artifact)
+    (tmp_path / "qformer.safetensors").write_text("another bootstrap")
+    names.add(plan_stage(recipe, "mine", "stage1", MIXTURE, None).artifact)
+    assert len(names) == 5
+
+
+def test_a_stage_is_handed_the_one_it_starts_from_and_no_other(recipe: Recipe) -> None:
+    parents = [MIXTURE, "runs/mine/stage1@1"]
+    assert plan_stage(recipe, "mine", "stage2", *parents).parents == parents
+    for stage, previous in [("stage2", "runs/mine/stage3@1"), ("stage2", None), ("stage1", "runs/mine/stage1@1")]:
+        with pytest.raises(HandoffError, match=f"{stage} starts from"):
+            plan_stage(recipe, "mine", stage, MIXTURE, previous)
+
+
+def test_a_stage_carries_on_what_those_before_it_trained() -> None:
+    assert inherited(PUBLISHED, PUBLISHED.stage("stage1")) == []
+    assert inherited(PUBLISHED, PUBLISHED.stage("stage2")) == ["connector.projections", "language_model.norms"]
+    assert "language_model.lora" in inherited(PUBLISHED, PUBLISHED.stage("stage4"))
+    assert adapters(PUBLISHED, PUBLISHED.stage("stage1")) is None
+    assert adapters(PUBLISHED, PUBLISHED.stage("stage4")).rank == 64
+
+
+def test_adapters_that_nobody_trained_cannot_be_inherited() -> None:
+    recipe = changed(PUBLISHED, 1, lora={"rank": 64, "alpha": 16.0, "dropout": 0.05, "init": "inherit"})
+    with pytest.raises(DefinitionError, match="stage1 holds no LoRA weights to inherit; write fresh"):
+        inherited(recipe, recipe.stage("stage2"))
+
+
+def test_trained_adapters_are_not_thrown_away() -> None:
+    recipe = changed(PUBLISHED, 2, lora={"rank": 64, "alpha": 16.0, "dropout": 0.05, "init": "fresh"})
+    with pytest.raises(DefinitionError, match="fresh adapters would replace those of stage2"):
+        inherited(recipe, recipe.stage("stage3"))
+
+
+def test_training_leaves_an_artifact_and_a_second_call_starts_nothing(store: Store, recipe: Recipe) -> None:
+    run, launcher = small_run(recipe, catalog.hardware("cpu")), RecordingLauncher(train_in_pretence)
+    first = train_stage(store, run, "mine", "stage1", mixed(store), None, launcher)
+    assert first.details["last_loss"] == 2.0
+    assert first.details["samples_per_second"] == 16.0
+    assert set(first.files) == {"job.json", "metrics.jsonl", "trained.safetensors"}
+    assert train_stage(store, run, "mine", "stage1", mixed(store), None, launcher) == first
+    second = train_stage(store, run, "mine", "stage2", mixed(store), first, launcher)
+    assert second.parents == [MIXTURE, first.artifact]
+    assert [job["previous"] for job in launcher.jobs] == [
+        None,
+        str(store.folder(first.artifact) / "trained.safetensors"),
+    ]
+    assert launcher.jobs[1]["inherits"] == ["connector.projections", "language_model.norms"]
+
+
+def test_hardware_does_not_change_the_name(store: Store, recipe: Recipe) -> None:
+    launcher = RecordingLauncher(train_in_pretence)
+    manifests = [
+        train_stage(store, small_run(recipe, catalog.hardware(name)), "mine", "stage1", mixed(store), None, launcher)
+        for name in ("cpu", "h200")
+    ]
+    assert manifests[0] == manifests[1]
+    assert len(launcher.jobs) == 1
+
+
+def test_a_training_that_ends_early_leaves_no_artifact(store: Store, recipe: Recipe) -> None:
+    run = small_run(recipe, catalog.hardware("cpu"))
+    with pytest.raises(HandoffError, match="ended without leaving all steps"):
+        train_stage(store, run, "mine", "stage1", mixed(store), None, RecordingLauncher())
+    assert store.names("runs/mine/stage1") == []
+
+
+def test_metrics_end_where_a_crash_tore_them(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    assert read_metrics(tmp_path / "absent.jsonl") == []
