@@ -48,11 +48,7 @@ def download(store: Store, source_name: str, source: PairsSource, *, base_url: s
     table cannot be read or not one image could be fetched, LaunchError if the engine fails or stands still.
     """
     corpus = draw_corpus(store) if any(table.location.startswith(_EMBEDDED) for table in source.tables) else None
-    tables = [
-        (table, resolve(table.location, (lambda: store.folder(corpus.artifact)) if corpus else None))
-        for table in source.tables
-    ]
-    definition = _definition(source, tables)
+    definition = _definition(source)
     parents = [corpus.artifact] if corpus else []
 
     def build(draft: Path) -> Outcome:
@@ -60,17 +56,19 @@ def download(store: Store, source_name: str, source: PairsSource, *, base_url: s
             address = base_url or os.environ.get(BASE_URL_VARIABLE)
             if corpus is not None:
                 address = stack.enter_context(serve(store.folder(corpus.artifact)))
+            folder = (lambda: store.folder(corpus.artifact)) if corpus else None
+            tables = [(table, resolve(table.location, folder)) for table in source.tables]
             return _build(draft, source_name, source, tables, address)
 
     return store.make(artifact_name(f"raw/{source_name}", definition, parents), "download", definition, parents, build)
 
 
-def _definition(source: PairsSource, tables: list[tuple[Table, str]]) -> dict[str, Any]:
+def _definition(source: PairsSource) -> dict[str, Any]:
     """What the shards depend on: the tables' content wherever they lie, and how images are fetched and stored."""
     described = []
-    for table, resolved in tables:
+    for table in source.tables:
         embedded = table.location.startswith(_EMBEDDED)
-        files = [table.location] if embedded else [_identity(path) for path in expand(resolved)]
+        files = [table.location] if embedded else [_identity(path) for path in expand(resolve(table.location))]
         described.append(table.model_dump(exclude={"location"}) | {"files": files})
     return {
         "tables": described,
