@@ -74,4 +74,4 @@ def test_the_card_tells_lineage_and_cost_and_admits_what_is_missing(
     assert "| `filtered/shapes-web_pairs@0000000001` | filter | 3,529 of 4,000 | http_404 471 |" in card
     assert "432 MB" in card and "99.5 tokens per second" in card
     assert run.source.licence in card
-    assert "not measured when this card was written" in card
+    assert "Not measured when this card was written" in card

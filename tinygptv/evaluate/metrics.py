@@ -21,7 +21,7 @@ IOU_THRESHOLD = 0.5
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
 _RESAMPLES = 200
 _LEAST_GROUP = 20
-_CONSTANT_CANDIDATES = 50
+_CONSTANT_CANDIDATES = 24
 _Z95 = 1.96
 
 
@@ -167,7 +167,7 @@ _MARKERS: dict[Metric, Callable[[str, Truth], Mark]] = {
 
 
 def _best_constant(metric: Metric, truths: Sequence[Truth]) -> float:
-    """The best score of one answer given to all; tries the 50 commonest true answers."""
+    """The best score of one answer given to all; tries the 24 commonest true answers."""
     said = Counter(_as_answer(truth) for truth in truths)
     candidates = [answer for answer, _ in said.most_common(_CONSTANT_CANDIDATES)]
     if metric == "caption_bleu":

@@ -180,9 +180,11 @@ def _variant(name: str, details: dict[str, Any], largest: int) -> Variant:
 
 
 def megabytes(count: int | None) -> str:
-    """A size for people, in decimal megabytes."""
+    """A size for people, in decimal megabytes, or kilobytes below a tenth of one."""
     if count is None:
         return _NONE
+    if count < 100e3:
+        return f"{count / 1e3:,.0f} kB"
     return f"{count / 1e6:,.0f} MB" if count >= 20e6 else f"{count / 1e6:,.1f} MB"
 
 

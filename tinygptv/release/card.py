@@ -24,7 +24,7 @@ def model_card(store: Store, run: ResolvedRun, run_name: str, parents: list[str]
         "",
         "## Scores",
         "",
-        f"{MISSING} when this card was written: a model is scored after it is released. See the report of this run.",
+        "Not measured when this card was written: a model is scored after it is released. See the report of this run.",
         "",
         "## Limits",
         "",
@@ -48,13 +48,12 @@ def ancestors(store: Store, parents: list[str]) -> Iterator[Manifest]:
 
 def _cost(details: dict[str, Any]) -> list[str]:
     cost = details.get("cost", {})
-    parameters = details.get("parameters")
     return [
         "## Size and cost",
         "",
         "| | |",
         "|---|---|",
-        f"| parameters | {f'{parameters:,}' if parameters else 'those of the full-size variant'} |",
+        f"| parameters | {details['parameters']:,} |",
         f"| weights on disk | {details['weight_bytes'] / 1e6:.1f} MB |",
         f"| peak memory, loading and answering | {_megabytes(cost.get('peak_bytes'))} |",
         f"| of which before loading | {_megabytes(cost.get('before_loading_bytes'))} |",

@@ -28,7 +28,12 @@ def quantize(store: Store, run: ResolvedRun, run_name: str, export: Manifest) ->
         size = save_weights(draft, quantized_tensors(source, set(names)))
         save_config(draft, config.model_copy(update={"int8_linears": names}))
         shutil.copytree(source / TOKENIZER, draft / TOKENIZER, dirs_exist_ok=True)
-        details = {"int8_linears": len(names), "weight_bytes": size, "cost": asdict(measure(draft))}
+        details = {
+            "parameters": export.details["parameters"],
+            "int8_linears": len(names),
+            "weight_bytes": size,
+            "cost": asdict(measure(draft)),
+        }
         (draft / CARD).write_text(model_card(store, run, run_name, parents, details))
         logger.info("quantize %s: %d linear maps as int8, %d bytes", run_name, len(names), size)
         return Outcome(details=details)
