@@ -17,17 +17,34 @@ from transformers import PreTrainedTokenizerFast
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.shapes import language, layouts, tables
+from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.scenes import draw, scene
 from tinygptv.data.shards import ShardWriter
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 
 
-@pytest.fixture
-def small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a test runs, `draw_corpus` draws this much instead of all: the same layouts in a second."""
+def _draw_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "SIZES", {"laion": 130, "cc3m": 100, "sbu": 97})
-    small = {split: dict.fromkeys(sizes, 36) for split, sizes in layouts.SIZES.items()}
-    monkeypatch.setattr(layouts, "SIZES", small)
+    little = {split: dict.fromkeys(sizes, 36) for split, sizes in layouts.SIZES.items()}
+    monkeypatch.setattr(layouts, "SIZES", little)
+
+
+@pytest.fixture(scope="session")
+def little_drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir with the small corpus in it, drawn once for all tests."""
+    workdir = tmp_path_factory.mktemp("little")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _draw_little(monkeypatch)
+        draw_corpus(Store(str(workdir)))
+    return workdir
+
+
+@pytest.fixture
+def small_corpus(store: Store, little_drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a test runs, the embedded corpus is this small, and its store has it already."""
+    _draw_little(monkeypatch)
+    store.local_root.mkdir(parents=True, exist_ok=True)
+    (store.local_root / "corpus").symlink_to(little_drawn / "corpus")
 
 
 @pytest.fixture
