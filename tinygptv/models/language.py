@@ -46,12 +46,12 @@ def phi_config(definition: Phi) -> PhiConfig:
 class FusedAttention(nn.Module):
     """Causal self-attention; queries and keys are normalised per head, before the rotary embedding, if asked for."""
 
-    def __init__(self, config: PhiConfig, layer: int) -> None:
+    def __init__(self, config: PhiConfig, layer: int, rotary_width: int) -> None:
         super().__init__()
         self.layer = layer
         self.heads = config.num_attention_heads
         self.head_width = config.hidden_size // self.heads
-        self.rotary_width = int(self.head_width * config.rope_parameters["partial_rotary_factor"])
+        self.rotary_width = rotary_width
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         norms = config.qk_layernorm
@@ -88,11 +88,12 @@ class DecoderLayer(GradientCheckpointingLayer):
     h = input_layernorm(x);  x + dropout(attention_norm(attention(h))) + dropout(mlp(h))
     """
 
-    def __init__(self, config: PhiConfig, layer: int, attention_norm: bool) -> None:
+    def __init__(self, definition: Phi, config: PhiConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = FusedAttention(config, layer)
-        self.attention_norm = nn.RMSNorm(config.hidden_size, eps=RMS_NORM_EPS) if attention_norm else nn.Identity()
+        width, norm = definition.width, definition.attention_norm
+        self.input_layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.self_attn = FusedAttention(config, layer, int(width // definition.heads * definition.rotary_fraction))
+        self.attention_norm = nn.RMSNorm(width, eps=RMS_NORM_EPS) if norm else nn.Identity()
         self.mlp = PhiMLP(config)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
@@ -119,7 +120,7 @@ class PhiLanguageModel(PhiForCausalLM):
         config.num_hidden_layers = 0  # so that no stock layer is built only to be thrown away
         super().__init__(config)
         config.num_hidden_layers = definition.depth
-        layers = [DecoderLayer(config, layer, definition.attention_norm) for layer in range(definition.depth)]
+        layers = [DecoderLayer(definition, config, layer) for layer in range(definition.depth)]
         self.model.layers = nn.ModuleList(layers)
         self.model.layers.apply(self._init_weights)
 

@@ -1,5 +1,7 @@
 """Low-rank adapters on a language model: attach them, merge them, and names that do not depend on them."""
 
+from typing import Any
+
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -12,8 +14,8 @@ TARGETS = ["query_key_value", "dense"]
 
 def attach_lora(language_model: nn.Module, lora: Lora) -> None:
     """Put an adapter beside every target of `language_model`, in place. It starts as the identity."""
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=TARGETS)
-    inject_adapter_in_model(config, language_model)
+    settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    inject_adapter_in_model(LoraConfig(target_modules=TARGETS, **settings), language_model)
 
 
 def merge_lora(language_model: nn.Module) -> None:

@@ -9,6 +9,7 @@ Only safetensors and `torch.load(weights_only=True)` are used, so no code from a
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from pickle import UnpicklingError
@@ -153,8 +154,8 @@ def from_language_file(tensors: Tensors, definition: Phi) -> tuple[Tensors, list
     fused: Tensors = {}
     for name, tensor in tensors.items():
         if ".q_proj." in name:
-            parts = [tensors[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
-            fused[name.replace(".q_proj.", ".query_key_value.")] = fuse(*parts, heads=definition.heads)
+            query, key, value = (tensors[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv")
+            fused[name.replace(".q_proj.", ".query_key_value.")] = fuse(query, key, value, definition.heads)
         elif ".k_proj." not in name and ".v_proj." not in name:
             fused[name] = tensor
     return {f"language_model.{name}": tensor for name, tensor in fused.items()}, []
@@ -208,15 +209,15 @@ Translate = Callable[[Tensors], tuple[Tensors, list[str]]]
 
 def _backbone_files(definition: Model) -> list[tuple[str, Translate]]:
     files: list[tuple[str, Translate]] = [
-        (definition.vision_encoder.weights, lambda t: from_vision_file(t, definition.vision_encoder.depth)),
-        (definition.language_model.weights, lambda t: from_language_file(t, definition.language_model)),
+        (definition.vision_encoder.weights, partial(from_vision_file, depth=definition.vision_encoder.depth)),
+        (definition.language_model.weights, partial(from_language_file, definition=definition.language_model)),
     ]
     for position, part in enumerate(definition.connector):
         prefix = f"connector.{position}"
         if isinstance(part, QFormer):
-            files.append((part.weights, lambda t, p=prefix: from_qformer_file(t, p)))
+            files.append((part.weights, partial(from_qformer_file, prefix=prefix)))
         elif part.weights is not None:
-            files.append((part.weights, lambda t, p=prefix: from_reference(t, [p])))
+            files.append((part.weights, partial(from_reference, projections=[prefix])))
     return files
 
 

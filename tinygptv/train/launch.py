@@ -105,12 +105,17 @@ def record_failure(job: Path, rank: int, when: float, error: BaseException) -> N
 
 def _environment(hardware: Hardware) -> dict[str, str]:
     threads = hardware.threads_per_rank or max(1, (os.cpu_count() or 1) // hardware.ranks)
-    return os.environ | {
+    environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "DS_ACCELERATOR": hardware.device,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
+    if hardware.device == "cpu":
+        # DeepSpeed decorates an optimizer we do not use with torch.compile, whose import takes a rank longer than
+        # building this model.
+        environment["TORCHDYNAMO_DISABLE"] = "1"
+    return environment
 
 
 def _follow(process: subprocess.Popen[bytes], stream: TextIO, on_line: Callable[[str], None]) -> int:

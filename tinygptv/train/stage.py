@@ -12,7 +12,7 @@ from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_o
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.recipe import BACKBONES, Lora, Model, QFormer, Recipe, Stage, Trainable
+from tinygptv.definitions.recipe import BACKBONES, Lora, Model, Recipe, Stage, Trainable
 from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.locations import local_path
 from tinygptv.train.launch import DeepSpeedLauncher, Launcher
@@ -151,11 +151,10 @@ def _previous_weights(store: Store, stage: Stage, previous: Manifest | None) -> 
 
 
 def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
-    parts = [model.vision_encoder.weights, model.language_model.weights]
-    parts += [part.weights for part in model.connector if isinstance(part, QFormer) or part.weights]
+    parts = [model.vision_encoder.weights, model.language_model.weights, *(part.weights for part in model.connector)]
     if stage.starts_from != BACKBONES:
         parts.append(stage.starts_from)
-    return {location: _content_hash(local_path(location)) for location in parts}
+    return {location: _content_hash(local_path(location)) for location in parts if location is not None}
 
 
 def _content_hash(path: Path) -> str:
