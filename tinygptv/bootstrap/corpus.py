@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,21 @@ def batch_of_scenes(split: str, step: int, size: int) -> list[Scene]:
     return [scene(split, step * size + place) for place in range(size)]
 
 
+def crowded(scenes: Sequence[Scene], together: int) -> list[Scene]:
+    """Merge every `together` scenes into one of up to nine objects; of two in the same cell the first stays.
+
+    More to learn from each picture. None of these is a scene of any split unless it is one of `scenes`.
+    """
+    merged = []
+    for first in range(0, len(scenes), together):
+        cells: dict[tuple[int, int], SceneObject] = {}
+        for picture in scenes[first : first + together]:
+            for thing in picture.objects:
+                cells.setdefault((thing.row, thing.column), thing)
+        merged.append(replace(scenes[first], objects=tuple(cells.values())))
+    return merged
+
+
 def rng_of(purpose: str, step: int) -> random.Random:
     """The random choices of a step; they depend on nothing before it."""
     return random.Random(f"{purpose} {step}")
@@ -31,7 +46,7 @@ def rng_of(purpose: str, step: int) -> random.Random:
 def pixel_values(scenes: Sequence[Scene], side: int) -> Tensor:
     """Pictures of side x side px, normalised as for CLIP: (B, 3, side, side)."""
     pixels = np.stack([np.asarray(draw(picture, side)) for picture in scenes])
-    values = (pixels.astype(np.float32) / 255 - np.float32(_MEAN)) / np.float32(_STD)
+    values = (pixels.astype(np.float32) / 255 - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
     return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()
 
 
@@ -104,7 +119,7 @@ def cell_targets(scenes: Sequence[Scene]) -> ObjectTargets:
     return _targets(places)
 
 
-def pad(sequences: Iterable[Sequence[int]], value: int) -> Tensor:
+def pad(sequences: Iterable[Sequence[float]], value: float) -> Tensor:
     """Right-pad sequences to a rectangle (B, T)."""
     tensors = [torch.tensor(sequence) for sequence in sequences]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)

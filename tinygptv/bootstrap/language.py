@@ -1,6 +1,6 @@
 """Phase 3: a small stock Phi learns the language of the shapes world, and to answer about a scene it is told of.
 
-In every fourth batch the scene is told in words. In the others each object is one vector, a throw-away linear map of
+In every fifth batch the scene is told in words. In the others each object is one vector, a throw-away linear map of
 its attributes, somewhere among the slots where an image will be: Phi-2 has seen so much that it can read such soft
 prompts, a model of this size has to be shown that they exist.
 """
@@ -15,12 +15,12 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 from tinygptv.bootstrap.corpus import BOX_CODE, batch_of_scenes, box_code, pad, rng_of
 from tinygptv.bootstrap.loop import Step
 from tinygptv.bootstrap.settings import Settings
-from tinygptv.bootstrap.texts import Exchange, exchange
+from tinygptv.bootstrap.texts import Exchange, lesson
 from tinygptv.data.shapes.scenes import COLOURS, GRID, KINDS, SIZES, Scene, SceneObject
 
 _PARTS = (len(KINDS), len(COLOURS), len(SIZES), GRID, GRID)
 _OBJECT = 1 + sum(_PARTS) + BOX_CODE
-_CONTEXT_WEIGHT = 0.1  # descriptions and questions are random: all their loss can teach is wording
+_CONTEXT_WEIGHT = 0.02  # descriptions and questions are random: all their loss can teach is wording
 
 
 def phi_config(settings: Settings) -> PhiConfig:
@@ -37,6 +37,7 @@ def phi_config(settings: Settings) -> PhiConfig:
         eos_token_id=0,
         pad_token_id=None,
         tie_word_embeddings=False,
+        hidden_act="gelu_pytorch_tanh",  # Phi's gelu_new, in one kernel
     )
 
 
@@ -54,11 +55,11 @@ class LanguagePretraining(nn.Module):
         """The loss of one step on scenes and wordings never seen before."""
         rng = rng_of("language", number)
         scenes = batch_of_scenes("pretrain", number, self.settings.language.batch)
-        return self.measure(scenes, rng, in_words=number % 4 == 0)
+        return self.measure(scenes, rng, in_words=number % 5 == 0)
 
     def measure(self, scenes: list[Scene], rng: random.Random, in_words: bool) -> Step:
         """Loss, and how many answer tokens are right, with all scenes told in words or all in vectors."""
-        said = [exchange(picture, rng) for picture in scenes]
+        said = [lesson(picture, rng) for picture in scenes]
         rows = [self._row(one, in_words) for one in said]
         input_ids, weights = pad([ids for ids, _, _ in rows], 0), pad([weights for _, weights, _ in rows], 0.0)
         present = pad([[1] * len(ids) for ids, _, _ in rows], 0).bool()
@@ -72,7 +73,7 @@ class LanguagePretraining(nn.Module):
         targets = input_ids[:, 1:]
         losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         weights = weights[:, 1:]
-        answers = weights == 1.0
+        answers = weights > _CONTEXT_WEIGHT
         figures = {
             "answer_loss": losses.detach()[answers].mean().item(),
             "answer_tokens": (logits.detach().argmax(dim=-1) == targets)[answers].float().mean().item(),
@@ -90,7 +91,8 @@ class LanguagePretraining(nn.Module):
         for text, learned in one.segments():
             piece = self._encode(text)
             ids += piece
-            weights += [1.0 if learned else _CONTEXT_WEIGHT] * len(piece)
+            # A long answer counts for more than a short one, but not in proportion: one word can need as much insight.
+            weights += [len(piece) ** -0.5 if learned else _CONTEXT_WEIGHT] * len(piece)
             if learned:  # an answer is over: the next turn begins like a new text
                 ids.append(0)
                 weights.append(_CONTEXT_WEIGHT)
@@ -134,8 +136,9 @@ class NormStrain:
     def _per_head(self, head_dim: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             heads = output.unflatten(-1, (-1, head_dim))
-            spread = heads.std(dim=-1, unbiased=False)
-            self._seen.append(((spread - 1).square() + heads.mean(dim=-1).square()).mean(dim=-1))
+            mean = heads.mean(dim=-1, keepdim=True)
+            spread = (heads - mean).square().mean(dim=-1).add(1e-6).sqrt()
+            self._seen.append(((spread - 1).square() + mean.squeeze(-1).square()).mean(dim=-1))
 
         return hook
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -65,7 +64,8 @@ def run(output: Path, phases: Iterable[str] = PHASES, settings: Settings | None 
         elif name == "tokenizer":
             output.mkdir(parents=True, exist_ok=True)
             train_tokenizer(settings.vocabulary, TOKENIZER_TEXTS).save_pretrained(output / "tokenizer")
-            _record(output, name, {"vocabulary": settings.vocabulary, "texts": TOKENIZER_TEXTS})
+            entry = {"vocabulary": settings.vocabulary, "texts": TOKENIZER_TEXTS}
+            _record(output, name, entry, [path.relative_to(output) for path in (output / "tokenizer").iterdir()])
         else:
             _train(output, name, settings)
 
@@ -126,25 +126,30 @@ def _train(output: Path, name: str, settings: Settings) -> None:
     losses = train(name, training.module.parameters(), training.phase, training.step, checkpoint)
     scores = json.loads((draft / "scores.json").read_text())
     (draft / "scores.json").unlink()
-    for path in draft.iterdir():
-        path.replace(output / path.name)
-    shutil.rmtree(draft)
+    files = [path.replace(output / path.name).relative_to(output) for path in sorted(draft.iterdir())]
+    draft.rmdir()
     entry = {
         "hyperparameters": asdict(training.phase),
+        "sizes": {field: value for field, value in asdict(settings).items() if field not in PHASES},
         "first_losses": losses[:_RECORDED_LOSSES],
         "last_loss": sum(losses[-50:]) / len(losses[-50:]),
         "heldout": scores,
         "seconds": round(time.monotonic() - begun),
     }
-    _record(output, name, entry | {"sizes": asdict(settings)} if name == "tower" else entry)
+    _record(output, name, entry, files)
 
 
-def _record(output: Path, name: str, entry: dict[str, Any]) -> None:
+def _record(output: Path, name: str, entry: dict[str, Any], files: Iterable[Path]) -> None:
+    """Add a finished phase to the provenance, last of all: its presence there means that its files are complete."""
+    hashes = {str(file): hashlib.sha256((output / file).read_bytes()).hexdigest() for file in sorted(files)}
     libraries = {library: version(library) for library in ("torch", "transformers", "tokenizers", "numpy", "pillow")}
-    made_with = {"command": "tinygptv bootstrap", "python": platform.python_version(), "data": data_hash()} | libraries
+    made_with = {"command": f"tinygptv bootstrap --phase {name}", "data": data_hash()}
+    made_with |= {"python": platform.python_version()} | libraries
     path = output / PROVENANCE
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(provenance(output) | {name: entry | {"made_with": made_with}}, indent=1) + "\n")
+    draft.write_text(
+        json.dumps(provenance(output) | {name: entry | {"files": hashes, "made_with": made_with}}, indent=1) + "\n"
+    )
     draft.replace(path)
 
 

@@ -84,18 +84,19 @@ class QFormerPretraining(nn.Module):
         return (to_text + to_image) / 2, similarity[:, :batch].detach()
 
     def _matching(self, features: Tensor, input_ids: Tensor, mask: Tensor, similarity: Tensor) -> Tensor:
-        """ITM over four groups: own pairs, a confusable picture, a confusable text, and the hand-made wrong text."""
+        """ITM over three groups: own pairs, the hand-made wrong text, and a confusable picture or a confusable text."""
         batch = len(features)
         confusable = similarity.masked_fill(torch.eye(batch, dtype=torch.bool), -10_000)
         other_image = torch.multinomial(confusable.T.softmax(dim=1), 1).squeeze(1)
         other_text = torch.multinomial(confusable.softmax(dim=1), 1).squeeze(1)
         own = torch.arange(batch)
-        images = torch.cat([own, other_image, own, own])
-        texts = torch.cat([own, own, other_text, own + batch])
+        by_image = own % 2 == 0
+        images = torch.cat([own, own, torch.where(by_image, other_image, own)])
+        texts = torch.cat([own, own + batch, torch.where(by_image, own, other_text)])
         logits = self.qformer.matching_logits(features[images], input_ids[texts], mask[texts])
-        labels = (torch.arange(4 * batch) < batch).long()
-        # One pair in four matches; weighed as much as the three that do not.
-        return nn.functional.cross_entropy(logits, labels, weight=torch.tensor([1.0, 3.0]))
+        labels = (torch.arange(3 * batch) < batch).long()
+        # One pair in three matches; weighed as much as the two that do not.
+        return nn.functional.cross_entropy(logits, labels, weight=torch.tensor([1.0, 2.0]))
 
     def _generation(self, features: Tensor, texts: list[str]) -> Tensor:
         """ITG: the text, token by token, from the queries."""

@@ -32,6 +32,6 @@ class Settings:
     vocabulary: int = 640
     language_tokens: int = 128  # longer exchanges are cut
     norm_penalty: float = 0.1
-    tower: Phase = field(default_factory=lambda: Phase(steps=3600, batch=32, peak_lr=2.0e-3, seed=1))
-    qformer: Phase = field(default_factory=lambda: Phase(steps=3000, batch=32, peak_lr=7.0e-4, seed=2))
-    language: Phase = field(default_factory=lambda: Phase(steps=2200, batch=32, peak_lr=1.5e-3, seed=3))
+    tower: Phase = field(default_factory=lambda: Phase(steps=2400, batch=32, peak_lr=1.5e-3, seed=1))
+    qformer: Phase = field(default_factory=lambda: Phase(steps=1600, batch=24, peak_lr=1.0e-3, seed=2))
+    language: Phase = field(default_factory=lambda: Phase(steps=2400, batch=32, peak_lr=1.5e-3, seed=3))

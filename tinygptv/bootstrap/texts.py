@@ -88,13 +88,28 @@ class Exchange:
             yield text
 
 
+def lesson(scene: Scene, rng: random.Random) -> Exchange:
+    """One sequence for the language model: mostly drills, else an exchange as the stages will hold it."""
+    return drills(scene, rng) if rng.random() < 0.6 else exchange(scene, rng)
+
+
 def exchange(scene: Scene, rng: random.Random) -> Exchange:
-    """One sequence for the language model: a description in one of many wordings, then one to four tasks."""
+    """A description in one of many wordings, then a bare caption or two to four tasks in their full wording."""
     description = describe(scene, rng)
     if rng.random() < 0.15:
         return Exchange(description, (Turn("", language.caption(scene, rng)),), None)
     turns = tuple(_turn(scene, rng) for _ in range(rng.randint(2, 4)))
     return Exchange(description, turns, rng.choices(_TEMPLATES, (0.85, 0.15))[0])
+
+
+def drills(scene: Scene, rng: random.Random) -> Exchange:
+    """Many questions and statements in their shortest form, often with hardly a template.
+
+    Almost all there is to learn about reading a scene is in such one-word answers, and the long wordings of the real
+    tasks would crowd them out.
+    """
+    template, length = rng.choice(((_TEMPLATES[0], 6), (("", " ", "\n"), 12)))
+    return Exchange(describe(scene, rng), tuple(_drill(scene, rng) for _ in range(length)), template)
 
 
 def describe(scene: Scene, rng: random.Random) -> str:
@@ -119,6 +134,19 @@ def _turn(scene: Scene, rng: random.Random) -> Turn:
     task = rng.choices(("question", "statement", "refer", "identify", "caption", "ground"), (40, 25, 15, 5, 10, 5))[0]
     turn = _TASKS[task](scene, rng)
     return turn or _question(scene, rng)
+
+
+def _drill(scene: Scene, rng: random.Random) -> Turn:
+    if rng.random() < 0.5:
+        said = language.STATING[rng.choice(("attribute", "attribute", "count", "spatial"))](
+            scene, rng, rng.random() < 0.5
+        )
+        if said:
+            return Turn(f"true or false? {said.text}", "true" if said.truth else "false")
+    asked = None
+    while asked is None:
+        asked = language.ASKING[rng.choice(sorted(language.ASKING))](scene, rng)
+    return Turn(asked.text, asked.answer)
 
 
 def _question(scene: Scene, rng: random.Random) -> Turn:

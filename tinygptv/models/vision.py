@@ -51,11 +51,12 @@ class VisionEncoder(nn.Module):
 
         The position table is interpolated once, here. Raises HandoffError if a tensor is missing or left over.
         """
-        config = vision_config(**json.loads((folder / "vision_encoder.json").read_text()))
+        fields = json.loads((folder / "vision_encoder.json").read_text())
+        config = vision_config(**fields)
         tensors = {name: tensor.float() for name, tensor in load_file(folder / "vision_encoder.safetensors").items()}
         if image_size is not None:
             config.image_size = image_size
-            tensors[POSITIONS] = resize_positions(tensors[POSITIONS], image_size // int(config.patch_size))
+            tensors[POSITIONS] = resize_positions(tensors[POSITIONS], image_size // fields["patch_size"])
         encoder = cls(config)
         load_strictly(encoder.model, tensors, folder / "vision_encoder.safetensors")
         return encoder

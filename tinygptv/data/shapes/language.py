@@ -302,7 +302,12 @@ def balanced_statements(kind: str, split: str, count: int, seed: int = 0) -> Ite
 
     So the words alone (that `one` is the commonest number, say) tell nothing about the truth.
     """
-    claims = {"attribute": [()], "count": _COUNTS, "spatial": [(relation,) for relation in RELATIONS]}[kind]
+    by_kind: dict[str, list[tuple[str, ...]]] = {
+        "attribute": [()],
+        "count": list(_COUNTS),
+        "spatial": [(relation,) for relation in RELATIONS],
+    }
+    claims = by_kind[kind]
     quota = _quotas([(claim, truth) for claim in claims for truth in (True, False)], count)
     for index in _indices(seed):
         picture = scene(split, index)
