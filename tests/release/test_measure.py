@@ -17,10 +17,10 @@ def test_memory_and_speed_are_those_of_the_measured_process(tmp_path: Path) -> N
     model = adapted_model()
     merge_lora(model.language_model)
     folder = write_release(tmp_path / "release", model)
-    ballast = np.ones(2 * 2**30, dtype=np.uint8)  # this process grows by 2 GiB; its child must not report them
+    ballast = np.ones(1_500_000_000, dtype=np.uint8)  # this process grows by 1.5 GB; its child must not report them
     cost = measure(folder)
     assert ballast[-1] == 1
-    assert 50e6 < cost.before_loading_bytes <= cost.peak_bytes < 1.8e9
+    assert 50e6 < cost.before_loading_bytes <= cost.peak_bytes < 1.2e9
     assert cost.tokens_per_second > 1
 
 
