@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _REQUEST = pa.schema([("position", pa.int64()), ("url", pa.string())])
 _POLL_SECONDS, _LOG_SECONDS = 0.2, 5.0
-_START_SECONDS, _LONGEST_WAIT_SECONDS = 180.0, 60.0
+_START_SECONDS, _LONGEST_WAIT_SECONDS = 300.0, 60.0
 _LOG_TAIL_LINES = 8
 
 

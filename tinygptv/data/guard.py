@@ -36,7 +36,7 @@ _LONGEST_WAIT_SECONDS = 30.0
 _NAMED_STATUS = {401, 403, 404, 410, 429, 451}
 _OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}
 _SAFE_IN_URL = "!#$%&'()*+,/:;=?@[]~"
-_RESOLVERS = 64
+_RESOLVERS = 16  # at once; resolvers drop the questions of those who ask more, and every drop costs seconds
 _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "timeout"),
     (ssl.SSLError, "tls"),
