@@ -40,6 +40,7 @@ def phi_config(definition: Phi) -> PhiConfig:
         layer_norm_eps=1e-5,
         bos_token_id=None,
         eos_token_id=None,
+        use_cache=False,  # asked for in generation alone
     )
 
 

@@ -114,6 +114,10 @@ def train_stage(
     launch = launcher or DeepSpeedLauncher()
 
     def build(draft: Path) -> Outcome:
+        if store.is_remote:
+            # Once, here: the ranks would all fetch them at the same time.
+            for artifact in [mixture.artifact, *mixture.parents]:
+                store.folder(artifact)
         job = Job(
             stage=stage,
             model=run.recipe.model,

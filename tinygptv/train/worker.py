@@ -8,6 +8,7 @@ of the global batch, however it is cut into ranks and micro-batches, so that har
 import functools
 import json
 import logging
+import math
 import os
 import resource
 import time
@@ -73,13 +74,14 @@ def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]
     job, folder = Job.model_validate_json(job_file.read_text()), job_file.parent
     _join(job)
     model = build_model(job)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     engine = _engine(job, model)
     begin = checkpoint.resume(engine, folder / CHECKPOINTS)
     steps = total_steps(job.stage.schedule)
     logger.info(
         "%s: %d trainable parameters, steps %d to %d on %d ranks under ZeRO-%d",
         job.stage.stage,
-        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        trainable,
         begin,
         steps,
         dist.get_world_size(),
@@ -218,7 +220,7 @@ def _to(engine: deepspeed.DeepSpeedEngine, batch: Batch) -> tuple[Tensor, ...]:
 
 def _check_finite(loss: float, step: int, batch: Batch, job: Job) -> None:
     """All ranks see the same sum, so all of them stop here together, before the step is taken."""
-    if loss - loss != 0:
+    if not math.isfinite(loss):
         keys = ", ".join(batch.keys[:8])
         raise TrainingError(
             f"{job.stage.stage}, step {step + 1}: the loss is {loss}; the last good checkpoint is kept. Samples here: "
