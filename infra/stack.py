@@ -43,7 +43,7 @@ def up() -> str:
     with _one_at_a_time():
         port = _running_port()
         if port is None:
-            port = _free_port()
+            port = free_port()
             _start_server(port)
         address = f"http://127.0.0.1:{port}"
         os.environ |= _client_environment(address)
@@ -196,7 +196,7 @@ def _running_port() -> int | None:
     return port
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """$TINYGPTV_PORT, or the first free port from 4200 on. Raises SetupError if the port asked for is taken."""
     wanted = os.environ.get("TINYGPTV_PORT")
     if wanted is not None:

@@ -9,13 +9,14 @@ import yaml
 from safetensors.torch import save_file
 
 from tests.release.tiny import MODEL, tokenizer
+from tinygptv.catalog import FOLDERS
 from tinygptv.data.shapes.scenes import draw, scene
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import ADDED_NORMS
 
 PICTURES = 24
 DEAD_LINKS = 2
-RECIPE, SOURCE = "mini", "mini_pairs"
+RECIPE, SOURCE, HARDWARE = "mini", "mini_pairs", "one_rank"
 
 
 def write_miniature(folder: Path, steps: dict[str, int]) -> dict[str, str]:
@@ -103,6 +104,7 @@ def _definitions(folder: Path, steps: dict[str, int]) -> dict[str, dict[str, dic
         "mixtures": {"mini_mixture": {"about": "both", "draw": "per_sample", "components": components}},
         "benchmarks": {"mini_benchmark": benchmark},
         "recipes": {RECIPE: _recipe(folder / "backbones", steps)},
+        "hardware": {HARDWARE: yaml.safe_load((FOLDERS["hardware"] / "cpu.yaml").read_text()) | {"ranks": 1}},
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.miniature import DEAD_LINKS, PICTURES, RECIPE, SOURCE, write_miniature
+from tests.miniature import DEAD_LINKS, HARDWARE, PICTURES, RECIPE, SOURCE, write_miniature
 from tinygptv.artifacts import Store
 from tinygptv.data.shapes.server import serve
 from tinygptv.errors import DataError, DefinitionError
@@ -24,7 +24,7 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def journey_in(workdir: str) -> Journey:
-    return open_journey("small", RECIPE, SOURCE, workdir=workdir)
+    return open_journey("small", RECIPE, SOURCE, HARDWARE, workdir)
 
 
 def actions(journey: Journey) -> set[str]:

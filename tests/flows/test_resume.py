@@ -19,7 +19,7 @@ from tinygptv.data.shapes.server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {"stage1": 2, "stage2": 2, "stage3": 60}
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 400
 
 
 @pytest.fixture

@@ -1,0 +1,146 @@
+"""The embedded stack, on a copy of the flows: it starts, runs, recovers, refuses, and leaves nothing behind."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from tests.miniature import DEAD_LINKS, PICTURES, RECIPE, SOURCE, write_miniature
+from tinygptv.data.shapes.server import serve
+from tinygptv.errors import LaunchError, SetupError
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 300
+
+
+def copy_checkout(folder: Path) -> Path:
+    """The parts of a checkout that the stack reads; the package itself is the installed one."""
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "infra").mkdir()
+    shutil.copy(ROOT / "infra" / "stack.py", folder / "infra")
+    shutil.copy(ROOT / "prefect.yaml", folder)
+    return folder
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> ModuleType:
+    """The module, with a state folder of its own."""
+    path = copy_checkout(tmp_path / "checkout") / "infra" / "stack.py"
+    specification = importlib.util.spec_from_file_location("stack", path)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    module.STATE.mkdir()
+    return module
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def processes_of(checkout: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TINYGPTV_STACK") == str(checkout / ".state"):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_the_stack_runs_recovers_from_a_killed_worker_and_leaves_no_process(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path / "checkout")
+    environment = os.environ | write_miniature(tmp_path / "mini", {"stage1": 2}) | {"TINYGPTV_PORT": str(free_port())}
+
+    def stack(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "infra/stack.py", *arguments],
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    run = ("run", "curate/local", "-p", f"source={SOURCE}", "-p", f"workdir={tmp_path / 'work'}", "-p")
+    try:
+        code, told = stack(*run, "recipe=minni")
+        assert code == 1 and "Did you mean 'mini'?" in told
+        assert f"http://127.0.0.1:{environment['TINYGPTV_PORT']}/api" in (checkout / "prefect.toml").read_text()
+
+        code, told = stack(*run, "resipe=mini")
+        assert code == 1 and "curate/local has no such parameter. Did you mean 'recipe'?" in told
+
+        (worker,) = [process for process in processes_of(checkout) if "worker" in process.cmdline()]
+        worker.kill()
+        with serve(tmp_path / "mini") as address:
+            environment["TINYGPTV_BASE_URL"] = address
+            code, told = stack(*run, f"recipe={RECIPE}")
+        assert code == 0 and f"{PICTURES} of {PICTURES + DEAD_LINKS} pairs kept" in told
+    finally:
+        code, told = stack("down")
+    assert code == 0 and told.startswith("stopped")
+    assert processes_of(checkout) == []
+    assert not (checkout / "prefect.toml").exists()
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_refused(
+    stack: ModuleType, taken_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINYGPTV_PORT", str(taken_port))
+    with pytest.raises(SetupError, match=f"port {taken_port} .* is used by another program; choose another"):
+        stack.up()
+
+
+@pytest.mark.parametrize("port", ["http", "0", "70000"])
+def test_a_port_that_is_none_is_refused(port: str, stack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYGPTV_PORT", port)
+    with pytest.raises(SetupError, match="between 1 and 65535"):
+        stack.up()
+
+
+def test_a_taken_default_port_makes_way_for_the_next_free_one_and_is_named(
+    stack: ModuleType, taken_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TINYGPTV_PORT", raising=False)
+    monkeypatch.setattr(stack, "DEFAULT_PORT", taken_port)
+    chosen = stack.free_port()
+    assert taken_port < chosen < taken_port + 100
+    assert f"port {taken_port} is used by another program; taking {chosen}" in capsys.readouterr().out
+
+
+def test_a_server_that_ends_while_starting_is_reported_with_its_last_words(
+    stack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "prefect"
+    broken.write_text("raise SystemExit('ImportError: no such thing as min_items')")
+    monkeypatch.setattr(stack, "PREFECT", broken)
+    monkeypatch.setenv("TINYGPTV_PORT", str(free_port()))
+    with pytest.raises(LaunchError, match="no such thing as min_items"):
+        stack.up()
+
+
+def test_stopping_what_does_not_run_is_no_error(stack: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    stack.down()
+    assert capsys.readouterr().out == "nothing was running\n"
