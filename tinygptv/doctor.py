@@ -33,7 +33,7 @@ from tinygptv.errors import SetupError
 from tinygptv.locations import PACKAGE
 
 FREE_DISK_GIB = 2
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 BUSY = 503
 REINSTALL = "remove .venv and run `make setup`"
 
@@ -307,7 +307,9 @@ def _try(command: list[str], **environment: str) -> None:
             env=_environment(**environment),
         )
     except subprocess.TimeoutExpired as error:
-        raise SetupError(f"no answer after {PATIENCE_SECONDS} s; {REINSTALL}") from error
+        raise SetupError(
+            f"no answer after {PATIENCE_SECONDS} s; if the machine is not just busy, {REINSTALL}"
+        ) from error
     if done.returncode:
         raise SetupError(f"{' '.join(done.stderr.strip().splitlines()[-3:])}; {REINSTALL}")
 
