@@ -52,7 +52,7 @@ class FilterChain(Definition):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        names = [step.name for step in (*self.rules, *self.duplicates)]
+        names = [rule.name for rule in self.rules] + [rule.name for rule in self.duplicates]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rules are called {', '.join(repeated)}; each drop needs one reason")
         return self

@@ -184,9 +184,7 @@ class Quantize(Definition):
     """Weights of linear layers stored in `bits`; `skip` names parts kept as they are."""
 
     bits: Literal[8]
-    skip: list[Literal["vision_encoder", "connector", "language_model", "head"]] = Field(
-        default_factory=lambda: ["head"]
-    )
+    skip: list[Literal["vision_encoder", "connector", "language_model", "head"]]
 
 
 BACKBONES = "backbones"
