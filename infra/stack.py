@@ -110,11 +110,11 @@ def _follow(client: Any, flow_run_id: Any, page: str) -> int:
             raise LaunchError(f"the worker has gone (see {STATE / 'worker.log'}); the same command starts it again")
         (whole,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
         for step in client.read_flow_runs(flow_run_filter=children, sort=FlowRunSort.START_TIME_ASC):
-            if step.state.is_running():
-                progress.show(step)
             if step.state.name != shown.get(step.id) and (step.state.is_running() or step.state.is_final()):
                 shown[step.id] = step.state.name
                 _print_step(step)
+            if step.state.is_running():
+                progress.show(step)
         if whole.state.is_final():
             print(f"{whole.state.name}: {whole.state.message or ''}\n{page}", flush=True)
             return 0 if whole.state.is_completed() else 1
@@ -122,7 +122,7 @@ def _follow(client: Any, flow_run_id: Any, page: str) -> int:
 
 
 def _print_step(step: Any) -> None:
-    seconds = f"{step.total_run_time.total_seconds():4.0f} s  " if step.state.is_final() else "        "
+    seconds = f"{(step.end_time - step.start_time).total_seconds():4.0f} s  " if step.state.is_final() else " " * 8
     mark = {"Running": "→", "Completed": "✓"}.get(step.state.name, "✗")
     print(f"{mark} {seconds}{step.name:<24} {step.state.message or ''}".rstrip(), flush=True)
 
