@@ -219,8 +219,11 @@ class Store:
             os.fsync(stream.fileno())
         partial.rename(draft / MANIFEST)
         if self.is_remote:
-            for name in [*manifest.files, MANIFEST]:
-                self._remote.put_file(str(draft / name), f"{self.workdir}/{manifest.artifact}/{name}")
+            place = f"{self.workdir}/{manifest.artifact}"
+            names = list(manifest.files)
+            # Given as lists, many small files travel side by side.
+            self._remote.put([str(draft / name) for name in names], [f"{place}/{name}" for name in names])
+            self._remote.put_file(str(draft / MANIFEST), f"{place}/{MANIFEST}")
         final = self.local_root / manifest.artifact
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
