@@ -24,7 +24,7 @@ echo "set-up: installing into .venv with $("$python" --version); this takes a fe
 # Debian ships Python without the part of venv that installs pip; any pip can stand in for it.
 "$python" -m venv .venv 2>/dev/null ||
     { "$python" -m venv --clear --without-pip .venv && "$python" -m pip --python .venv/bin/python install --quiet pip; }
-pip() { .venv/bin/python -m pip --quiet --no-input "$@"; }
+pip() { .venv/bin/python -m pip -qq --no-input "$@"; } # -qq: errors only
 pip install --upgrade pip
 
 # The default torch for Linux is the CUDA build with gigabytes of libraries. Without a GPU take the CPU build, unless
@@ -42,7 +42,7 @@ pip install --editable '.[dev]'
 # Without its dependencies: they include the obsolete `dataclasses` backport, which shadows the standard library inside
 # Prefect's server. The real ones are listed in pyproject.toml.
 pip install --no-deps 'img2dataset==1.47.0'
-if .venv/bin/python -m pip show --quiet dataclasses 2>/dev/null; then
+if .venv/bin/python -m pip show -qq dataclasses 2>/dev/null; then
     pip uninstall --yes dataclasses
 fi
 echo "$state" >"$stamp"

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tinygptv import doctor
@@ -65,14 +66,24 @@ def test_a_damaged_or_missing_backbone_is_found(
         doctor.backbones_are_complete()
 
 
-def test_ranks_that_cannot_start_are_reported_with_their_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no gloo\nRuntimeError: no interface"),
-    )
+def test_a_process_that_fails_is_reported_with_its_last_words() -> None:
     with pytest.raises(SetupError, match="RuntimeError: no interface"):
-        doctor.two_ranks_talk()
+        doctor.run_quietly([sys.executable, "-c", "raise RuntimeError('no interface')"])
+
+
+def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PATIENCE_SECONDS", 5)
+    child = "import time; time.sleep(600)"
+    code = (
+        "import pathlib, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "time.sleep(600)"
+    )
+    with pytest.raises(SetupError, match="no answer after 5 s"):
+        doctor.run_quietly([sys.executable, "-c", code])
+    pid = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_one_failed_check_does_not_hide_the_next_and_makes_the_exit_code(

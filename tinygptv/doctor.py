@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def two_ranks_talk() -> str:
         "t = torch.tensor([d.get_rank() + 1.0]); d.all_reduce(t); assert t.item() == 3; d.destroy_process_group()"
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    _try([*launcher, "--nproc-per-node", "2", "--no-python", sys.executable, "-c", code])
+    run_quietly([*launcher, "--nproc-per-node", "2", "--no-python", sys.executable, "-c", code])
     return "DeepSpeed imports, gloo adds"
 
 
@@ -208,7 +209,7 @@ def test_harness_starts() -> str:
         f"with prefect_test_harness(server_startup_timeout={PATIENCE_SECONDS}): assert one() == 1"
     )
     with tempfile.TemporaryDirectory() as home:
-        _try([sys.executable, "-c", code], PREFECT_HOME=home)
+        run_quietly([sys.executable, "-c", code], PREFECT_HOME=home)
     return "a flow ran in it"
 
 
@@ -295,23 +296,30 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _try(command: list[str], **environment: str) -> None:
+def run_quietly(command: list[str], **environment: str) -> None:
     """Run a command quietly. Raises SetupError with its last words if it fails or takes too long."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(**environment),
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_SECONDS,
-            env=_environment(**environment),
-        )
+        _, words = process.communicate(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise SetupError(
             f"no answer after {PATIENCE_SECONDS} s; if the machine is not just busy, {REINSTALL}"
         ) from error
-    if done.returncode:
-        raise SetupError(f"{' '.join(done.stderr.strip().splitlines()[-3:])}; {REINSTALL}")
+    finally:
+        # The processes it started too, if it could not end them itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        raise SetupError(f"{' '.join(words.strip().splitlines()[-3:])}; {REINSTALL}")
 
 
 def _environment(**more: str) -> dict[str, str]:
