@@ -13,7 +13,7 @@ test: setup           ## the whole suite
 	@.venv/bin/python -m pytest $(ARGS)
 
 bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
-	@.venv/bin/python -m pytest benchmarks $(ARGS)
+	@.venv/bin/python benchmarks/journey.py $(ARGS)
 
 up: setup             ## Prefect server, worker and deployments
 	@.venv/bin/python infra/stack.py up
