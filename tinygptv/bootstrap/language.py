@@ -1,6 +1,6 @@
 """Phase 3: a small stock Phi learns the language of the shapes world, and to answer about a scene it is told of.
 
-In every fifth batch the scene is told in words. In the others each object is one vector, a throw-away linear map of
+In every eighth batch the scene is told in words. In the others each object is one vector, a throw-away linear map of
 its attributes, somewhere among the slots where an image will be: Phi-2 has seen so much that it can read such soft
 prompts, a model of this size has to be shown that they exist.
 """
@@ -42,7 +42,7 @@ def phi_config(settings: Settings) -> PhiConfig:
 
 
 class LanguagePretraining(nn.Module):
-    """Phi, the stand-in for image embeddings, and a penalty that keeps activations where TinyGPT-V's norms put them."""
+    """Phi, what stands in for image embeddings, and a penalty that keeps activations as TinyGPT-V's norms make them."""
 
     def __init__(self, settings: Settings, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class LanguagePretraining(nn.Module):
         """The loss of one step on scenes and wordings never seen before."""
         rng = rng_of("language", number)
         scenes = batch_of_scenes("pretrain", number, self.settings.language.batch)
-        return self.measure(scenes, rng, in_words=number % 5 == 0)
+        return self.measure(scenes, rng, in_words=number % 8 == 0)
 
     def measure(self, scenes: list[Scene], rng: random.Random, in_words: bool) -> Step:
         """Loss, and how many answer tokens are right, with all scenes told in words or all in vectors."""

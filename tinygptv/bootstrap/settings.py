@@ -30,8 +30,8 @@ class Settings:
     contrast_width: int = 64
     language_layers: int = 4
     vocabulary: int = 640
-    language_tokens: int = 128  # longer exchanges are cut
-    norm_penalty: float = 0.1
-    tower: Phase = field(default_factory=lambda: Phase(steps=2400, batch=32, peak_lr=1.5e-3, seed=1))
+    language_tokens: int = 112  # longer exchanges are cut
+    norm_penalty: float = 0.02
+    tower: Phase = field(default_factory=lambda: Phase(steps=3000, batch=32, peak_lr=1.5e-3, seed=1))
     qformer: Phase = field(default_factory=lambda: Phase(steps=1600, batch=24, peak_lr=1.0e-3, seed=2))
-    language: Phase = field(default_factory=lambda: Phase(steps=2400, batch=32, peak_lr=1.5e-3, seed=3))
+    language: Phase = field(default_factory=lambda: Phase(steps=3000, batch=32, peak_lr=1.5e-3, seed=3))

@@ -47,6 +47,8 @@ _GROUND = (
     "summarize this image in details",
     "give a thorough description of what you see in this image",
 )
+_VALUES = language.CHOICES | {"place": language.ANSWERS["position"]}
+_BARE = ("", " ", "\n")
 _TEMPLATES = (("###Human: ", " ###Assistant: ", "###"), ("[INST] ", " [/INST]", "###"))
 
 
@@ -90,7 +92,7 @@ class Exchange:
 
 def lesson(scene: Scene, rng: random.Random) -> Exchange:
     """One sequence for the language model: mostly drills, else an exchange as the stages will hold it."""
-    return drills(scene, rng) if rng.random() < 0.6 else exchange(scene, rng)
+    return drills(scene, rng) if rng.random() < 0.75 else exchange(scene, rng)
 
 
 def exchange(scene: Scene, rng: random.Random) -> Exchange:
@@ -108,7 +110,7 @@ def drills(scene: Scene, rng: random.Random) -> Exchange:
     Almost all there is to learn about reading a scene is in such one-word answers, and the long wordings of the real
     tasks would crowd them out.
     """
-    template, length = rng.choice(((_TEMPLATES[0], 6), (("", " ", "\n"), 12)))
+    template, length = rng.choice(((_TEMPLATES[0], 6), (_BARE, 10)))
     return Exchange(describe(scene, rng), tuple(_drill(scene, rng) for _ in range(length)), template)
 
 
@@ -137,16 +139,32 @@ def _turn(scene: Scene, rng: random.Random) -> Turn:
 
 
 def _drill(scene: Scene, rng: random.Random) -> Turn:
-    if rng.random() < 0.5:
-        said = language.STATING[rng.choice(("attribute", "attribute", "count", "spatial"))](
-            scene, rng, rng.random() < 0.5
-        )
+    manner = rng.random()
+    if manner < 0.35:
+        return _presence(scene, rng)
+    if manner < 0.7:
+        kind = rng.choice(("attribute", "attribute", "count", "spatial"))
+        said = language.STATING[kind](scene, rng, rng.random() < 0.5)
         if said:
             return Turn(f"true or false? {said.text}", "true" if said.truth else "false")
     asked = None
     while asked is None:
         asked = language.ASKING[rng.choice(sorted(language.ASKING))](scene, rng)
     return Turn(asked.text, asked.answer)
+
+
+def _presence(scene: Scene, rng: random.Random) -> Turn:
+    """`any red? no`, `any small star? yes`: one attribute or two, the steps towards judging a whole statement."""
+    parts = rng.choice((("kind",), ("colour",), ("place",), ("colour", "kind"), ("size", "kind"), ("kind", "place")))
+    present = [tuple(_attribute(thing, part) for part in parts) for thing in scene.objects]
+    wanted, said = rng.random() < 0.5, rng.choice(present)
+    while not wanted and said in present:
+        said = tuple(rng.choice(_VALUES[part]) for part in parts)
+    return Turn(f"any {' '.join(said)}?", "yes" if wanted else "no")
+
+
+def _attribute(thing: SceneObject, part: str) -> str:
+    return language.place(thing) if part == "place" else getattr(thing, part)
 
 
 def _question(scene: Scene, rng: random.Random) -> Turn:

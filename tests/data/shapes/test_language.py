@@ -132,7 +132,7 @@ def test_balanced_questions_have_every_answer_equally_often(kind: str) -> None:
     asked = [question for _, question in language.balanced_questions(kind, "heldout", 180)]
     for aspect in {question.aspect for question in asked}:
         counts = Counter(question.answer for question in asked if question.aspect == aspect)
-        assert max(counts.values()) - min(counts.values()) <= 1
+        assert max(counts.values()) - min(counts.values()) <= 2
         assert aspect == "all" or len(counts) == len(language.ANSWERS[kind])
 
 
@@ -141,7 +141,7 @@ def test_balanced_statements_claim_the_same_things_truly_and_falsely(kind: str) 
     said = [statement for _, statement in language.balanced_statements(kind, "heldout", 168)]
     assert Counter(statement.truth for statement in said) == {True: 84, False: 84}
     claims = Counter((statement.claim, statement.truth) for statement in said)
-    assert all(abs(claims[claim, True] - claims[claim, False]) <= 1 for claim, _ in claims)
+    assert all(abs(claims[claim, True] - claims[claim, False]) <= 2 for claim, _ in claims)
 
 
 def test_balanced_samplers_repeat_and_differ_by_seed() -> None:

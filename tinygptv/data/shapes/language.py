@@ -280,8 +280,10 @@ def conversation(scene: Scene, rng: random.Random) -> list[Question]:
 
 # Exact balance
 
-# What is counted decides which numbers are possible, so numbers are balanced within each aspect.
-_COUNTS = [(aspect, number) for aspect in ("kind", "colour", "all") for number in NUMBERS[aspect == "all" :]]
+# What is counted decides which numbers are possible, so numbers are balanced within each aspect. "All" never counts
+# zero; it comes half as often as the others, so that always answering `zero` is no worse than always `one`.
+_COUNTS = [(aspect, number) for aspect in ("kind", "colour") for number in NUMBERS] * 2
+_COUNTS += [("all", number) for number in NUMBERS[1:]]
 
 
 def balanced_questions(kind: str, split: str, count: int, seed: int = 0) -> Iterator[tuple[Scene, Question]]:
@@ -328,7 +330,11 @@ def _indices(seed: int) -> Iterator[int]:
 
 
 def _quotas(keys: Sequence[Key], count: int) -> Counter[Key]:
-    return Counter({key: (count + len(keys) - 1 - place) // len(keys) for place, key in enumerate(keys)})
+    """Deal `count` out over the keys in turn; a key that is listed twice gets twice as many."""
+    quota: Counter[Key] = Counter()
+    for place, key in enumerate(keys):
+        quota[key] += (count + len(keys) - 1 - place) // len(keys)
+    return quota
 
 
 def _shuffled(scene: Scene, rng: random.Random) -> list[SceneObject]:
