@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from tinygptv.data.shapes import language
-from tinygptv.data.shapes.scenes import Scene, scene
+from tinygptv.data.shapes.scenes import Scene, SceneObject, scene
 
 SCENES = [scene("train", index) for index in range(200)]
 
@@ -37,7 +37,7 @@ def test_a_count_statement_is_true_exactly_when_it_says_so() -> None:
             words = language.count_statement(picture, random.Random(index), truth).text.split()
             number = language.NUMBERS.index(words[2].replace("no", "zero"))
             nouns = [language.plural(noun, number) for noun in ("shape", *language.CHOICES["kind"])]
-            kinds = {plural: kind for plural, kind in zip(nouns, ("", *language.CHOICES["kind"]), strict=True)}
+            kinds = dict(zip(nouns, ("", *language.CHOICES["kind"]), strict=True))
             colour = words[3] if len(words) == 5 else ""
             matching = [o for o in picture.objects if colour in ("", o.colour) and kinds[words[-1]] in ("", o.kind)]
             assert (len(matching) == number) == truth, words
@@ -66,7 +66,8 @@ def test_a_spatial_statement_and_its_opposite_differ_in_truth() -> None:
     assert checked > 200
 
 
-def one_that_fits(picture: Scene, words: str):  # type of SceneObject, exactly one
+def one_that_fits(picture: Scene, words: str) -> SceneObject:
+    """The only object that has all these attributes."""
     fitting = [thing for thing in picture.objects if set(words.split()) <= set(language.name(thing).split())]
     assert len(fitting) == 1, (words, fitting)
     return fitting[0]
