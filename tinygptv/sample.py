@@ -1,6 +1,12 @@
-"""The values the journey carries: a sample, its turns, and where its image lies."""
+"""The values the journey carries: a sample, its turns, where its image lies, and the two marks in a batch's ids."""
 
 from dataclasses import dataclass, field
+
+IMAGE_SLOT = -1
+"""In `input_ids`: one image embedding goes here. Images fill the slots of a batch in reading order."""
+
+IGNORE_INDEX = -100
+"""In `labels`: nothing is learned here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.batching import IGNORE_INDEX, IMAGE_SLOT, Batch, Collator, Loader, load_tokenizer
+from tinygptv.data.batching import Batch, Collator, Loader, load_tokenizer
 from tinygptv.data.mixing import mix
 from tinygptv.data.prompts import render
 from tinygptv.data.shapes.scenes import draw, scene
 from tinygptv.data.shapes.tables import jpeg
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DataError, DefinitionError
-from tinygptv.sample import ImageReference, Sample, Turn
+from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT, ImageReference, Sample, Turn
 
 HUMAN = "###Human: {} ###Assistant: "
 SLOTS = 8

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from tinygptv import catalog
 from tinygptv.definitions.recipe import Lora, Model
-from tinygptv.models.vlm import IGNORE_INDEX, IMAGE_SLOT, VisionLanguageModel
+from tinygptv.models.vlm import VisionLanguageModel
+from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, init="fresh")
 IMAGE_TOKENS = 3

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from tinygptv.definitions.recipe import Lora, Model
-from tinygptv.models.vlm import IGNORE_INDEX, VisionLanguageModel
+from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import from_reference, load_backbones, load_trained, parameters_by_name, read_tensors
+from tinygptv.sample import IGNORE_INDEX
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 PROJECTIONS = ["connector.1", "connector.2"]

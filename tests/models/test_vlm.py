@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from tinygptv.errors import ShapeError
-from tinygptv.models.vlm import IGNORE_INDEX, IMAGE_SLOT, VisionLanguageModel
+from tinygptv.models.vlm import VisionLanguageModel
+from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 
 
 def test_images_fill_the_slots_in_reading_order(model: VisionLanguageModel, batch: dict[str, Tensor]) -> None:

@@ -25,12 +25,7 @@ from tinygptv.data.prompts import IMAGE_PLACE, render
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DataError, DefinitionError
-from tinygptv.sample import Sample, Turn
-
-IMAGE_SLOT = -1
-"""In `input_ids`: here stands one of an image's tokens. Slots are filled in order from the batch's images."""
-
-IGNORE_INDEX = -100
+from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT, Sample, Turn
 
 
 @dataclass(frozen=True, slots=True)

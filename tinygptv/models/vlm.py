@@ -13,11 +13,7 @@ from tinygptv.models.connectors import build_connector, num_image_tokens
 from tinygptv.models.language import PhiLanguageModel
 from tinygptv.models.lora import attach_lora
 from tinygptv.models.vision import VisionEncoder, vision_config
-
-IMAGE_SLOT = -1
-"""In `input_ids`: one image embedding goes here. Images fill the slots of a batch in reading order."""
-IGNORE_INDEX = -100
-"""In `labels`: nothing is learned here."""
+from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 
 
 class VisionLanguageModel(nn.Module):

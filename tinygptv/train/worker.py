@@ -13,6 +13,7 @@ import os
 import resource
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import getLogger
@@ -31,8 +32,9 @@ from tinygptv.data.batching import Batch, Loader, load_tokenizer
 from tinygptv.definitions.recipe import Optimizer, Schedule
 from tinygptv.errors import TrainingError
 from tinygptv.locations import local_path
-from tinygptv.models.vlm import IGNORE_INDEX, VisionLanguageModel
+from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import LORA, load_backbones, load_trained, parameters_by_name, save_trained
+from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train import checkpoint
 from tinygptv.train.deepspeed import deepspeed_config
 from tinygptv.train.freezing import decays, trainable_names
@@ -62,7 +64,7 @@ def train_from_mixture(job_file: Path) -> None:
             load_tokenizer(local_path(job.model.language_model.tokenizer)),
             num_image_tokens=model.num_image_tokens,
             global_batch_size=job.stage.global_batch_size,
-            seed=job.seed,
+            seed=_order_seed(job),
         )
 
     train(job_file, batches)
@@ -206,6 +208,11 @@ def _sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def _order_seed(job: Job) -> int:
+    """Stages that share a mixture must not walk through it in the same order."""
+    return _seed(job.seed, zlib.crc32(job.stage.stage.encode()))
 
 
 def _seed(*numbers: int) -> int:
