@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tinygptv.data.prompts import box_text
 from tinygptv.data.shapes import language
 from tinygptv.data.shapes.scenes import GRID, Scene, SceneObject
 
@@ -126,7 +127,7 @@ def describe(scene: Scene, rng: random.Random) -> str:
             name=language.name(o),
             at=language.at_place(o),
             place=language.place(o),
-            box=language.box_text(o.box),
+            box=box_text(o.box),
         )
         for o in rng.sample(scene.objects, len(scene.objects))
     )
@@ -187,12 +188,12 @@ def _refer(scene: Scene, rng: random.Random) -> Turn | None:
     if reference is None:
         return None
     instruction = "[refer] " + rng.choice(_REFER).format(reference.phrase)
-    return Turn(instruction, language.box_text(reference.target.box))
+    return Turn(instruction, box_text(reference.target.box))
 
 
 def _identify(scene: Scene, rng: random.Random) -> Turn:
     thing = rng.choice(scene.objects)
-    instruction = "[identify] " + rng.choice(_IDENTIFY).format(language.box_text(thing.box))
+    instruction = "[identify] " + rng.choice(_IDENTIFY).format(box_text(thing.box))
     return Turn(instruction, language.region_description(thing))
 
 
@@ -207,7 +208,7 @@ def _ground(scene: Scene, rng: random.Random) -> Turn:
         return Turn("[grounding] " + rng.choice(_GROUND), language.grounded_caption(scene, rng))
     thing = rng.choice(scene.objects)
     phrase = language.region_description(thing)
-    return Turn(f"[detection] {phrase}", f"<p>{phrase}</p> {language.box_text(thing.box)}")
+    return Turn(f"[detection] {phrase}", f"<p>{phrase}</p> {box_text(thing.box)}")
 
 
 _TASKS = {
@@ -257,4 +258,4 @@ def generation_text(scene: Scene, rng: random.Random) -> str:
     if style < 0.65:
         return language.count_caption(scene, rng)
     things = rng.sample(scene.objects, min(len(scene.objects), 2))
-    return ", ".join(f"{language.name(thing)} {language.box_text(thing.box)}" for thing in things)
+    return ", ".join(f"{language.name(thing)} {box_text(thing.box)}" for thing in things)

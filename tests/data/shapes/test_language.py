@@ -117,10 +117,6 @@ def test_a_full_caption_names_every_object_and_place() -> None:
         assert parts == {f"a {language.name(thing)} {language.at_place(thing)}" for thing in picture.objects}
 
 
-def test_boxes_are_truncated_to_a_hundred_steps() -> None:
-    assert language.box_text((0.1299, 0.0, 1.0, 0.569)) == "{<12><0><100><56>}"
-
-
 def test_conversations_ask_different_things() -> None:
     for index, picture in enumerate(SCENES):
         texts = [question.text for question in language.conversation(picture, random.Random(index))]

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tinygptv.data.shapes.scenes import COLOURS, KINDS, SIZES, Box, Scene, SceneObject, scene
+from tinygptv.data.prompts import box_text
+from tinygptv.data.shapes.scenes import COLOURS, KINDS, SIZES, Scene, SceneObject, scene
 
 PLACES = (
     ("top left", "top", "top right"),
@@ -68,11 +69,6 @@ def at_place(thing: SceneObject) -> str:
 def name(thing: SceneObject) -> str:
     """Size, colour and kind: `small red circle`."""
     return f"{thing.size} {thing.colour} {thing.kind}"
-
-
-def box_text(box: Box) -> str:
-    """A box in the format the model reads and writes: `{<x0><y0><x1><y1>}`, integers 0..100, truncated."""
-    return "{" + "".join(f"<{int(edge * 100)}>" for edge in box) + "}"
 
 
 def plural(noun: str, count: int) -> str:
