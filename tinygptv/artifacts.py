@@ -176,7 +176,7 @@ class Store:
             return manifest
         draft = self._draft_folder(artifact)
         with storage_errors(draft):
-            draft.mkdir(parents=True, exist_ok=True)
+            _create(draft)
             with self._exclusive(artifact):
                 if manifest := self.find(artifact):
                     return manifest
@@ -242,6 +242,14 @@ class Store:
                     f"{self.workdir}/{artifact}: another process is making it; wait for it, or choose another run name"
                 ) from None
             yield
+
+
+def _create(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        # The file system has a parent that takes no folders, as /proc does.
+        raise StorageError(f"{folder}: this folder cannot be created; choose another workdir") from error
 
 
 def _inventory(folder: Path) -> dict[str, FileEntry]:
