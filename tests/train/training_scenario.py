@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-from tinygptv.artifacts import Store
-from tinygptv.data.batching import Batch, Loader, load_tokenizer
+from tinygptv.data.batching import Batch
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.train import rank, worker
 from tinygptv.train.stage import Job
@@ -20,13 +19,15 @@ from tinygptv.train.stage import Job
 Spoil = Callable[[int, list[Batch]], list[Batch]]
 
 
-class SpoiledLoader(Loader):
+@dataclasses.dataclass(frozen=True)
+class SpoiledBatches:
     """The real batches, through `spoil`, which may change them or raise."""
 
-    spoil: Spoil = staticmethod(lambda step, batches: batches)
+    real: worker.Batches
+    spoil: Spoil
 
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
-        return self.spoil(step, super().micro_batches(step, rank, ranks, micro_batch_size))
+        return self.spoil(step, self.real.micro_batches(step, rank, ranks, micro_batch_size))
 
 
 def stop_at(last: int) -> Spoil:
@@ -47,19 +48,9 @@ def blind_at(last: int) -> Spoil:
     return spoil
 
 
-def train(folder: Path, spoil: Spoil = SpoiledLoader.spoil) -> None:
-    def batches(job: Job, model: VisionLanguageModel) -> Loader:
-        loader = SpoiledLoader(
-            Store(job.workdir),
-            job.mixture,
-            job.stage.inputs,
-            load_tokenizer(Path(job.model.language_model.tokenizer)),
-            num_image_tokens=model.num_image_tokens,
-            global_batch_size=job.stage.global_batch_size,
-            seed=job.seed,
-        )
-        loader.spoil = spoil
-        return loader
+def train(folder: Path, spoil: Spoil = lambda step, batches: batches) -> None:
+    def batches(job: Job, model: VisionLanguageModel) -> SpoiledBatches:
+        return SpoiledBatches(worker.mixture_batches(job, model), spoil)
 
     try:
         worker.train(folder / "job.json", batches)

@@ -55,20 +55,20 @@ class Batches(Protocol):
 
 def train_from_mixture(job_file: Path) -> None:
     """Train the job on the mixture it names."""
+    train(job_file, mixture_batches)
 
-    def batches(job: Job, model: VisionLanguageModel) -> Batches:
-        return Loader(
-            Store(job.workdir),
-            job.mixture,
-            job.stage.inputs,
-            load_tokenizer(local_path(job.model.language_model.tokenizer)),
-            num_image_tokens=model.num_image_tokens,
-            global_batch_size=job.stage.global_batch_size,
-            seed=_order_seed(job),
-        )
 
-    train(job_file, batches)
-    dist.destroy_process_group()
+def mixture_batches(job: Job, model: VisionLanguageModel) -> Loader:
+    """The batches of the mixture that the job names, in the order of its stage."""
+    return Loader(
+        Store(job.workdir),
+        job.mixture,
+        job.stage.inputs,
+        load_tokenizer(local_path(job.model.language_model.tokenizer)),
+        num_image_tokens=model.num_image_tokens,
+        global_batch_size=job.stage.global_batch_size,
+        seed=_order_seed(job),
+    )
 
 
 def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]) -> None:
