@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.release.tiny import adapted_model, write_release
 from tinygptv.data.batching import Collator
+from tinygptv.data.images import DEVIATION, MEAN
 from tinygptv.evaluate.answers import answer_all, noise_pictures
 from tinygptv.models.lora import merge_lora
 from tinygptv.release.folder import Release, load_release
@@ -53,11 +54,13 @@ def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[
     assert noisy == answer_all(release, swapped, "vqa", 12, noise=True)
 
 
-def test_noise_belongs_to_the_key_and_covers_all_values(release: Release, samples: list[Sample]) -> None:
+def test_noise_belongs_to_the_key_and_has_the_exposure_it_is_given(release: Release, samples: list[Sample]) -> None:
     collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
-    both = noise_pictures(collator.prompts(samples[:2], "vqa"))
-    again = noise_pictures(collator.prompts(samples[1:3], "vqa"))
+    both = noise_pictures(collator.prompts(samples[:2], "vqa"), 0.5, 0.125)
+    again = noise_pictures(collator.prompts(samples[1:3], "vqa"), 0.5, 0.125)
     assert both.shape == (2, 3, 16, 16)
     torch.testing.assert_close(both[1], again[0])
     assert not torch.equal(both[0], both[1])
-    assert both.min() < -1.5 < 1.5 < both.max()
+    pixels = both.numpy().transpose(0, 2, 3, 1) * DEVIATION + MEAN
+    assert pixels.mean() == pytest.approx(0.5, abs=0.02)
+    assert pixels.std() == pytest.approx(0.125, abs=0.02)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinygptv.data.batching import Batch, Collator
-from tinygptv.data.images import normalise
+from tinygptv.data.images import DEVIATION, MEAN, normalise
 from tinygptv.data.prompts import render
 from tinygptv.definitions.mixture import Task
 from tinygptv.sample import Sample
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EXPOSURE_SAMPLES = 256
 BATCH_SIZE = 32
 
 
@@ -35,29 +36,43 @@ def answer_all(
 ) -> list[str]:
     """One answer per sample, in the samples' order; prompts of like length share a batch.
 
-    With `noise` every picture is replaced by uniform noise that depends on the sample's key alone.
+    With `noise` every picture is replaced by noise of the average brightness and contrast of them all.
     """
     collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
     order = sorted(range(len(samples)), key=lambda row: _prompt_length(samples[row], task, release.inputs.template))
     answers = [""] * len(samples)
+    exposure = _exposure(collator, samples[:EXPOSURE_SAMPLES], task) if noise else None
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = collator.prompts([samples[row] for row in rows], task)
-        if noise:
-            batch = replace(batch, pixel_values=noise_pictures(batch))
+        if exposure:
+            batch = replace(batch, pixel_values=noise_pictures(batch, *exposure))
         for row, text in zip(rows, _generate(release, collator, batch, max_new_tokens), strict=True):
             answers[row] = text
     return answers
 
 
-def noise_pictures(batch: Batch) -> Tensor:
-    """Uniform noise in the shape of `batch.pixel_values` (B, 3, H, W), one picture per key; needs one per sample."""
+def noise_pictures(batch: Batch, mean: float, deviation: float) -> Tensor:
+    """Gaussian noise in the shape of `batch.pixel_values` (B, 3, H, W), one picture per key; needs one per sample.
+
+    `mean` and `deviation`, in units of [0, 1], are those of the benchmark's pictures on average. Noise over the full
+    range would be unlike any exposure the model knows: it then leaves the form of an answer ("false" when asked how
+    many) and scores below chance. A picture's own contrast would say how much is in it, and score above.
+    """
     side = batch.pixel_values.shape[-1]
     pictures = []
     for key in batch.keys:
-        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
-        pictures.append(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
+        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]))
+        noise = rng.normal(mean, deviation, (side, side, 3)) * 255
+        pictures.append(noise.round().clip(0, 255).astype(np.uint8))
     return torch.from_numpy(normalise(np.stack(pictures)))
+
+
+def _exposure(collator: Collator, samples: Sequence[Sample], task: Task) -> tuple[float, float]:
+    """Average brightness and contrast of the samples' pictures, in units of [0, 1]."""
+    pictures = collator.prompts(samples, task).pixel_values.numpy()
+    pixels = pictures.transpose(0, 2, 3, 1) * DEVIATION + MEAN
+    return float(pixels.mean()), float(pixels.std(axis=(1, 2, 3)).mean())
 
 
 def _generate(release: "Release", collator: Collator, batch: Batch, max_new_tokens: int) -> list[str]:

@@ -53,7 +53,7 @@ def evaluate(
         "benchmark": benchmark.model_dump(mode="json"),
         "source": source.model_dump(mode="json"),
         "model": model_name,
-        "noise": noise,
+        "noise": "gaussian, of average brightness and contrast" if noise else False,
     }
     parents = [model.artifact]
     if source.images.startswith("embedded:"):
