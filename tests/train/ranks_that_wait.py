@@ -25,7 +25,12 @@ def act(job: Path) -> None:
             job.with_suffix(".fifo").read_bytes()
             raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234")
         case "be killed":
+            # Not before the other rank has said its process id.
+            job.with_suffix(".fifo").read_bytes()
             os.kill(os.getpid(), signal.SIGKILL)
+        case "tell and wait":
+            os.close(os.open(job.with_suffix(".fifo"), os.O_WRONLY))
+            signal.pause()
         case "wait":
             signal.pause()
 

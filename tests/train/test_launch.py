@@ -54,7 +54,7 @@ def test_the_rank_that_failed_first_is_named_and_its_echoes_are_not(tmp_path: Pa
 
 def test_a_killed_rank_ends_the_others(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"rank 1 failed first, with exit code -9"):
-        launch(tmp_path, "wait", "be killed")
+        launch(tmp_path, "tell and wait", "be killed")
     waiting = int(re.search(r"rank 0 is (\d+)", (tmp_path / "log").read_text())[1])
     assert not psutil.pid_exists(waiting)
 
