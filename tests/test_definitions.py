@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from tinygptv import catalog
 from tinygptv.catalog import FOLDERS, resolve_run
+from tinygptv.definitions.recipe import Model
 from tinygptv.errors import DefinitionError
 
 LOADERS = {
@@ -52,6 +54,10 @@ def schedule(**change: object) -> dict[str, object]:
     return {"schedule": values | change}
 
 
+INPUTS = {"image_size": 48, "max_text_tokens": 8, "template": None, "end_symbol": "x"}
+LORA = {"rank": 2, "alpha": 2.0, "dropout": 0.0, "init": "fresh"}
+
+
 @pytest.mark.parametrize(
     ("change", "stage", "message"),
     [
@@ -60,16 +66,18 @@ def schedule(**change: object) -> dict[str, object]:
         ({}, {"starts_from": "stage0"}, "no earlier stage is called 'stage0'"),
         (
             {},
-            {"inputs": {"image_size": 50, "max_text_tokens": 8, "template": None, "end_symbol": "x"}},
-            "not a multiple",
+            {"inputs": INPUTS | {"image_size": 50}},
+            r"inputs.image_size: 50 px is not a multiple of the patch size 8",
         ),
-        (
-            {},
-            {"inputs": {"image_size": 48, "max_text_tokens": 8, "template": "a", "end_symbol": "x"}},
-            "exactly one {}",
-        ),
+        ({}, {"inputs": INPUTS | {"template": "a"}}, "exactly one {}"),
         ({}, {"trains": ["language_model.lora"]}, "trains names language_model.lora"),
         ({}, {"trains": ["language_model.lorra"]}, r"stages\[0\].trains\[0\]"),
+        (
+            {},
+            {"trains": ["language_model.lora"], "lora": LORA | {"targets": ["q_proj"]}},
+            r"stages\[0\].lora.targets: a phi decoder has no q_proj; it has query_key_value, dense",
+        ),
+        ({}, {"inputs": INPUTS | {"oddities": ["bos_lost"]}}, r"stages\[0\].inputs.oddities\[0\]: .*later_bos_unseen"),
         ({}, schedule(final_lr=2.0e-3), "say rising: true"),
         ({}, schedule(rising=True), "say rising: false"),
         ({}, schedule(peak_lr="1e-3"), r"schedule.peak_lr: found the text '1e-3'.*1.0e-5"),
@@ -80,6 +88,65 @@ def test_a_wrong_recipe_is_refused_with_its_field_and_what_to_do(
 ) -> None:
     with pytest.raises(DefinitionError, match=message):
         catalog.recipe(tiny(tmp_path, change, stage))
+
+
+LLAMA = {
+    "architecture": "llama",
+    "width": 64,
+    "depth": 2,
+    "heads": 4,
+    "key_value_heads": 2,
+    "mlp_width": 96,
+    "vocabulary": 640,
+    "max_positions": 512,
+    "rms_norm_eps": 1.0e-5,
+    "qk_norm": True,
+    "attention_norm": True,
+    "weights": "./unused",
+    "tokenizer": "./unused",
+}
+
+
+def model(**change: object) -> Model:
+    """A model of the tiny recipe's vision encoder, one linear map and a Llama decoder, changed."""
+    parts = {"connector": [{"part": "linear", "width": 64}], "language_model": LLAMA}
+    return Model.model_validate(catalog.recipe("tinygptv_tiny").model.model_dump() | parts | change)
+
+
+NEIGHBOURS = {"part": "neighbours", "count": 4}
+
+
+def test_a_connector_says_how_many_tokens_an_image_becomes() -> None:
+    linear = {"part": "linear", "width": 64}
+    assert model().num_image_tokens(48) == 6 * 6 + 1
+    assert model(connector=[NEIGHBOURS, linear]).num_image_tokens(64) == 8 * 8 / 4
+    assert catalog.recipe("tinygptv").model.num_image_tokens(224) == 32
+    assert catalog.recipe("tinygptv").model.num_image_tokens(448) == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"connector": [{"part": "linear", "width": 63}]}, "features of width 63 but language_model.width is 64"),
+        ({"connector": [NEIGHBOURS]}, "features of width 512 but language_model.width is 64"),
+        ({"connector": [{"part": "linear", "width": 16}, NEIGHBOURS]}, r"connector\[1\]: neighbours .* come first"),
+        ({"language_model": LLAMA | {"heads": 5}}, "width 64 is not a multiple of heads 5"),
+        ({"language_model": LLAMA | {"key_value_heads": 3}}, "heads 4 is not a multiple of key_value_heads 3"),
+        ({"language_model": LLAMA | {"rotary_fraction": 0.5}}, "rotary_fraction"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        model(**change)
+
+
+def test_pictures_whose_patches_do_not_divide_into_neighbours_are_refused(tmp_path: Path) -> None:
+    definition = model(connector=[NEIGHBOURS, {"part": "linear", "width": 64}]).model_dump()
+    inputs: dict[str, object] = {"inputs": INPUTS | {"image_size": 56}}
+    with pytest.raises(
+        DefinitionError, match=r"image_size: 56 px gives 49 patches, which connector\[0\] cannot join by 4"
+    ):
+        catalog.recipe(tiny(tmp_path, {"model": definition}, inputs))
 
 
 def test_all_problems_of_a_file_are_named_at_once(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ Sizes use the field's words: `width` is the hidden size, `depth` the number of l
 feed-forward, all in units of features. Sources of the values: each recipe file says.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,7 +33,11 @@ class VisionEncoder(Definition):
 
 
 class QFormer(Definition):
-    """BLIP-2's querying transformer: `queries` learned vectors read the image through cross-attention."""
+    """BLIP-2's querying transformer: `queries` learned vectors read the image through cross-attention.
+
+    `pretrained_with` is the language model that the BLIP-2 in `weights` was trained with: Q-Formers of the same size
+    but of different families read alike and answer differently, so a file of another family is refused.
+    """
 
     part: Literal["qformer"]
     queries: int = Field(gt=0)
@@ -41,6 +46,7 @@ class QFormer(Definition):
     heads: int = Field(gt=0)
     mlp_width: int = Field(gt=0)
     cross_attention_every: int = Field(gt=0)
+    pretrained_with: Literal["t5", "opt"] | None = None
     weights: Location
 
 
@@ -52,26 +58,84 @@ class Linear(Definition):
     weights: Location | None = None
 
 
-ConnectorPart = Annotated[QFormer | Linear, Field(discriminator="part")]
+class Neighbours(Definition):
+    """Drops the class token and joins every `count` patches that follow each other in reading order into one feature,
+    `count` times as wide. So MiniGPT-v2 affords 448 px: 1024 patches become 256 tokens, and nothing is discarded."""
+
+    part: Literal["neighbours"]
+    count: int = Field(ge=2)
 
 
-class Phi(Definition):
-    """Phi-2's decoder. `qk_norm` and `attention_norm` are TinyGPT-V's additions: a LayerNorm per head on queries and
-    keys before the rotary embedding, and an RMSNorm on the attention branch before the residual sum."""
+ConnectorPart = Annotated[QFormer | Linear | Neighbours, Field(discriminator="part")]
 
-    architecture: Literal["phi"]
+
+def output_shape(parts: Sequence[ConnectorPart], tokens: int, width: int) -> tuple[int, int]:
+    """(tokens, width) per image after these connector parts, when (`tokens`, `width`) go in."""
+    for part in parts:
+        match part:
+            case QFormer():
+                tokens, width = part.queries, part.width
+            case Linear():
+                width = part.width
+            case Neighbours():
+                tokens, width = (tokens - 1) // part.count, width * part.count
+    return tokens, width
+
+
+class Decoder(Definition):
+    """What every language model says. `qk_norm` and `attention_norm` are TinyGPT-V's additions: a norm per head on
+    queries and keys before the rotary embedding, and an RMSNorm on the attention branch before the residual sum."""
+
+    lora_targets: ClassVar[tuple[str, ...]]
+    """The linear maps of its attention, which are what LoRA may adapt."""
+
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
     heads: int = Field(gt=0)
     mlp_width: int = Field(gt=0)
     vocabulary: int = Field(gt=0)
     max_positions: int = Field(gt=0)
-    rotary_fraction: float = Field(gt=0, le=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
     qk_norm: bool
     attention_norm: bool
     weights: Location
     tokenizer: Location
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Phi(Decoder):
+    """Phi-1.5's and Phi-2's decoder: attention and feed-forward side by side on one normalised input."""
+
+    lora_targets = ("query_key_value", "dense")
+
+    architecture: Literal["phi"]
+    rotary_fraction: float = Field(gt=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Llama(Decoder):
+    """Llama's decoder, which TinyLlama and Vicuna share: attention, then feed-forward. Several heads of queries may
+    share one of keys and values (`heads` / `key_value_heads`)."""
+
+    lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    architecture: Literal["llama"]
+    key_value_heads: int = Field(gt=0)
+    rope_theta: float = Field(default=10000.0, gt=0)
+    rms_norm_eps: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _queries_share_keys_evenly(self) -> Self:
+        if self.heads % self.key_value_heads:
+            raise ValueError(f"heads {self.heads} is not a multiple of key_value_heads {self.key_value_heads}")
+        return self
+
+
+LanguageModel = Annotated[Phi | Llama, Field(discriminator="architecture")]
 
 
 class Model(Definition):
@@ -79,40 +143,87 @@ class Model(Definition):
 
     vision_encoder: VisionEncoder
     connector: list[ConnectorPart] = Field(min_length=1)
-    language_model: Phi
+    language_model: LanguageModel
+
+    def num_image_tokens(self, image_size: int) -> int:
+        """Tokens that the language model gets for one image of `image_size` px."""
+        return output_shape(self.connector, self.vision_encoder.num_tokens(image_size), self.vision_encoder.width)[0]
 
     @model_validator(mode="after")
     def _connector_ends_at_the_decoder(self) -> Self:
-        last = self.connector[-1].width
-        if last != self.language_model.width:
+        vision = self.vision_encoder
+        _, width = output_shape(self.connector, vision.num_tokens(vision.image_size), vision.width)
+        if width != self.language_model.width:
             raise ValueError(
-                f"connector[-1].width is {last} but language_model.width is {self.language_model.width}; "
-                "the last connector part must speak the decoder's width"
+                f"connector[-1] gives features of width {width} but language_model.width is "
+                f"{self.language_model.width}; the last connector part must speak the decoder's width"
             )
         return self
 
+    @model_validator(mode="after")
+    def _neighbours_come_first(self) -> Self:
+        for position, part in enumerate(self.connector):
+            if isinstance(part, Neighbours) and position:
+                raise ValueError(
+                    f"connector[{position}]: neighbours drops the vision encoder's class token, so it must come first"
+                )
+        return self
+
+    def check_image_size(self, image_size: int) -> None:
+        """Raises ValueError unless pictures of `image_size` px are cut into whole patches, and these into groups."""
+        patch, first = self.vision_encoder.patch_size, self.connector[0]
+        if image_size % patch:
+            raise ValueError(f"{image_size} px is not a multiple of the patch size {patch}")
+        patches = self.vision_encoder.num_tokens(image_size) - 1
+        if isinstance(first, Neighbours) and patches % first.count:
+            raise ValueError(
+                f"{image_size} px gives {patches} patches, which connector[0] cannot join by {first.count}"
+            )
+
 
 class Lora(Definition):
-    """Low-rank adapters on the fused query-key-value and the output projection of every decoder layer."""
+    """Low-rank adapters on the `targets` of every decoder layer."""
 
     rank: int = Field(gt=0)
     alpha: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
     init: Literal["fresh", "inherit"]
+    targets: list[str] = Field(default=["query_key_value", "dense"], min_length=1)
 
 
 Trainable = Literal[
-    "connector.qformer", "connector.projections", "language_model.norms", "language_model.lora", "language_model.all"
+    "connector.qformer",
+    "connector.projections",
+    "language_model.added_norms",
+    "language_model.input_norms",
+    "language_model.final_norm",
+    "language_model.norms",
+    "language_model.lora",
+    "language_model.all",
 ]
+"""Pieces of a model that a stage may train. `added_norms`: QK-norm and the attention branch's RMSNorm; `input_norms`:
+those in front of attention and feed-forward; `norms`: all of the decoder's. Of a norm, its weight alone is meant."""
+
+Oddity = Literal["later_bos_unseen", "end_symbol_cut", "no_bos_when_asking", "one_wording_per_batch"]
+"""What the published code does to its inputs and hardly meant, off unless a stage names it:
+`later_bos_unseen`        the BOS before later turns of a conversation is hidden from attention, as pad has its id
+`end_symbol_cut`          an answer that is too long loses its end symbol, which is appended before the cut
+`no_bos_when_asking`      no BOS at inference, although every training sequence began with one
+`one_wording_per_batch`   one instruction is drawn per batch, not per sample"""
 
 
 class Inputs(Definition):
-    """What a stage feeds the model. `template` holds `{}` where the instruction goes; null means no prompt at all."""
+    """What a stage feeds the model. `template` holds `{}` where the instruction goes; null means no prompt at all.
+
+    An answer ends with `end_symbol` and, with `ends_with_eos`, with the tokenizer's EOS after it.
+    """
 
     image_size: int = Field(gt=0)
     max_text_tokens: int = Field(gt=0)
     template: str | None
     end_symbol: str
+    ends_with_eos: bool = False
+    oddities: list[Oddity] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _template_has_one_slot(self) -> Self:
@@ -212,12 +323,23 @@ class Recipe(Definition):
                 )
             if stage.stage in known:
                 raise ValueError(f"stages[{position}].stage: '{stage.stage}' is used twice")
-            if stage.inputs.image_size % self.model.vision_encoder.patch_size:
-                raise ValueError(
-                    f"stages[{position}].inputs.image_size: {stage.inputs.image_size} px is not a multiple of the "
-                    f"patch size {self.model.vision_encoder.patch_size}"
-                )
             known.add(stage.stage)
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit_the_model(self) -> Self:
+        decoder = self.model.language_model
+        for position, stage in enumerate(self.stages):
+            try:
+                self.model.check_image_size(stage.inputs.image_size)
+            except ValueError as error:
+                raise ValueError(f"stages[{position}].inputs.image_size: {error}") from error
+            unknown = set(stage.lora.targets) - set(decoder.lora_targets) if stage.lora else set()
+            if unknown:
+                raise ValueError(
+                    f"stages[{position}].lora.targets: a {decoder.architecture} decoder has no "
+                    f"{', '.join(sorted(unknown))}; it has {', '.join(decoder.lora_targets)}"
+                )
         return self
 
     def stage(self, name: str) -> Stage:
