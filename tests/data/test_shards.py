@@ -10,11 +10,12 @@ import pytest
 import webdataset
 
 from tinygptv.data.shards import SCHEMA, ShardWriter, content_hash, read_image, sidecar_rows
+from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
 
 def sample(number: int, image: bytes) -> dict[str, Any]:
-    return {
+    return dict.fromkeys(SIDECAR_COLUMNS) | {
         "key": f"{number:020x}",
         "url": f"http://a.example/{number}.jpg",
         "caption": f"picture {number}, naïve",

@@ -22,7 +22,13 @@ from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
 SIDECAR = "sidecar.parquet"
-_ARROW = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "INTEGER": pa.int32(), "DOUBLE": pa.float64()}
+_ARROW = {
+    "VARCHAR": pa.string(),
+    "BIGINT": pa.int64(),
+    "INTEGER": pa.int32(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+}
 SCHEMA = pa.schema(
     [(name, _ARROW[kind]) for name, kind in SIDECAR_COLUMNS.items()]
     + [("shard", pa.string()), ("offset", pa.int64()), ("length", pa.int64())]
@@ -50,14 +56,14 @@ class ShardWriter:
         self.count = 0
 
     def write(self, row: Mapping[str, Any], image: bytes) -> None:
-        """Append one sample; `row` has the columns of a filter's sidecar, `image` is a JPEG."""
+        """Append one sample; `row` has columns of a filter's sidecar (absent: NULL), `image` is a JPEG."""
         key = row["key"]
         if not _KEY.fullmatch(key) or key == self._last_key:
             raise DataError(f"key {key!r}: need letters, digits, - or _ (a dot would split it), and no key twice")
         if self.count % self._samples_per_shard == 0:
             self._next_shard()
         assert self._shard is not None
-        described = {name: row[name] for name in SIDECAR_COLUMNS}
+        described = {name: row.get(name) for name in SIDECAR_COLUMNS}
         offset = self._add(f"{key}.jpg", image)
         self._add(f"{key}.txt", row["caption"].encode())
         self._add(f"{key}.json", json.dumps(described, ensure_ascii=False, sort_keys=True).encode())

@@ -9,20 +9,35 @@ from tinygptv.definitions.base import Definition
 SIDECAR_COLUMNS: dict[str, str] = {
     "key": "VARCHAR",
     "url": "VARCHAR",
+    "host": "VARCHAR",
     "caption": "VARCHAR",
+    "caption_raw": "VARCHAR",
+    "language": "VARCHAR",
     "table_name": "VARCHAR",
     "table_row": "BIGINT",
+    "uid": "VARCHAR",
     "width": "INTEGER",
     "height": "INTEGER",
     "sha256": "VARCHAR",
     "bytes": "BIGINT",
+    "original_width": "INTEGER",
+    "original_height": "INTEGER",
+    "original_format": "VARCHAR",
+    "reencoded": "BOOLEAN",
+    "content_sha256": "VARCHAR",
+    "phash": "BIGINT",
     "similarity": "DOUBLE",
     "punsafe": "DOUBLE",
     "pwatermark": "DOUBLE",
+    "nsfw": "VARCHAR",
     "licence": "VARCHAR",
 }
-"""Columns a predicate may use, with their DuckDB types. `width`, `height` are of the stored image, px; `similarity`,
-`punsafe` and `pwatermark` come from the table and are NULL where it has none."""
+"""Columns a predicate may use, with their DuckDB types; all but `key`, `url` and `caption` may be NULL.
+
+`caption` is the cleaned text, `caption_raw` what the table says, `language` an ISO 639-1 code. `width`, `height` (px),
+`bytes` and `sha256` are of the stored image; `original_…` and `content_sha256` of what the web answered; `reencoded`
+says whether they differ. `phash` is a 64-bit DCT hash. `uid`, `similarity`, `punsafe`, `pwatermark` and `nsfw`
+(UNLIKELY, UNSURE or NSFW) come from the table."""
 
 
 class Rule(Definition):
