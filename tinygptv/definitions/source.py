@@ -26,16 +26,49 @@ class Table(Definition):
 
 
 class Download(Definition):
-    """How images are fetched and stored. The shorter side is brought to `image_size` px; the aspect is kept."""
+    """How images are fetched and stored. The shorter side is brought to `image_size` px; the aspect is kept.
 
-    engine: Literal["img2dataset"] = "img2dataset"
-    image_size: int = Field(default=448, ge=16)
+    Image limits are applied to what a picture's header says, before anything is decoded; network limits on every hop of
+    a redirect. What exceeds one is dropped and counted under its reason.
+    """
+
+    engine: Literal["native", "img2dataset"] = "img2dataset"
     processes: int = Field(default=1, ge=1)
+    """Of img2dataset; the native engine uses every core with the threads of one."""
     threads: int = Field(default=16, ge=1)
-    timeout_seconds: int = Field(default=10, ge=1)
-    retries: int = Field(default=1, ge=0)
     samples_per_shard: int = Field(default=1000, ge=1)
-    user_agent: str = "tinygptv-curation"
+
+    image_size: int = Field(default=448, ge=16)
+    max_pixels: int = Field(default=64_000_000, ge=1)
+    min_side: int = Field(default=16, ge=1)
+    """Pixels; what is smaller is a spacer or a tracker."""
+    max_aspect: float = Field(default=10.0, ge=1)
+    """Longer side over shorter side."""
+    jpeg_quality: int = Field(default=95, ge=1, le=100)
+    animated: Literal["first_frame", "refuse"] = "first_frame"
+
+    timeout_seconds: float = Field(default=10.0, gt=0)
+    """Longest wait for a connection or for the next byte."""
+    deadline_seconds: float = Field(default=60.0, gt=0)
+    """For one request, from the first byte sent to the last one received."""
+    min_bytes_per_second: int = Field(default=500, ge=0)
+    """On average, once `timeout_seconds` have passed."""
+    max_bytes: int = Field(default=20 << 20, ge=1)
+    """Of a body, as sent and as unpacked."""
+    retries: int = Field(default=1, ge=0)
+    """Of transient failures only."""
+
+    connections_per_host: int = Field(default=8, ge=1)
+    requests_per_second_per_host: float | None = Field(default=None, gt=0)
+    """Null: 20 for a public host; a host on a private network, which is one's own, is asked as fast as it answers."""
+    user_agent: str = Field(default="tinygptv-curation/0.1", min_length=1)
+    """Its part before the slash is the name that robots.txt and X-Robots-Tag may address."""
+    contact: str | None = None
+    """A web page or mail address for site owners, sent with the user agent; $TINYGPTV_CONTACT if null."""
+    robots: bool = True
+    """Whether robots.txt is asked for and obeyed."""
+    recheck_days: float = Field(default=0.0, ge=0)
+    """A refresh asks whether a picture has changed once the last answer is this old."""
 
 
 class PairsSource(Definition):
