@@ -2,9 +2,34 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tinygptv.definitions.recipe import Llama, Model
 from tinygptv.errors import ShapeError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
+
+LLAMA = Llama(
+    architecture="llama",
+    width=32,
+    depth=2,
+    heads=4,
+    key_value_heads=2,
+    mlp_width=64,
+    vocabulary=50,
+    max_positions=64,
+    rms_norm_eps=1e-5,
+    qk_norm=True,
+    attention_norm=True,
+    weights="./unused",
+    tokenizer="./unused",
+)
+
+
+@pytest.fixture(params=["phi", "llama"])
+def model(request: pytest.FixtureRequest, definition: Model) -> VisionLanguageModel:
+    """One of every decoder: what is said here holds for all."""
+    torch.manual_seed(0)
+    decoder = LLAMA if request.param == "llama" else definition.language_model
+    return VisionLanguageModel(definition.model_copy(update={"language_model": decoder}), image_size=48).eval()
 
 
 def test_images_fill_the_slots_in_reading_order(model: VisionLanguageModel, batch: dict[str, Tensor]) -> None:
@@ -95,7 +120,7 @@ def test_generation_in_a_padded_batch_is_that_of_each_prompt_alone(model: Vision
         for parameter in model.language_model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
         pixel_values, input_ids, attention_mask = prompts()
-        found = model.generate(pixel_values, input_ids, attention_mask, 6, stop_ids=[1])
+        found = model.generate(pixel_values, input_ids, attention_mask, 6, stops=[[1]])
         for row in range(2):
             own = input_ids[row : row + 1, attention_mask[row].bool()]
             expected = greedy(model, pixel_values[row : row + 1], own, 6)
@@ -108,9 +133,24 @@ def test_each_sample_ends_with_its_own_stop(model: VisionLanguageModel) -> None:
         for parameter in model.language_model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     pixel_values, input_ids, attention_mask = prompts()
-    free = model.generate(pixel_values, input_ids, attention_mask, 5, stop_ids=[1])
+    free = model.generate(pixel_values, input_ids, attention_mask, 5, stops=[[1]])
     stop = int(free[0, 0])
-    stopped = model.generate(pixel_values, input_ids, attention_mask, 5, stop_ids=[stop])
+    stopped = model.generate(pixel_values, input_ids, attention_mask, 5, stops=[[stop]])
     assert stopped[0].tolist() == [stop] * stopped.shape[1]
     first = free[1].tolist().index(stop) + 1 if stop in free[1] else 5
     assert stopped[1, :first].tolist() == free[1, :first].tolist()
+
+
+def test_a_stop_of_several_tokens_needs_all_of_them_in_a_row(model: VisionLanguageModel) -> None:
+    with torch.no_grad():
+        for parameter in model.language_model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    pixel_values, input_ids, attention_mask = prompts()
+    free = model.generate(pixel_values, input_ids, attention_mask, 6, stops=[])
+    run = free[0, 2:4].tolist()
+    first_alone = [run[0], 49 if run[1] != 49 else 48]
+    assert torch.equal(model.generate(pixel_values, input_ids, attention_mask, 6, stops=[first_alone])[0], free[0])
+    stopped = model.generate(pixel_values, input_ids, attention_mask, 6, stops=[run, [first_alone[1], 0, 0]])
+    end = next(n for n in range(2, 5) if free[0, n - 2 : n].tolist() == run)
+    assert stopped[0, :end].tolist() == free[0, :end].tolist()
+    assert (stopped[0, end:] == run[1]).all()

@@ -4,7 +4,6 @@ Sizes use the field's words: `width` is the hidden size, `depth` the number of l
 feed-forward, all in units of features. Sources of the values: each recipe file says.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -49,6 +48,14 @@ class QFormer(Definition):
     pretrained_with: Literal["t5", "opt"] | None = None
     weights: Location
 
+    def output_tokens(self, tokens: int) -> int:
+        """Tokens per image that this part makes of `tokens`: one per query."""
+        return self.queries
+
+    def output_width(self, width: int) -> int:
+        """Width of a token that this part makes of one of `width`: its own."""
+        return self.width
+
 
 class Linear(Definition):
     """One affine map from the incoming width to `width`; TinyGPT-V stacks two with nothing between them."""
@@ -56,6 +63,14 @@ class Linear(Definition):
     part: Literal["linear"]
     width: int = Field(gt=0)
     weights: Location | None = None
+
+    def output_tokens(self, tokens: int) -> int:
+        """Tokens per image that this part makes of `tokens`: as many."""
+        return tokens
+
+    def output_width(self, width: int) -> int:
+        """Width of a token that this part makes of one of `width`: its own."""
+        return self.width
 
 
 class Neighbours(Definition):
@@ -65,21 +80,16 @@ class Neighbours(Definition):
     part: Literal["neighbours"]
     count: int = Field(ge=2)
 
+    def output_tokens(self, tokens: int) -> int:
+        """Tokens per image that this part makes of `tokens`, of which the first is the class token."""
+        return (tokens - 1) // self.count
+
+    def output_width(self, width: int) -> int:
+        """Width of a token that this part makes of one of `width`."""
+        return width * self.count
+
 
 ConnectorPart = Annotated[QFormer | Linear | Neighbours, Field(discriminator="part")]
-
-
-def output_shape(parts: Sequence[ConnectorPart], tokens: int, width: int) -> tuple[int, int]:
-    """(tokens, width) per image after these connector parts, when (`tokens`, `width`) go in."""
-    for part in parts:
-        match part:
-            case QFormer():
-                tokens, width = part.queries, part.width
-            case Linear():
-                width = part.width
-            case Neighbours():
-                tokens, width = (tokens - 1) // part.count, width * part.count
-    return tokens, width
 
 
 class Decoder(Definition):
@@ -147,12 +157,16 @@ class Model(Definition):
 
     def num_image_tokens(self, image_size: int) -> int:
         """Tokens that the language model gets for one image of `image_size` px."""
-        return output_shape(self.connector, self.vision_encoder.num_tokens(image_size), self.vision_encoder.width)[0]
+        tokens = self.vision_encoder.num_tokens(image_size)
+        for part in self.connector:
+            tokens = part.output_tokens(tokens)
+        return tokens
 
     @model_validator(mode="after")
     def _connector_ends_at_the_decoder(self) -> Self:
-        vision = self.vision_encoder
-        _, width = output_shape(self.connector, vision.num_tokens(vision.image_size), vision.width)
+        width = self.vision_encoder.width
+        for part in self.connector:
+            width = part.output_width(width)
         if width != self.language_model.width:
             raise ValueError(
                 f"connector[-1] gives features of width {width} but language_model.width is "

@@ -2,34 +2,53 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import Blip2QFormerConfig
 
-from tinygptv.definitions.recipe import ConnectorPart, QFormer
+from tinygptv.definitions import recipe
+from tinygptv.errors import ShapeError
 from tinygptv.models import qformer
 
 
-def build_connector(parts: Sequence[ConnectorPart], features_width: int) -> nn.Sequential:
+class Neighbours(nn.Module):
+    """Drops the class token and joins every `count` patches that follow each other in reading order.
+
+    (I, 1 + N, D) -> (I, N // count, count * D). Groups lie in one row of the picture, they are not squares. Source:
+    MiniGPT-v2 (arXiv 2310.09478), `encode_img`.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, image_features: Tensor) -> Tensor:
+        """Raises ShapeError if patches would be left over."""
+        images, tokens, width = image_features.shape
+        if left_over := (tokens - 1) % self.count:
+            raise ShapeError(
+                f"cannot join {tokens - 1} patches by {self.count}: {left_over} would be left over; choose an "
+                "image_size whose patch count divides by it"
+            )
+        return image_features[:, 1:].reshape(images, (tokens - 1) // self.count, self.count * width)
+
+
+def build_connector(parts: Sequence[recipe.ConnectorPart], features_width: int) -> nn.Sequential:
     """(I, N, `features_width`) -> (I, image tokens, width of the last part). Nothing stands between two parts."""
     modules: list[nn.Module] = []
     width = features_width
     for part in parts:
         match part:
-            case QFormer():
+            case recipe.QFormer():
                 modules.append(qformer.QFormer(_qformer_config(part, width), part.queries))
-            case _:
+            case recipe.Linear():
                 modules.append(nn.Linear(width, part.width))
-        width = part.width
+            case recipe.Neighbours():
+                modules.append(Neighbours(part.count))
+        width = part.output_width(width)
     return nn.Sequential(*modules)
 
 
-def num_image_tokens(parts: Sequence[ConnectorPart], features: int) -> int:
-    """Tokens the language model gets per image when the vision encoder gives `features` of them."""
-    queries = [part.queries for part in parts if isinstance(part, QFormer)]
-    return queries[-1] if queries else features
-
-
-def _qformer_config(part: QFormer, encoder_width: int) -> Blip2QFormerConfig:
+def _qformer_config(part: recipe.QFormer, encoder_width: int) -> Blip2QFormerConfig:
     return Blip2QFormerConfig(
         hidden_size=part.width,
         num_hidden_layers=part.depth,

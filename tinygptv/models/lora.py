@@ -8,14 +8,14 @@ from torch import nn
 
 from tinygptv.definitions.recipe import Lora
 
-TARGETS = ["query_key_value", "dense"]
-"""The maps the published run adapted in every decoder layer: rank * (D + 3 D) and rank * (D + D) parameters."""
-
 
 def attach_lora(language_model: nn.Module, lora: Lora) -> None:
-    """Put an adapter beside every target of `language_model`, in place. It starts as the identity."""
+    """Put an adapter beside every target of `language_model`, in place. It starts as the identity.
+
+    A map (D_in -> D_out) gets rank * (D_in + D_out) parameters.
+    """
     settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-    inject_adapter_in_model(LoraConfig(target_modules=TARGETS, **settings), language_model)
+    inject_adapter_in_model(LoraConfig(target_modules=lora.targets, **settings), language_model)
 
 
 def merge_lora(language_model: nn.Module) -> None:

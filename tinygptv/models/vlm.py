@@ -9,8 +9,8 @@ from transformers import DynamicCache
 
 from tinygptv.definitions.recipe import Lora, Model
 from tinygptv.errors import ShapeError
-from tinygptv.models.connectors import build_connector, num_image_tokens
-from tinygptv.models.language import PhiLanguageModel
+from tinygptv.models.connectors import build_connector
+from tinygptv.models.language import build_language_model
 from tinygptv.models.lora import attach_lora
 from tinygptv.models.vision import VisionEncoder, vision_config
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
@@ -27,7 +27,7 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         vision = model.vision_encoder
         self.image_size = image_size
-        self.num_image_tokens = num_image_tokens(model.connector, vision.num_tokens(image_size))
+        self.num_image_tokens = model.num_image_tokens(image_size)
         self.vision_encoder = VisionEncoder(
             vision_config(
                 hidden_size=vision.width,
@@ -39,7 +39,7 @@ class VisionLanguageModel(nn.Module):
             )
         )
         self.connector = build_connector(model.connector, vision.width)
-        self.language_model = PhiLanguageModel(model.language_model)
+        self.language_model = build_language_model(model.language_model)
         if lora is not None:
             attach_lora(self.language_model, lora)
 
@@ -101,13 +101,13 @@ class VisionLanguageModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         max_new_tokens: int,
-        stop_ids: Sequence[int],
+        stops: Sequence[Sequence[int]],
     ) -> Tensor:
         """The most likely continuation of every left-padded prompt: (B, T) -> (B, at most `max_new_tokens`).
 
-        A sample ends with the first of `stop_ids` it produces and is filled up with `stop_ids[0]`.
+        A sample ends with the first of `stops`, runs of ids, that it produces; its last id fills up what follows.
         """
-        stops = torch.tensor(stop_ids, device=input_ids.device)
+        endings = [torch.tensor(stop, device=input_ids.device) for stop in stops]
         finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         cache = DynamicCache(config=self.language_model.config)
         embeds = self.inputs_embeds(pixel_values, input_ids)
@@ -117,11 +117,12 @@ class VisionLanguageModel(nn.Module):
             options: dict[str, Any] = {"position_ids": positions, "past_key_values": cache, "use_cache": True}
             states = self.language_model.hidden_states(embeds, attention_mask, **options)
             following = self.language_model.lm_head(states[:, -1]).argmax(dim=-1)
-            following = following.masked_fill(finished, stop_ids[0])
-            answer.append(following)
-            finished |= torch.isin(following, stops)
+            answer.append(torch.where(finished, answer[-1], following) if answer else following)
+            for ending in endings:
+                if len(ending) <= len(answer):
+                    finished |= (torch.stack(answer[-len(ending) :], dim=1) == ending).all(dim=1)
             if bool(finished.all()):
                 break
-            embeds = self.language_model.get_input_embeddings()(following[:, None])
+            embeds = self.language_model.get_input_embeddings()(answer[-1][:, None])
             attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
         return torch.stack(answer, dim=1)

@@ -3,7 +3,7 @@ import torch
 from transformers import PhiConfig, PhiForCausalLM
 
 from tinygptv.definitions.recipe import Phi
-from tinygptv.models.language import PhiLanguageModel, phi_config
+from tinygptv.models.language.phi import PhiLanguageModel, phi_config
 from tinygptv.models.weights import from_language_file
 
 DEFINITION = Phi(

@@ -1,0 +1,86 @@
+"""What all decoders share: attention with TinyGPT-V's QK-norm, its norm on the attention branch, and hidden states.
+
+H heads, of which keys and values may have fewer; W the width of one.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from tinygptv.definitions.recipe import Decoder
+
+QK_NORM_EPS = 1e-5
+ATTENTION_NORM_EPS = 1e-6
+
+
+class Attention(nn.Module):
+    """Causal self-attention between its linear maps, which are the subclass's: norms, rotary embedding, product."""
+
+    def __init__(self, definition: Decoder, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_width = definition.width // definition.heads
+        self.q_layernorm = self._norm(definition)
+        self.k_layernorm = self._norm(definition)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        cache: DynamicCache | None,
+    ) -> Tensor:
+        """(B, H, T, W) each -> (B, T, H * W). Without a mask causal; a mask (B, 1, T, past + T) is true where seen.
+
+        Queries and keys are normalised per head before the rotary embedding, if the definition asks for it.
+        """
+        query, key = _rotate(self.q_layernorm(query), self.k_layernorm(key), rotary)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer)
+        attended = nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None and query.shape[2] > 1,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return attended.transpose(1, 2).flatten(start_dim=2)
+
+    def _norm(self, definition: Decoder) -> nn.Module:
+        return nn.LayerNorm(self.head_width, eps=QK_NORM_EPS) if definition.qk_norm else nn.Identity()
+
+
+def attention_norm(definition: Decoder) -> nn.Module:
+    """TinyGPT-V's RMSNorm on the attention branch, or nothing: (B, T, D) -> (B, T, D)."""
+    return nn.RMSNorm(definition.width, eps=ATTENTION_NORM_EPS) if definition.attention_norm else nn.Identity()
+
+
+class HiddenStates:
+    """For a causal language model of transformers: its decoder without the head."""
+
+    model: Any
+
+    def hidden_states(self, inputs_embeds: Tensor, attention_mask: Tensor | None, **options: Any) -> Tensor:
+        """The decoder without its head: (B, T, D) -> (B, T, D).
+
+        A batch padded on the right needs no mask: causal attention never looks there.
+        """
+        if attention_mask is not None and not options and bool((attention_mask.diff(dim=1) <= 0).all()):
+            attention_mask = None
+        return self.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options).last_hidden_state
+
+
+def _rotate(query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    # As many features of a head turn as the tables are wide: all in Llama, a part in Phi.
+    turned = rotary[0].shape[-1]
+    query_turned, key_turned = apply_rotary_pos_emb(query[..., :turned], key[..., :turned], *rotary)
+    return (
+        torch.cat((query_turned, query[..., turned:]), dim=-1),
+        torch.cat((key_turned, key[..., turned:]), dim=-1),
+    )
