@@ -66,13 +66,21 @@ Box = tuple[float, float, float, float]
 _BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
 
-def render(sample: Sample, task: Task, template: str | None, rng: random.Random | None = None) -> tuple[Turn, ...]:
+def render(
+    sample: Sample,
+    task: Task,
+    template: str | None,
+    rng: random.Random | None = None,
+    wording_rng: random.Random | None = None,
+) -> tuple[Turn, ...]:
     """The sample's turns as a model reads them: the whole prompt, image place included, and the answer.
 
-    `rng` draws the wording and one of the accepted answers; without it both are the first, as evaluation needs. With
-    no template, and for `caption_only`, the prompt is the image alone and only the first turn remains.
+    `rng` draws the wording and one of the accepted answers; without it both are the first, as evaluation needs.
+    `wording_rng` draws the wording in its place, for batches that share one. With no template, and for `caption_only`,
+    the prompt is the image alone and only the first turn remains.
     """
-    wording = rng.choice(WORDINGS[task]) if rng else WORDINGS[task][0]
+    drawer = wording_rng or rng
+    wording = drawer.choice(WORDINGS[task]) if drawer else WORDINGS[task][0]
     if template is None or task == "caption_only":
         prompt = IMAGE_PLACE if sample.image else ""
         return (Turn(prompt, _answer(sample, task, rng)),)

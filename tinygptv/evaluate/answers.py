@@ -77,13 +77,12 @@ def _exposure(collator: Collator, samples: Sequence[Sample], task: Task) -> tupl
 
 def _generate(release: "Release", collator: Collator, batch: Batch, max_new_tokens: int) -> list[str]:
     device = next(release.model.parameters()).device
-    end = release.tokenizer.eos_token_id
     written = release.model.generate(
         batch.pixel_values.to(device),
         batch.input_ids.to(device),
         batch.attention_mask.to(device),
         max_new_tokens,
-        stop_ids=[collator.end_ids[-1], *([] if end is None else [int(end)])],
+        collator.sequences.stops,
     )
     texts = release.tokenizer.batch_decode(written.tolist(), skip_special_tokens=True)
     return [text.split(release.inputs.end_symbol)[0].strip() for text in texts]

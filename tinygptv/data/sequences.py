@@ -1,0 +1,140 @@
+"""Rendered turns → token ids, attention mask and labels. B samples, T tokens (text and image slots).
+
+One sequence is, turn by turn: the BOS token, the prompt's pieces with image slots between them, the answer with its
+end. A prompt's pieces are tokenised apart, an answer together with its end symbol, all without special tokens; only
+answers and their ends are learned. Masks come from lengths, never from ids. Source: TinyGPT-V `minigpt_base.py`,
+`preparing_embedding` and `tokenize_conversation`; where it departs from this by accident, a stage's `oddities` ask for
+the accident by name.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from tinygptv.data.prompts import IMAGE_PLACE
+from tinygptv.definitions.recipe import Inputs
+from tinygptv.errors import DefinitionError
+from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT, Turn
+
+
+class Texts(NamedTuple):
+    """input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where nothing is learned."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+@dataclass(slots=True)
+class _Sequence:
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    unseen: list[int] = field(default_factory=list)
+    """Positions hidden from attention."""
+
+    def add(self, ids: Sequence[int], learned: bool = False) -> None:
+        self.ids += ids
+        self.labels += ids if learned else [IGNORE_INDEX] * len(ids)
+
+
+class Sequences:
+    """Turns → Texts, for one tokenizer, one stage's inputs and `num_image_tokens` slots per image."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, inputs: Inputs, num_image_tokens: int) -> None:
+        if tokenizer.bos_token_id is None:
+            raise DefinitionError("the tokenizer has no BOS token; every sequence begins with one")
+        if inputs.ends_with_eos and tokenizer.eos_token_id is None:
+            raise DefinitionError(
+                "inputs.ends_with_eos: the tokenizer has no EOS token; leave it out, or add the token"
+            )
+        self.inputs = inputs
+        backend = tokenizer.backend_tokenizer
+        self._ids = functools.lru_cache(maxsize=2**16)(
+            lambda text: tuple(backend.encode(text, add_special_tokens=False).ids)
+        )
+        self._begin = (int(tokenizer.bos_token_id),)
+        self._eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+        self._symbol = self._ids(inputs.end_symbol)
+        self._after_symbol = self._eos if inputs.ends_with_eos else ()
+        self._end = self._symbol + self._after_symbol
+        if not self._symbol or len(self._end) >= inputs.max_text_tokens:
+            raise DefinitionError(
+                f"inputs.end_symbol {inputs.end_symbol!r} has {len(self._end)} tokens, of max_text_tokens "
+                f"{inputs.max_text_tokens}; it needs at least one, and room for an answer before it"
+            )
+        self._pad = next(int(i) for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+        self._slots = (IMAGE_SLOT,) * num_image_tokens
+
+    def images(self, input_ids: Tensor) -> list[int]:
+        """How many images each row of (B, T) ids shows."""
+        return ((input_ids == IMAGE_SLOT).sum(dim=1) // len(self._slots)).tolist()
+
+    @property
+    def stops(self) -> list[tuple[int, ...]]:
+        """What an answer ends with when it is generated: all the end symbol's tokens in a row, or EOS.
+
+        A single token of a longer end symbol is ordinary text and stops nothing.
+        """
+        return list(dict.fromkeys(stop for stop in (self._symbol, self._eos) if stop))
+
+    def training(self, conversations: Iterable[Sequence[Turn]]) -> Texts:
+        """Right-padded, with labels; each conversation holds turns as `prompts.render` gives them."""
+        return self._padded([self._conversation(turns) for turns in conversations], left=False)
+
+    def asking(self, prompts: Iterable[str]) -> Texts:
+        """Left-padded, so that every answer begins after the last column; nothing is learned."""
+        sequences = []
+        for prompt in prompts:
+            sequences.append(sequence := _Sequence())
+            self._add_prompt(sequence, prompt, begin="no_bos_when_asking" not in self.inputs.oddities)
+        return self._padded(sequences, left=True)
+
+    def _conversation(self, turns: Sequence[Turn]) -> _Sequence:
+        """All that follows the first prompt is at most `max_text_tokens` long: the answer that does not fit is cut
+        before its end, and turns for which there is no room are left out. Under `end_symbol_cut` what is beyond is
+        cut off, whatever it is."""
+        sequence = _Sequence()
+        self._add_prompt(sequence, turns[0].instruction)
+        most = len(sequence.ids) + self.inputs.max_text_tokens
+        cut = "end_symbol_cut" in self.inputs.oddities
+        for number, turn in enumerate(turns):
+            if number:
+                prompt = _Sequence()
+                self._add_prompt(prompt, turn.instruction)
+                if not cut and len(sequence.ids) + len(prompt.ids) + len(self._end) >= most:
+                    break
+                if "later_bos_unseen" in self.inputs.oddities:
+                    sequence.unseen.append(len(sequence.ids))
+                sequence.add(prompt.ids)
+            sequence.add(self._answer(turn.answer, most - len(sequence.ids), cut), learned=True)
+        return _Sequence(sequence.ids[:most], sequence.labels[:most], [here for here in sequence.unseen if here < most])
+
+    def _answer(self, answer: str, room: int, cut: bool) -> tuple[int, ...]:
+        whole = self._ids(answer + self.inputs.end_symbol) + self._after_symbol
+        if cut or len(whole) <= room:
+            return whole
+        return self._ids(answer)[: room - len(self._end)] + self._end
+
+    def _add_prompt(self, sequence: _Sequence, prompt: str, begin: bool = True) -> None:
+        sequence.add(self._begin if begin else ())
+        for number, piece in enumerate(prompt.split(IMAGE_PLACE)):
+            if number:
+                sequence.add(self._slots)
+            if piece:
+                sequence.add(self._ids(piece))
+
+    def _padded(self, sequences: Sequence[_Sequence], left: bool) -> Texts:
+        length = max(len(sequence.ids) for sequence in sequences)
+        shape = (len(sequences), length)
+        ids, mask, labels = np.full(shape, self._pad), np.zeros(shape, np.int64), np.full(shape, IGNORE_INDEX)
+        for row, sequence in enumerate(sequences):
+            here = slice(length - len(sequence.ids), None) if left else slice(len(sequence.ids))
+            ids[row, here], mask[row, here], labels[row, here] = sequence.ids, 1, sequence.labels
+            mask[row, sequence.unseen] = 0
+        return Texts(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels))
