@@ -1,0 +1,131 @@
+"""A JPEG's layout, read marker by marker: its size before decoding, where it ends, and what in it is metadata.
+
+Nothing is decoded here, so a picture that only has to lose its camera and its place keeps its coded pixels to the bit.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+
+START = b"\xff\xd8\xff"
+
+_EOI, _SOS, _TEM = 0xD9, 0xDA, 0x01
+_RESTARTS = range(0xD0, 0xD8)
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Start-of-frame markers: those numbers but for Huffman tables, an extension and arithmetic conditioning."""
+_COMMENT, _JFIF, _EXIF, _ADOBE = 0xFE, 0xE0, 0xE1, 0xEE
+_METADATA = (frozenset(range(0xE0, 0xF0)) | {_COMMENT}) - {_JFIF, _ADOBE}
+"""Application segments and comments. JFIF's and Adobe's stay: decoders read from them how colours are coded."""
+
+_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_ORIENTATION = 0x0112
+
+
+class TruncatedJpegError(ValueError):
+    """The file ends before the picture does."""
+
+
+@dataclass(frozen=True, slots=True)
+class JpegLayout:
+    """Size as coded, px, and the pieces of a file: `kept` are (start, end) of what the picture needs, in order."""
+
+    width: int
+    height: int
+    components: int
+    bits: int
+    orientation: int
+    kept: tuple[tuple[int, int], ...]
+
+    def without_metadata(self, data: bytes) -> bytes:
+        """The same picture without EXIF, XMP, IPTC, colour profile, thumbnails, comments and what trails its end."""
+        if self.kept == ((0, len(data)),):
+            return data
+        return b"".join(data[start:end] for start, end in self.kept)
+
+
+def read_layout(data: bytes) -> JpegLayout:
+    """Walk the markers of a JPEG. Raises TruncatedJpegError if it has no end, ValueError if it is not laid out so."""
+    frame: tuple[int, int, int, int] | None = None
+    orientation = 1
+    kept: list[tuple[int, int]] = [(0, 2)]
+    position = 2
+    while True:
+        marker, start = _marker_at(data, position)
+        if marker == _EOI:
+            _extend(kept, position, start)
+            break
+        if marker == _TEM or marker in _RESTARTS:
+            position = start
+            continue
+        end = start + _length_at(data, start)
+        if marker in _FRAMES and frame is None:
+            bits, height, width, components = struct.unpack_from(">BHHB", data, start + 2)
+            frame = width, height, components, bits
+        if marker == _EXIF and data[start + 2 : start + 8] == b"Exif\0\0":
+            orientation = orientation_of(data[start + 8 : end])
+        if marker == _SOS:
+            end = _end_of_scan(data, end)
+        if marker not in _METADATA:
+            _extend(kept, position, end)
+        position = end
+    if frame is None or 0 in frame:
+        raise ValueError("no frame with a size")
+    width, height, components, bits = frame
+    return JpegLayout(width, height, components, bits, orientation, tuple(kept))
+
+
+def orientation_of(exif: bytes) -> int:
+    """The orientation (1 to 8) in an EXIF block that begins with its TIFF header; 1 if it has none that makes sense."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, directory)
+        for entry in range(entries):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
+
+
+def _marker_at(data: bytes, position: int) -> tuple[int, int]:
+    """The marker at a position, and where what follows it starts. Any number of 0xFF may fill the space before it."""
+    if position + 2 > len(data):
+        raise TruncatedJpegError
+    if data[position] != 0xFF:
+        raise ValueError(f"no marker at byte {position}")
+    while data[position] == 0xFF:
+        position += 1
+        if position == len(data):
+            raise TruncatedJpegError
+    return data[position], position + 1
+
+
+def _length_at(data: bytes, start: int) -> int:
+    if start + 2 > len(data):
+        raise TruncatedJpegError
+    (length,) = struct.unpack_from(">H", data, start)
+    if start + length > len(data):
+        raise TruncatedJpegError
+    if length < 2:
+        raise ValueError(f"segment of {length} bytes at {start}")
+    return int(length)
+
+
+def _end_of_scan(data: bytes, position: int) -> int:
+    """Where coded pixels end: at the first marker that is neither a restart nor a stuffed zero."""
+    found = _NEXT_MARKER.search(data, position)
+    if found is None:
+        raise TruncatedJpegError
+    return found.start()
+
+
+def _extend(kept: list[tuple[int, int]], start: int, end: int) -> None:
+    """Add a piece, joined with the one before it where they touch."""
+    if kept[-1][1] == start:
+        kept[-1] = kept[-1][0], end
+    else:
+        kept.append((start, end))

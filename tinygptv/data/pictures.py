@@ -1,0 +1,261 @@
+"""Fetched bytes → the picture that is stored: an upright, 8-bit, three-channel JPEG without metadata, aspect kept.
+
+What the bytes are is read from them, never from a name or a Content-Type, and their size from the header before
+anything is decoded. One policy for what the web holds:
+
+- JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are pictures; HEIC, JPEG 2000, JPEG XL, icons and PSD are refused by name.
+- The shorter side is brought down to `image_size`, never up; nothing is cropped or boxed.
+- EXIF rotation is applied; EXIF with its GPS, XMP, IPTC, comments, thumbnails and colour profiles are left behind.
+  Profiles are not converted: the published models saw the values as they are coded.
+- Transparency is blended on white, 16 bits are scaled to 8, CMYK and grey become RGB; of several frames, the first.
+- A JPEG that needs none of this keeps its coded pixels to the bit; everything else is encoded once.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import cykooz_resizer
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from tinygptv.data import jpeg
+from tinygptv.data.phash import SIDE, phash
+from tinygptv.definitions.source import Download
+
+Pixels = NDArray[np.uint8]
+"""(height, width, 3) RGB."""
+
+Format = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
+
+Reason = Literal[
+    "empty",
+    "not_image",
+    "unsupported_format",
+    "too_many_pixels",
+    "too_small",
+    "bad_aspect",
+    "animated",
+    "truncated_image",
+    "damaged_image",
+]
+
+# Pillow warns of what it can still read, and of sizes that are checked here against a source's own limit.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_MAGIC: dict[bytes, Format] = {
+    jpeg.START: "jpeg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF87a": "gif",
+    b"GIF89a": "gif",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+}
+_UNSUPPORTED = (b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"\xff\x4f\xff\x51", b"\0\0\1\0", b"8BPS")
+"""JPEG 2000, JPEG XL (boxed and bare), a JPEG 2000 codestream, icons, Photoshop."""
+_AVIF_BRANDS, _BMP_HEADERS = (b"avif", b"avis"), (12, 40, 52, 56, 64, 108, 124)
+
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's readers raise on bytes that are not what they seem."""
+
+_TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
+_MIRRORED = (2, 4, 5, 7)
+"""EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
+
+_BICUBIC = cykooz_resizer.ResizeOptions(
+    cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom), use_alpha=False
+)
+
+
+class PictureError(Exception):
+    """These bytes are not stored, and why: one word, counted in `drops`."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPicture:
+    """A JPEG and what is known of it. Sizes in px, both upright; `phash` is a signed 64-bit number."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+    original_format: Format
+    reencoded: bool
+    phash: int
+
+
+def store_picture(body: bytes, download: Download) -> StoredPicture:
+    """What to store for fetched bytes, under the image limits of `download`. Thread-safe; the work is done without
+    the interpreter lock. Raises PictureError."""
+    kind = sniff(body)
+    if kind == "jpeg":
+        return _store_jpeg(body, download)
+    pixels, orientation = _decode_by_pillow(body, kind, download)
+    return _encode(pixels, orientation, kind, download)
+
+
+def sniff(body: bytes) -> Format:
+    """The format that these bytes begin as. Raises PictureError: empty, not_image, unsupported_format."""
+    if not body:
+        raise PictureError("empty")
+    for magic, kind in _MAGIC.items():
+        if body.startswith(magic):
+            return kind
+    if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
+        return "webp"
+    if body[:2] == b"BM" and int.from_bytes(body[14:18], "little") in _BMP_HEADERS:
+        return "bmp"
+    if body[4:8] == b"ftyp":
+        if any(brand in body[8 : int.from_bytes(body[:4], "big")] for brand in _AVIF_BRANDS):
+            return "avif"
+        raise PictureError("unsupported_format")
+    raise PictureError("unsupported_format" if body.startswith(_UNSUPPORTED) else "not_image")
+
+
+def resize(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Antialiased bicubic, first along rows and then along columns, as Pillow does it.
+
+    Differs from Pillow by the rounding of 16-bit weights: 74 dB on photographs, at six times its speed.
+    """
+    image = _image_data(pixels)
+    for size in ((width, pixels.shape[0]), (width, height)):
+        if size != (image.width, image.height):
+            scaled = cykooz_resizer.ImageData(*size, cykooz_resizer.PixelType.U8x3)
+            cykooz_resizer.Resizer().resize(image, scaled, _BICUBIC)
+            image = scaled
+    return np.frombuffer(image.get_buffer(), np.uint8).reshape(height, width, 3)
+
+
+def _image_data(pixels: Pixels) -> cykooz_resizer.ImageData:
+    height, width, _ = pixels.shape
+    return cykooz_resizer.ImageData(width, height, cykooz_resizer.PixelType.U8x3, pixels.tobytes())
+
+
+def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
+    try:
+        layout = jpeg.read_layout(body)
+    except jpeg.TruncatedJpegError:
+        raise PictureError("truncated_image") from None
+    except ValueError:
+        raise PictureError("damaged_image") from None
+    _check_size(layout.width, layout.height, download)
+    if layout.bits != 8:
+        raise PictureError("unsupported_format")
+    if layout.components == 4:
+        pixels, _ = _decode_by_pillow(body, "jpeg", download)
+        return _encode(pixels, layout.orientation, "jpeg", download)
+    plain = layout.without_metadata(body)
+    try:
+        pixels = simplejpeg.decode_jpeg(plain, "RGB")
+    except ValueError:
+        raise PictureError("damaged_image") from None
+    is_as_wanted = layout.components == 3 and layout.orientation == 1
+    if not is_as_wanted or min(layout.width, layout.height) > download.image_size:
+        return _encode(pixels, layout.orientation, "jpeg", download)
+    return StoredPicture(
+        jpeg=plain,
+        width=layout.width,
+        height=layout.height,
+        original_width=layout.width,
+        original_height=layout.height,
+        original_format="jpeg",
+        reencoded=False,
+        phash=phash(resize(pixels, SIDE, SIDE)),
+    )
+
+
+def _encode(pixels: Pixels, orientation: int, kind: Format, download: Download) -> StoredPicture:
+    """Scale, turn upright and encode."""
+    original_height, original_width = pixels.shape[:2]
+    scale = min(1.0, download.image_size / min(original_width, original_height))
+    small = resize(pixels, max(1, round(original_width * scale)), max(1, round(original_height * scale)))
+    upright = np.ascontiguousarray(_upright(small, orientation))
+    height, width = upright.shape[:2]
+    if orientation > 4:
+        original_width, original_height = original_height, original_width
+    return StoredPicture(
+        jpeg=simplejpeg.encode_jpeg(upright, download.jpeg_quality, "RGB", "420"),
+        width=width,
+        height=height,
+        original_width=original_width,
+        original_height=original_height,
+        original_format=kind,
+        reencoded=True,
+        phash=phash(resize(upright, SIDE, SIDE)),
+    )
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    turned = np.rot90(pixels, _TURNS.get(orientation, 0))
+    return turned[:, ::-1] if orientation in _MIRRORED else turned
+
+
+def _check_size(width: int, height: int, download: Download) -> None:
+    if width * height > download.max_pixels:
+        raise PictureError("too_many_pixels")
+    if min(width, height) < download.min_side:
+        raise PictureError("too_small")
+    if max(width, height) > download.max_aspect * min(width, height):
+        raise PictureError("bad_aspect")
+
+
+def _decode_by_pillow(body: bytes, kind: Format, download: Download) -> tuple[Pixels, int]:
+    """RGB pixels as coded, and the EXIF orientation they wait for."""
+    try:
+        with Image.open(io.BytesIO(body), formats=[kind.upper()]) as image:
+            _check_size(image.width, image.height, download)
+            if download.animated == "refuse" and getattr(image, "is_animated", False):
+                raise PictureError("animated")
+            image.load()
+            # Pillow turns TIFF upright by itself.
+            exif = b"" if kind == "tiff" else image.info.get("exif", b"")
+            return np.asarray(_rgb(image)), jpeg.orientation_of(exif.removeprefix(b"Exif\0\0"))
+    except Image.DecompressionBombError:
+        raise PictureError("too_many_pixels") from None
+    except _UNREADABLE:
+        raise PictureError("truncated_image" if _ends_early(body, kind) else "damaged_image") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Eight bits, three channels, nothing transparent. Raises PictureError for numbers without a known white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise PictureError("unsupported_format")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    white = Image.new("RGBA", layered.size, "white")
+    return Image.alpha_composite(white, layered).convert("RGB")
+
+
+def _ends_early(body: bytes, kind: Format) -> bool:
+    """Whether a picture that cannot be decoded lacks the end that its format promises."""
+    if kind == "png":
+        return b"IEND" not in body[-64:]
+    if kind in ("webp", "bmp"):
+        start = 4 if kind == "webp" else 2
+        return int.from_bytes(body[start : start + 4], "little") > len(body)
+    if kind == "gif":
+        return not body.rstrip(b"\0").endswith(b";")
+    return False
