@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tinygptv.artifacts import MANIFEST, Outcome, Store, artifact_name, storage_errors
-from tinygptv.errors import DataError, StorageError
+from tinygptv.errors import DataError, DefinitionError, StorageError
 
 
 def build_one_file(folder: Path) -> Outcome:
@@ -94,7 +94,7 @@ def test_two_processes_never_build_the_same_artifact_at_once(store: Store) -> No
     other.start()
     try:
         assert started.wait(10)
-        with pytest.raises(StorageError, match="another process is making it"):
+        with pytest.raises(StorageError, match=r"things/one@0: process \d+ on .* is making it"):
             make(store)
     finally:
         stop.set()
@@ -135,21 +135,39 @@ def test_an_artifact_made_on_s3_is_found_and_fetched_by_another_machine(
     assert store.names("things/") == ["things/one@0"]
 
 
-def test_an_upload_that_breaks_off_is_not_an_artifact_and_the_next_attempt_completes_it(
-    s3_workdir: str, monkeypatch: pytest.MonkeyPatch
+def test_a_workdir_at_an_unknown_service_is_refused() -> None:
+    with pytest.raises(DefinitionError, match=r"workdir 'gs://bucket': want a path or s3://"):
+        Store("gs://bucket")
+
+
+@pytest.mark.parametrize("where", ["local disk", "S3"])
+def test_a_document_is_changed_by_many_without_losing_a_change(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    store = Store(s3_workdir)
-    put_file = store._remote.put_file
+    workdir = request.getfixturevalue("s3_workdir") if where == "S3" else str(tmp_path)
+    store, disturbed = Store(workdir), []
 
-    def breaks_off_before_the_manifest(local: str, remote: str) -> None:
-        if remote.endswith(MANIFEST):
-            raise ConnectionError("gone")
-        put_file(local, remote)
+    def append(text: str | None) -> str:
+        if not disturbed:
+            disturbed.append(Store(workdir).update("notes/list.txt", lambda before: f"{before or ''}other\n"))
+        return f"{text or ''}mine\n"
 
-    with monkeypatch.context() as broken:
-        broken.setattr(store._remote, "put_file", breaks_off_before_the_manifest)
-        with pytest.raises(ConnectionError):
-            make(store)
-    assert store.find("things/one@0") is None
-    make(store)
-    assert Store(s3_workdir).find("things/one@0") is not None
+    store.update("notes/list.txt", append)
+    assert store.read("notes/list.txt") == "other\nmine\n"
+    assert store.read("notes/absent.txt") is None
+
+
+@pytest.mark.parametrize("where", ["local disk", "S3"])
+def test_what_is_done_alone_names_who_does_it_and_is_free_afterwards(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    workdir = request.getfixturevalue("s3_workdir") if where == "S3" else str(tmp_path)
+    with Store(workdir).exclusive("refresh/web", "refreshing it") as check:
+        check()
+        with (
+            pytest.raises(StorageError, match=r"refresh/web: process \d+ on .* is refreshing it"),
+            Store(workdir).exclusive("refresh/web", "refreshing it"),
+        ):
+            pytest.fail("both hold it")
+    with Store(workdir).exclusive("refresh/web", "refreshing it"):
+        pass

@@ -5,25 +5,31 @@ Every arrow of the journey leaves one folder behind. It is built in a draft besi
 (local) or uploaded with the manifest as its last object (S3). A manifest's presence therefore means *complete*:
 resuming, caching and lineage all read that one file. The name ends in a hash of the resolved definition and of the
 parents' names, so a changed threshold gives a new folder, never a mixed one.
+
+Beside the artifacts lie a few documents, which change: see `storage.py`.
 """
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tinygptv.errors import DataError, StorageError
+from tinygptv.errors import DataError, DefinitionError, StorageError
+from tinygptv.storage import LocalStorage, Storage
+
+if TYPE_CHECKING:
+    from tinygptv.s3 import S3Storage
 
 MANIFEST = "manifest.json"
 _HASH_LENGTH = 10
@@ -101,7 +107,7 @@ def storage_errors(place: str | Path) -> Iterator[None]:
 
 
 class Store:
-    """All artifacts below one `workdir`: a local path or `s3://bucket/prefix`.
+    """All artifacts and documents below one `workdir`: a local path or `s3://bucket/prefix`.
 
     Work always happens on local disk. For S3 the finished folders are uploaded, and fetched again into a local cache
     ($TINYGPTV_CACHE, by default ~/.cache/tinygptv) when a later arrow reads them.
@@ -110,20 +116,22 @@ class Store:
     def __init__(self, workdir: str) -> None:
         self.workdir = workdir.rstrip("/")
         self.is_remote = "://" in workdir
+        self._s3: S3Storage | None = None
+        self._storage: Storage
         if self.is_remote:
             cache = Path(os.environ.get("TINYGPTV_CACHE", Path.home() / ".cache" / "tinygptv"))
             self.local_root = (cache / fingerprint(self.workdir)).absolute()
-            protocol = workdir.split("://", 1)[0]
-            self._remote = fsspec.filesystem(protocol, **({"use_listings_cache": False} if protocol == "s3" else {}))
+            self._storage = self._s3 = _s3_storage(self.workdir)
         else:
             self.local_root = Path(self.workdir).absolute()
+            self._storage = LocalStorage(self.local_root)
 
     def __repr__(self) -> str:
         return f"Store({self.workdir!r})"
 
     def find(self, artifact: str) -> Manifest | None:
         """The manifest of a complete artifact, or None. Raises DataError if the manifest is damaged."""
-        text = self._read_manifest(artifact)
+        text = self._storage.read(f"{artifact}/{MANIFEST}")
         if text is None:
             return None
         try:
@@ -139,25 +147,43 @@ class Store:
         local = self.local_root / artifact
         if (local / MANIFEST).is_file():
             return local
-        if not self.is_remote or self._read_manifest(artifact) is None:
+        manifest = self.find(artifact) if self._s3 else None
+        if self._s3 is None or manifest is None:
             raise DataError(f"{self.workdir}/{artifact}: no such artifact; run the step that makes it first")
         with storage_errors(local):
-            draft = self._draft_folder(artifact)
-            shutil.rmtree(draft, ignore_errors=True)
-            self._remote.get(f"{self.workdir}/{artifact}", str(draft), recursive=True)
             local.parent.mkdir(parents=True, exist_ok=True)
-            draft.rename(local)
+            with tempfile.TemporaryDirectory(dir=local.parent, prefix=".fetching-") as fetching:
+                whole = Path(fetching) / local.name
+                self._s3.fetch(artifact, {name: entry.bytes for name, entry in manifest.files.items()}, whole)
+                _write_manifest(whole, manifest)
+                # Another process may have fetched it meanwhile; its copy is as good.
+                if not (local / MANIFEST).is_file():
+                    whole.rename(local)
         return local
 
-    def names(self, prefix: str) -> list[str]:
-        """Names of complete artifacts whose name starts with `prefix`, sorted."""
-        parent = prefix.rsplit("/", 1)[0]
-        if self.is_remote:
-            found = self._remote.glob(f"{self.workdir}/{prefix}*/{MANIFEST}")
-            return sorted(f"{parent}/{Path(path).parent.name}" for path in found)
-        return sorted(
-            f"{parent}/{path.parent.name}" for path in self.local_root.glob(f"{prefix}*/{MANIFEST}") if path.is_file()
-        )
+    def names(self, pattern: str) -> list[str]:
+        """Names of complete artifacts that begin as `pattern` says (it may have wildcards), sorted."""
+        found = self._storage.glob(f"{pattern}*/{MANIFEST}")
+        return [name.removesuffix(f"/{MANIFEST}") for name in found]
+
+    def read(self, document: str) -> str | None:
+        """The text of a document, or None if there is none yet."""
+        content = self._storage.read(document)
+        return None if content is None else content.decode()
+
+    def update(self, document: str, change: Callable[[str | None], str]) -> None:
+        """Replace a document by what `change` makes of its latest text; called again if somebody else was faster."""
+        with storage_errors(f"{self.workdir}/{document}"):
+            while True:
+                content, tag = self._storage.read_tagged(document)
+                before = None if content is None else content.decode()
+                after = change(before)
+                if after == before or self._storage.swap(document, after.encode(), tag):
+                    return
+
+    def exclusive(self, name: str, doing: str) -> AbstractContextManager[Callable[[], None]]:
+        """Hold `name` alone while `doing` something; see `Storage.exclusive`."""
+        return self._storage.exclusive(name, doing)
 
     def make(
         self,
@@ -170,29 +196,32 @@ class Store:
         """The artifact's manifest: found if it is complete, else built in a draft folder and published.
 
         `build` gets the draft folder, which keeps what an interrupted earlier attempt left there. Raises StorageError
-        if another process is building the same artifact.
+        if another process, on this machine or another one, is building the same artifact.
         """
         if manifest := self.find(artifact):
             return manifest
         draft = self._draft_folder(artifact)
         with storage_errors(draft):
             _create(draft)
-            with self._exclusive(artifact):
+            with self.exclusive(artifact, "making it") as check:
                 if manifest := self.find(artifact):
                     return manifest
-                started = time.monotonic()
-                outcome = build(draft)
-                manifest = Manifest(
-                    artifact=artifact,
-                    made_by=made_by,
-                    definition=definition,
-                    parents=parents,
-                    **outcome.model_dump(),
-                    files=_inventory(draft),
-                    seconds=round(time.monotonic() - started, 3),
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                )
-                self._publish(draft, manifest)
+                manifest = _built(draft, artifact)
+                if manifest is None:
+                    started = time.monotonic()
+                    outcome = build(draft)
+                    manifest = Manifest(
+                        artifact=artifact,
+                        made_by=made_by,
+                        definition=definition,
+                        parents=parents,
+                        **outcome.model_dump(),
+                        files=_inventory(draft),
+                        seconds=round(time.monotonic() - started, 3),
+                        created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    )
+                    _write_manifest(draft, manifest)
+                self._publish(draft, manifest, check)
         return manifest
 
     def draft(self, artifact: str) -> Path:
@@ -202,46 +231,46 @@ class Store:
     def _draft_folder(self, artifact: str) -> Path:
         return self.local_root / ".drafts" / artifact
 
-    def _read_manifest(self, artifact: str) -> str | None:
-        if self.is_remote:
-            try:
-                return self._remote.cat_file(f"{self.workdir}/{artifact}/{MANIFEST}").decode()
-            except FileNotFoundError:
-                return None
-        path = self.local_root / artifact / MANIFEST
-        return path.read_text() if path.is_file() else None
-
-    def _publish(self, draft: Path, manifest: Manifest) -> None:
-        partial = draft / f"{MANIFEST}.partial"
-        with partial.open("w") as stream:
-            stream.write(manifest.model_dump_json(indent=2))
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.rename(draft / MANIFEST)
-        if self.is_remote:
-            place = f"{self.workdir}/{manifest.artifact}"
-            names = list(manifest.files)
-            # Given as lists, many small files travel side by side.
-            self._remote.put([str(draft / name) for name in names], [f"{place}/{name}" for name in names])
-            self._remote.put_file(str(draft / MANIFEST), f"{place}/{MANIFEST}")
+    def _publish(self, draft: Path, manifest: Manifest, check: Callable[[], None]) -> None:
+        if self._s3:
+            sizes = {name: entry.bytes for name, entry in manifest.files.items()}
+            check()
+            self._s3.upload(draft, sizes, manifest.artifact)
+            check()
+            self._s3.put(f"{manifest.artifact}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
         final = self.local_root / manifest.artifact
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             shutil.rmtree(final)
         draft.rename(final)
 
-    @contextlib.contextmanager
-    def _exclusive(self, artifact: str) -> Iterator[None]:
-        """A lock that ends with its process, so that a killed run never blocks the next."""
-        lock = self._draft_folder(artifact).with_suffix(".lock")
-        with lock.open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StorageError(
-                    f"{self.workdir}/{artifact}: another process is making it; wait for it, or choose another run name"
-                ) from None
-            yield
+
+def _s3_storage(workdir: str) -> "S3Storage":
+    if not workdir.startswith("s3://"):
+        raise DefinitionError(f"workdir '{workdir}': want a path or s3://bucket/prefix")
+    from tinygptv.s3 import S3Storage
+
+    return S3Storage(workdir)
+
+
+def _built(draft: Path, artifact: str) -> Manifest | None:
+    """The manifest of a draft that was finished but never published, as when its upload failed; None if there is none,
+    or if a file is not as it says."""
+    try:
+        manifest = Manifest.model_validate_json((draft / MANIFEST).read_text())
+    except (FileNotFoundError, ValidationError):
+        return None
+    return manifest if (manifest.artifact, manifest.files) == (artifact, _inventory(draft)) else None
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Last of all files, and whole: its presence means that the others are."""
+    partial = folder / f"{MANIFEST}.partial"
+    with partial.open("w") as stream:
+        stream.write(manifest.model_dump_json(indent=2))
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(folder / MANIFEST)
 
 
 def _create(folder: Path) -> None:
@@ -253,5 +282,12 @@ def _create(folder: Path) -> None:
 
 
 def _inventory(folder: Path) -> dict[str, FileEntry]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(f.relative_to(folder)): FileEntry(bytes=f.stat().st_size, sha256=sha256_of(f)) for f in files}
+    """Every file but the manifest, which is about them, each safely on disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {str(file.relative_to(folder)): _entry(file) for file in files}
+
+
+def _entry(path: Path) -> FileEntry:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+        return FileEntry(bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())

@@ -1,0 +1,242 @@
+"""A workdir on S3 when S3 has a bad day: no partial artifact is ever seen, and what can be repeated is."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import s3fs
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+from tinygptv import s3
+from tinygptv.artifacts import MANIFEST, Outcome, Store
+from tinygptv.errors import StorageError
+
+NAME = "things/one@0"
+Start = Callable[..., Any]
+
+
+@dataclass
+class Weather:
+    """What goes wrong: a request's `METHOD name` → how often it still fails, and as what."""
+
+    failing: dict[str, list[str]] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    held: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def fault(self, request: str) -> str | None:
+        """The next fault of a request, used up by asking."""
+        waiting = next((faults for name, faults in self.failing.items() if request.endswith(name)), [])
+        return waiting.pop(0) if waiting else None
+
+
+class StormyS3:
+    """moto's S3 as a WSGI application, behind the weather."""
+
+    def __init__(self) -> None:
+        self.weather = Weather()
+        self._moto = DomainDispatcherApplication(create_backend_app)
+
+    def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO'].partition('/workdir/')[2]}"
+        self.weather.asked.append(request)
+        match self.weather.fault(request):
+            case "500":
+                start("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
+            case "answer lost":
+                b"".join(self._moto(environ, lambda *_: None))
+                start("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
+            case "cut":
+                body = b"".join(self._moto(environ, start))
+                return [body[: len(body) // 2]]
+            case "held":
+                self.weather.held.set()
+                self.weather.released.wait(30)
+        return self._listing(environ, start) if "list-type" in environ["QUERY_STRING"] else self._moto(environ, start)
+
+    def _listing(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        """What was written lately is missing from a listing that lags."""
+        answered: list[Any] = []
+        body = b"".join(self._moto(environ, lambda *head: answered.extend(head))).decode()
+        for name in map(quote, self.weather.hidden):
+            before, found, after = body.partition(f"{name}</Key>")
+            if found:
+                body = before[: before.rindex("<Contents>")] + after.partition("</Contents>")[2]
+        headers = [(key, value) for key, value in answered[1] if key.lower() != "content-length"]
+        start(answered[0], [*headers, ("Content-Length", str(len(body.encode())))])
+        return [body.encode()]
+
+
+@pytest.fixture(scope="module")
+def stormy() -> Iterator[tuple[StormyS3, str]]:
+    application = StormyS3()
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield application, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def workdir(stormy: tuple[StormyS3, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    application, address = stormy
+    for name, value in {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "TINYGPTV_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3, "_FIRST_PAUSE_SECONDS", 0.001)
+    s3fs.S3FileSystem.clear_instance_cache()
+    application.weather = Weather()
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f"s3://{bucket}/workdir"
+
+
+@pytest.fixture
+def weather(workdir: str, stormy: tuple[StormyS3, str]) -> Weather:
+    return stormy[0].weather
+
+
+def build(folder: Path) -> Outcome:
+    (folder / "shards").mkdir(exist_ok=True)
+    for number in range(3):
+        (folder / "shards" / f"{number}.tar").write_bytes(bytes([number]) * 5000)
+    return Outcome(rows_in=3, rows_out=3)
+
+
+def make(workdir: str) -> Any:
+    return Store(workdir).make(NAME, "build", {}, [], build)
+
+
+def elsewhere(workdir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The same workdir as another machine sees it."""
+    monkeypatch.setenv("TINYGPTV_CACHE", str(tmp_path / "another machine"))
+    return Store(workdir)
+
+
+@pytest.mark.parametrize(
+    "request_name",
+    [f"PUT {NAME}/shards/1.tar", f"HEAD {NAME}/shards/1.tar", f"PUT {NAME}/{MANIFEST}", f"GET {NAME}/{MANIFEST}"],
+)
+def test_a_request_that_fails_for_a_moment_is_repeated(
+    request_name: str, workdir: str, weather: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weather.failing = {request_name: ["500", "500"]}
+    made = make(workdir)
+    store = elsewhere(workdir, tmp_path, monkeypatch)
+    assert store.find(NAME) == made
+    assert (store.folder(NAME) / "shards" / "1.tar").read_bytes() == b"\1" * 5000
+    assert weather.failing[request_name] == []
+
+
+def test_a_service_that_stays_away_leaves_no_artifact_and_the_next_attempt_completes_it(
+    workdir: str, weather: Weather
+) -> None:
+    weather.failing = {f"PUT {NAME}/shards/2.tar": ["500"] * 100}
+    with pytest.raises(StorageError, match=rf"uploading {NAME}: failed 5 times.*try again later"):
+        make(workdir)
+    assert Store(workdir).find(NAME) is None
+    assert f"PUT {NAME}/{MANIFEST}" not in weather.asked
+    weather.failing = {}
+    kept = Store(workdir).make(NAME, "build", {}, [], lambda folder: pytest.fail("built again, only to upload"))
+    assert kept == Store(workdir).find(NAME)
+
+
+def test_the_manifest_is_the_last_object_and_nothing_is_put_after_it(workdir: str, weather: Weather) -> None:
+    make(workdir)
+    puts = [request for request in weather.asked if request.startswith(f"PUT {NAME}")]
+    assert puts.index(f"PUT {NAME}/{MANIFEST}") == len(puts) - 1 == 3
+
+
+def test_a_process_killed_while_it_uploads_leaves_nothing_visible_and_blocks_nobody(
+    workdir: str, weather: Weather
+) -> None:
+    weather.failing = {f"PUT {NAME}/shards/2.tar": ["held"]}
+    process = multiprocessing.get_context("spawn").Process(target=make, args=(workdir,))
+    process.start()
+    assert weather.held.wait(30)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    assert Store(workdir).find(NAME) is None
+    weather.released.set()
+    made = make(workdir)
+    assert sorted(made.files) == [f"shards/{number}.tar" for number in range(3)]
+
+
+def test_a_listing_that_lags_cannot_make_a_fetched_artifact_incomplete(
+    workdir: str, weather: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(workdir)
+    weather.hidden = {f"{NAME}/shards/1.tar", f"{NAME}/{MANIFEST}"}
+    store = elsewhere(workdir, tmp_path, monkeypatch)
+    assert store.names("things/") == []
+    assert store.find(NAME) is not None
+    fetched = {str(path.relative_to(store.folder(NAME))) for path in store.folder(NAME).rglob("*.*")}
+    assert fetched == {*(f"shards/{number}.tar" for number in range(3)), MANIFEST}
+
+
+def test_a_body_cut_short_is_fetched_again_and_never_taken_for_the_whole(
+    workdir: str, weather: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(workdir)
+    weather.failing = {f"GET {NAME}/shards/1.tar": ["cut", "cut"]}
+    folder = elsewhere(workdir, tmp_path, monkeypatch).folder(NAME)
+    assert (folder / "shards" / "1.tar").stat().st_size == 5000
+    assert weather.failing[f"GET {NAME}/shards/1.tar"] == []
+
+
+def test_a_conditional_write_whose_answer_was_lost_is_recognised(workdir: str, weather: Weather) -> None:
+    weather.failing = {"PUT list.txt": ["answer lost"]}
+    Store(workdir).update("list.txt", lambda before: f"{before or ''}mine\n")
+    assert Store(workdir).read("list.txt") == "mine\n"
+
+
+def test_a_lease_is_free_again_when_it_has_expired_and_not_before(
+    workdir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_until(expires: float) -> None:
+        held = {"holder": "process 1 on far", "host": "far", "pid": 1, "doing": "refreshing it", "token": "x"}
+        Store(workdir).update(".leases/refresh/web.json", lambda _: json.dumps(held | {"expires": expires}))
+
+    held_until(time.time() + 50)
+    with (
+        pytest.raises(StorageError, match=r"process 1 on far is refreshing it \(its hold lasts (49|50) s"),
+        Store(workdir).exclusive("refresh/web", "refreshing it"),
+    ):
+        pytest.fail("both hold it")
+    held_until(time.time() - 1)
+    with Store(workdir).exclusive("refresh/web", "refreshing it"):
+        pass
+
+
+def test_what_was_made_under_a_lost_lease_is_not_published(workdir: str) -> None:
+    store = Store(workdir)
+
+    def build_while_another_takes_over(folder: Path) -> Outcome:
+        store.update(f".leases/{NAME}.json", lambda _: "{}")
+        time.sleep(0.1)
+        return build(folder)
+
+    with pytest.MonkeyPatch.context() as quick, pytest.raises(StorageError, match="the lease on it was lost"):
+        quick.setattr(s3, "LEASE_SECONDS", 0.05)
+        store.make(NAME, "build", {}, [], build_while_another_takes_over)
+    assert store.find(NAME) is None
