@@ -172,6 +172,80 @@ def test_a_wrong_run_parameter_is_refused_with_the_likely_intended_value(
         resolve_run(*arguments)
 
 
+def derived(tmp_path: Path, content: dict[str, object], base: str = "tinygptv_tiny") -> str:
+    """A recipe file that changes `content` in its base; its path."""
+    path = tmp_path / "derived.yaml"
+    path.write_text(yaml.safe_dump({"base": base} | content))
+    return str(path)
+
+
+def test_a_derived_recipe_is_its_base_with_what_it_says(tmp_path: Path) -> None:
+    base = catalog.recipe("tinygptv_tiny")
+    changes = {"seed": 7, "stages": [{"stage": "stage3", "optimizer": {"clip_norm": 2.0}}]}
+    found = catalog.recipe(derived(tmp_path, changes))
+    assert found.seed == 7
+    assert found.model == base.model
+    assert [stage.stage for stage in found.stages] == [stage.stage for stage in base.stages]
+    assert found.stage("stage3").optimizer == base.stage("stage3").optimizer.model_copy(update={"clip_norm": 2.0})
+    assert found.stage("stage2") == base.stage("stage2")
+
+
+@pytest.mark.parametrize(
+    ("content", "base", "message"),
+    [
+        ({"sede": 1}, "tinygptv_tiny", r"derived\.yaml: sede: unknown key"),
+        (
+            {"stages": [{"stage": "stage2", "optimizer": {"clip": 1.0}}]},
+            "tinygptv_tiny",
+            r"stages\[1\].optimizer.clip: unknown key",
+        ),
+        (
+            {"stages": [{"stage": "stage5", "seed": 1}]},
+            "tinygptv_tiny",
+            r"derived\.yaml: stages\[4\].about: missing; add it",
+        ),
+        ({}, "tinygptv_tinny", r"derived\.yaml, base: no recipe named 'tinygptv_tinny'.*Did you mean 'tinygptv_tiny'"),
+        ({"base": 3}, "tinygptv_tiny", r"derived\.yaml, base: found 3, want the name of a recipe"),
+    ],
+)
+def test_a_wrong_derived_recipe_is_refused_with_file_and_field(
+    tmp_path: Path, content: dict[str, object], base: str, message: str
+) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        catalog.recipe(derived(tmp_path, content, base))
+
+
+def test_recipes_derived_from_each_other_are_refused(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(f"base: {second}\n")
+    second.write_text(f"base: {first}\n")
+    with pytest.raises(DefinitionError, match=r"second\.yaml, base: '.*first\.yaml' is derived from this very file"):
+        catalog.recipe(str(first))
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (
+            "tinygptv:without_loar",
+            r"recipe 'tinygptv:without_loar': no switch .* Did you mean 'without_lora'\? .*without_qk_norm",
+        ),
+        ("tinygptv:", "no switch named ''"),
+        ("tinygptv:without_lora:without_lora", "'without_lora' cannot be applied: no stage has lora; leave it out"),
+        ("tinygptv_tinny:without_lora", "no recipe named 'tinygptv_tinny'"),
+    ],
+)
+def test_a_wrong_switch_is_refused_with_those_that_are_known(reference: str, message: str) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        catalog.recipe(reference)
+
+
+def test_a_recipe_with_switches_resolves_like_any_other() -> None:
+    run = resolve_run("tinygptv_tiny:without_lora:without_rms_norm", "shapes", "cpu")
+    assert not any(stage.lora for stage in run.recipe.stages)
+    assert not run.recipe.model.language_model.attention_norm
+
+
 def test_an_unknown_mixture_or_benchmark_in_a_recipe_is_refused_before_work(tmp_path: Path) -> None:
     with pytest.raises(DefinitionError, match=r"no benchmark named 'shapes_qva'.*Did you mean 'shapes_vqa'"):
         resolve_run(tiny(tmp_path, {"benchmarks": ["shapes_qva"]}), "shapes", "cpu")

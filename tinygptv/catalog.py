@@ -2,8 +2,10 @@
 
 A definition's name is its file stem, or the path of any `.yaml` file. Your own may lie in a folder that
 $TINYGPTV_DEFINITIONS names, in subfolders called as the shipped ones (sources, filters, mixtures, benchmarks, recipes,
-hardware); they are looked at first. `resolve_run` is the one gate in front of all work: it returns every definition a
-run needs, or raises a DefinitionError that names file, field, what was found and what to do.
+hardware); they are looked at first. A recipe may begin with `base: NAME` and say only what differs from it; it is asked
+for as NAME or, with the paper's ablations, as NAME:SWITCH[:SWITCH…]. `resolve_run` is the one gate in front of all
+work: it returns every definition a run needs, or raises a DefinitionError that names file, field, what was found and
+what to do.
 """
 
 import os
@@ -14,7 +16,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tinygptv.definitions.ablations import ablate
 from tinygptv.definitions.benchmark import Benchmark
+from tinygptv.definitions.derived import derive
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture
@@ -48,9 +52,14 @@ def _folders(kind: str) -> list[Path]:
     return [Path(own).absolute() / shipped.name, shipped] if own else [shipped]
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe in `tinygptv/recipes/<name>.yaml`."""
-    return _load("recipe", name, TypeAdapter(Recipe))
+def recipe(reference: str) -> Recipe:
+    """The recipe in `tinygptv/recipes/<name>.yaml`; a reference may add switches: `tinygptv:without_lora`."""
+    name, *switches = reference.split(":")
+    whole = _load("recipe", name, TypeAdapter(Recipe))
+    try:
+        return ablate(whole, switches)
+    except DefinitionError as error:
+        raise DefinitionError(f"recipe '{reference}': {error}") from None
 
 
 def source(name: str) -> PairsSource | AnnotationsSource:
@@ -159,20 +168,55 @@ def _referenced(where: str, kind: str, name: str, load: Any) -> Any:
 
 
 def _load(kind: str, name: str, adapter: "TypeAdapter[T]") -> T:
-    is_path = name.endswith(".yaml")
-    candidates = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in _folders(kind)]
-    path = next((path for path in candidates if path.is_file()), candidates[-1])
-    shown = path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path
-    if not path.is_file():
-        raise DefinitionError(f"no {kind} named '{name}': there is no {shown}. {did_you_mean(name, names(kind))}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DefinitionError(f"{shown}: not valid YAML: {error}") from error
+    path = _find(kind, name)
+    content = _read(path)
+    if kind == "recipe":
+        content = _with_base(path, content)
     try:
         return adapter.validate_python(content)
     except ValidationError as error:
-        raise DefinitionError(f"{shown}: {_explain(error, content)}") from error
+        raise DefinitionError(f"{_shown(path)}: {_explain(error, content)}") from error
+
+
+def _find(kind: str, name: str) -> Path:
+    is_path = name.endswith(".yaml")
+    candidates = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in _folders(kind)]
+    path = next((path for path in candidates if path.is_file()), candidates[-1])
+    if not path.is_file():
+        raise DefinitionError(
+            f"no {kind} named '{name}': there is no {_shown(path)}. {did_you_mean(name, names(kind))}"
+        )
+    return path
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DefinitionError(f"{_shown(path)}: not valid YAML: {error}") from error
+
+
+def _with_base(path: Path, content: Any) -> Any:
+    """A recipe's content over that of its base, and of the base's, if it names one."""
+    seen = [path]
+    while isinstance(content, dict) and "base" in content:
+        changes = {key: value for key, value in content.items() if key != "base"}
+        base = content["base"]
+        if not isinstance(base, str):
+            raise DefinitionError(f"{_shown(path)}, base: found {base!r}, want the name of a recipe")
+        try:
+            above = _find("recipe", base)
+        except DefinitionError as error:
+            raise DefinitionError(f"{_shown(seen[-1])}, base: {error}") from None
+        if above in seen:
+            raise DefinitionError(f"{_shown(seen[-1])}, base: '{base}' is derived from this very file")
+        seen.append(above)
+        content = derive(_read(above), changes)
+    return content
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path
 
 
 def _explain(error: ValidationError, content: Any) -> str:

@@ -10,10 +10,18 @@ PATTERNS: dict[Trainable, re.Pattern[str]] = {
     "connector.qformer": re.compile(r"connector\.\d+\.(query_tokens|model\..+)"),
     "connector.projections": re.compile(r"connector\.\d+\.(weight|bias)"),
     # The weights of the norms alone: the published run left every bias where Phi-2 had it.
+    "language_model.added_norms": re.compile(
+        r"language_model\.model\.layers\.\d+\.(self_attn\.[qk]_layernorm|attention_norm)\.weight"
+    ),
+    "language_model.input_norms": re.compile(
+        r"language_model\.model\.layers\.\d+\.(input_layernorm|post_attention_layernorm)\.weight"
+    ),
+    "language_model.final_norm": re.compile(r"language_model\.model\.(final_layernorm|norm)\.weight"),
     "language_model.norms": re.compile(r"language_model\.model\..*norm\.weight"),
     "language_model.lora": re.compile(r"language_model\..+\.lora_[AB]\.weight"),
     "language_model.all": re.compile(r"language_model\..+"),
 }
+"""What each name means, by parameter name. In Llama two norms stand in front of something: attention, feed-forward."""
 
 
 def trainable_names(names: Collection[str], trains: Sequence[Trainable]) -> set[str]:

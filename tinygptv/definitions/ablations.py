@@ -1,0 +1,82 @@
+"""The paper's ablations (arXiv 2312.16862, tables 4 and 6) as switches: a recipe → the same without one thing. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+from tinygptv.definitions.recipe import Recipe, Trainable
+from tinygptv.errors import DefinitionError, did_you_mean
+
+
+def without_lora(recipe: Recipe) -> Recipe:
+    """No adapters, in no stage."""
+    if not any(stage.lora for stage in recipe.stages):
+        raise DefinitionError("no stage has lora")
+    stages = [stage.model_copy(update={"lora": None}) for stage in recipe.stages]
+    return _training(recipe.model_copy(update={"stages": stages}), {"language_model.lora": []})
+
+
+def without_input_norm(recipe: Recipe) -> Recipe:
+    """The norms in front of attention and feed-forward stay as they were pretrained; added and final ones train."""
+    decoder = recipe.model.language_model
+    others: list[Trainable] = ["language_model.final_norm"]
+    if decoder.qk_norm or decoder.attention_norm:
+        others.insert(0, "language_model.added_norms")
+    changed = _training(recipe, {"language_model.norms": others, "language_model.input_norms": []})
+    if changed == recipe:
+        raise DefinitionError("no stage trains language_model.norms or language_model.input_norms")
+    return changed
+
+
+def without_rms_norm(recipe: Recipe) -> Recipe:
+    """No RMSNorm on the attention branch."""
+    return _without_added_norm(recipe, "attention_norm")
+
+
+def without_qk_norm(recipe: Recipe) -> Recipe:
+    """No LayerNorm on queries and keys."""
+    return _without_added_norm(recipe, "qk_norm")
+
+
+ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
+    "without_lora": without_lora,
+    "without_input_norm": without_input_norm,
+    "without_rms_norm": without_rms_norm,
+    "without_qk_norm": without_qk_norm,
+}
+
+
+def ablate(recipe: Recipe, switches: Iterable[str]) -> Recipe:
+    """The recipe with every switch applied in turn.
+
+    Raises DefinitionError for a switch that is not known, or that takes away what the recipe does not have.
+    """
+    for switch in switches:
+        if switch not in ABLATIONS:
+            near = did_you_mean(switch, ABLATIONS)
+            raise DefinitionError(f"no switch named '{switch}'. {near} The switches are {', '.join(ABLATIONS)}")
+        try:
+            recipe = ABLATIONS[switch](recipe)
+        except DefinitionError as error:
+            raise DefinitionError(f"'{switch}' cannot be applied: {error}; leave it out") from None
+    return recipe
+
+
+def _without_added_norm(recipe: Recipe, norm: Literal["qk_norm", "attention_norm"]) -> Recipe:
+    decoder = recipe.model.language_model
+    if not getattr(decoder, norm):
+        raise DefinitionError(f"model.language_model.{norm} is false")
+    plainer = decoder.model_copy(update={norm: False})
+    changed = recipe.model_copy(update={"model": recipe.model.model_copy(update={"language_model": plainer})})
+    none_left = not plainer.qk_norm and not plainer.attention_norm
+    return _training(changed, {"language_model.added_norms": []}) if none_left else changed
+
+
+def _training(recipe: Recipe, instead: Mapping[Trainable, Sequence[Trainable]]) -> Recipe:
+    """The recipe whose stages train, for each part named in `instead`, the parts given there."""
+    stages = []
+    for stage in recipe.stages:
+        trains = [part for named in stage.trains for part in instead.get(named, [named])]
+        if not trains:
+            raise DefinitionError(f"{stage.stage} would train nothing")
+        stages.append(stage.model_copy(update={"trains": trains}))
+    return recipe.model_copy(update={"stages": stages})
