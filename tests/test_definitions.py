@@ -124,6 +124,13 @@ def test_a_connector_says_how_many_tokens_an_image_becomes() -> None:
     assert catalog.recipe("tinygptv").model.num_image_tokens(448) == 32
 
 
+def test_a_model_names_all_files_its_weights_lie_in() -> None:
+    vision = model().vision_encoder.model_dump() | {"weights": "data:eva.pth", "output_norm": "data:blip2.pth"}
+    linear = {"part": "linear", "width": 64, "weights": "data:projection.pth"}
+    found = model(vision_encoder=vision, connector=[NEIGHBOURS, {"part": "linear", "width": 8}, linear]).weight_files()
+    assert found == ["data:eva.pth", "data:blip2.pth", "data:projection.pth", "./unused"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,6 +15,8 @@ class VisionEncoder(Definition):
     """EVA-CLIP ViT as BLIP-2 uses it: class token kept, a LayerNorm (`ln_vision`) on the output.
 
     `image_size` (px) is the one it was pretrained at; a stage at another size interpolates the position table once.
+    The output norm is BLIP-2's and lies in its file, which the Q-Former names; a model without one names it here, as
+    `output_norm`, or begins with the identity.
     """
 
     architecture: Literal["eva_vit"]
@@ -25,6 +27,7 @@ class VisionEncoder(Definition):
     patch_size: int = Field(gt=0)
     image_size: int = Field(gt=0)
     weights: Location
+    output_norm: Location | None = None
 
     def num_tokens(self, image_size: int) -> int:
         """Tokens per image at `image_size` px, class token included."""
@@ -161,6 +164,13 @@ class Model(Definition):
         for part in self.connector:
             tokens = part.output_tokens(tokens)
         return tokens
+
+    def weight_files(self) -> list[str]:
+        """Locations of all pretrained weights."""
+        vision = self.vision_encoder
+        parts = [part.weights for part in self.connector if not isinstance(part, Neighbours)]
+        files = [vision.weights, vision.output_norm, *parts, self.language_model.weights]
+        return [location for location in files if location is not None]
 
     @model_validator(mode="after")
     def _connector_ends_at_the_decoder(self) -> Self:

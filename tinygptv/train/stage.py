@@ -155,10 +155,10 @@ def _previous_weights(store: Store, stage: Stage, previous: Manifest | None) -> 
 
 
 def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
-    parts = [model.vision_encoder.weights, model.language_model.weights, *(part.weights for part in model.connector)]
+    files = model.weight_files()
     if stage.starts_from != BACKBONES:
-        parts.append(stage.starts_from)
-    return {location: _content_hash(local_path(location)) for location in parts if location is not None}
+        files.append(stage.starts_from)
+    return {location: _content_hash(local_path(location)) for location in files}
 
 
 def _content_hash(path: Path) -> str:
