@@ -190,7 +190,7 @@ def test_nothing_of_the_fetch_is_left_and_nothing_names_the_server(
     made: tuple[Store, PairsSource, Manifest], web: Any
 ) -> None:
     store, _, manifest = made
-    assert sorted(manifest.files) == ["00000.tar", "ledger.parquet", "sidecar.parquet"]
+    assert sorted(manifest.files) == ["00000.tar", "ledger.parquet", "quarantine.parquet", "sidecar.parquet"]
     port = web.address.rsplit(":", 1)[1].encode()
     assert not any(port in (store.folder(manifest.artifact) / name).read_bytes() for name in manifest.files)
 

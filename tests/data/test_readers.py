@@ -3,13 +3,14 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinygptv.data.readers import TableRow, read_table, recognise
+from tinygptv.data.readers import read_table, recognise
 from tinygptv.definitions.source import Table
 from tinygptv.errors import DataError
 
@@ -34,11 +35,12 @@ TEXTS = {
 }
 
 
-def read(path: Path | str, **table: str) -> list[TableRow]:
-    return list(read_table(Table(location="./table", **table), str(path)))
+def read(path: Path | str, **table: str) -> list[SimpleNamespace]:
+    batches = read_table(Table(location="./table", **table), str(path))
+    return [SimpleNamespace(**row) for batch in batches for row in batch.to_pylist()]
 
 
-def pairs(rows: list[TableRow]) -> list[tuple[str, str]]:
+def pairs(rows: list[SimpleNamespace]) -> list[tuple[str, str]]:
     return [(row.url, row.caption) for row in rows if row.problem is None]
 
 
@@ -118,7 +120,7 @@ def test_a_long_json_array_is_read_in_pieces(tmp_path: Path) -> None:
 
 def test_a_cut_json_array_is_an_error_that_says_where(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps([{"url": URL, "caption": "a red ball"}] * 3)[:-20])
-    with pytest.raises(DataError, match=r"t\.json: not valid JSON after item 2"):
+    with pytest.raises(DataError, match=r"t\.json: not valid JSON after value 2"):
         read(tmp_path / "t.json")
 
 
@@ -127,8 +129,12 @@ def test_a_cut_json_array_is_an_error_that_says_where(tmp_path: Path) -> None:
     [
         ("t.csv", b"link,caption\nx,y\n", r"no url column; found link, caption.*url_column"),
         ("t.jsonl", b'{"url": "http://a/1.jpg", "title": "x"}\n', r"no caption column; found url, title"),
-        ("t.json", b'{\n"urls": []}', r"expected the lists image_urls and captions; found urls"),
-        ("t.json", b'{"image_urls": ["a"], "captions": []}', r"1 image_urls but 0 captions"),
+        ("t.json", b'{\n"urls": []}', r"expected a list 'image_urls'; found urls"),
+        (
+            "t.json",
+            b'{"image_urls": ["a"], "captions": []}',
+            r"captions ends after 0 items, 1 before the other; the lists must be parallel",
+        ),
         ("t.tsv", b"a\tb\nc\td\n", r"cannot tell which column is the URL"),
         ("t.bin", b"\x00\x01", r"not a known table layout"),
         ("t.parquet", b"PAR1 and then nothing", r"not a readable Parquet file"),

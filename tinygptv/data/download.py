@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
 from tinygptv.data.fetching import Fetch
 from tinygptv.data.guard import ALLOW_PRIVATE, FetchError, addresses, host_of, private_allowed, refusal
 from tinygptv.data.ledger import KEPT, LEDGER, Outcomes, make_plan, to_fetch
-from tinygptv.data.readers import BASE_URL, TableRow, expand, read_table
+from tinygptv.data.readers import BASE_URL, expand, read_table
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.server import serve
 from tinygptv.data.shards import ShardWriter, content_hash
@@ -112,7 +113,7 @@ def _build(
     return _outcome(source_name, counts, shards.count)
 
 
-def _rows(tables: list[tuple[Table, str]]) -> Iterator[TableRow]:
+def _rows(tables: list[tuple[Table, str]]) -> Iterator[pa.RecordBatch]:
     for table, resolved in tables:
         yield from read_table(table, resolved)
 

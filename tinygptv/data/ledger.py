@@ -7,7 +7,6 @@ to Parquet and DuckDB does what needs all of them at once.
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,16 @@ import pyarrow.parquet as pq
 
 from tinygptv.data.database import connect, literal
 from tinygptv.data.guard import host_of, normalise_url, refusal, resolve_hosts
-from tinygptv.data.readers import BASE_URL, TableRow
+from tinygptv.data.readers import BASE_URL
+from tinygptv.data.table_rows import ROWS
 
 logger = logging.getLogger(__name__)
 
-LEDGER = "ledger.parquet"
+LEDGER, QUARANTINE = "ledger.parquet", "quarantine.parquet"
 KEPT = "kept"
 """The outcome of a row that became a sample; every other outcome is the reason it was dropped."""
 
-_ROWS = pa.schema(
-    [
-        ("position", pa.int64()),
-        ("table_name", pa.string()),
-        ("table_row", pa.int64()),
-        ("url", pa.string()),
-        ("caption", pa.string()),
-        ("similarity", pa.float64()),
-        ("punsafe", pa.float64()),
-        ("pwatermark", pa.float64()),
-        ("licence", pa.string()),
-        ("problem", pa.string()),
-        ("host", pa.string()),
-    ]
-)
+_ROWS = pa.schema([("position", pa.int64()), *ROWS, ("host", pa.string())])
 _OUTCOMES = pa.schema([("position", pa.int64()), ("problem", pa.string())])
 _BATCH_ROWS = 10_000
 _RESOLVE_SECONDS, _RESOLVE_SECONDS_PER_HOST = 30.0, 0.1
@@ -49,7 +35,7 @@ COPY (
         SELECT *, row_number() OVER (PARTITION BY url, problem IS NULL ORDER BY position) AS copy
         FROM read_parquet({rows})
     )
-    SELECT ranked.* EXCLUDE (copy, problem, host),
+    SELECT ranked.* EXCLUDE (copy, problem),
         coalesce(problem, CASE WHEN copy > 1 THEN 'duplicate_url' END, hosts.verdict) AS problem
     FROM ranked LEFT JOIN hosts ON ranked.host = hosts.name
     ORDER BY position
@@ -58,14 +44,22 @@ COPY (
 
 _SETTLE = """
 COPY (
-    SELECT table_name, table_row, url, coalesce(plan.problem, outcomes.problem, '{kept}') AS outcome
+    SELECT table_name, table_row, line, url, coalesce(plan.problem, outcomes.problem, '{kept}') AS outcome
     FROM read_parquet({plan}) AS plan LEFT JOIN read_parquet({outcomes}) AS outcomes USING (position)
     ORDER BY position
 ) TO {ledger} (FORMAT parquet, COMPRESSION zstd)
 """
 
 
-def make_plan(rows: Iterable[TableRow], plan: Path, allow_private: bool) -> None:
+_QUARANTINE = """
+COPY (
+    SELECT table_name, line, problem AS reason, found
+    FROM read_parquet({plan}) WHERE found IS NOT NULL ORDER BY position
+) TO {quarantine} (FORMAT parquet, COMPRESSION zstd)
+"""
+
+
+def make_plan(rows: Iterable[pa.RecordBatch], plan: Path, allow_private: bool) -> None:
     """Write `plan`: every row, with the `problem` that keeps it from being fetched, or NULL.
 
     URLs keep their `__BASE_URL__`, so that neither the plan nor what follows from it depends on a port. An existing
@@ -117,32 +111,40 @@ class Outcomes:
         self._writer.write_table(pa.table(columns, schema=_OUTCOMES))
 
     def settle(self, ledger: Path) -> dict[str, int]:
-        """Write the ledger; returns rows per outcome."""
+        """Write the ledger and, beside it, the records that were no pairs as they stand in their tables; returns rows
+        per outcome."""
         self._writer.close()
         paths = {"plan": literal(self._plan), "outcomes": literal(self._path), "ledger": literal(ledger)}
+        quarantine = literal(ledger.with_name(QUARANTINE))
         with connect(self._plan.parent) as database:
             database.execute(_SETTLE.format(kept=KEPT, **paths))
+            database.execute(_QUARANTINE.format(plan=paths["plan"], quarantine=quarantine))
             counted = database.execute(
                 f"SELECT outcome, count(*) FROM read_parquet({paths['ledger']}) GROUP BY outcome ORDER BY outcome"
             ).fetchall()
         return dict(counted)
 
 
-def _write_rows(rows: Iterable[TableRow], path: Path) -> None:
+def _write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> None:
+    position = 0
     with pq.ParquetWriter(path, _ROWS) as writer:
-        batch: list[dict[str, Any]] = []
-        for position, row in enumerate(rows):
-            batch.append({"position": position, **asdict(row), **_addressed(row)})
-            if len(batch) == _BATCH_ROWS:
-                writer.write_table(pa.Table.from_pylist(batch, _ROWS))
-                batch = []
-        writer.write_table(pa.Table.from_pylist(batch, _ROWS))
+        for batch in batches:
+            addressed = zip(*map(_addressed, batch["url"].to_pylist(), batch["problem"].to_pylist()), strict=True)
+            urls, hosts, problems = (pa.array(values, pa.string()) for values in addressed)
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | {
+                "position": pa.array(range(position, position + batch.num_rows)),
+                "url": urls,
+                "host": hosts,
+                "problem": problems,
+            }
+            writer.write_table(pa.table(columns).select(_ROWS.names))
+            position += batch.num_rows
 
 
-def _addressed(row: TableRow) -> dict[str, Any]:
-    """The row's URL in its one spelling, its host, and its problem if nobody may ask for it."""
-    if row.problem is not None or row.url.startswith(BASE_URL):
-        return {"url": normalise_url(row.url), "host": ""}
-    url = normalise_url(row.url)
+def _addressed(url: str, problem: str | None) -> tuple[str, str, str | None]:
+    """The row's URL in its one spelling, its host, and its problem, also if nobody may ask for it."""
+    url = normalise_url(url)
+    if problem is not None or url.startswith(BASE_URL):
+        return url, "", problem
     problem = refusal(url)
-    return {"url": url, "host": "" if problem else host_of(url), "problem": problem}
+    return url, "" if problem else host_of(url), problem

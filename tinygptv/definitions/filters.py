@@ -30,14 +30,17 @@ SIDECAR_COLUMNS: dict[str, str] = {
     "punsafe": "DOUBLE",
     "pwatermark": "DOUBLE",
     "nsfw": "VARCHAR",
+    "table_width": "INTEGER",
+    "table_height": "INTEGER",
+    "table_sha256": "VARCHAR",
     "licence": "VARCHAR",
 }
 """Columns a predicate may use, with their DuckDB types; all but `key`, `url` and `caption` may be NULL.
 
 `caption` is the cleaned text, `caption_raw` what the table says, `language` an ISO 639-1 code. `width`, `height` (px),
 `bytes` and `sha256` are of the stored image; `original_…` and `content_sha256` of what the web answered; `reencoded`
-says whether they differ. `phash` is a 64-bit DCT hash. `uid`, `similarity`, `punsafe`, `pwatermark` and `nsfw`
-(UNLIKELY, UNSURE or NSFW) come from the table."""
+says whether they differ. `phash` is a 64-bit DCT hash. `uid`, `similarity`, `punsafe`, `pwatermark`, `nsfw`
+(UNLIKELY, UNSURE or NSFW) and `table_…`, the size and hash the picture once had, come from the table."""
 
 
 class Rule(Definition):

@@ -6,9 +6,13 @@ from pydantic import Field
 
 from tinygptv.definitions.base import Definition, Location
 
-TableFormat = Literal["laion_parquet", "cc_tsv", "sbu_json", "capfilt_json", "llava_json", "jsonl", "csv"]
-"""Layouts of URL+caption tables: LAION parquet (URL, TEXT, …), CC3M/CC12M TSV (caption TAB url or url TAB caption, no
-header), SBU JSON ({image_urls, captions}), BLIP CapFilt JSON ([{url, caption}]), JSONL and CSV with named columns."""
+TableFormat = Literal[
+    "laion_parquet", "arrow", "cc_tsv", "sbu_json", "sbu_urls", "capfilt_json", "llava_json", "jsonl", "csv"
+]
+"""Layouts of URL+caption tables: Parquet as of LAION (URL, TEXT, …) and DataComp (uid, url, text, sha256, …), a folder
+saved by Hugging Face `datasets` (Arrow), CC3M/CC12M TSV (caption TAB url or url TAB caption, no header), SBU JSON
+({image_urls, captions}) or its older two lists of lines, BLIP CapFilt JSON ([{url, caption}]), LLaVA's chats, and JSONL
+and CSV with named columns."""
 
 AnnotationFormat = Literal[
     "cc_sbu_align", "llava_conversation", "vqav2", "aokvqa", "refcoco", "invrefcoco", "vsr", "coco_caption"
