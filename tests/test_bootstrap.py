@@ -19,7 +19,7 @@ from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.locations import PACKAGE
 from tinygptv.models.qformer import ImageTextQFormer, QFormer
 from tinygptv.models.vision import VisionEncoder
-from tinygptv.models.weights import read_tensors
+from tinygptv.models.weights import open_weights
 
 SHIPPED = PACKAGE / "backbones" / "shapes"
 
@@ -84,7 +84,7 @@ def test_the_shipped_qformer_prefers_a_true_text_to_one_that_is_nearly_true() ->
 
 def test_the_shipped_phi_is_a_stock_one() -> None:
     phi = PhiForCausalLM(PhiConfig(**json.loads((SHIPPED / "language_model.json").read_text())))
-    assert set(phi.state_dict()) == set(read_tensors(SHIPPED / "language_model.safetensors"))
+    assert set(phi.state_dict()) == set(open_weights(SHIPPED / "language_model.safetensors"))
     assert not phi.config.qk_layernorm
 
 

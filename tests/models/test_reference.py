@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 
 from tinygptv.definitions.recipe import Lora, Model
 from tinygptv.models.vlm import VisionLanguageModel
-from tinygptv.models.weights import from_reference, load_backbones, load_trained, parameters_by_name, read_tensors
+from tinygptv.models.weights import Handoff, empty_model, load_weights, parameters_by_name
+from tinygptv.models.weights.files import open_weights
+from tinygptv.models.weights.published import reference_file
+from tinygptv.models.weights.stored import read_all
 from tinygptv.sample import IGNORE_INDEX
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
-PROJECTIONS = ["connector.1", "connector.2"]
 
 
 def model_definition(folder: Path, config: dict[str, Any], phi: dict[str, Any]) -> Model:
@@ -64,7 +66,7 @@ def model_definition(folder: Path, config: dict[str, Any], phi: dict[str, Any]) 
 
 
 @pytest.fixture(params=STAGES)
-def golden(request: pytest.FixtureRequest, shared: Path) -> tuple[VisionLanguageModel, Path, dict[str, Any]]:
+def golden(request: pytest.FixtureRequest, shared: Path) -> tuple[VisionLanguageModel, Path, dict[str, Any], Model]:
     folder = shared / "golden" / "tinygptv"
     stage = folder / request.param
     case = json.loads((stage / "case.json").read_text())
@@ -72,15 +74,15 @@ def golden(request: pytest.FixtureRequest, shared: Path) -> tuple[VisionLanguage
         rank=case["lora"]["r"], alpha=float(case["lora"]["alpha"]), dropout=0.0, init="inherit"
     )
     definition = model_definition(folder, case["config"], case["phi_config"])
-    model = VisionLanguageModel(definition, case["image_size"], lora).eval()
-    load_backbones(model, definition)
-    trained, _ = from_reference(read_tensors(stage / "checkpoint_0.pth"), PROJECTIONS)
-    load_trained(model, stage / "checkpoint_0.pth", trained.keys())
-    return model, stage, case
+    model = empty_model(definition, case["image_size"], lora)
+    checkpoint = stage / "checkpoint_0.pth"
+    trained = reference_file(open_weights(checkpoint), definition).tensors
+    load_weights(model, definition, handoff=Handoff(checkpoint, trained.keys()))
+    return model.eval(), stage, case, definition
 
 
 def test_a_published_checkpoint_computes_what_it_did_where_it_was_trained(golden) -> None:
-    model, stage, case = golden
+    model, stage, case, _ = golden
     io = load_file(stage / "io.safetensors")
     with torch.no_grad():
         torch.testing.assert_close(model.vision_encoder(io["image"]), io["vision_embeds"], atol=1e-4, rtol=0)
@@ -96,10 +98,10 @@ def test_a_published_checkpoint_computes_what_it_did_where_it_was_trained(golden
 
 
 def test_the_gradient_of_every_trained_tensor_is_the_published_one(golden) -> None:
-    model, stage, _ = golden
+    model, stage, _, definition = golden
     model.requires_grad_(True)
     io = load_file(stage / "io.safetensors")
-    expected, _ = from_reference(load_file(stage / "grads.safetensors"), PROJECTIONS)
+    expected = read_all(reference_file(open_weights(stage / "grads.safetensors"), definition).tensors)
     slots = _image_slots(io)
     embeds = io["inputs_embeds"].masked_scatter(slots[..., None], model.image_embeds(io["image"]))
     states = model.language_model.hidden_states(embeds, io["attention_mask"])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import init_empty_weights
 from huggingface_hub import save_torch_state_dict
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
@@ -19,9 +18,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.batching import load_tokenizer
 from tinygptv.definitions.recipe import Inputs, Model
-from tinygptv.errors import DataError, HandoffError
+from tinygptv.errors import DataError
+from tinygptv.models import weights
 from tinygptv.models.vlm import VisionLanguageModel
-from tinygptv.models.weights import read_tensors
 from tinygptv.release.int8 import use_int8
 
 CONFIG = "config.json"
@@ -51,9 +50,8 @@ class Release:
 
 def empty_model(config: ReleaseConfig) -> VisionLanguageModel:
     """The model without memory for its parameters: they are on torch's `meta` device, buffers are real."""
-    with init_empty_weights(include_buffers=False):
-        model = VisionLanguageModel(config.model, config.inputs.image_size)
-        use_int8(model, config.int8_linears)
+    model = weights.empty_model(config.model, config.inputs.image_size)
+    use_int8(model, config.int8_linears)
     return model
 
 
@@ -69,17 +67,13 @@ def read_config(folder: Path) -> ReleaseConfig:
 
 
 def load_release(folder: Path, device: str = "cpu") -> Release:
-    """Load a release. Its tensors become the model's own as they are read, so there is never a second copy.
+    """Load a release tensor by tensor, so that there is never a second copy.
 
-    Raises HandoffError if tensors are missing or left over, DataError if `config.json` is unusable.
+    Raises HandoffError if a tensor is missing, left over or of another shape, DataError if `config.json` is unusable.
     """
     config = read_config(folder)
     model = empty_model(config)
-    tensors = read_tensors(folder)
-    try:
-        model.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise HandoffError(f"{folder}: the tensors do not fit {CONFIG}: {error}; export the model again") from error
+    weights.load_state(model, folder)
     model.requires_grad_(False)
     # Last, because parts put in after eval() would stay in training mode.
     model.to(device).eval()

@@ -1,21 +1,46 @@
-"""What a stage left behind → a model that can be asked something."""
+"""A model ready to be trained; and what a stage left behind → a model that can be asked something."""
+
+from collections.abc import Sequence
+
+import torch
 
 from tinygptv.artifacts import Manifest, Store
-from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.recipe import Recipe, Trainable
 from tinygptv.models.vlm import VisionLanguageModel
-from tinygptv.models.weights import load_backbones, load_trained, parameters_by_name
+from tinygptv.models.weights import Handoff, empty_model, load_weights, parameters_by_name
 from tinygptv.train.freezing import trainable_names
 from tinygptv.train.stage import TRAINED, adapters, inherited
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the precisions of a hardware profile are."""
 
-def load_stage_model(store: Store, recipe: Recipe, stage_name: str, manifest: Manifest) -> VisionLanguageModel:
+
+def set_up(
+    model: VisionLanguageModel, trains: Sequence[Trainable], gradient_checkpointing: bool
+) -> VisionLanguageModel:
+    """The model in training mode, frozen but for what `trains` names.
+
+    With `gradient_checkpointing` the decoder's layers keep their inputs alone and run again in the backward pass.
+    """
+    parameters = parameters_by_name(model)
+    trained = trainable_names(parameters.keys(), trains)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in trained)
+    if gradient_checkpointing:
+        model.language_model.activation_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def load_stage_model(
+    store: Store, recipe: Recipe, stage_name: str, manifest: Manifest, dtype: torch.dtype = torch.float32
+) -> VisionLanguageModel:
     """The model as it was at the end of a stage, in eval mode, frozen, with its adapters still apart.
 
-    Raises HandoffError if the artifact does not hold exactly what this stage and those before it trained.
+    Raises HandoffError if the artifact does not hold what this stage and those before it trained.
     """
     stage = recipe.stage(stage_name)
-    model = VisionLanguageModel(recipe.model, stage.inputs.image_size, adapters(recipe, stage))
-    load_backbones(model, recipe.model)
+    model = empty_model(recipe.model, stage.inputs.image_size, adapters(recipe, stage))
     trained = trainable_names(parameters_by_name(model).keys(), [*inherited(recipe, stage), *stage.trains])
-    load_trained(model, store.folder(manifest.artifact) / TRAINED, trained)
+    handoff = Handoff(store.folder(manifest.artifact) / TRAINED, trained)
+    load_weights(model, recipe.model, handoff=handoff, dtype=dtype)
     return model.requires_grad_(False).eval()

@@ -33,9 +33,18 @@ from tinygptv.definitions.recipe import Optimizer, Schedule
 from tinygptv.errors import TrainingError
 from tinygptv.locations import local_path
 from tinygptv.models.vlm import VisionLanguageModel
-from tinygptv.models.weights import LORA, load_backbones, load_trained, parameters_by_name, save_trained
+from tinygptv.models.weights import (
+    LORA,
+    Handoff,
+    empty_model,
+    load_weights,
+    open_handoff,
+    parameters_by_name,
+    save_trained,
+)
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train import checkpoint
+from tinygptv.train.assemble import set_up
 from tinygptv.train.deepspeed import deepspeed_config
 from tinygptv.train.freezing import decays, trainable_names
 from tinygptv.train.schedule import begins_round, learning_rate, total_steps
@@ -44,6 +53,7 @@ from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job, read_metric
 logger = getLogger(__name__)
 
 _PROGRESS_SECONDS = 2.0
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Batches(Protocol):
@@ -97,19 +107,16 @@ def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]
 
 
 def build_model(job: Job) -> VisionLanguageModel:
-    """The stage's model: backbones, then what earlier stages trained, then frozen but for what `trains` names."""
-    torch.manual_seed(job.seed)
-    model = VisionLanguageModel(job.model, job.stage.inputs.image_size, job.lora)
-    load_backbones(model, job.model)
+    """The stage's model: backbones, then what earlier stages trained, then frozen but for what `trains` names.
+
+    It is in the precision of the hardware profile from the start, so that its peak in memory is what it will weigh.
+    """
+    model = empty_model(job.model, job.stage.inputs.image_size, job.lora)
     parameters = parameters_by_name(model)
-    if job.previous is not None:
-        load_trained(model, Path(job.previous), _handed_over(job, parameters))
-    trained = trainable_names(parameters.keys(), job.stage.trains)
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name in trained)
-    if job.hardware.gradient_checkpointing:
-        model.language_model.activation_checkpointing_enable({"use_reentrant": False})
-    return model.train()
+    dtype = _DTYPES[job.hardware.precision]
+    load_weights(model, job.model, handoff=_handoff(job, parameters), dtype=dtype, seed=job.seed)
+    parameters = parameters_by_name(model)
+    return set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
 
 
 def parameter_groups(model: VisionLanguageModel, optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -156,12 +163,14 @@ def _engine(job: Job, model: VisionLanguageModel) -> deepspeed.DeepSpeedEngine:
     return engine
 
 
-def _handed_over(job: Job, parameters: dict[str, nn.Parameter]) -> set[str]:
-    """Names that must come from the stage before: what it and its forebears trained, or, for weights from outside,
-    what this stage trains, but for adapters that begin anew."""
+def _handoff(job: Job, parameters: dict[str, nn.Parameter]) -> Handoff | None:
+    """What must come from the stage before: all that it and its forebears trained, or, for weights from outside, what
+    this stage trains, but for adapters that begin anew."""
+    if job.previous is None:
+        return None
     names = trainable_names(parameters.keys(), job.inherits or job.stage.trains)
     begins_anew = job.stage.lora is not None and job.stage.lora.init == "fresh"
-    return {name for name in names if not (begins_anew and LORA.search(name))}
+    return Handoff(Path(job.previous), {name for name in names if not (begins_anew and LORA.search(name))})
 
 
 def _steps(job: Job, engine: deepspeed.DeepSpeedEngine, batches: Batches, folder: Path, steps: range) -> None:
@@ -246,8 +255,9 @@ def _gather(job: Job, model: VisionLanguageModel) -> dict[str, Tensor]:
     """All that was trained so far, by this stage and before it; a collective call under ZeRO-3."""
     parameters = parameters_by_name(model)
     names = trainable_names(parameters.keys(), job.stage.trains)
-    if job.previous is not None:
-        names |= _handed_over(job, parameters)
+    if handoff := _handoff(job, parameters):
+        # All of it, also what this recipe's stages do not train: a published checkpoint may hold a Q-Former.
+        names |= open_handoff(handoff, job.model, parameters.keys()).tensors.keys()
     gathered = {name: safe_get_full_fp32_param(parameters[name]) for name in sorted(names)}
     return {name: parameters[name] if full is None else full for name, full in gathered.items()}
 

@@ -4,7 +4,8 @@ from transformers import PhiConfig, PhiForCausalLM
 
 from tinygptv.definitions.recipe import Phi
 from tinygptv.models.language.phi import PhiLanguageModel, phi_config
-from tinygptv.models.weights import from_language_file
+from tinygptv.models.weights.published import language_file
+from tinygptv.models.weights.stored import in_memory, read_all
 
 DEFINITION = Phi(
     architecture="phi",
@@ -30,7 +31,8 @@ def same_weights(definition: Phi) -> tuple[PhiForCausalLM, PhiLanguageModel]:
         for parameter in stock.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     ours = PhiLanguageModel(definition).eval()
-    tensors, _ = from_language_file(stock.state_dict(), definition)
+    stored = {name: in_memory(name, tensor) for name, tensor in stock.state_dict().items()}
+    tensors = read_all(language_file(stored, definition).tensors)
     ours.load_state_dict({name.removeprefix("language_model."): tensor for name, tensor in tensors.items()})
     return stock, ours
 

@@ -1,0 +1,28 @@
+"""Weights in and out: published and own files → a model, and a model → files that others can load."""
+
+from tinygptv.models.weights.anew import ADDED_NORMS, LORA
+from tinygptv.models.weights.files import open_weights
+from tinygptv.models.weights.loading import (
+    Handoff,
+    empty_model,
+    load_state,
+    load_weights,
+    open_handoff,
+    parameters_by_name,
+)
+from tinygptv.models.weights.report import LoadReport
+from tinygptv.models.weights.saving import save_trained
+
+__all__ = [
+    "ADDED_NORMS",
+    "LORA",
+    "Handoff",
+    "LoadReport",
+    "empty_model",
+    "load_state",
+    "load_weights",
+    "open_handoff",
+    "open_weights",
+    "parameters_by_name",
+    "save_trained",
+]

@@ -1,0 +1,47 @@
+"""How parameters begin that no file holds: added norms as the identity, adapters and projections as their makers do."""
+
+import math
+import re
+import zlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tinygptv.definitions.recipe import Linear, Model, QFormer
+
+ADDED_NORMS = re.compile(
+    r"language_model\.model\.layers\.\d+\.(self_attn\.[qk]_layernorm|attention_norm)\.(weight|bias)"
+)
+"""TinyGPT-V's own norms: a stock decoder does not have them."""
+LORA = re.compile(r"\.lora_[AB]\.")
+IDENTITY = "norms as the identity"
+
+
+def rules(definition: Model) -> dict[re.Pattern[str], str]:
+    """Which parameters may begin anew, and how."""
+    anew = {ADDED_NORMS: IDENTITY, LORA: "adapters, which change nothing at first"}
+    for position, part in enumerate(definition.connector):
+        if isinstance(part, Linear) and part.weights is None:
+            anew[re.compile(rf"connector\.{position}\.")] = "projections at random"
+    if not any(isinstance(part, QFormer) for part in definition.connector) and not definition.vision_encoder.output_norm:
+        # BLIP-2's file is where it comes from; MiniGPT-v2, which has no Q-Former, need not have loaded it.
+        anew[re.compile(r"vision_encoder\.model\.post_layernorm\.")] = IDENTITY
+    return anew
+
+
+def initial(name: str, parameters: Mapping[str, Tensor], seed: int) -> Tensor:
+    """The first value of a parameter, float32: a function of its name, its shape and `seed` alone.
+
+    Norms are the identity; a linear map and `lora_A` begin as torch's `nn.Linear` does, `lora_B` at zero (as in peft).
+    """
+    shape = parameters[name].shape
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63)
+    if ".lora_B." in name:
+        return torch.zeros(shape)
+    if "norm" in name:
+        return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+    if name.endswith("weight"):
+        return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(parameters[name.removesuffix("bias") + "weight"].shape[1])
+    return nn.init.uniform_(torch.empty(shape), -bound, bound, generator=generator)

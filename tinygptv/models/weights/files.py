@@ -1,0 +1,214 @@
+"""Weight files → tables of tensors, lazily and safely.
+
+Only safetensors and `torch.load(weights_only=True)` are used, so no code from a file is ever run. Both map the file
+into memory; what was read through a mapping counts as memory of this process until the mapping is gone, so files are
+opened again and again rather than held open.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tinygptv.errors import HandoffError
+from tinygptv.models.weights.stored import Stored, Table
+
+_SAFETENSORS_INDEX, _TORCH_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
+_REOPEN_BYTES = 64 * 2**20
+_MAX_HEADER_BYTES = 100_000_000
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def open_weights(path: Path) -> Table:
+    """The tensors of a safetensors file, a `.pth` checkpoint (its `model` entry), or a folder of shards, by name.
+
+    Raises HandoffError that says what the file is instead: absent, truncated, a web page, a git-lfs pointer, no
+    checkpoint, one without tensors, or one with code in it.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(256)
+    except FileNotFoundError:
+        raise HandoffError(f"{path}: there is no such file; put the weights there or change the definition") from None
+    _refuse_other_formats(path, head)
+    if head[8:9] == b"{":
+        return _open_safetensors(path)
+    return _open_torch(path)
+
+
+def _open_folder(folder: Path) -> Table:
+    """Shards as Hugging Face lays them out: one file, or those an index names; else every safetensors file."""
+    for name in (_SAFETENSORS_INDEX, _TORCH_INDEX):
+        if (folder / name).is_file():
+            return _open_shards(folder, folder / name)
+    single = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    files = single[:1] or sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise HandoffError(f"{folder}: no weights in this folder; it needs safetensors or pytorch_model.bin files")
+    table: Table = {}
+    for file in files:
+        found = open_weights(file)
+        if twice := sorted(table.keys() & found.keys()):
+            raise HandoffError(
+                f"{file}: '{twice[0]}' is also in another file of this folder, and no index says which one counts; "
+                "keep one set of weights per folder"
+            )
+        table |= found
+    return table
+
+
+def _open_shards(folder: Path, index: Path) -> Table:
+    try:
+        places: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise HandoffError(f"{index}: not an index of shards ({error!r}); download it again") from error
+    shards = sorted(set(places.values()))
+    if absent := [shard for shard in shards if not (folder / shard).is_file()]:
+        raise HandoffError(
+            f"{folder}: shard {absent[0]} of {len(shards)} is missing, {index.name} names it; download it"
+        )
+    tables = {shard: open_weights(folder / shard) for shard in shards}
+    for name, shard in places.items():
+        if name not in tables[shard]:
+            raise HandoffError(f"{folder / shard}: {index.name} says that '{name}' is in here, and it is not")
+    return {name: tables[shard][name] for name, shard in places.items()}
+
+
+def _refuse_other_formats(path: Path, head: bytes) -> None:
+    """Raise for everything that can be told from the first bytes."""
+    size = path.stat().st_size
+    text = head.lstrip().lower()
+    if size == 0:
+        raise HandoffError(f"{path}: empty, no bytes at all; download it again")
+    if head.startswith(b"version https://git-lfs"):
+        stands_for = re.search(rb"size (\d+)", head)
+        told = f" of {int(stands_for[1]):,} bytes" if stands_for else ""
+        raise HandoffError(f"{path}: a git-lfs pointer, which stands for a file{told}; run `git lfs pull` to get it")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise HandoffError(
+            f"{path}: a web page, not weights, as is saved when a link leads to a log-in or an error; "
+            "download the file itself"
+        )
+    is_zip, is_pickle, is_safetensors = head.startswith(b"PK\x03\x04"), head[:1] == b"\x80", head[8:9] == b"{"
+    if not (is_zip or is_pickle or is_safetensors):
+        raise HandoffError(
+            f"{path}: not a checkpoint, begins with {head[:16]!r}; weights are safetensors files, .pth or .bin files "
+            "of torch, or folders of them"
+        )
+    if is_zip and not zipfile.is_zipfile(path):
+        raise HandoffError(
+            f"{path}: truncated, {size:,} bytes of a torch file without the directory at its end; download it again"
+        )
+
+
+def _open_safetensors(path: Path) -> Table:
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(min(length, _MAX_HEADER_BYTES))
+    try:
+        fields: dict[str, Any] = json.loads(header)
+        fields.pop("__metadata__", None)
+        whole = 8 + length + max((entry["data_offsets"][1] for entry in fields.values()), default=0)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError) as error:
+        raise HandoffError(f"{path}: truncated or damaged, its header cannot be read; download it again") from error
+    if (size := path.stat().st_size) < whole:
+        raise HandoffError(f"{path}: truncated, {size:,} of {whole:,} bytes are there; download it again")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            names = list(opened.keys())
+    except SafetensorError as error:
+        raise HandoffError(f"{path}: damaged ({error}); download it again") from error
+    if not names:
+        raise HandoffError(f"{path}: holds no tensors")
+    if unknown := sorted({fields[name]["dtype"] for name in names} - _DTYPES.keys()):
+        raise HandoffError(f"{path}: holds numbers of type {unknown[0]}; convert it to one of {', '.join(_DTYPES)}")
+    return {
+        name: Stored(
+            (name,), torch.Size(fields[name]["shape"]), _DTYPES[fields[name]["dtype"]], partial(_read, path, name)
+        )
+        for name in names
+    }
+
+
+def _read(path: Path, name: str) -> Tensor:
+    with safe_open(path, framework="pt") as opened:
+        return opened.get_tensor(name)
+
+
+@dataclass
+class _TorchFile:
+    """A `.pth` file, mapped; opened anew whenever so much was read that the pages would be felt."""
+
+    path: Path
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    read_bytes: int = 0
+
+    def read(self, name: str) -> Tensor:
+        if not self.tensors or self.read_bytes > _REOPEN_BYTES:
+            self.tensors, self.read_bytes = {}, 0
+            self.tensors = _load(self.path)
+        self.read_bytes += self.tensors[name].nbytes
+        return self.tensors[name]
+
+    def reader(self, name: str) -> Callable[[], Tensor]:
+        return partial(self.read, name)
+
+
+def _open_torch(path: Path) -> Table:
+    file = _TorchFile(path)
+    return {
+        name: Stored((name,), tensor.shape, tensor.dtype, file.reader(name)) for name, tensor in _load(path).items()
+    }
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """The table of tensors in a torch file. Files from before torch 1.6 are no zip archives and cannot be mapped."""
+    if mapped := zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in members):
+            raise HandoffError(
+                f"{path}: a zip archive that torch did not write, it holds {', '.join(members[:3]) or 'nothing'}; "
+                "unpack it and point at the weights in it"
+            )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AssertionError) as error:
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise HandoffError(
+                f"{path}: holds code ({code[1]}), which is never run; get the weights as safetensors, or as a file of "
+                "tensors and plain values only"
+            ) from error
+        raise HandoffError(
+            f"{path}: truncated, or not a checkpoint: torch cannot read it ({str(error).splitlines()[0][:120]}); "
+            "download it again"
+        ) from error
+    tensors = content.get("model", content) if isinstance(content, dict) else {}
+    if not isinstance(tensors, dict) or not any(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        found = f"its entries are {', '.join(map(str, list(content)[:4]))}" if isinstance(content, dict) else "no table"
+        raise HandoffError(f"{path}: holds no table of tensors, neither at its top nor under 'model' ({found})")
+    if other := [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]:
+        raise HandoffError(f"{path}: '{other[0]}' is no tensor; weights and other values are mixed in this table")
+    return tensors

@@ -1,0 +1,247 @@
+"""Weight files → a model, parameter by parameter, strictly.
+
+The model is built without memory (`empty_model`); `load_weights` then reads each tensor, casts it and makes it the
+model's own, so that the peak is the model and about one tensor. Every tensor of every file and every parameter of the
+model is accounted for in a LoadReport; anything unexpected is a HandoffError that names it.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from tinygptv.definitions.recipe import Linear, Lora, Model, QFormer
+from tinygptv.errors import HandoffError
+from tinygptv.locations import local_path
+from tinygptv.models.lora import plain_name
+from tinygptv.models.vision import POSITIONS, resize_positions
+from tinygptv.models.vlm import VisionLanguageModel
+from tinygptv.models.weights import published
+from tinygptv.models.weights.anew import LORA, initial, rules
+from tinygptv.models.weights.configs import check_config
+from tinygptv.models.weights.files import open_weights
+from tinygptv.models.weights.published import Translation
+from tinygptv.models.weights.report import LoadReport
+from tinygptv.models.weights.stored import Table, derived
+
+logger = getLogger(__name__)
+
+_POSITION_TABLE = f"vision_encoder.model.{POSITIONS}"
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """What earlier stages trained: a file or a stage's folder, and the parameters that must be in it.
+
+    It may hold more, as long as the model has it: a checkpoint with a trained Q-Former, say.
+    """
+
+    path: Path
+    required: Collection[str] = ()
+
+
+def empty_model(definition: Model, image_size: int, lora: Lora | None = None) -> VisionLanguageModel:
+    """The model without memory for its parameters: they are on torch's `meta` device, buffers are real."""
+    with init_empty_weights(include_buffers=False):
+        return VisionLanguageModel(definition, image_size, lora)
+
+
+def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters under their plain names, which are the same with and without adapters."""
+    return {plain_name(name): parameter for name, parameter in model.named_parameters()}
+
+
+def load_weights(
+    model: VisionLanguageModel,
+    definition: Model,
+    *,
+    handoff: Handoff | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> LoadReport:
+    """Fill `model` from the files its definition names, then from what earlier stages trained; the rest begins anew.
+
+    Raises HandoffError, naming file and tensor, for anything missing, left over or of another shape.
+    """
+    parameters = parameters_by_name(model)
+    sources = _backbones(definition)
+    if handoff is not None:
+        sources.append((str(handoff.path), open_handoff(handoff, definition, parameters.keys())))
+    table, origin, left_out = _merged(sources)
+    _refuse_left_over(table, origin, parameters)
+    if _POSITION_TABLE in table:
+        resize = partial(resize_positions, grid=model.image_size // definition.vision_encoder.patch_size)
+        table[_POSITION_TABLE] = derived(resize, [table[_POSITION_TABLE]])
+    begins_anew = {
+        name: how
+        for name in parameters
+        if name not in table
+        for pattern, how in rules(definition).items()
+        if pattern.search(name)
+    }
+    _check_fit(parameters, table, origin, parameters.keys() - begins_anew.keys())
+    fill(model, table, dtype)
+    names = {plain_name(name): name for name, _ in model.named_parameters()}
+    for name in begins_anew:
+        _assign(model, names[name], initial(name, parameters, seed), dtype)
+    layouts = {place: f"from {Path(place).name} ({translation.layout})" for place, translation in sources}
+    report = LoadReport({name: layouts[origin[name]] for name in table}, begins_anew, left_out)
+    for line in report.lines():
+        logger.info("weights: %s", line)
+    return report
+
+
+def load_state(model: nn.Module, path: Path) -> None:
+    """Fill a whole model from its own files, parameters and buffers, in the types in which they are stored.
+
+    Raises HandoffError if a tensor is missing, left over or of another shape.
+    """
+    table, wanted = open_weights(path), model.state_dict()
+    origin = dict.fromkeys(table, str(path))
+    _refuse_left_over(table, origin, wanted.keys())
+    _check_fit(wanted, table, origin, wanted.keys())
+    fill(model, table)
+
+
+def open_handoff(handoff: Handoff, definition: Model, names: Collection[str]) -> Translation:
+    """What a stage left behind, ours or published, under our names, not read yet.
+
+    Raises HandoffError if something required is missing, or if adapters are there or absent against the stage's word.
+    """
+    translation = trained_file(handoff.path, definition)
+    found = translation.tensors
+    _check_adapters(handoff, found, names)
+    _refuse_left_over(found, dict.fromkeys(found, str(handoff.path)), names)
+    if missing := sorted(set(handoff.required) - found.keys()):
+        raise HandoffError(
+            f"{handoff.path}: {len(missing)} missing ({_some(missing)}), which the stage carries on; "
+            "it was left by a stage that trained something else"
+        )
+    return translation
+
+
+def trained_file(path: Path, definition: Model) -> Translation:
+    """Trained tensors in any known layout: a file or folder of ours, or a checkpoint of the published code."""
+    table = open_weights(path)
+    if published.is_reference(table):
+        return published.reference_file(table, definition)
+    return Translation("our own layout", table, {})
+
+
+def fill(model: nn.Module, table: Table, dtype: torch.dtype | None = None) -> None:
+    """Give `model` the tensors of `table`, one after the other, as `dtype` or (None) as they are stored."""
+    names = {plain_name(name): name for name, _ in model.named_parameters()}
+    for name, stored in table.items():
+        _assign(model, names.get(name, name), stored.read(), dtype)
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
+    owner, _, leaf = name.rpartition(".")
+    kept = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    # Always a copy: what was read may be a view of its file.
+    own = torch.empty(tensor.shape, dtype=kept).copy_(tensor)
+    model.get_submodule(owner).load_state_dict({leaf: own}, strict=False, assign=True)
+
+
+def _backbones(definition: Model) -> list[tuple[str, Translation]]:
+    vision, language = definition.vision_encoder, definition.language_model
+    translate: list[tuple[str, Callable[[Table], Translation]]] = [
+        (vision.weights, partial(published.vision_file, depth=vision.depth))
+    ]
+    if vision.output_norm is not None:
+        translate.append((vision.output_norm, published.output_norm_file))
+    for position, part in enumerate(definition.connector):
+        prefix = f"connector.{position}"
+        if isinstance(part, QFormer):
+            read = partial(published.qformer_file, prefix=prefix, definition=part, where=part.weights)
+            translate.append((part.weights, read))
+        elif isinstance(part, Linear) and part.weights is not None:
+            project = partial(published.projection_file, prefix=prefix, definition=part, where=part.weights)
+            translate.append((part.weights, project))
+    translate.append((language.weights, partial(published.language_file, definition=language)))
+    check_config(local_path(language.weights), language)
+    return [(location, translation(open_weights(local_path(location)))) for location, translation in translate]
+
+
+def _merged(sources: list[tuple[str, Translation]]) -> tuple[Table, dict[str, str], dict[tuple[str, str], str]]:
+    """One table in which a later source replaces an earlier one, where each tensor comes from, and what is left out."""
+    table: Table = {}
+    origin: dict[str, str] = {}
+    left_out: dict[tuple[str, str], str] = {}
+    for place, translation in sources:
+        file = Path(place).name
+        left_out |= {(file, name): reason for name, reason in translation.left_out.items()}
+        for name, stored in translation.tensors.items():
+            if name in table:
+                replaced = (Path(origin[name]).name, ", ".join(table.pop(name).names))
+                left_out[replaced] = f"replaced by {file}"
+            table[name], origin[name] = stored, place
+    return table, origin, left_out
+
+
+def _refuse_left_over(found: Table, origin: Mapping[str, str], names: Collection[str]) -> None:
+    if extra := sorted(found.keys() - set(names)):
+        place = origin[extra[0]]
+        told = [" + ".join(found[name].names) for name in extra if origin[name] == place]
+        raise HandoffError(
+            f"{place}: does not fit the model: {len(told)} left over ({_some(told)}); "
+            "these weights belong to another recipe"
+        )
+
+
+def _check_fit(
+    parameters: Mapping[str, Tensor], table: Table, origin: Mapping[str, str], expected: Collection[str]
+) -> None:
+    if missing := sorted(set(expected) - table.keys()):
+        files = ", ".join(dict.fromkeys(origin.values()))
+        raise HandoffError(
+            f"{files}: does not fit the model: {len(missing)} missing ({_some(missing)}); "
+            "these weights belong to another recipe"
+        )
+    for place in dict.fromkeys(origin.values()):
+        shapes = [
+            f"{name} {tuple(stored.shape)} for {tuple(parameters[name].shape)}"
+            for name, stored in table.items()
+            if origin[name] == place and stored.shape != parameters[name].shape
+        ]
+        if shapes:
+            raise HandoffError(
+                f"{place}: does not fit the model: {len(shapes)} of another shape ({_some(shapes)}); "
+                f"these weights belong to another recipe{_rank_hint(shapes)}"
+            )
+
+
+def _rank_hint(shapes: list[str]) -> str:
+    return ", or the stage's lora.rank is another than theirs" if any(LORA.search(shape) for shape in shapes) else ""
+
+
+def _check_adapters(handoff: Handoff, found: Table, names: Collection[str]) -> None:
+    held = [stored for name, stored in found.items() if ".lora_A." in name]
+    has_adapters = any(LORA.search(name) for name in names)
+    required = any(LORA.search(name) for name in handoff.required)
+    if held and not has_adapters:
+        raise HandoffError(
+            f"{handoff.path} holds LoRA weights of rank {held[0].shape[0]}, but the stage has no adapters, and they "
+            f"would be lost. Write `lora: {{rank: {held[0].shape[0]}, …, init: inherit}}` and name language_model.lora "
+            "in trains"
+        )
+    if held and handoff.required and not required:
+        raise HandoffError(
+            f"{handoff.path} holds LoRA weights of rank {held[0].shape[0]}, but the stage begins its adapters anew, "
+            "and they would be lost. Write `lora: {init: inherit}` to go on with them"
+        )
+    if required and not held:
+        raise HandoffError(
+            f"{handoff.path} holds no LoRA weights, but the stage continues to train language_model.lora; training "
+            "would begin from random adapters. Train the stage before it with lora, or write `lora: {init: fresh}` to "
+            "mean it"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
