@@ -24,7 +24,8 @@ def rules(definition: Model) -> dict[re.Pattern[str], str]:
     for position, part in enumerate(definition.connector):
         if isinstance(part, Linear) and part.weights is None:
             anew[re.compile(rf"connector\.{position}\.")] = "projections at random"
-    if not any(isinstance(part, QFormer) for part in definition.connector) and not definition.vision_encoder.output_norm:
+    has_qformer = any(isinstance(part, QFormer) for part in definition.connector)
+    if not has_qformer and definition.vision_encoder.output_norm is None:
         # BLIP-2's file is where it comes from; MiniGPT-v2, which has no Q-Former, need not have loaded it.
         anew[re.compile(r"vision_encoder\.model\.post_layernorm\.")] = IDENTITY
     return anew
