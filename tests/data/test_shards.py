@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import webdataset
 
-from tinygptv.data.shards import SCHEMA, ShardWriter, content_hash, read_image, sidecar_rows
+from tinygptv.data.shards import SCHEMA, SIDECAR, ShardWriter, content_hash, read_image, sidecar_rows
+from tinygptv.data.tar import Archive
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
@@ -74,15 +75,36 @@ def test_headers_are_plain_ustar(tmp_path: Path, images: list[bytes]) -> None:
         assert all(member.mtime == 0 and not member.pax_headers for member in tar)
 
 
+def test_nothing_has_its_name_before_it_is_whole(tmp_path: Path, images: list[bytes]) -> None:
+    with pytest.raises(KeyError), ShardWriter(tmp_path, 2) as shards:
+        for number, image in enumerate(images[:3]):
+            shards.write(sample(number, image), image)
+        assert {path.name for path in tmp_path.iterdir() if path.suffix != ".partial"} == {"00000.tar"}
+        shards.write({}, images[3])
+    assert not (tmp_path / "00001.tar").exists()
+    assert not (tmp_path / SIDECAR).exists()
+
+
+def test_the_sidecar_knows_the_hash_of_every_member(tmp_path: Path, images: list[bytes]) -> None:
+    folder = write(tmp_path / "a", images)
+    for row in sidecar_rows(folder):
+        with Archive(folder / row["shard"]) as archive:
+            contents = {name: archive.read(member) for name, member in archive.samples[row["key"]].items()}
+        names = {"jpg": "sha256", "txt": "text_sha256", "json": "json_sha256"}
+        assert {name: content_hash(contents[name]) for name in names} == {name: row[names[name]] for name in names}
+
+
 @pytest.mark.parametrize("key", ["a.b", "", "a/b", "é"])
 def test_a_key_that_readers_would_split_is_refused(tmp_path: Path, images: list[bytes], key: str) -> None:
     with ShardWriter(tmp_path, 2) as shards, pytest.raises(DataError, match="need letters, digits"):
         shards.write(sample(0, images[0]) | {"key": key}, images[0])
 
 
-def test_a_key_is_not_written_twice_in_a_row(tmp_path: Path, images: list[bytes]) -> None:
-    with ShardWriter(tmp_path, 2) as shards:
-        shards.write(sample(0, images[0]), images[0])
+@pytest.mark.parametrize("between", [0, 1])
+def test_a_key_is_not_written_twice_into_a_shard(tmp_path: Path, images: list[bytes], between: int) -> None:
+    with ShardWriter(tmp_path, 3) as shards:
+        for number in range(between + 1):
+            shards.write(sample(number, images[number]), images[number])
         with pytest.raises(DataError, match="no key twice"):
             shards.write(sample(0, images[1]), images[1])
 

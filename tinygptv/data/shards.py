@@ -1,15 +1,15 @@
 """Shards: WebDataset tars anyone can read, and the Parquet sidecar that says what lies where.
 
-A sample is three adjacent members, `key.jpg`, `key.txt` (the caption) and `key.json` (the sidecar row). Headers are
-plain USTAR with fixed times and owners, so the same samples give the same bytes; and because the sidecar holds each
-image's offset, reading one needs neither a tar reader nor the rest of the shard.
+A sample is three adjacent members, `key.jpg`, `key.txt` (the caption) and `key.json` (the sidecar row). The same
+samples give the same bytes, and because the sidecar holds each image's offset, reading one needs neither a tar reader
+nor the rest of the shard. It also holds the hash of each member, so that of a damaged shard the damaged samples are
+known. A shard has its name once it is whole and on disk; until then it is `.partial`.
 """
 
 import hashlib
-import io
 import json
+import os
 import re
-import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tinygptv.data import tar
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
@@ -32,16 +33,61 @@ _ARROW = {
 SCHEMA = pa.schema(
     [(name, _ARROW[kind]) for name, kind in SIDECAR_COLUMNS.items()]
     + [("shard", pa.string()), ("offset", pa.int64()), ("length", pa.int64())]
+    + [("text_sha256", pa.string()), ("json_sha256", pa.string())]
 )
-"""Sidecar rows: what a filter may ask about, then where the image's bytes are: file, offset, length (bytes)."""
+"""Sidecar rows: what a filter may ask about, then where the image's bytes are: file, offset, length (bytes), and the
+content hashes of the other two members; the image's is `sha256`."""
 
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,80}")
+_PARTIAL = ".partial"
 _ROWS_PER_GROUP = 10_000
 
 
-def content_hash(image: bytes) -> str:
-    """What the sidecar calls `sha256`: of the stored image's bytes."""
-    return hashlib.sha256(image).hexdigest()
+def content_hash(content: bytes) -> str:
+    """What the sidecar's hashes are: of the image it is called `sha256`."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sample_members(row: Mapping[str, Any], image: bytes) -> dict[str, bytes]:
+    """The files of one sample by extension: the image, the caption, and what the sidecar says of it."""
+    described = {name: row.get(name) for name in SIDECAR_COLUMNS}
+    return {
+        "jpg": image,
+        "txt": row["caption"].encode(),
+        "json": json.dumps(described, ensure_ascii=False, sort_keys=True).encode(),
+    }
+
+
+class Shard:
+    """One tar in the making; it appears under its name when it is finished."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._keys: set[str] = set()
+        self._size = 0
+        self._stream = _partial(path).open("wb", buffering=1 << 20)
+
+    def add(self, key: str, members: Mapping[str, bytes]) -> int:
+        """Append a sample's files; returns the offset of the first one's content. Raises DataError for a bad key."""
+        if not _KEY.fullmatch(key) or key in self._keys:
+            raise DataError(f"key {key!r}: need letters, digits, - or _ (a dot would split it), and no key twice")
+        self._keys.add(key)
+        offset = self._size + tar.BLOCK
+        for extension, content in members.items():
+            written = tar.header(f"{key}.{extension}", len(content)), content, tar.padding(len(content))
+            self._stream.writelines(written)
+            self._size += sum(map(len, written))
+        return offset
+
+    def finish(self) -> None:
+        """Close the archive and give it its name."""
+        with self._stream:
+            self._stream.write(tar.END)
+        _publish(self.path)
+
+    def abandon(self) -> None:
+        """Leave it unfinished."""
+        self._stream.close()
 
 
 class ShardWriter:
@@ -49,27 +95,26 @@ class ShardWriter:
 
     def __init__(self, folder: Path, samples_per_shard: int) -> None:
         self._folder, self._samples_per_shard = folder, samples_per_shard
-        self._sidecar = pq.ParquetWriter(folder / SIDECAR, SCHEMA, compression="zstd")
+        self._sidecar = pq.ParquetWriter(_partial(folder / SIDECAR), SCHEMA, compression="zstd")
         self._rows: list[dict[str, Any]] = []
-        self._shard: tarfile.TarFile | None = None
-        self._last_key = ""
+        self._shard: Shard | None = None
         self.count = 0
 
     def write(self, row: Mapping[str, Any], image: bytes) -> None:
         """Append one sample; `row` has columns of a filter's sidecar (absent: NULL), `image` is a JPEG."""
-        key = row["key"]
-        if not _KEY.fullmatch(key) or key == self._last_key:
-            raise DataError(f"key {key!r}: need letters, digits, - or _ (a dot would split it), and no key twice")
         if self.count % self._samples_per_shard == 0:
-            self._next_shard()
+            self._finish_shard()
+            self._shard = Shard(self._folder / f"{self.count // self._samples_per_shard:05d}.tar")
         assert self._shard is not None
-        described = {name: row.get(name) for name in SIDECAR_COLUMNS}
-        offset = self._add(f"{key}.jpg", image)
-        self._add(f"{key}.txt", row["caption"].encode())
-        self._add(f"{key}.json", json.dumps(described, ensure_ascii=False, sort_keys=True).encode())
-        shard = Path(str(self._shard.name)).name
-        self._rows.append(described | {"shard": shard, "offset": offset, "length": len(image)})
-        self._last_key = key
+        members = sample_members(row, image)
+        where = {
+            "shard": self._shard.path.name,
+            "offset": self._shard.add(row["key"], members),
+            "length": len(image),
+            "text_sha256": content_hash(members["txt"]),
+            "json_sha256": content_hash(members["json"]),
+        }
+        self._rows.append({name: row.get(name) for name in SIDECAR_COLUMNS} | where)
         self.count += 1
         if len(self._rows) == _ROWS_PER_GROUP:
             self._write_rows()
@@ -78,25 +123,18 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._shard is not None:
-            self._shard.close()
-        self._write_rows()
-        self._sidecar.close()
+        with self._sidecar:
+            if error is None:
+                self._finish_shard()
+                self._write_rows()
+            elif self._shard is not None:
+                self._shard.abandon()
+        if error is None:
+            _publish(self._folder / SIDECAR)
 
-    def _next_shard(self) -> None:
+    def _finish_shard(self) -> None:
         if self._shard is not None:
-            self._shard.close()
-        path = self._folder / f"{self.count // self._samples_per_shard:05d}.tar"
-        self._shard = tarfile.TarFile(path, "w", format=tarfile.USTAR_FORMAT)
-
-    def _add(self, name: str, content: bytes) -> int:
-        """Append one member; returns the offset of its content."""
-        assert self._shard is not None
-        header = tarfile.TarInfo(name)
-        header.size, header.mode = len(content), 0o644
-        offset = self._shard.offset + tarfile.BLOCKSIZE
-        self._shard.addfile(header, io.BytesIO(content))
-        return offset
+            self._shard.finish()
 
     def _write_rows(self) -> None:
         self._sidecar.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
@@ -124,3 +162,15 @@ def read_image(folder: Path, row: Mapping[str, Any]) -> bytes:
             f"remove {folder} to have it made again"
         )
     return image
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + _PARTIAL)
+
+
+def _publish(path: Path) -> None:
+    """Give a file its name once its content is on disk."""
+    partial = _partial(path)
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.rename(path)
