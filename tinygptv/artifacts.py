@@ -161,6 +161,18 @@ class Store:
                     whole.rename(local)
         return local
 
+    def file(self, artifact: str, name: str) -> Path:
+        """One file of a complete artifact; on S3 only that one is fetched. Raises DataError if it is not there."""
+        local, alone = self.local_root / artifact / name, self.local_root / ".files" / artifact / name
+        if local.is_file() or self._s3 is None:
+            return local if local.is_file() else self.folder(artifact) / name
+        manifest = self.find(artifact)
+        if manifest is None or name not in manifest.files:
+            raise DataError(f"{self.workdir}/{artifact}/{name}: no such file; run the step that makes it first")
+        with storage_errors(alone):
+            self._s3.fetch(artifact, {name: manifest.files[name].bytes}, self.local_root / ".files" / artifact)
+        return alone
+
     def names(self, pattern: str) -> list[str]:
         """Names of complete artifacts that begin as `pattern` says (it may have wildcards), sorted."""
         found = self._storage.glob(f"{pattern}*/{MANIFEST}")

@@ -2,9 +2,10 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from tinygptv.data.drawing import DECK, declared_shares, draw, realised_shares, shares_table
+from tinygptv.data.drawing import DECK, Mask, declared_shares, draw, realised_shares, shares_table, times_drawn
 from tinygptv.definitions.mixture import Component, Mixture
 from tinygptv.errors import DefinitionError
 
@@ -104,3 +105,42 @@ def test_the_table_of_shares_says_how_often_each_sample_comes() -> None:
     assert "declared" in lines[0]
     assert lines[1].split() == ["source0", "vqa", "750", "75.00%", "75.00%", "1.00"]
     assert lines[2].split() == ["source1", "vqa", "100", "25.00%", "25.00%", "2.50"]
+
+
+def masks_of(sizes: list[int], hidden: dict[int, list[int]]) -> list[Mask]:
+    masks: list[Mask] = []
+    for component, size in enumerate(sizes):
+        mask = np.zeros(size, dtype=np.bool_)
+        mask[hidden.get(component, [])] = True
+        masks.append(mask if mask.any() else None)
+    return masks
+
+
+@pytest.mark.parametrize("kind", ["per_step", "per_sample"])
+def test_a_mask_changes_only_the_places_that_would_have_shown_what_it_hides(kind: str) -> None:
+    blend, sizes = mixture(kind, 3, 1), [40, 7]
+    masks = masks_of(sizes, {0: [3, 4, 5, 39]})
+    hidden = {(0, position) for position in (3, 4, 5, 39)}
+    changed = 0
+    for step in range(60):
+        open_draw, masked_draw = (draw(blend, sizes, 1, step, 8, given) for given in ([], masks))
+        assert not hidden & set(masked_draw)
+        for before, after in zip(open_draw, masked_draw, strict=True):
+            assert (before == after) == (before not in hidden)
+            changed += before != after
+    assert changed
+
+
+@pytest.mark.parametrize("kind", ["per_step", "per_sample"])
+@pytest.mark.parametrize("hidden", [{}, {0: [0, 1, 2, 11]}, {1: [0, 4]}])
+@pytest.mark.parametrize("steps", [range(0), range(0, 5), range(3, 700)])
+def test_what_was_drawn_can_be_counted_without_drawing_it(
+    kind: str, hidden: dict[int, list[int]], steps: range
+) -> None:
+    blend, sizes = mixture(kind, 3, 1), [12, 5]
+    masks = masks_of(sizes, hidden) if hidden else []
+    drawn = Counter(place for step in steps for place in draw(blend, sizes, 9, step, 4, masks))
+    counted = times_drawn(blend, sizes, 9, steps, 4, masks)
+    assert [times.tolist() for times in counted] == [
+        [drawn[component, position] for position in range(size)] for component, size in enumerate(sizes)
+    ]

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.artifacts import Store
-from tinygptv.data.drawing import draw
 from tinygptv.data.images import ImageReader, Pixels, normalise
 from tinygptv.data.mixing import MixedSamples
 from tinygptv.data.prompts import render
@@ -119,7 +118,7 @@ class Loader:
 
     def _slots(self, step: int, slots: range) -> Batch:
         mixture = self.mixed.mixture
-        places = draw(mixture, self.mixed.sizes, self.seed, step, self.global_batch_size)[slots.start : slots.stop]
+        places = self.mixed.draw(self.seed, step, self.global_batch_size)[slots.start : slots.stop]
         samples = self.mixed.samples(places)
         inputs = self.collator.inputs
         rendered = []

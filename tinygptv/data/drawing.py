@@ -8,6 +8,9 @@ No worker, rank or restart has a say in it, and any step can be asked what it us
 - *Epochs.* A component's n-th sample is entry n % size of the permutation that belongs to its epoch n // size. So
   nothing comes twice before everything came once.
 
+What is masked, because somebody asked for its removal, is never drawn: the next entry of its permutation that is not
+masked stands in for it. So a mask changes only the places that would have shown what it hides, in any epoch.
+
 A card is a step (`per_step`, as the reference trains: a batch holds one component) or a sample (`per_sample`).
 """
 
@@ -26,17 +29,54 @@ DECK = 1000
 """Cards until a mixture's shares hold exactly again."""
 
 
-def draw(mixture: Mixture, sizes: Sequence[int], seed: int, step: int, batch: int) -> list[tuple[int, int]]:
+Mask = NDArray[np.bool_] | None
+"""TRUE for each position of a component that must not be drawn; None if all may be."""
+
+
+def draw(
+    mixture: Mixture, sizes: Sequence[int], seed: int, step: int, batch: int, masks: Sequence[Mask] = ()
+) -> list[tuple[int, int]]:
     """The `batch` samples of a step as (component, position within it), in order.
 
-    `sizes` counts each component's samples. The same for any number of ranks or workers, and for any way to get there.
+    `sizes` counts each component's samples, masked ones included; each component has a mask, or none has. The same for
+    any number of ranks or workers, and for any way to get there.
     """
     if mixture.draw == "per_step":
         component, times = _card(mixture, seed, step)
         ordinals = [(component, times * batch + slot) for slot in range(batch)]
     else:
         ordinals = [_card(mixture, seed, step * batch + slot) for slot in range(batch)]
-    return [(c, int(_permutation(sizes[c], seed, c, n // sizes[c])[n % sizes[c]])) for c, n in ordinals]
+    places = []
+    for component, ordinal in ordinals:
+        size = sizes[component]
+        mask = masks[component] if masks else None
+        places.append((component, _entry(_permutation(size, seed, component, ordinal // size), ordinal % size, mask)))
+    return places
+
+
+def times_drawn(
+    mixture: Mixture, sizes: Sequence[int], seed: int, steps: range, batch: int, masks: Sequence[Mask] = ()
+) -> list[NDArray[np.int64]]:
+    """How often the steps drew each position of each component: what `draw` gives, counted without drawing it."""
+    counted = []
+    for component, (size, mask) in enumerate(zip(sizes, masks or [None] * len(sizes), strict=True)):
+        first, last = (ordinals_before(mixture, component, seed, step, batch) for step in (steps.start, steps.stop))
+        times = np.zeros(size, dtype=np.int64)
+        for epoch in range(first // size, -(-last // size)):
+            shown = _stand_ins(_permutation(size, seed, component, epoch), mask)
+            begin, end = max(first - epoch * size, 0), min(last - epoch * size, size)
+            times += np.bincount(shown[begin:end], minlength=size)
+        counted.append(times)
+    return counted
+
+
+def ordinals_before(mixture: Mixture, component: int, seed: int, step: int, batch: int) -> int:
+    """How many samples of a component the steps before `step` draw."""
+    weights = tuple(each.weight for each in mixture.components)
+    deck, place = divmod(step if mixture.draw == "per_step" else step * batch, DECK)
+    counts = _deck_counts(weights)
+    cards = deck * counts[component] + int((_shuffled_deck(counts, seed, deck)[0][:place] == component).sum())
+    return cards * batch if mixture.draw == "per_step" else cards
 
 
 def declared_shares(mixture: Mixture) -> list[float]:
@@ -101,6 +141,22 @@ def _shuffled_deck(counts: tuple[int, ...], seed: int, deck: int) -> tuple[NDArr
 @functools.lru_cache(maxsize=256)
 def _permutation(size: int, seed: int, component: int, epoch: int) -> NDArray[np.int64]:
     return _order(size, seed, component, epoch)
+
+
+def _entry(permutation: NDArray[np.int64], place: int, mask: Mask) -> int:
+    """The entry at a place, or the next one, round the end, that is not masked."""
+    while mask is not None and mask[permutation[place]]:
+        place = (place + 1) % len(permutation)
+    return int(permutation[place])
+
+
+def _stand_ins(permutation: NDArray[np.int64], mask: Mask) -> NDArray[np.int64]:
+    """`_entry` of every place at once."""
+    if mask is None:
+        return permutation
+    allowed = np.flatnonzero(~mask[permutation])
+    following = np.searchsorted(allowed, np.arange(len(permutation)))
+    return permutation[allowed[following % len(allowed)]]
 
 
 def _order(size: int, *key: int) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ import duckdb
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.database import connect, literal
+from tinygptv.data.forget import without_forgotten
 from tinygptv.data.gallery import write_gallery
 from tinygptv.data.shards import SIDECAR, ShardWriter, read_image
 from tinygptv.definitions.filters import SIDECAR_COLUMNS, Deduplicate, FilterChain, Rule
@@ -29,13 +30,16 @@ _STORED_ORDER = 'shard, "offset"'
 _FIRST = "count(*) FILTER (reason = ?)"
 
 
-def filter_source(store: Store, source_name: str, filter_name: str, raw: Manifest) -> Manifest:
+def filter_source(
+    store: Store, source_name: str, filter_name: str, raw: Manifest, first_tombstones: int | None = None
+) -> Manifest:
     """`filtered/<source>-<filter>@<hash>`: shards of the kept rows, `dropped.parquet` with a reason per row, a gallery.
 
-    The manifest's details hold `funnel`, one entry per rule in order, and `tables`, rows in and kept per table. Raises
-    DefinitionError if a predicate cannot be evaluated, DataError if nothing or too little is left.
+    What the `first_tombstones`, or all, name is dropped first. The manifest's details hold `funnel`, one entry per rule
+    in order, and `tables`, rows in and kept per table. Raises DefinitionError if a predicate cannot be evaluated,
+    DataError if nothing or too little is left.
     """
-    chain = catalog.filter_chain(filter_name)
+    chain = without_forgotten(store, catalog.filter_chain(filter_name), raw, first_tombstones)
     check_chain(filter_name, chain)
     definition = chain.model_dump() | {"samples_per_shard": _SAMPLES_PER_SHARD}
     name = f"{source_name}-{filter_name}"

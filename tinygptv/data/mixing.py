@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
 from tinygptv.data.annotations import TASKS, Annotations, read_annotations
-from tinygptv.data.drawing import declared_shares
+from tinygptv.data.drawing import Mask, declared_shares, draw
 from tinygptv.data.shapes.files import corpus_folder, draw_corpus
 from tinygptv.data.shards import SIDECAR
+from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, matching_texts, tombstones
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture, Task
 from tinygptv.definitions.source import AnnotationsSource
@@ -65,10 +67,11 @@ class _Part:
     drops: Counter[str]
 
 
-def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
+def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstones: int | None = None) -> Manifest:
     """Gather all samples of a mixture; `pairs` is the filtered artifact of the run's source, if the mixture uses one.
 
-    Raises DefinitionError for a component that cannot be asked its task or has no pairs, DataError for an empty one.
+    Annotated samples that the `first_tombstones`, or all, name are left out and counted as `forgotten`. Raises
+    DefinitionError for a component that cannot be asked its task or has no pairs, DataError for an empty one.
     """
     mixture = catalog.mixture(mixture_name)
     sources = _annotation_sources(mixture_name, mixture)
@@ -82,11 +85,14 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
     places = [place for source in sources.values() for place in (source.images, *source.files.values())]
     if any(place.startswith("embedded:") for place in places):
         parents.append(draw_corpus(store).artifact)
-    definition = {
+    definition: dict[str, Any] = {
         "mixture": mixture.model_dump(exclude={"about"}),
         "sources": {name: source.model_dump(exclude={"about", "licence"}) for name, source in sources.items()},
         "contents": {name: _contents(source) for name, source in sources.items()},
     }
+    patterns = caption_patterns(tombstones(store, first_tombstones)) if sources else []
+    if patterns:
+        definition["forgotten"] = patterns
 
     def build(folder: Path) -> Outcome:
         read = functools.cache(lambda name: read_annotations(store, name, sources[name]))
@@ -96,6 +102,7 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None) -> Manifest:
                 part = _pairs(store, pairs)
             else:
                 part = _annotated(read(component.source), sources[component.source].images)
+                _forget(part, patterns)
             _limit(part, component.max_samples)
             if not part.table.num_rows:
                 raise DataError(
@@ -187,6 +194,19 @@ def _row(sample: Sample, root: str, images: Path) -> dict[str, Any]:
     }
 
 
+def _forget(part: _Part, patterns: list[str]) -> None:
+    """Leave out what is said to be forgotten."""
+    if patterns:
+        texts = [
+            "\n".join(f"{turn['instruction']}\n{turn['answer']}" for turn in turns)
+            for turns in part.table["turns"].to_pylist()
+        ]
+        forgotten = matching_texts(texts, patterns)
+        if forgotten.any():
+            part.drops[FORGOTTEN] = int(forgotten.sum())
+            part.table = part.table.filter(pa.array(~forgotten))
+
+
 def _limit(part: _Part, most: int | None) -> None:
     """Keep `most` samples: those whose keys hash lowest, whatever the order of the file."""
     if most is not None and part.table.num_rows > most:
@@ -229,9 +249,14 @@ def _write(folder: Path, mixture: Mixture, parts: list[_Part]) -> Outcome:
 
 
 class MixedSamples:
-    """A finished mixture: its definition, the size of each component, and any sample by component and position."""
+    """A finished mixture: its definition, the size of each component, and any sample by component and position.
 
-    def __init__(self, store: Store, artifact: str) -> None:
+    Samples that tombstones name are masked: they are neither drawn nor handed out. `tombstones` says how many there
+    were when the mixture was opened.
+    """
+
+    def __init__(self, store: Store, artifact: str, first_tombstones: int | None = None) -> None:
+        """Only the `first_tombstones` count, or all. Raises DataError if they leave nothing of a component."""
         folder = store.folder(artifact)
         self.mixture = Mixture.model_validate(json.loads((folder / SUMMARY).read_text())["mixture"])
         self._table = pq.read_table(
@@ -240,12 +265,33 @@ class MixedSamples:
         counts = np.bincount(self._table["component"].to_numpy(), minlength=len(self.mixture.components))
         self.sizes = tuple(int(count) for count in counts)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
+        wanted = tombstones(store, first_tombstones)
+        self.tombstones = len(wanted)
+        self._masked = _masked_rows(store, artifact, folder / SAMPLES, wanted) if wanted else None
+        self.masks = self._masks(artifact)
         self._root = functools.cache(functools.partial(_root_folder, store))
 
+    def draw(self, seed: int, step: int, batch: int) -> list[tuple[int, int]]:
+        """The places, (component, position), of a step's samples; see `drawing.draw`."""
+        return draw(self.mixture, self.sizes, seed, step, batch, self.masks)
+
     def samples(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
-        """The samples at (component, position), with absolute image paths."""
-        rows = self._table.take([int(self._starts[component]) + position for component, position in places])
-        return [self._sample(row) for row in rows.to_pylist()]
+        """The samples at (component, position), with absolute image paths. Raises DataError for a masked one."""
+        numbers = [int(self._starts[component]) + position for component, position in places]
+        if self._masked is not None and self._masked[numbers].any():
+            raise DataError("a sample was asked for that is to be forgotten; draw places with MixedSamples.draw")
+        return [self._sample(row) for row in self._table.take(numbers).to_pylist()]
+
+    def _masks(self, artifact: str) -> list[Mask]:
+        if self._masked is None or not self._masked.any():
+            return []
+        masks: list[Mask] = []
+        for component, start, size in zip(self.mixture.components, self._starts, self.sizes, strict=False):
+            mask = self._masked[start : start + size]
+            if mask.all():
+                raise DataError(f"{artifact}: nothing of {component.source} is left that may be used; mix again")
+            masks.append(mask if mask.any() else None)
+        return masks
 
     def _sample(self, row: dict[str, Any]) -> Sample:
         image = None
@@ -260,6 +306,12 @@ class MixedSamples:
             answers=tuple(row["answers"] or ()),
             box=tuple(row["box"]) if row["box"] else None,
         )
+
+
+def _masked_rows(store: Store, artifact: str, samples: Path, wanted: list[Tombstone]) -> NDArray[np.bool_]:
+    from tinygptv.data.forget import masked_rows  # ranks of a run without tombstones need no database
+
+    return masked_rows(store, artifact, samples, wanted)
 
 
 def _root_folder(store: Store, root: str) -> Path:

@@ -1,0 +1,95 @@
+"""What tombstones name: rows of a sidecar, as SQL; samples of a mixture, as a mask."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygptv.artifacts import Manifest, Store
+from tinygptv.data.database import connect, literal
+from tinygptv.data.shards import SIDECAR
+from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, tombstones
+from tinygptv.definitions.filters import SIDECAR_COLUMNS, FilterChain, Rule
+
+
+def predicate(wanted: Iterable[Tombstone]) -> str:
+    """SQL over a sidecar row: TRUE if a tombstone names it, else FALSE."""
+    values: dict[str, list[str]] = {"url": [], "domain": [], "sha256": [], "caption": []}
+    for one in wanted:
+        values[one.kind].append(one.value)
+    host = r"lower(coalesce(host, regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://([^/?#:]*)', 1)))"
+    terms = [f"ends_with('.' || {host}, {literal('.' + domain)})" for domain in values["domain"]]
+    terms += [f"{_matches('caption', one)} OR {_matches('caption_raw', one)}" for one in values["caption"]]
+    for column, kind in (("url", "url"), ("sha256", "sha256"), ("content_sha256", "sha256")):
+        if values[kind]:
+            terms.append(f"coalesce({column}, '') IN ({', '.join(map(literal, values[kind]))})")
+    return " OR ".join(f"coalesce({term}, FALSE)" for term in terms) or "FALSE"
+
+
+def without_forgotten(store: Store, chain: FilterChain, raw: Manifest, first: int | None) -> FilterChain:
+    """The chain with a leading rule for the tombstones that name a row of `raw`; unchanged if none does."""
+    concerned = [one for one in tombstones(store, first) if _count(store, raw, predicate([one]))]
+    if not concerned:
+        return chain
+    rule = Rule(name=FORGOTTEN, keep=f"NOT ({predicate(concerned)})", why="somebody asked for its removal")
+    return chain.model_copy(update={"rules": [rule, *chain.rules]})
+
+
+def masked_rows(store: Store, mixture: str, samples: Path, wanted: Sequence[Tombstone]) -> NDArray[np.bool_]:
+    """Which rows of a mixture's table no reader may see, in the table's order.
+
+    Curated pairs are judged by their sidecar; annotated samples, which have neither address nor hash, by their texts.
+    """
+    manifest = store.find(mixture)
+    parents = [name for name in (manifest.parents if manifest else []) if name.startswith("filtered/")]
+    said = " OR ".join(_said(pattern) for pattern in caption_patterns(wanted)) or "FALSE"
+    with connect(Path(tempfile.gettempdir())) as database:
+        database.execute("CREATE TABLE pairs (root VARCHAR, key VARCHAR)")
+        for parent in parents:
+            sidecar_view(database, "sidecar", store.file(parent, SIDECAR))
+            database.execute(f"INSERT INTO pairs SELECT {literal(parent)}, key FROM sidecar WHERE {predicate(wanted)}")
+        answer = database.execute(
+            f"""SELECT pairs.key IS NOT NULL
+                OR (coalesce(samples.root, '') NOT LIKE 'filtered/%' AND ({said})) AS masked
+            FROM (SELECT *, file_row_number FROM read_parquet({literal(samples)}, file_row_number = TRUE)) AS samples
+            LEFT JOIN pairs USING (root, key) ORDER BY samples.file_row_number"""
+        )
+        return np.asarray(answer.fetchnumpy()["masked"], dtype=np.bool_)
+
+
+def sidecar_view(database: duckdb.DuckDBPyConnection, name: str, sidecar: Path | None) -> None:
+    """A view of a sidecar with every column there can be, NULL where an older one has none; empty without a file."""
+    typed = ", ".join(f'NULL::{kind} AS "{column}"' for column, kind in SIDECAR_COLUMNS.items())
+    rows = f" UNION ALL BY NAME SELECT * FROM read_parquet({literal(sidecar)})" if sidecar else ""
+    database.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM (SELECT {typed} LIMIT 0){rows}")
+
+
+def matches(store: Store, artifact: str, wanted: Sequence[Tombstone]) -> list[str]:
+    """The keys of a raw or filtered artifact's samples that tombstones name, sorted."""
+    sidecar = store.file(artifact, SIDECAR)
+    with duckdb.connect() as database:
+        sidecar_view(database, "sidecar", sidecar)
+        found = database.execute(f"SELECT key FROM sidecar WHERE {predicate(wanted)} ORDER BY key").fetchall()
+    return [key for (key,) in found]
+
+
+def _count(store: Store, raw: Manifest, condition: str) -> int:
+    if store.find(raw.artifact) is None:
+        return 0
+    with duckdb.connect() as database:
+        sidecar_view(database, "sidecar", store.file(raw.artifact, SIDECAR))
+        (count,) = database.execute(f"SELECT count(*) FROM sidecar WHERE {condition}").fetchone() or (0,)
+    return int(count)
+
+
+def _matches(column: str, pattern: str) -> str:
+    return f"regexp_matches({column}, {literal(pattern)})"
+
+
+def _said(pattern: str) -> str:
+    """Whether a sample's turns, as one text, have the pattern somewhere."""
+    lines = "list_transform(turns, lambda turn: turn.instruction || chr(10) || turn.answer)"
+    return f"regexp_matches(array_to_string({lines}, chr(10)), {literal(pattern)})"
