@@ -1,6 +1,7 @@
 """Every published table layout is recognised and read; rows that are no pairs are counted, not lost."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tinygptv.data import json_stream, table_rows, text_lines
 from tinygptv.data.readers import read_table, recognise
 from tinygptv.definitions.source import Table
 from tinygptv.errors import DataError
@@ -163,6 +165,154 @@ def test_columns_may_be_named_and_a_wrong_name_gets_a_suggestion(tmp_path: Path)
 def test_a_remote_table_is_read_through_fsspec() -> None:
     fsspec.filesystem("memory").pipe_file("/tables/cc3m.tsv", TEXTS["cc3m.tsv"][0])
     assert pairs(read("memory://tables/cc3m.tsv")) == ROWS
+
+
+def test_datacomp_metadata_brings_its_uid_size_and_hash(tmp_path: Path) -> None:
+    columns = {
+        "uid": ["4f1d2e"],
+        "url": [URL],
+        "text": ["a red ball"],
+        "original_width": [640],
+        "original_height": [480],
+        "clip_b32_similarity_score": [0.3],
+        "clip_l14_similarity_score": [0.2],
+        "sha256": ["ab12"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "0.parquet")
+    (row,) = read(tmp_path / "0.parquet")
+    assert (row.uid, row.table_sha256, row.table_width, row.table_height) == ("4f1d2e", "ab12", 640, 480)
+    assert row.similarity == 0.3
+
+
+def test_all_columns_of_laion_are_read(tmp_path: Path) -> None:
+    columns = {
+        "SAMPLE_ID": [1.5e12],
+        "URL": [URL],
+        "TEXT": ["a red ball"],
+        "HEIGHT": [math.nan],
+        "WIDTH": [800],
+        "LICENSE": ["?"],
+        "NSFW": ["UNLIKELY"],
+        "similarity": [0.33],
+        "punsafe": [0.01],
+        "pwatermark": [0.2],
+        "hash": [-77],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "part.parquet")
+    (row,) = read(tmp_path / "part.parquet")
+    assert (row.nsfw, row.licence, row.punsafe, row.pwatermark) == ("UNLIKELY", "?", 0.01, 0.2)
+    assert (row.table_width, row.table_height) == (800, None)
+
+
+def test_a_folder_saved_by_hugging_face_datasets_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    for number in range(2):
+        table = pa.table({"image_url": [URL, OTHER], "text": [f"caption {number}", "another one"]})
+        with pa.ipc.new_stream(folder / f"data-0000{number}-of-00002.arrow", table.schema) as stream:
+            stream.write_table(table)
+    names = [{"filename": f"data-0000{number}-of-00002.arrow"} for number in range(2)]
+    (folder / "state.json").write_text(json.dumps({"_data_files": names, "_split": "train"}))
+    assert [row.caption for row in read(folder)] == ["caption 0", "another one", "caption 1", "another one"]
+
+
+def test_sbu_as_two_lists_of_lines_is_read(tmp_path: Path) -> None:
+    (tmp_path / "sbu_urls.txt").write_text(f"{URL}\n{OTHER}\n")
+    with pytest.raises(DataError, match=r"a list of URLs needs its captions.*`captions` for `urls`"):
+        read(tmp_path / "sbu_urls.txt")
+    (tmp_path / "sbu_captions.txt").write_text('a red ball\nthe "blue" box\n')
+    assert recognise(str(tmp_path / "sbu_urls.txt")) == "sbu_urls"
+    assert pairs(read(tmp_path / "sbu_urls.txt")) == ROWS
+    (tmp_path / "sbu_captions.txt").write_text("a red ball\n")
+    with pytest.raises(DataError, match="captions ends after 1 items, 1 before the other"):
+        read(tmp_path / "sbu_urls.txt")
+
+
+def test_the_lists_of_sbu_may_stand_in_any_order_among_others(tmp_path: Path) -> None:
+    content = {"captions": [row[1] for row in ROWS], "user_ids": [{"a": [1]}, None], "n": 2, "image_urls": [URL, OTHER]}
+    (tmp_path / "sbu.json").write_text(json.dumps(content))
+    assert pairs(read(tmp_path / "sbu.json", format="sbu_json")) == ROWS
+
+
+def test_a_table_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows, blocks and batches of next to nothing give the same rows: nothing needs more than one record at once."""
+    monkeypatch.setattr(json_stream, "_CHUNK", 7)
+    monkeypatch.setattr(text_lines, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(table_rows, "_BATCH_ROWS", 1)
+    for name, (content, _) in TEXTS.items():
+        (tmp_path / name).write_bytes(content)
+        assert pairs(read(tmp_path / name)) == ROWS
+
+
+# Section by section what other readers lose: see docs/faults.md, "Text and lists".
+
+
+def test_one_byte_that_is_not_utf8_costs_one_row_of_any_layout(tmp_path: Path) -> None:
+    bad = b"caf\xe9 au lait"
+    (tmp_path / "t.tsv").write_bytes(b"%b\t%b\na red ball\t%b\n" % (bad, OTHER.encode(), URL.encode()))
+    (tmp_path / "t.csv").write_bytes(b"url,caption\n%b,%b\n%b,a red ball\n" % (OTHER.encode(), bad, URL.encode()))
+    lines = b'{"url": "%b", "caption": "%b"}\n{"url": "%b", "caption": "a red ball"}\n'
+    (tmp_path / "t.jsonl").write_bytes(lines % (OTHER.encode(), bad, URL.encode()))
+    (tmp_path / "t.json").write_bytes(b"[%b]" % (lines % (OTHER.encode(), bad, URL.encode())).replace(b"}\n{", b"},{"))
+    for name in ("t.tsv", "t.csv", "t.jsonl", "t.json"):
+        rows = read(tmp_path / name)
+        assert [row.problem for row in rows] == ["undecodable", None], name
+        assert pairs(rows) == ROWS[:1]
+
+
+def test_a_lone_quote_swallows_nothing(tmp_path: Path) -> None:
+    rows = [f'{URL},"never closed\n', f"{URL},one\n", f"{OTHER},two\n", f'{URL},5" nails\n', f'{URL},"a\nb"\n']
+    (tmp_path / "t.csv").write_text("url,caption\n" + "".join(rows))
+    found = read(tmp_path / "t.csv")
+    assert [(row.line, row.problem) for row in found] == [
+        (2, "bad_quotes"), (3, None), (4, None), (5, None), (6, None)]  # fmt: skip
+    assert [row.caption for row in found] == ["", "one", "two", '5" nails', "a b"]
+    assert found[0].found == rows[0]
+
+
+def test_a_lone_quote_in_a_long_file_costs_its_own_line(tmp_path: Path) -> None:
+    lines = [f'{URL},"never closed\n', *(f"{URL},caption number {number}\n" for number in range(500))]
+    (tmp_path / "t.csv").write_text("url,caption\n" + "".join(lines))
+    assert Counter(row.problem for row in read(tmp_path / "t.csv")) == {None: 500, "bad_quotes": 1}
+
+
+def test_an_extra_separator_costs_its_own_row_and_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text(f"a red ball\t{URL}\na\tb\t{URL}\nthe box\t{OTHER}\n")
+    (tmp_path / "t.csv").write_text(f"url,caption\n{URL},a red ball\n{URL},a,b\n{OTHER},the box\n")
+    for name, line in (("t.tsv", 2), ("t.csv", 3)):
+        _, bad, _ = read(tmp_path / name)
+        assert (bad.problem, bad.line, bad.table_row) == ("wrong_columns", line, 1)
+        assert bad.found.count("a") and URL in bad.found
+
+
+def test_numbers_stay_text_as_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"url,caption\n{URL},007\n{URL},1e5\n{URL},True\n{URL},null\n")
+    (tmp_path / "t.tsv").write_text(f"007\t{URL}\n1e5\t{URL}\nTrue\t{URL}\nnull\t{URL}\n")
+    for name in ("t.csv", "t.tsv"):
+        assert [row.caption for row in read(tmp_path / name)] == ["007", "1e5", "True", "null"]
+
+
+def test_a_change_of_type_costs_its_own_line(tmp_path: Path) -> None:
+    captions: list[object] = ["a red ball", ["a", "list"], 7, {"an": "object"}, True, None]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"url": URL, "caption": c}) + "\n" for c in captions))
+    rows = read(tmp_path / "t.jsonl")
+    assert [row.problem for row in rows] == [None, "not_text", None, "not_text", "not_text", "empty_caption"]
+    assert rows[2].caption == "7"
+
+
+def test_control_characters_and_endless_captions_keep_their_original(tmp_path: Path) -> None:
+    captions = ["nul\0 byte", "two\nlines\u2028three", "long " * 4000]
+    (tmp_path / "t.json").write_text(json.dumps([{"url": URL, "caption": caption} for caption in captions]))
+    rows = read(tmp_path / "t.json")
+    assert [row.caption for row in rows] == ["nul byte", "two lines three", ("long " * 4000).strip()]
+    assert [row.caption_raw for row in rows] == captions
+
+
+def test_half_a_surrogate_pair_costs_its_own_row(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(
+        f'[{{"url": "{URL}", "caption": "\\ud83d"}}, {{"url": "{URL}", "caption": "fine"}}]'
+    )
+    assert [row.problem for row in read(tmp_path / "t.json")] == ["undecodable", None]
 
 
 @pytest.mark.parametrize(

@@ -293,17 +293,15 @@ def _read_csv(path: str, table: Table) -> Iterator[Records]:
         _, header = next(records, (1, []))
         if isinstance(header, Bad):
             raise DataError(f"{path}: a quote in the header is never closed: {header.source[:60]!r}")
-        yield from records_of(
-            (
-                (line, dict(zip(header, fields, strict=True)) if len(fields) == len(header) else _misfit(fields))
-                for line, fields in records
-            ),
-            _columns(path, table, header),
-        )
+        objects = ((line, _object(header, fields)) for line, fields in records)
+        yield from records_of(objects, _columns(path, table, header))
 
 
-def _misfit(fields: list[str] | Bad) -> Bad:
-    return fields if isinstance(fields, Bad) else Bad("wrong_columns", ",".join(fields))
+def _object(header: list[str], fields: list[str] | Bad) -> Any:
+    if isinstance(fields, Bad):
+        return fields
+    same = len(fields) == len(header)
+    return dict(zip(header, fields, strict=True)) if same else Bad("wrong_columns", ",".join(fields))
 
 
 _PAIR = {"url": "url", "caption": "caption"}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from tinygptv.data.table_rows import Bad
 from tinygptv.errors import DataError
 
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 20
 _LONGEST_LINE = 1 << 24
 _MOST_LINES_IN_QUOTES = 100
 
