@@ -183,6 +183,11 @@ class Store:
         content = self._storage.read(document)
         return None if content is None else content.decode()
 
+    def documents(self, prefix: str, suffix: str) -> list[str]:
+        """What stands between prefix and suffix in the names of the documents that have both, sorted."""
+        found = self._storage.glob(f"{prefix}*{suffix}")
+        return [name.removeprefix(prefix).removesuffix(suffix) for name in found]
+
     def update(self, document: str, change: Callable[[str | None], str]) -> None:
         """Replace a document by what `change` makes of its latest text; called again if somebody else was faster."""
         with storage_errors(f"{self.workdir}/{document}"):

@@ -75,6 +75,9 @@ class ReadingStore(Store):
         """The manifest if the artifact is complete, else whatever `missing` answers; never builds."""
         return self.find(artifact) or self._missing(artifact, parents)
 
+    def update(self, document: str, change: Callable[[str | None], str]) -> None:
+        """Leave the document as it is."""
+
 
 class Journey:
     """One run: its store, its resolved definitions, its name, and the arrows between its source and its report."""
@@ -118,7 +121,7 @@ class Journey:
         `on_line` gets each line that a training process prints.
         """
         manifest = self._follow(arrow, self.store, on_line)
-        self._found[arrow] = manifest
+        self._keep(arrow, manifest)
         return manifest
 
     def find(self, arrow: Arrow) -> Manifest:
@@ -131,8 +134,16 @@ class Journey:
             )
 
         if arrow not in self._found:
-            self._found[arrow] = self._follow(arrow, ReadingStore(self.store.workdir, missing))
+            self._keep(arrow, self._follow(arrow, ReadingStore(self.store.workdir, missing)))
         return self._found[arrow]
+
+    def _keep(self, arrow: Arrow, manifest: Manifest) -> None:
+        """Remember what an arrow left; the first time a run meets its data, write down which they are."""
+        self._found[arrow] = manifest
+        if arrow.verb == "download":
+            from tinygptv.data.versions import pin
+
+            pin(self.store, self.name, self.run.source_name, manifest)
 
     def _follow(self, arrow: Arrow, store: Store, on_line: Callable[[str], None] | None = None) -> Manifest:
         """Call the library function behind an arrow. Imports are here so that planning needs none of the heavy ones."""
@@ -140,17 +151,20 @@ class Journey:
         match arrow.verb:
             case "download":
                 from tinygptv.data.download import download
+                from tinygptv.data.versions import chosen
 
-                made = download(store, run.source_name, run.source)
+                version = chosen(store, self.name, run.source_name, run.source)
+                published = store.find(version.raw) if version else None
+                made = published or download(store, run.source_name, run.source)
             case "filter":
                 from tinygptv.data.filtering import filter_source
 
                 raw = self.find(Arrow("download", run.source_name))
-                made = filter_source(store, run.source_name, run.source.filter, raw)
+                made = filter_source(store, run.source_name, run.source.filter, raw, self._known_tombstones())
             case "mix":
                 from tinygptv.data.mixing import mix
 
-                made = mix(store, arrow.subject, self._pairs_of(arrow.subject))
+                made = mix(store, arrow.subject, self._pairs_of(arrow.subject), self._known_tombstones())
             case "train":
                 from tinygptv.train.stage import train_stage
 
@@ -175,6 +189,12 @@ class Journey:
 
                 made = report(store, run, self.name, [self.find(a) for a in self.arrows() if a.verb != "report"])
         return made
+
+    def _known_tombstones(self) -> int | None:
+        """How many there were when this run began; later ones mask its data but do not make them anew."""
+        from tinygptv.data.versions import pinned_tombstones
+
+        return pinned_tombstones(self.store, self.name, self.run.source_name)
 
     def _pairs_of(self, mixture: str) -> Manifest | None:
         """The filtered pairs a mixture draws on, or None if it uses annotations only."""
@@ -221,7 +241,8 @@ def plan(journey: Journey) -> list[Planned]:
         if manifest.artifact in absent:
             planned.append(_planned_work(journey.store, arrow, manifest.artifact))
         else:
-            planned.append(Planned(arrow, manifest.artifact, "reuse", f"complete since {manifest.created}"))
+            why = f"{_version(journey.store, manifest)}complete since {manifest.created}"
+            planned.append(Planned(arrow, manifest.artifact, "reuse", why))
     return planned
 
 
@@ -238,6 +259,13 @@ def summary(manifest: Manifest) -> str:
     kept = f"kept {manifest.rows_out} of {manifest.rows_in}" if manifest.rows_in else "done"
     drops = ", ".join(f"{reason} {count}" for reason, count in manifest.drops.items() if count)
     return f"{kept}{f' ({drops})' if drops else ''}, {manifest.seconds:.0f} s"
+
+
+def _version(store: Store, manifest: Manifest) -> str:
+    from tinygptv.data.versions import number_of
+
+    number = number_of(store, manifest.artifact) if manifest.made_by in ("download", "filter") else None
+    return f"version {number}, " if number else ""
 
 
 def _planned_work(store: Store, arrow: Arrow, artifact: str) -> Planned:

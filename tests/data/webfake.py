@@ -1,0 +1,69 @@
+"""A stand-in for the web and for `download`: raw artifacts with the pictures that a test says are there today."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.data.ledger import LEDGER
+from tinygptv.data.shards import ShardWriter, content_hash
+from tinygptv.definitions.filters import SIDECAR_COLUMNS
+from tinygptv.definitions.source import PairsSource, Table
+
+
+def pixels(seed: str, side: int = 16) -> bytes:
+    """A small picture whose colour is a function of `seed`."""
+    stream = io.BytesIO()
+    red, green, blue, *_ = hashlib.sha256(seed.encode()).digest()
+    Image.new("RGB", (side, side), (red, green, blue)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def pairs_source(folder: Path, **changed: Any) -> PairsSource:
+    """A source over one table that is never opened."""
+    given = {"kind": "pairs", "about": "test", "licence": "CC0-1.0", "filter": "web_pairs"}
+    return PairsSource(**(given | {"tables": [Table(location=str(folder / "t.jsonl"))]} | changed))
+
+
+def build_raw(
+    store: Store, name: str, rows: Mapping[str, Mapping[str, Any]], parents: list[str] | None = None, **details: Any
+) -> Manifest:
+    """A raw artifact: key → what its sidecar row says, as far as it matters; `picture` seeds the pixels."""
+
+    def build(draft: Path) -> Outcome:
+        with ShardWriter(draft, 8) as shards:
+            for number, (key, row) in enumerate(sorted(rows.items())):
+                image = pixels(str(row.get("picture", key)))
+                common = {"url": f"http://web/{key}.jpg", "host": "web", "caption": f"a picture of {key}"}
+                common |= {"key": key, "table_name": "t", "table_row": number, "licence": "CC0-1.0"}
+                stored = {"width": 16, "height": 16, "sha256": content_hash(image), "bytes": len(image)}
+                said = {column: value for column, value in row.items() if column in SIDECAR_COLUMNS}
+                shards.write(dict.fromkeys(SIDECAR_COLUMNS) | common | stored | said, image)
+        ledger = {"url": [f"http://web/{key}.jpg" for key in rows], "outcome": ["kept"] * len(rows)}
+        pq.write_table(pa.table(ledger, pa.schema([("url", pa.string()), ("outcome", pa.string())])), draft / LEDGER)
+        return Outcome(rows_in=len(rows), rows_out=len(rows), details=details)
+
+    return store.make(name, "download", {}, parents or [], build)
+
+
+@dataclass
+class Web:
+    """What the tables and the web hold today; `asked` are the raw artifacts that each download went on from."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked: list[str | None] = field(default_factory=list)
+
+    def download(
+        self, store: Store, source_name: str, source: PairsSource, *, previous: Manifest | None = None
+    ) -> Manifest:
+        """As `tinygptv.data.download.download`."""
+        self.asked.append(previous and previous.artifact)
+        parents = [previous.artifact] if previous else []
+        return build_raw(store, artifact_name(f"raw/{source_name}", {"rows": self.rows}, parents), self.rows, parents)

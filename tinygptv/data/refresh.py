@@ -1,0 +1,93 @@
+"""A source's next version: fetch what changed, filter it, ask the checks, and only then publish it.
+
+One refresh of a source runs at a time. Nothing new gives no version; a check that fails leaves the old version current
+and the new artifacts where they are, for a look at them. Either way the next refresh goes on from the newest ledger.
+"""
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from tinygptv import catalog
+from tinygptv.artifacts import Manifest, Store, fingerprint
+from tinygptv.data.checks import Failure, run_checks
+from tinygptv.data.download import download
+from tinygptv.data.filtering import filter_source
+from tinygptv.data.forget import without_forgotten
+from tinygptv.data.versions import Newest, Published, Version, diff, note_newest, publish, published, settings_of
+from tinygptv.definitions.source import PairsSource
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a refresh did. `version` is the current one afterwards, None if there is none. `changes` counts samples
+    added, removed and changed since the last version; `filtered` is None where it came to nothing new."""
+
+    source: str
+    outcome: Literal["published", "nothing_new", "refused"]
+    version: Version | None
+    raw: Manifest
+    filtered: Manifest | None = None
+    changes: dict[str, int] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counted = ", ".join(f"{count} {change}" for change, count in self.changes.items())
+        match self.outcome:
+            case "published" if self.version:
+                return f"{self.source}: version {self.version.number} with {self.version.rows} samples ({counted})"
+            case "nothing_new" if self.version:
+                return f"{self.source}: nothing new since version {self.version.number}"
+            case _:
+                kept = f"version {self.version.number} stays current" if self.version else "nothing is published"
+                return f"{self.source}: refused, {kept}: {' | '.join(map(str, self.failures))}"
+
+
+def refresh(store: Store, source_name: str, source: PairsSource, accept: Collection[str] = ()) -> Refreshed:
+    """Bring a source up to date and publish it if it passes its checks, but for those whose failure you `accept`.
+
+    Raises StorageError, naming the holder, if another refresh of this source is under way; what `download` and
+    `filter_source` raise; DefinitionError for a check that cannot be asked.
+    """
+    with store.exclusive(f"refresh/{source_name}", "refreshing it"):
+        known = published(store, source_name)
+        raw = download(store, source_name, source, previous=_previous(store, known, source))
+        current, newest = known.current, Newest(raw=raw.artifact, settings=settings_of(source))
+        chain = fingerprint(without_forgotten(store, catalog.filter_chain(source.filter), raw, None).model_dump())
+        if current and not any(_changes(store, current.raw, raw).values()) and current.filter == chain:
+            note_newest(store, source_name, newest)
+            return Refreshed(source_name, "nothing_new", current, raw)
+        filtered = filter_source(store, source_name, source.filter, raw)
+        changes = _changes(store, current.filtered, filtered) if current else {"added": filtered.rows_out}
+        made = (current.raw, current.filtered) if current else (None, None)
+        failures = [one for one in run_checks(store, raw.artifact, filtered.artifact, *made) if one.check not in accept]
+        if failures:
+            note_newest(store, source_name, newest)
+            return Refreshed(source_name, "refused", current, raw, filtered, changes, failures)
+        version = Version(
+            number=len(known.versions) + 1,
+            raw=raw.artifact,
+            filtered=filtered.artifact,
+            settings=newest.settings,
+            filter=chain,
+            rows=filtered.rows_out,
+            published=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        publish(store, source_name, version)
+    return Refreshed(source_name, "published", version, raw, filtered, changes)
+
+
+def _previous(store: Store, known: Published, source: PairsSource) -> Manifest | None:
+    """The artifact whose ledger and pictures a refresh goes on from: the newest of this definition."""
+    if known.newest is None or known.newest.settings != settings_of(source):
+        return None
+    return store.find(known.newest.raw)
+
+
+def _changes(store: Store, before: str, after: Manifest) -> dict[str, int]:
+    return diff(store, before, after.artifact).counts if before != after.artifact else {}
+
