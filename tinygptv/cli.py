@@ -5,6 +5,7 @@ parameter is wrong and nothing was started. Torch is imported by the work, never
 """
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -113,6 +114,12 @@ def _add_others(add: Callable[..., argparse.ArgumentParser]) -> None:
     chat.add_argument("picture", type=Path)
     chat.add_argument("question", help="may begin with a task tag such as [vqa], [refer] or [caption]")
 
+    about = "read finished artifacts again, and say what in them is damaged"
+    verify = add("verify", about, f"verify {WORKDIR}/raw", _verify)
+    repair = add("repair", "restore what is damaged, or have it made again", f"repair {WORKDIR}/raw", _repair)
+    for reader in (verify, repair):
+        reader.add_argument("folder", type=Path, help="a workdir, a part of one, or one artifact")
+
     doctor = add("doctor", "prove by behaviour that this environment works", "doctor --workdir work", _doctor)
     doctor.add_argument("--workdir", type=Path, default=WORKDIR, help=f"where runs will write (default: {WORKDIR})")
 
@@ -178,6 +185,29 @@ def _chat(options: argparse.Namespace) -> int:
 
     print(answer(journey.store.folder(model.artifact), options.picture, options.question))
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """One line per damage, and one JSON line for all. 1 if anything is damaged."""
+    from tinygptv.data.verify import verify
+
+    found = verify(options.folder)
+    for damage in found.damages:
+        print(damage)
+    print(json.dumps(found.summary()))
+    return 1 if found.damages else 0
+
+
+def _repair(options: argparse.Namespace) -> int:
+    """One line per artifact that was damaged, and one JSON line for all. 1 if one of them has to be made again."""
+    from tinygptv.data.repair import repair
+
+    repaired = repair(options.folder)
+    for one in repaired:
+        print(one)
+    given_up = [str(one.folder) for one in repaired if one.given_up]
+    print(json.dumps({"samples": sum(one.samples for one in repaired), "damaged": len(repaired), "given_up": given_up}))
+    return 1 if given_up else 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -76,11 +76,11 @@ def test_headers_are_plain_ustar(tmp_path: Path, images: list[bytes]) -> None:
 
 
 def test_nothing_has_its_name_before_it_is_whole(tmp_path: Path, images: list[bytes]) -> None:
-    with pytest.raises(KeyError), ShardWriter(tmp_path, 2) as shards:
+    with pytest.raises(DataError), ShardWriter(tmp_path, 2) as shards:
         for number, image in enumerate(images[:3]):
             shards.write(sample(number, image), image)
         assert {path.name for path in tmp_path.iterdir() if path.suffix != ".partial"} == {"00000.tar"}
-        shards.write({}, images[3])
+        shards.write(sample(2, images[2]), images[2])
     assert not (tmp_path / "00001.tar").exists()
     assert not (tmp_path / SIDECAR).exists()
 

@@ -30,11 +30,14 @@ _ARROW = {
     "DOUBLE": pa.float64(),
     "BOOLEAN": pa.bool_(),
 }
-SCHEMA = pa.schema(
-    [(name, _ARROW[kind]) for name, kind in SIDECAR_COLUMNS.items()]
-    + [("shard", pa.string()), ("offset", pa.int64()), ("length", pa.int64())]
-    + [("text_sha256", pa.string()), ("json_sha256", pa.string())]
-)
+_PLACE = {
+    "shard": pa.string(),
+    "offset": pa.int64(),
+    "length": pa.int64(),
+    "text_sha256": pa.string(),
+    "json_sha256": pa.string(),
+}
+SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in SIDECAR_COLUMNS.items()] + list(_PLACE.items()))
 """Sidecar rows: what a filter may ask about, then where the image's bytes are: file, offset, length (bytes), and the
 content hashes of the other two members; the image's is `sha256`."""
 
@@ -49,13 +52,18 @@ def content_hash(content: bytes) -> str:
 
 
 def sample_members(row: Mapping[str, Any], image: bytes) -> dict[str, bytes]:
-    """The files of one sample by extension: the image, the caption, and what the sidecar says of it."""
-    described = {name: row.get(name) for name in SIDECAR_COLUMNS}
+    """The files of one sample by extension: the image, the caption, and what its sidecar row says of it."""
+    described = {name: value for name, value in row.items() if name not in _PLACE}
     return {
         "jpg": image,
         "txt": row["caption"].encode(),
         "json": json.dumps(described, ensure_ascii=False, sort_keys=True).encode(),
     }
+
+
+def sample_bytes(row: Mapping[str, Any], image: bytes) -> bytes:
+    """One sample as it lies in a shard: a function of its sidecar row and its image, and of nothing else."""
+    return b"".join(tar.entries(row["key"], sample_members(row, image)))
 
 
 class Shard:
@@ -73,10 +81,9 @@ class Shard:
             raise DataError(f"key {key!r}: need letters, digits, - or _ (a dot would split it), and no key twice")
         self._keys.add(key)
         offset = self._size + tar.BLOCK
-        for extension, content in members.items():
-            written = tar.header(f"{key}.{extension}", len(content)), content, tar.padding(len(content))
-            self._stream.writelines(written)
-            self._size += sum(map(len, written))
+        written = tar.entries(key, members)
+        self._stream.writelines(written)
+        self._size += sum(map(len, written))
         return offset
 
     def finish(self) -> None:
@@ -106,7 +113,8 @@ class ShardWriter:
             self._finish_shard()
             self._shard = Shard(self._folder / f"{self.count // self._samples_per_shard:05d}.tar")
         assert self._shard is not None
-        members = sample_members(row, image)
+        described = {name: row.get(name) for name in SIDECAR_COLUMNS}
+        members = sample_members(described, image)
         where = {
             "shard": self._shard.path.name,
             "offset": self._shard.add(row["key"], members),
@@ -114,7 +122,7 @@ class ShardWriter:
             "text_sha256": content_hash(members["txt"]),
             "json_sha256": content_hash(members["json"]),
         }
-        self._rows.append({name: row.get(name) for name in SIDECAR_COLUMNS} | where)
+        self._rows.append(described | where)
         self.count += 1
         if len(self._rows) == _ROWS_PER_GROUP:
             self._write_rows()

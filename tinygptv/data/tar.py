@@ -4,7 +4,7 @@ Python's `tarfile` costs more than everything else about a small member, so the 
 """
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -34,9 +34,14 @@ def header(name: str, size: int) -> bytes:
     return start + _AFTER[:12] + b"%06o\0 " % checksum + _AFTER[20:]
 
 
-def padding(size: int) -> bytes:
-    """What fills the last block of a content of this size."""
-    return bytes(-size % BLOCK)
+def entries(key: str, contents: Mapping[str, bytes]) -> list[bytes]:
+    """A sample's files by extension, as they lie in an archive: for each a header, the content, and what fills its last
+    block."""
+    return [
+        part
+        for extension, content in contents.items()
+        for part in (header(f"{key}.{extension}", len(content)), content, bytes(-len(content) % BLOCK))
+    ]
 
 
 class Member(NamedTuple):

@@ -1,0 +1,148 @@
+"""Damaged artifacts made whole again where what they held can still be found, and given up where it cannot.
+
+A shard is a function of its sidecar rows and its images, and the sidecar is one of the shards, so either can be made
+again from the other; a lost image may lie in another artifact of the same workdir, or still be on the web. Whatever is
+restored has to have the hash that the manifest says. An artifact that cannot be restored loses its manifest, its claim
+to be complete, and is made again by the step that made it.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tinygptv.artifacts import MANIFEST, Manifest
+from tinygptv.data.shards import SIDECAR, Shard, ShardWriter, read_image, sample_members, sidecar_rows
+from tinygptv.data.tar import Archive
+from tinygptv.data.verify import Damage, artifact_folders, examine, read_manifest, verify
+from tinygptv.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_UNREADABLE = (OSError, ValueError, LookupError)
+"""What a damaged Parquet or JSON file raises; Arrow's errors are among them."""
+
+Rows = list[dict[str, Any]]
+Refetch = Callable[[Manifest, Rows], dict[str, bytes]]
+"""Asks the web for the images of sidecar rows; those it found, by their hash."""
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What was done for one damaged artifact. `given_up` says why it has to be made again, if it has."""
+
+    folder: Path
+    files: list[str] = field(default_factory=list)
+    samples: int = 0
+    given_up: str | None = None
+
+    def __str__(self) -> str:
+        if self.given_up:
+            return f"{self.folder}: given up, to be made again by the step that made it: {self.given_up}"
+        return f"{self.folder}: restored {', '.join(self.files)} and with them {self.samples} samples"
+
+
+def repair(root: Path, refetch: Refetch | None = None) -> list[Repaired]:
+    """Repair every damaged artifact in a folder. Raises DataError if there is no artifact."""
+    damages = sorted(verify(root).damages, key=lambda damage: damage.folder)
+    return [_repair(folder, list(group), refetch) for folder, group in groupby(damages, lambda damage: damage.folder)]
+
+
+def _repair(folder: Path, damages: list[Damage], refetch: Refetch | None) -> Repaired:
+    done = Repaired(folder)
+    try:
+        manifest = read_manifest(folder)
+        # The sidecar first: it says what the shards have to be.
+        for file in sorted({damage.file for damage in damages}, key=lambda file: (file != SIDECAR, file)):
+            done.samples += _restore(folder, file, manifest, refetch)
+            done.files.append(file)
+        for damage in verify(folder).damages:
+            raise DataError(f"{damage.file} {damage.problem}")
+    except DataError as error:
+        done.given_up = str(error)
+        (folder / MANIFEST).unlink(missing_ok=True)
+    return done
+
+
+def _restore(folder: Path, file: str, manifest: Manifest, refetch: Refetch | None) -> int:
+    """Write one file of an artifact again; returns how many samples that restored. Raises DataError if it cannot be."""
+    if file == SIDECAR:
+        return _restore_sidecar(folder, manifest)
+    rows = [row for row in sidecar_rows(folder) if row["shard"] == file] if (folder / SIDECAR).is_file() else []
+    if not rows:
+        raise DataError(f"{file} is not a shard, and only shards can be made again from what is left")
+    return _restore_shard(folder, file, rows, manifest, refetch)
+
+
+def _restore_shard(folder: Path, file: str, rows: Rows, manifest: Manifest, refetch: Refetch | None) -> int:
+    lost = [row for row, _, is_whole in examine(folder / file, rows) if not is_whole]
+    wanted = [row for row, image, _ in examine(folder / file, rows) if image is None]
+    found = _in_other_artifacts(folder, manifest, wanted)
+    if refetch is not None and (missing := [row for row in wanted if row["sha256"] not in found]):
+        found |= refetch(manifest, missing)
+    if nowhere := [row["key"] for row in wanted if row["sha256"] not in found]:
+        raise DataError(f"{len(nowhere)} of {len(rows)} pictures of {file} are nowhere else ({nowhere[0]} is one)")
+    shard = Shard(folder / file)
+    for row, image, _ in examine(folder / file, rows):
+        shard.add(row["key"], sample_members(row, image or found[row["sha256"]]))
+    shard.finish()
+    return len(lost)
+
+
+def _in_other_artifacts(folder: Path, manifest: Manifest, wanted: Rows) -> dict[str, bytes]:
+    """Those of the wanted images that lie intact in another shard of this workdir, by hash."""
+    missing = {row["sha256"] for row in wanted}
+    found: dict[str, bytes] = {}
+    for other in _neighbours(folder, manifest) if missing else ():
+        columns = ["key", "sha256", "shard", "offset", "length"]
+        try:
+            rows = pq.read_table(other / SIDECAR, columns=columns, filters=[("sha256", "in", missing)]).to_pylist()
+        except _UNREADABLE as error:
+            logger.info("%s: %s", other / SIDECAR, error)
+            continue
+        for row in rows:
+            try:
+                found[row["sha256"]] = read_image(other, row)
+            except DataError as error:
+                logger.info("%s", error)
+        missing -= set(found)
+    return found
+
+
+def _neighbours(folder: Path, manifest: Manifest) -> Iterator[Path]:
+    """The other artifacts of the workdir that have samples; none if this folder was moved out of its own."""
+    place = folder.resolve()
+    depth = len(Path(manifest.artifact).parts)
+    if "/".join(place.parts[-depth:]) == manifest.artifact:
+        workdir = place.parents[depth - 1]
+        yield from (one for one in artifact_folders(workdir) if (one / SIDECAR).is_file() and one != place)
+
+
+def _restore_sidecar(folder: Path, manifest: Manifest) -> int:
+    """Write the shards once more, elsewhere, for the sidecar that comes with them."""
+    shards = sorted(name for name in manifest.files if name.endswith(".tar"))
+    if not shards:
+        raise DataError(f"{SIDECAR} is damaged and there is no shard to make it from")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".repair-") as scratch:
+        try:
+            _write_again([folder / shard for shard in shards], Path(scratch))
+        except _UNREADABLE as error:
+            raise DataError(f"{SIDECAR} is damaged, and so are the shards it could be made from ({error})") from error
+        (Path(scratch) / SIDECAR).rename(folder / SIDECAR)
+    return 0
+
+
+def _write_again(shards: list[Path], folder: Path) -> None:
+    with Archive(shards[0]) as first:
+        samples_per_shard = len(first)
+    with ShardWriter(folder, samples_per_shard) as writer:
+        for shard in shards:
+            with Archive(shard) as archive:
+                for _, files in archive:
+                    writer.write(json.loads(files["json"]), files["jpg"])
