@@ -122,6 +122,9 @@ def _add_others(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     doctor = add("doctor", "prove by behaviour that this environment works", "doctor --workdir work", _doctor)
     doctor.add_argument("--workdir", type=Path, default=WORKDIR, help=f"where runs will write (default: {WORKDIR})")
+    doctor.add_argument("--recipe", default=RECIPE, help=f"whose weights should be there (default: {RECIPE})")
+    doctor.add_argument("--model", type=Path, help="a released model's folder, to be loaded and asked about pictures")
+    doctor.add_argument("--golden", type=Path, help="instead, compare with the recorded cases in this folder")
 
 
 def _journey(options: argparse.Namespace) -> Journey:
@@ -211,14 +214,27 @@ def _repair(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.golden is not None:
+        return _golden(options.golden)
     from tinygptv.doctor import examine
 
     failures = 0
-    for finding in examine(options.workdir):
+    for finding in examine(options.workdir, options.recipe, options.model):
         failures += not finding.ok
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<28} {finding.detail}", flush=True)
     print(f"{failures} of these need attention" if failures else "this environment works")
     return 1 if failures else 0
+
+
+def _golden(folder: Path) -> int:
+    """One JSON line per check. 1 if a difference is above tolerance, 2 if a case cannot be read or built."""
+    from tinygptv.golden import check_folder
+
+    worst = 0
+    for outcome in check_folder(folder):
+        print(json.dumps(outcome.as_json()), flush=True)
+        worst = max(worst, 2 if outcome.error else int(not outcome.ok))
+    return worst
 
 
 if __name__ == "__main__":

@@ -91,6 +91,13 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+def test_a_damaged_tokenizer_is_named(byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    byte_tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((tmp_path / "tokenizer.json").read_bytes()[:500])
+    with pytest.raises(DefinitionError, match=r"tokenizer.json: not a tokenizer"):
+        load_tokenizer(tmp_path)
+
+
 def test_a_saved_tokenizer_is_loaded(byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     byte_tokenizer.save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).encode("a cat") == byte_tokenizer.encode("a cat")

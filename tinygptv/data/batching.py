@@ -38,10 +38,13 @@ class Batch:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder. Raises DefinitionError if there is none."""
+    """The tokenizer of a model folder. Raises DefinitionError if there is none, or a damaged one."""
     if not (folder / "tokenizer.json").is_file():
         raise DefinitionError(f"{folder}: no tokenizer.json; point `tokenizer` at a folder that holds one")
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library has no class of its own for a file it cannot read
+        raise DefinitionError(f"{folder}/tokenizer.json: not a tokenizer ({error}); copy the folder again") from error
 
 
 class Collator:
