@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tinygptv.definitions.ablations import ablate
 from tinygptv.definitions.benchmark import Benchmark
+from tinygptv.definitions.captions import Captions
 from tinygptv.definitions.derived import derive
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.hardware import Hardware
@@ -32,6 +33,7 @@ T = TypeVar("T")
 FOLDERS: dict[str, Path] = {
     "source": CHECKOUT / "datasets" / "sources",
     "filter": CHECKOUT / "datasets" / "filters",
+    "captions": CHECKOUT / "datasets" / "captions",
     "mixture": CHECKOUT / "datasets" / "mixtures",
     "benchmark": CHECKOUT / "datasets" / "benchmarks",
     "recipe": PACKAGE / "recipes",
@@ -77,6 +79,11 @@ def source_name(name: str) -> str:
 def filter_chain(name: str) -> FilterChain:
     """The chain in `datasets/filters/<name>.yaml`."""
     return _load("filter", name, TypeAdapter(FilterChain))
+
+
+def captions(name: str) -> Captions:
+    """The cleaning in `datasets/captions/<name>.yaml`."""
+    return _load("captions", name, TypeAdapter(Captions))
 
 
 def mixture(name: str) -> Mixture:

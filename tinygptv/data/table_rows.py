@@ -113,7 +113,7 @@ def rows_of(records: Records, table_name: str, first_row: int) -> pa.RecordBatch
     numbers = pa.array(np.arange(first_row, first_row + count))
     texts = {name: _text(records.columns.get(name), count) for name in _TEXTS}
     (_, bad_url), (caption_raw, bad_caption) = texts["url"], texts["caption"]
-    values = {name: _one_line(text) for name, (text, _) in texts.items()}
+    values = {name: one_line(text) for name, (text, _) in texts.items()}
     values |= {name: _number(records.columns.get(name), count) for name in _NUMBERS}
     values |= {name: _pixels(records.columns.get(name), count) for name in _PIXELS}
     problem = pc.case_when(
@@ -162,7 +162,7 @@ def _decoded(value: bytes | None) -> str | None:
         return None
 
 
-def _one_line(text: pa.Array) -> pa.Array:
+def one_line(text: pa.Array) -> pa.Array:
     """Every run of white space and control characters becomes one space."""
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(text, _SPACE, " "))
 
