@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from tinygptv.data.images import ImageReader, decode, normalise
 from tinygptv.errors import DataError
@@ -45,6 +46,19 @@ def test_photographs_are_seen_as_the_reference_sees_them(shared: Path) -> None:
     for path in photographs:
         ours = torch.from_numpy(normalise(decode(path.read_bytes(), 448, path.name)[None]))[0]
         assert torch.equal(ours, published_transform(Image.open(path), 448))
+
+
+def test_photographs_are_seen_as_clips_own_processor_sees_them_without_its_crop(shared: Path) -> None:
+    """An implementation that is not ours: transformers' image processor on Pillow, told not to crop."""
+    processor = CLIPImageProcessorPil(
+        size={"height": 224, "width": 224}, resample=Image.Resampling.BICUBIC, do_center_crop=False
+    )
+    photographs = sorted((shared / "data" / "images" / "full_size").glob("*.*"))
+    assert photographs
+    for path in photographs:
+        ours = normalise(decode(path.read_bytes(), 224, path.name)[None])[0]
+        (theirs,) = processor(Image.open(path).convert("RGB"), return_tensors="np")["pixel_values"]
+        assert np.abs(ours - theirs).max() < 1e-5
 
 
 def test_an_image_turned_by_exif_is_not_turned_back() -> None:

@@ -105,6 +105,11 @@ def test_accepted_answers_are_drawn_as_often_as_annotators_gave_them() -> None:
         ('The "best"  day, is it?', "the best day, is it?"),
         ("line\n\nbreak\n", "line break"),
         ("#hashtag #two!", "hashtag two"),
+        ("one\ntwo\tthree", "one\ntwo\tthree"),  # a single white space stays, whatever it is
+        (" \n lead, trail?\n", "lead, trail?"),
+        ("it's 5-6 [vqa] {<1>} & more/less", "it's 5-6 [vqa] {<1>} & more/less"),
+        ("a.b!c", "a b c"),
+        ("ÄPFEL 苹果", "äpfel 苹果"),
         (" ".join(["word"] * 60), " ".join(["word"] * 50)),
         ("", ""),
     ],

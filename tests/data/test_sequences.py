@@ -243,12 +243,23 @@ def test_the_published_code_asks_without_bos(byte_tokenizer: PreTrainedTokenizer
     assert built(odd, [("q", "a")]).input_ids[0, 0] == byte_tokenizer.bos_token_id
 
 
-@pytest.mark.parametrize("ends_with_eos", [False, True])
+@pytest.mark.parametrize(("end_symbol", "ends_with_eos"), [("###", False), ("###", True), ("###<|endoftext|>", False)])
 def test_an_answer_stops_at_the_whole_end_symbol_or_at_eos(
-    byte_tokenizer: PreTrainedTokenizerFast, ends_with_eos: bool
+    byte_tokenizer: PreTrainedTokenizerFast, end_symbol: str, ends_with_eos: bool
 ) -> None:
-    stops = Sequences(byte_tokenizer, inputs(ends_with_eos=ends_with_eos), SLOTS).stops
-    assert stops == [tuple(byte_tokenizer.encode("###")), (byte_tokenizer.eos_token_id,)]
+    sequences = Sequences(byte_tokenizer, inputs(end_symbol=end_symbol, ends_with_eos=ends_with_eos), SLOTS)
+    symbol, eos = tuple(byte_tokenizer.encode("###")), byte_tokenizer.eos_token_id
+    assert sequences.stops == [symbol, (eos,)]
+    for end in (symbol, (eos,), (*symbol, eos), ()):
+        written = [*byte_tokenizer.encode(" #1 cat"), *end]
+        assert sequences.answer([*written, *written[-1:] * 5] if end else written) == "#1 cat"
+
+
+def test_an_end_symbol_that_is_eos_itself_stops_once(shared: Path) -> None:
+    tokenizer = load_tokenizer(shared / "golden" / "minigpt" / "tokenizer")
+    sequences = Sequences(tokenizer, inputs(end_symbol="</s>"), SLOTS)
+    assert sequences.stops == [(tokenizer.eos_token_id,)]
+    assert sequences.answer([*tokenizer.encode("a red bus"), *[tokenizer.eos_token_id] * 3]) == "a red bus"
 
 
 @pytest.mark.parametrize(("end_symbol", "most"), [("", 20), ("###", 3), ("###", 2)])

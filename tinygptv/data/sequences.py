@@ -55,6 +55,7 @@ class Sequences:
             )
         self.inputs = inputs
         backend = tokenizer.backend_tokenizer
+        self._decode = functools.partial(backend.decode, skip_special_tokens=True)
         self._ids = functools.lru_cache(maxsize=2**16)(
             lambda text: tuple(backend.encode(text, add_special_tokens=False).ids)
         )
@@ -77,11 +78,19 @@ class Sequences:
 
     @property
     def stops(self) -> list[tuple[int, ...]]:
-        """What an answer ends with when it is generated: all the end symbol's tokens in a row, or EOS.
+        """What ends an answer that is being generated: all the end symbol's tokens in a row, or EOS.
 
-        A single token of a longer end symbol is ordinary text and stops nothing.
+        A single token of a longer end symbol is ordinary text and stops nothing; EOS behind an end symbol is not
+        waited for, because what follows a finished answer means nothing.
         """
-        return list(dict.fromkeys(stop for stop in (self._symbol, self._eos) if stop))
+        written = self._symbol[:-1] if self._symbol[-1:] == self._eos else self._symbol
+        return [stop for stop in (written, self._eos) if stop]
+
+    def answer(self, written: Sequence[int]) -> str:
+        """The answer in generated ids: text without special tokens, up to the end symbol."""
+        text = str(self._decode(written))
+        end = str(self._decode(self._symbol))
+        return (text.split(end, maxsplit=1)[0] if end else text).strip()
 
     def training(self, conversations: Iterable[Sequence[Turn]]) -> Texts:
         """Right-padded, with labels; each conversation holds turns as `prompts.render` gives them."""

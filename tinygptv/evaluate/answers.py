@@ -84,8 +84,7 @@ def _generate(release: "Release", collator: Collator, batch: Batch, max_new_toke
         max_new_tokens,
         collator.sequences.stops,
     )
-    texts = release.tokenizer.batch_decode(written.tolist(), skip_special_tokens=True)
-    return [text.split(release.inputs.end_symbol)[0].strip() for text in texts]
+    return [collator.sequences.answer(row) for row in written.tolist()]
 
 
 def _prompt_length(sample: Sample, task: Task, template: str | None) -> int:
