@@ -1,10 +1,12 @@
 """The command line: help with examples, dry runs, exit codes; and no torch until there is work."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.miniature import RECIPE, SOURCE, write_miniature
 from tinygptv.cli import main
@@ -48,8 +50,45 @@ def test_a_plan_covers_the_journey_from_download_to_report(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", *options]) == 0
-    verbs = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
-    assert list(dict.fromkeys(verbs)) == ARROWS
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert list(dict.fromkeys(line[1] for line in words if line[0] == "run")) == ARROWS
+
+
+def test_a_plan_shows_a_column_per_stage(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *options]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["stage1", "stage2"]
+    shown = {row.split()[0] for row in rows if row.strip()}
+    assert shown >= {"lora", "trained", "weights", "optimizer", "activations", "total", "limit", "steps", "hours"}
+
+
+def test_a_plan_in_json_is_one_line_per_stage(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *options, "--json"]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert [first["stage"], second["stage"]] == ["stage1", "stage2"]
+    assert 0 < first["parameters"]["trained"] <= second["parameters"]["trained"] < second["parameters"]["total"]
+    assert first["memory_bytes"]["total"] < first["memory_bytes"]["limit"]
+
+
+def test_a_plan_is_made_before_there_are_weights(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mini" / "backbones" / "qformer.safetensors").unlink()
+    assert main(["plan", *options]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("not everything that training starts from is there yet: ")
+    assert "qformer.safetensors" in last
+
+
+def test_a_plan_that_cannot_fit_is_refused_with_a_remedy(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = {"about": "little", "device": "cuda", "ranks": 1, "micro_batch_size": 4, "precision": "fp32"}
+    (tmp_path / "little.yaml").write_text(yaml.safe_dump(profile | {"zero_stage": 2, "memory_gib": 0.1}))
+    assert main(["plan", *options, "--hardware", str(tmp_path / "little.yaml")]) == 2
+    told = capsys.readouterr()
+    assert "memory per rank" in told.out
+    assert told.err.startswith("DefinitionError: ") and "the least is " in told.err
 
 
 def test_a_wrong_definition_is_one_line_and_exit_code_two(

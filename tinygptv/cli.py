@@ -79,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    _add_run_options(add("plan", "say what train-all would reuse, resume and run", "plan --run first", _plan))
+    about = "say what each stage needs, and what train-all would reuse, resume and run"
+    planned = add("plan", about, "plan --recipe tinygptv --hardware rtx3090", _plan)
+    _add_run_options(planned)
+    planned.add_argument("--json", action="store_true", help="one JSON line per stage, and nothing else")
     for name, (verbs, about) in _VERBS.items():
         verb = add(name, about, f"{name} --run first --source {SOURCE}", _walk)
         _add_run_options(verb)
@@ -132,7 +135,24 @@ def _journey(options: argparse.Namespace) -> Journey:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    _print_plan(plan(_journey(options)))
+    """Needs neither weights nor data; raises DefinitionError, after printing, for a stage that does not fit."""
+    journey = _journey(options)
+    from tinygptv.train.estimate import StageEstimator
+    from tinygptv.train.fitting import refuse_unfit
+    from tinygptv.train.plan_table import record, table
+
+    recipe, hardware = journey.run.recipe, journey.run.hardware
+    estimators = [StageEstimator(recipe, stage.stage) for stage in recipe.stages]
+    records = [record(estimator, hardware) for estimator in estimators]
+    lines = [json.dumps(one) for one in records] if options.json else table(records, hardware)
+    print("\n".join(lines), flush=True)
+    for estimator in estimators:
+        refuse_unfit(estimator, hardware, journey.run.hardware_name)
+    if not options.json:
+        try:
+            _print_plan(plan(journey))
+        except TinyGPTVError as error:
+            print(f"not everything that training starts from is there yet: {error}")
     return 0
 
 

@@ -8,7 +8,12 @@ from tinygptv.definitions.base import Definition
 
 
 class Hardware(Definition):
-    """`ranks` processes per node, `micro_batch_size` samples per rank at most; accumulation fills the global batch."""
+    """`ranks` processes per node, `micro_batch_size` samples per rank at most; accumulation fills the global batch.
+
+    What a plan needs to know of the machine: `memory_gib` of one device, or of the whole machine, shared by its ranks,
+    on `cpu` (by default all that this machine has); `tflops` at its peak, of one rank at `precision`; and the share of
+    it that training reaches, an assumption until a run has been measured.
+    """
 
     about: str
     device: Literal["cpu", "cuda"]
@@ -21,3 +26,10 @@ class Hardware(Definition):
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     gradient_checkpointing: bool = False
     memory_gib: float | None = Field(default=None, gt=0)
+    tflops: float | None = Field(default=None, gt=0)
+    utilisation: float = Field(default=0.4, gt=0, le=1)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of all nodes together."""
+        return self.ranks * self.nodes

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
 from tinygptv.catalog import ResolvedRun
+from tinygptv.data.tombstones import tombstones
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import BACKBONES, Lora, Model, Recipe, Stage, Trainable
@@ -24,7 +25,8 @@ JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "me
 
 
 class Job(Definition):
-    """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on."""
+    """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on.
+    `tombstones`: how many there were when the ranks were started, which all of them mask alike."""
 
     stage: Stage
     model: Model
@@ -35,6 +37,7 @@ class Job(Definition):
     mixture: str
     previous: str | None
     inherits: list[Trainable]
+    tombstones: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,19 @@ def train_stage(
 ) -> Manifest:
     """Train one stage, or find it trained; an interrupted one goes on from its last good checkpoint.
 
-    `on_line` gets every line the training writes. Raises LaunchError if a rank fails, HandoffError if the weights of
-    the stage before do not fit.
+    `on_line` gets every line the training writes. Raises DefinitionError if the stage cannot fit the machine,
+    LaunchError if a rank fails, HandoffError if the weights of the stage before do not fit.
     """
     stage = run.recipe.stage(stage_name)
     plan = plan_stage(run.recipe, run_name, stage_name, mixture.artifact, previous.artifact if previous else None)
     launch = launcher or DeepSpeedLauncher()
 
     def build(draft: Path) -> Outcome:
+        # Imported here, for it brings torch: who only asks what would be done can go without.
+        from tinygptv.train.estimate import StageEstimator
+        from tinygptv.train.fitting import refuse_unfit
+
+        refuse_unfit(StageEstimator(run.recipe, stage_name), run.hardware, run.hardware_name)
         if store.is_remote:
             # Once, here: the ranks would all fetch them at the same time.
             for artifact in [mixture.artifact, *mixture.parents]:
@@ -128,6 +136,7 @@ def train_stage(
             mixture=mixture.artifact,
             previous=_previous_weights(store, stage, previous),
             inherits=inherited(run.recipe, stage),
+            tombstones=len(tombstones(store)),
         )
         (draft / JOB).write_text(job.model_dump_json(indent=2))
         launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))

@@ -13,7 +13,6 @@ import os
 import resource
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import getLogger
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from tinygptv.artifacts import Store
 from tinygptv.data.batching import Batch, Loader, load_tokenizer
+from tinygptv.data.drawing import order_seed
 from tinygptv.definitions.recipe import Optimizer, Schedule
 from tinygptv.errors import TrainingError
 from tinygptv.locations import local_path
@@ -38,13 +38,13 @@ from tinygptv.models.weights import (
     Handoff,
     empty_model,
     load_weights,
-    open_handoff,
     parameters_by_name,
     save_trained,
+    trained_file,
 )
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train import checkpoint
-from tinygptv.train.assemble import set_up
+from tinygptv.train.assemble import DTYPES, set_up
 from tinygptv.train.deepspeed import deepspeed_config
 from tinygptv.train.freezing import decays, trainable_names
 from tinygptv.train.schedule import begins_round, learning_rate, total_steps
@@ -53,7 +53,6 @@ from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job, read_metric
 logger = getLogger(__name__)
 
 _PROGRESS_SECONDS = 2.0
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Batches(Protocol):
@@ -77,7 +76,8 @@ def mixture_batches(job: Job, model: VisionLanguageModel) -> Loader:
         load_tokenizer(local_path(job.model.language_model.tokenizer)),
         num_image_tokens=model.num_image_tokens,
         global_batch_size=job.stage.global_batch_size,
-        seed=_order_seed(job),
+        seed=order_seed(job.seed, job.stage.stage),
+        first_tombstones=job.tombstones,
     )
 
 
@@ -113,7 +113,7 @@ def build_model(job: Job) -> VisionLanguageModel:
     """
     model = empty_model(job.model, job.stage.inputs.image_size, job.lora)
     parameters = parameters_by_name(model)
-    dtype = _DTYPES[job.hardware.precision]
+    dtype = DTYPES[job.hardware.precision]
     load_weights(model, job.model, handoff=_handoff(job, parameters), dtype=dtype, seed=job.seed)
     parameters = parameters_by_name(model)
     return set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
@@ -170,7 +170,8 @@ def _handoff(job: Job, parameters: dict[str, nn.Parameter]) -> Handoff | None:
         return None
     names = trainable_names(parameters.keys(), job.inherits or job.stage.trains)
     begins_anew = job.stage.lora is not None and job.stage.lora.init == "fresh"
-    return Handoff(Path(job.previous), {name for name in names if not (begins_anew and LORA.search(name))})
+    required = {name for name in names if not (begins_anew and LORA.search(name))}
+    return Handoff(Path(job.previous), required, job.lora)
 
 
 def _steps(job: Job, engine: deepspeed.DeepSpeedEngine, batches: Batches, folder: Path, steps: range) -> None:
@@ -219,11 +220,6 @@ def _sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float
     return tensor.tolist()
 
 
-def _order_seed(job: Job) -> int:
-    """Stages that share a mixture must not walk through it in the same order."""
-    return _seed(job.seed, zlib.crc32(job.stage.stage.encode()))
-
-
 def _seed(*numbers: int) -> int:
     return functools.reduce(lambda seed, number: (seed * 1_000_003 + number) % 2**63, numbers)
 
@@ -257,7 +253,7 @@ def _gather(job: Job, model: VisionLanguageModel) -> dict[str, Tensor]:
     names = trainable_names(parameters.keys(), job.stage.trains)
     if handoff := _handoff(job, parameters):
         # All of it, also what this recipe's stages do not train: a published checkpoint may hold a Q-Former.
-        names |= open_handoff(handoff, job.model, parameters.keys()).tensors.keys()
+        names |= trained_file(handoff.path, job.model).tensors.keys()
     gathered = {name: safe_get_full_fp32_param(parameters[name]) for name in sorted(names)}
     return {name: parameters[name] if full is None else full for name, full in gathered.items()}
 
@@ -285,6 +281,7 @@ class _Metrics:
             "tokens_per_second": round(totals.tokens / seconds, 1),
             "seconds": round(seconds, 5),
             "peak_memory_bytes": _peak_memory(self._job),
+            "tombstones": self._job.tombstones,
         }
         self._file.write(json.dumps(row) + "\n")
         last = step + 1 == total_steps(self._schedule)

@@ -1,0 +1,111 @@
+"""Plans of the tiny recipe against hand counts; of the published one against the reference's counts."""
+
+import dataclasses
+
+import pytest
+
+from tinygptv import catalog
+from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.recipe import Recipe
+from tinygptv.train.estimate import RUNTIME_BYTES, StageEstimator, limit
+
+TINY, PUBLISHED = catalog.recipe("tinygptv_tiny"), catalog.recipe("tinygptv")
+CPU = catalog.hardware("cpu")
+UNUSED_KEY_BIASES = 39 * 1408
+"""Zeros that the library's vision encoder keeps where the published one has no parameters."""
+
+
+@pytest.fixture(scope="module")
+def tiny() -> StageEstimator:
+    return StageEstimator(TINY, "stage2")
+
+
+@pytest.mark.parametrize(
+    ("stage", "total", "trained"),
+    [
+        ("stage1", 3_884_473_728, 13_809_664),
+        ("stage2", 3_915_931_008, 45_266_944),
+        ("stage4", 3_915_931_008 + 986_975_872 - 985_894_528, 45_266_944),
+    ],
+)
+def test_parameters_are_those_of_the_published_model(stage: str, total: int, trained: int) -> None:
+    estimator = StageEstimator(PUBLISHED, stage)
+    assert sum(estimator.parameters.values()) == total + UNUSED_KEY_BIASES
+    assert estimator.trainable == trained
+
+
+def test_parts_are_those_of_the_published_model() -> None:
+    assert StageEstimator(PUBLISHED, "stage2").parameters == {
+        "vision_encoder": 985_894_528 + 2_816 + UNUSED_KEY_BIASES,
+        "qformer": 105_137_664 + 24_576,
+        "projections": 3_149_824 + 10_488_320,
+        "language_model": 2_779_683_840 + 92_160,
+        "lora": 31_457_280,
+    }
+
+
+def test_memory_is_what_its_parts_add_up_to_by_hand(tiny: StageEstimator) -> None:
+    memory = tiny.memory(CPU)
+    samples, tokens = 16, 1 + 16 + 96
+    width, vocabulary, rank = 128, 640, 16
+    # Per token and layer: the layer's input; queries, keys and values, and the first two once more after the rotary
+    # embedding; what attention gives, normed and not; the feed-forward's inner states. Frozen maps keep nothing. For
+    # each of two adapters dropout's mask and product, and the low-rank states.
+    layer = (1 + 3 + 2 + 1 + 2 + 4) * width + 2 * (2 * width + rank)
+    head = 2 * 96 * vocabulary
+    assert memory.weights == 4 * sum(tiny.parameters.values())
+    assert memory.optimizer == 12 * tiny.trainable / 2
+    assert memory.activations == pytest.approx(4 * samples * (4 * tokens * layer + head), rel=0.1)
+    assert memory.runtime == RUNTIME_BYTES["cpu"]
+    assert memory.total == sum(dataclasses.asdict(memory).values())
+
+
+def test_pieces_need_less_at_a_time_and_gather_gradients(tiny: StageEstimator) -> None:
+    whole, pieces = tiny.memory(CPU), tiny.memory(CPU.model_copy(update={"micro_batch_size": 4}))
+    assert pieces.activations == pytest.approx(whole.activations / 4, rel=0.01)
+    assert (whole.gradients, pieces.gradients) == (0, 4 * tiny.trainable / 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "part", "share"),
+    [
+        ({"precision": "bf16"}, "weights", 1 / 2),
+        ({"zero_stage": 0}, "optimizer", 2 * 8 / 12),
+        ({"ranks": 4}, "optimizer", 1 / 2),
+        ({"device": "cuda", "offload": "optimizer"}, "optimizer", 0),
+    ],
+)
+def test_the_profile_decides_what_a_rank_holds(
+    tiny: StageEstimator, change: dict[str, object], part: str, share: float
+) -> None:
+    before, after = tiny.memory(CPU), tiny.memory(CPU.model_copy(update=change))
+    assert getattr(after, part) == pytest.approx(share * getattr(before, part))
+
+
+def test_a_step_s_work_does_not_depend_on_how_it_is_cut(tiny: StageEstimator) -> None:
+    one_rank = CPU.model_copy(update={"ranks": 1, "micro_batch_size": 8})
+    together, apart = tiny.work(CPU), tiny.work(one_rank)
+    assert together.forward_flops == apart.forward_flops
+    assert together.tokens == apart.tokens == 32 * tiny.tokens(64)
+    assert apart.hours == pytest.approx(2 * together.hours)
+
+
+def test_hours_are_operations_by_speed(tiny: StageEstimator) -> None:
+    work = tiny.work(CPU.model_copy(update={"tflops": 0.1, "utilisation": 0.5}))
+    assert work.hours == pytest.approx((work.forward_flops + work.backward_flops) * 260 / (2 * 0.1e12 * 0.5) / 3600)
+    assert tiny.work(CPU.model_copy(update={"tflops": None})).hours is None
+
+
+def test_ranks_on_the_cpu_share_the_machine() -> None:
+    given = CPU.model_copy(update={"memory_gib": 8.0})
+    assert limit(given) == 4 * 2**30
+    assert limit(CPU) == limit(CPU.model_copy(update={"ranks": 1})) // 2
+    assert limit(given.model_copy(update={"device": "cuda"})) == 8 * 2**30
+    assert limit(CPU.model_copy(update={"device": "cuda"})) is None
+
+
+@pytest.mark.parametrize(("hardware", "stage"), [("rtx3090", "stage4"), ("h200", "stage2"), ("cpu_bf16", "stage4")])
+def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, stage: str) -> None:
+    profile: Hardware = catalog.hardware(hardware)
+    recipe: Recipe = PUBLISHED
+    assert StageEstimator(recipe, stage).memory(profile).total < limit(profile)

@@ -1,0 +1,74 @@
+"""What is said when a stage does not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.train.small import small_recipe, small_run
+from tinygptv.artifacts import Outcome, Store
+from tinygptv.definitions.hardware import Hardware
+from tinygptv.errors import DefinitionError
+from tinygptv.train.estimate import GIB, StageEstimator
+from tinygptv.train.fitting import refuse_unfit
+from tinygptv.train.launch import RecordingLauncher
+from tinygptv.train.stage import train_stage
+
+GPU = Hardware(about="one", device="cuda", ranks=1, micro_batch_size=8, precision="fp32", zero_stage=2)
+
+
+@pytest.fixture(scope="module")
+def estimator() -> StageEstimator:
+    return StageEstimator(small_recipe(Path("/weights")), "stage2")
+
+
+def refusal(estimator: StageEstimator, profile: Hardware) -> str:
+    with pytest.raises(DefinitionError) as refused:
+        refuse_unfit(estimator, profile, "mine")
+    return str(refused.value)
+
+
+def with_room_for(estimator: StageEstimator, **settings: object) -> Hardware:
+    """A profile with exactly the memory that the stage needs under other settings."""
+    needed = estimator.memory(GPU.model_copy(update=settings)).total
+    return GPU.model_copy(update={"memory_gib": (needed + 1) / GIB})
+
+
+def test_what_fits_is_let_through(estimator: StageEstimator) -> None:
+    refuse_unfit(estimator, with_room_for(estimator), "mine")
+    refuse_unfit(estimator, GPU, "mine")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"micro_batch_size": 4},
+        {"micro_batch_size": 1},
+        {"gradient_checkpointing": True, "micro_batch_size": 1},
+        {"gradient_checkpointing": True, "micro_batch_size": 1, "zero_stage": 3, "ranks": 2},
+    ],
+)
+def test_a_refusal_names_the_first_setting_that_fits(estimator: StageEstimator, settings: dict[str, object]) -> None:
+    told = refusal(estimator, with_room_for(estimator, **settings))
+    assert told.startswith("infra/hardware/mine.yaml: stage2 needs ")
+    assert " too few. It would fit with " in told
+    for name, value in settings.items():
+        assert f"{name}: {str(value).lower()}" in told
+
+
+def test_if_nothing_helps_the_least_memory_is_told(estimator: StageEstimator) -> None:
+    told = refusal(estimator, GPU.model_copy(update={"memory_gib": 0.1}))
+    assert "No setting makes it fit; the least is " in told
+    assert "precision: bf16" in told
+
+
+def test_a_stage_that_does_not_fit_is_refused_before_anything_starts(store: Store, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    for name in ("vision_encoder", "qformer", "language_model"):
+        (tmp_path / f"{name}.safetensors").write_text(name)
+    launcher = RecordingLauncher()
+    run = small_run(recipe, GPU.model_copy(update={"memory_gib": 0.1}))
+    mixture = store.make("mixtures/tiny_pairs@1", "test", {}, [], lambda folder: Outcome())
+    with pytest.raises(DefinitionError, match="stage1 needs"):
+        train_stage(store, run, "mine", "stage1", mixture, None, launcher)
+    assert launcher.jobs == []
+    assert store.names("runs/") == []

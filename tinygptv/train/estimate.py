@@ -1,0 +1,198 @@
+"""What a stage needs on a machine, before anything starts: memory by part, operations, hours.
+
+The pass through the model is traced (see `tracing`), the optimizer's holdings follow DeepSpeed's code. All memory is
+that of one rank in bytes, on the device it trains on; what is offloaded to the host is not counted there.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.recipe import Recipe
+from tinygptv.models.vlm import VisionLanguageModel
+from tinygptv.models.weights import empty_model, parameters_by_name
+from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
+from tinygptv.train.assemble import DTYPES, set_up
+from tinygptv.train.deepspeed import BUCKET_ELEMENTS, accumulation_steps
+from tinygptv.train.freezing import PATTERNS, trainable_names
+from tinygptv.train.schedule import total_steps
+from tinygptv.train.stage import adapters
+from tinygptv.train.tracing import Trace, trace
+
+GIB = 2**30
+
+PARTS = ("vision_encoder", "qformer", "projections", "language_model", "lora")
+
+PROMPT_TOKENS = 64
+"""An instruction in its template, assumed: the tokenizer may not be there yet, and most are shorter."""
+TYPICAL_ANSWER = 64
+"""Tokens of an answer and its padding in an average batch, assumed, where the recipe allows more."""
+
+RUNTIME_BYTES = {"cpu": 500_000_000, "cuda": 600_000_000}
+"""What a rank holds before its model: on the CPU the libraries (measured), on a GPU the context and the libraries'
+workspaces (assumed)."""
+ALLOCATOR_LOSS = {"cpu": 0.0, "cuda": 0.06}
+"""Share of what comes and goes in a step that the allocator loses to rounding and gaps; assumed."""
+MAX_GATHERED = 1_000_000_000
+"""Parameters that ZeRO-3 keeps together at a time (`stage3_max_live_parameters`, DeepSpeed's default)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank at the highest point of a step.
+
+    `gradients` are fresh and accumulated ones, `activations` what the backward pass waits for, `transient` all else
+    that comes and goes, `runtime` what the process needs before there is a model, and what allocators lose.
+    """
+
+    weights: int
+    optimizer: int
+    gradients: int
+    activations: int
+    transient: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        """Bytes, all parts together."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations and tokens of one optimizer step at typical lengths, all ranks together; `hours` is of the stage.
+
+    `hours` is None if the profile does not say how fast its device is.
+    """
+
+    forward_flops: int
+    backward_flops: int
+    tokens: int
+    steps: int
+    hours: float | None
+
+
+class StageEstimator:
+    """Estimates of one stage for any hardware. What was traced once is not traced again."""
+
+    def __init__(self, recipe: Recipe, stage_name: str) -> None:
+        self.stage = recipe.stage(stage_name)
+        self._model, self._lora = recipe.model, adapters(recipe, self.stage)
+        self._traces: dict[tuple[Any, ...], Trace] = {}
+        model = self._empty()
+        sizes = {name: parameter.numel() for name, parameter in parameters_by_name(model).items()}
+        self.parameters = dict.fromkeys(PARTS, 0)
+        for name, size in sizes.items():
+            self.parameters[_part(name)] += size
+        self.trainable = sum(sizes[name] for name in trainable_names(sizes.keys(), self.stage.trains))
+        self.image_tokens = model.num_image_tokens
+
+    def tokens(self, answer: int) -> int:
+        """Length of a sequence with one image and an answer of so many tokens."""
+        return 1 + (PROMPT_TOKENS if self.stage.inputs.template else 0) + self.image_tokens + answer
+
+    def memory(self, hardware: Hardware) -> Memory:
+        """The highest point of a step whose sequences are all as long as the recipe allows."""
+        passed = self._trace(hardware, self.stage.inputs.max_text_tokens)
+        size, share = DTYPES[hardware.precision].itemsize, self._optimizer_share(hardware)
+        accumulated = 0
+        if self._pieces(hardware) > 1:
+            accumulated = self.trainable * size // (hardware.world_size if hardware.zero_stage >= 2 else 1)
+        bucket = BUCKET_ELEMENTS * size if hardware.device == "cuda" and hardware.zero_stage else 0
+        fresh = max(passed.gradients, bucket)
+        activations = min(passed.kept, passed.peak - passed.gradients)
+        highest = accumulated + passed.peak - passed.gradients + fresh
+        # The optimizer flattens its share of the gradients and makes a copy of it in 32 bits; activations are gone.
+        stepping = int(self.trainable * share * (2 * size + 4))
+        transient = max(highest, stepping) - accumulated - fresh - activations
+        return Memory(
+            weights=self._weights(hardware, size),
+            optimizer=int(self.trainable * share * self._optimizer_bytes(hardware)),
+            gradients=accumulated + fresh,
+            activations=activations,
+            transient=transient,
+            runtime=RUNTIME_BYTES[hardware.device] + int(ALLOCATOR_LOSS[hardware.device] * max(highest, stepping)),
+        )
+
+    def work(self, hardware: Hardware) -> Work:
+        """What one optimizer step computes, and how long the stage takes at the profile's speed."""
+        answer = min(self.stage.inputs.max_text_tokens, TYPICAL_ANSWER)
+        passed, passes = self._trace(hardware, answer), self._pieces(hardware) * hardware.world_size
+        steps, hours = total_steps(self.stage.schedule), None
+        if hardware.tflops is not None:
+            speed = hardware.tflops * 1e12 * hardware.utilisation * hardware.world_size
+            hours = (passed.forward_flops + passed.backward_flops) * passes * steps / speed / 3600
+        return Work(
+            forward_flops=passed.forward_flops * passes,
+            backward_flops=passed.backward_flops * passes,
+            tokens=self.tokens(answer) * self.stage.global_batch_size,
+            steps=steps,
+            hours=hours,
+        )
+
+    def micro_batch_size(self, hardware: Hardware) -> int:
+        """Samples that a rank really takes at a time: equal pieces of its share."""
+        return self.stage.global_batch_size // hardware.world_size // self._pieces(hardware)
+
+    def _pieces(self, hardware: Hardware) -> int:
+        return accumulation_steps(self.stage.global_batch_size, hardware.world_size, hardware.micro_batch_size)
+
+    def _weights(self, hardware: Hardware, size: int) -> int:
+        everything = sum(self.parameters.values())
+        if hardware.zero_stage < 3:
+            return everything * size
+        offloaded = hardware.offload == "optimizer_and_parameters" and hardware.device == "cuda"
+        held = 0 if offloaded else everything // hardware.world_size
+        return min(everything, held + min(everything, MAX_GATHERED)) * size
+
+    def _optimizer_share(self, hardware: Hardware) -> float:
+        """The part of the optimizer's state that this rank's device holds."""
+        if hardware.offload != "none" and hardware.device == "cuda":
+            return 0.0
+        return 1 / hardware.world_size if hardware.zero_stage else 1.0
+
+    def _optimizer_bytes(self, hardware: Hardware) -> int:
+        """Two moments in 32 bits; and the weights once more, always under ZeRO, and beside those in 16 bits."""
+        return 8 if hardware.zero_stage == 0 and hardware.precision == "fp32" else 12
+
+    def _empty(self) -> VisionLanguageModel:
+        return empty_model(self._model, self.stage.inputs.image_size, self._lora)
+
+    def _trace(self, hardware: Hardware, answer: int) -> Trace:
+        samples = self.micro_batch_size(hardware)
+        key = (samples, answer, hardware.gradient_checkpointing, hardware.precision)
+        if key not in self._traces:
+            model = set_up(self._empty(), self.stage.trains, hardware.gradient_checkpointing)
+            side = self.stage.inputs.image_size
+            self._traces[key] = trace(
+                model, DTYPES[hardware.precision], (samples, 3, side, side), self._texts(samples, answer)
+            )
+        return self._traces[key]
+
+    def _texts(self, samples: int, answer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """input_ids, attention_mask, labels: every sequence begins with its image and ends with its answer."""
+        input_ids = torch.zeros(samples, self.tokens(answer), dtype=torch.int64)
+        input_ids[:, 1 : 1 + self.image_tokens] = IMAGE_SLOT
+        labels = input_ids.new_full(input_ids.shape, IGNORE_INDEX)
+        labels[:, -answer:] = 0
+        return input_ids, torch.ones_like(input_ids), labels
+
+
+def limit(hardware: Hardware) -> int | None:
+    """Bytes that one rank may use; None if the profile of a GPU does not say."""
+    if hardware.device == "cuda":
+        return None if hardware.memory_gib is None else int(hardware.memory_gib * GIB)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(hardware.memory_gib * GIB if hardware.memory_gib else machine) // hardware.ranks
+
+
+def _part(name: str) -> str:
+    """Which part of the model a parameter belongs to."""
+    if PATTERNS["connector.qformer"].fullmatch(name):
+        return "qformer"
+    if name.startswith("connector."):
+        return "projections"
+    return "lora" if PATTERNS["language_model.lora"].fullmatch(name) else name.partition(".")[0]

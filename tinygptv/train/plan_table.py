@@ -1,0 +1,69 @@
+"""Estimates of a recipe's stages, as one record per stage and as a table to read."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tinygptv.definitions.hardware import Hardware
+from tinygptv.train.estimate import GIB, PROMPT_TOKENS, TYPICAL_ANSWER, StageEstimator, limit
+
+Record = dict[str, Any]
+
+_WIDTH = 12
+_ASSUMED = (
+    f"Memory is planned for sequences as long as the recipe allows, with {PROMPT_TOKENS} tokens of prompt where there "
+    f"is a template; operations and hours for answers of {TYPICAL_ANSWER} tokens where it allows more."
+)
+
+
+def record(estimator: StageEstimator, hardware: Hardware) -> Record:
+    """Everything that is known about a stage beforehand; bytes per rank, operations per optimizer step of all ranks."""
+    memory, work, size = estimator.memory(hardware), estimator.work(hardware), estimator.micro_batch_size(hardware)
+    batch, total = estimator.stage.global_batch_size, sum(estimator.parameters.values())
+    return {
+        "stage": estimator.stage.stage,
+        "parameters": {**estimator.parameters, "total": total, "trained": estimator.trainable},
+        "memory_bytes": {**asdict(memory), "total": memory.total, "limit": limit(hardware)},
+        "ranks": hardware.world_size,
+        "micro_batch_size": size,
+        "gradient_accumulation_steps": batch // hardware.world_size // size,
+        "longest_sequence": estimator.tokens(estimator.stage.inputs.max_text_tokens),
+        "tokens_per_step": work.tokens,
+        "forward_tflop": round(work.forward_flops / 1e12, 4),
+        "backward_tflop": round(work.backward_flops / 1e12, 4),
+        "steps": work.steps,
+        "hours": None if work.hours is None else round(work.hours, 4),
+    }
+
+
+def table(records: Sequence[Record], hardware: Hardware) -> list[str]:
+    """One column per stage, and what was assumed."""
+
+    def row(name: str, cells: Iterable[str]) -> str:
+        return f"{name:<22}" + "".join(f"{cell:>{_WIDTH}}" for cell in cells)
+
+    def rows(group: str, show: Callable[[Any], str]) -> list[str]:
+        return [row(f"  {name}", (show(one[group][name]) for one in records)) for name in records[0][group]]
+
+    def plain(name: str, key: str, form: str = "d") -> str:
+        return row(name, ("unknown" if one[key] is None else f"{one[key]:{form}}" for one in records))
+
+    speed = f"{hardware.utilisation:.0%} of {hardware.tflops} TFLOP/s per rank" if hardware.tflops else "unknown"
+    return [
+        row("", (one["stage"] for one in records)),
+        "parameters, millions",
+        *rows("parameters", lambda count: f"{count / 1e6:.3f}"),
+        "memory per rank, GiB",
+        *rows("memory_bytes", lambda size: "unknown" if size is None else f"{size / GIB:.3f}"),
+        f"per step, {hardware.world_size} {'rank' if hardware.world_size == 1 else 'ranks'}",
+        plain("  samples at a time", "micro_batch_size"),
+        plain("  times", "gradient_accumulation_steps"),
+        plain("  longest sequence", "longest_sequence"),
+        plain("  tokens", "tokens_per_step"),
+        plain("  TFLOP forward", "forward_tflop", ".3f"),
+        plain("  TFLOP backward", "backward_tflop", ".3f"),
+        plain("steps", "steps"),
+        plain("hours", "hours", ".2f"),
+        _ASSUMED,
+        f"Speed: {speed}; assumed until a run has been measured.",
+    ]

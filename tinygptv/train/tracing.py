@@ -1,0 +1,143 @@
+"""One forward and backward pass on tensors without memory: what it would hold, and how much it would compute.
+
+The model that is traced is the one that is trained, so a plan cannot drift from it. Weights and activations are fake:
+they have a shape, a type and a device, and no data. What is known beforehand, the token ids, the mask and the labels,
+stays real, because how many labels there are decides the size of what follows.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a pass allocates beyond the weights, in bytes, and its products, in floating-point operations.
+
+    `kept`: what the backward pass needs, alive when the forward pass ends; `peak`: the most that is alive at any time,
+    of which `gradients` are those of parameters. A multiply-add counts as two operations.
+    """
+
+    kept: int
+    peak: int
+    gradients: int
+    forward_flops: int
+    backward_flops: int
+
+
+def trace(model: nn.Module, dtype: torch.dtype, pixels: Sequence[int], texts: Sequence[Tensor]) -> Trace:
+    """Run `model(pixel_values, *texts)` and its backward pass; the first thing it returns is the loss.
+
+    `model` is set up for training and may be on the `meta` device; it is left with fake parameters of type `dtype`.
+    `pixels` is a shape, `texts` are real tensors.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _fake(model, dtype)
+        meter = _Meter(tensor.untyped_storage() for tensor in [*model.parameters(), *model.buffers()])
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(meter.count_gradient)
+        with meter:
+            pixel_values = torch.empty(*pixels, dtype=dtype)
+            loss, *rest = model(pixel_values, *texts)
+            kept, forward_flops = meter.alive, meter.flops
+            loss.backward()
+    del rest
+    return Trace(kept, meter.peak, meter.gradients_at_peak, forward_flops, meter.flops - forward_flops)
+
+
+class _Meter(TorchDispatchMode):
+    """Counts the bytes of living storages and the operations of every product; computes on real tensors for real.
+
+    Storages in `before` are not counted.
+    """
+
+    def __init__(self, before: Iterable[torch.UntypedStorage]) -> None:
+        super().__init__()
+        self.alive = self.peak = self.flops = 0
+        self.gradients_at_peak = self._gradients = 0
+        self._seen = weakref.WeakSet(before)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        # Positions are known as well: the library looks at them to find out that it needs no mask.
+        known = bool(tensors) or func._overloadpacket is aten.arange
+        if known and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        if func is aten.index.Tensor:
+            args = (args[0], _positions(args[1]))
+        result = func(*args, **kwargs)
+        if count := FLOPS.get(func._overloadpacket):
+            self.flops += count(*args, **kwargs, out_val=result)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, FakeTensor):
+                self._follow(leaf.untyped_storage())
+        return result
+
+    def count_gradient(self, parameter: Tensor) -> None:
+        """Called when the gradient of `parameter` is complete."""
+        self._gradients += parameter.numel() * parameter.element_size()
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._seen:
+            self._seen.add(storage)
+            self.alive += storage.nbytes()
+            if self.alive > self.peak:
+                self.peak, self.gradients_at_peak = self.alive, self._gradients
+            weakref.finalize(storage, self._forget, storage.nbytes())
+
+    def _forget(self, size: int) -> None:
+        self.alive -= size
+
+
+def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Real boolean masks as the positions they choose: the number of rows they leave is then known."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if index is None or isinstance(index, FakeTensor) or index.dtype != torch.bool:
+            found.append(index)
+        else:
+            with unset_fake_temporarily():
+                found += index.nonzero(as_tuple=True)
+    return found
+
+
+def _fake(model: nn.Module, dtype: torch.dtype) -> None:
+    """Replace every parameter and buffer by a fake one on the CPU; buffers keep their type, as in DeepSpeed."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            empty = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), parameter.requires_grad)
+            setattr(module, name, empty)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
+
+
+FLOPS: dict[Any, Callable[..., int]] = flop_registry | {
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""Operations of every product, by kernel; torch does not count its attention on the CPU."""
