@@ -1,0 +1,88 @@
+"""Ours beside the peer: the same work, in one process, in turns, as a ratio.
+
+Each figure is one JSON line, printed and appended to benchmarks/results/DATE.jsonl. Times are CPU seconds of this
+process unless a benchmark says otherwise: on a machine that others use too they say more than the clock does.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "images"
+"""Real photographs beside the checkout; the benchmarks say `generated` where they are not there."""
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """CPU seconds that one call takes."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def in_turns(ours: Callable[[], Any], peer: Callable[[], Any], rounds: int = 7) -> tuple[float, float]:
+    """Median CPU seconds of each; the first round, which fills caches, does not count."""
+    times = [(seconds_of(ours), seconds_of(peer)) for _ in range(rounds + 1)][1:]
+    return statistics.median(mine for mine, _ in times), statistics.median(theirs for _, theirs in times)
+
+
+def report(name: str, ours: float, peer: float | None, unit: str, goal: str, **details: Any) -> None:
+    """One figure. `goal` is about the ratio, or about ours where there is no peer."""
+    figure = {
+        "name": name,
+        "ours": round(ours, 4),
+        "peer": None if peer is None else round(peer, 4),
+        "ratio": None if peer is None else round(ours / peer, 4),
+        "unit": unit,
+        "goal": goal,
+        **details,
+        **_machine(),
+    }
+    line = json.dumps(figure)
+    print(line, flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{datetime.now(UTC):%Y-%m-%d}.jsonl").open("a") as stream:
+        stream.write(line + "\n")
+
+
+def photographs(least: int) -> tuple[list[bytes], str]:
+    """JPEGs to work on, at least so many, and what they are: `real`, or `generated` where none are at hand."""
+    found = sorted((PHOTOGRAPHS / "coco").rglob("*.jpg")) + sorted((PHOTOGRAPHS / "llava_pretrain").rglob("*.jpg"))
+    kind = "real" if found else "generated"
+    pictures = [path.read_bytes() for path in found] or generated(100)
+    return (pictures * (least // len(pictures) + 1))[:least] if len(pictures) < least else pictures, kind
+
+
+def generated(count: int, megapixels: float = 0.46) -> list[bytes]:
+    """JPEGs of gradients with grain, in sizes and shapes as the web has them."""
+    import numpy as np
+    import simplejpeg
+
+    chance = np.random.default_rng(0)
+    pictures = []
+    for _ in range(count):
+        aspect, pixels = chance.uniform(0.6, 1.7), megapixels * 1e6 * chance.uniform(0.5, 1.5)
+        height, width = int((pixels / aspect) ** 0.5), int((pixels * aspect) ** 0.5)
+        slope = np.linspace(0, 200, width)[None, :, None] * chance.uniform(0.2, 1, 3)
+        grain = chance.normal(20, 8, (height, width, 1))
+        image = np.clip(slope + grain, 0, 255).astype(np.uint8)
+        pictures.append(simplejpeg.encode_jpeg(np.ascontiguousarray(image), 82, "RGB", "420"))
+    return pictures
+
+
+def _machine() -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "commit": commit.stdout.strip(),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
