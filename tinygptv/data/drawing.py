@@ -16,6 +16,7 @@ A card is a step (`per_step`, as the reference trains: a batch holds one compone
 
 import functools
 import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -77,6 +78,11 @@ def ordinals_before(mixture: Mixture, component: int, seed: int, step: int, batc
     counts = _deck_counts(weights)
     cards = deck * counts[component] + int((_shuffled_deck(counts, seed, deck)[0][:place] == component).sum())
     return cards * batch if mixture.draw == "per_step" else cards
+
+
+def order_seed(seed: int, stage: str) -> int:
+    """The seed of a stage's order: stages that share a mixture must not walk through it in the same order."""
+    return (seed * 1_000_003 + zlib.crc32(stage.encode())) % 2**63
 
 
 def declared_shares(mixture: Mixture) -> list[float]:

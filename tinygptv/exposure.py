@@ -1,0 +1,167 @@
+"""Who saw a sample: the versions and mixtures that hold it, the stages that drew it, and what was made from those.
+
+Drawing is a pure function, so nothing had to be recorded to know exactly, except how many tombstones the ranks knew at
+each step: `metrics.jsonl` says that.
+"""
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygptv.artifacts import Manifest, Store
+from tinygptv.data.drawing import Mask, order_seed, times_drawn
+from tinygptv.data.forget import masked_rows, matches
+from tinygptv.data.mixing import SAMPLES, MixedSamples
+from tinygptv.data.tombstones import Tombstone
+from tinygptv.data.versions import number_of
+from tinygptv.train.stage import CHECKPOINTS, JOB, METRICS, Job, read_metrics
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A raw or filtered artifact or a mixture with samples that are named; `version` if it was published."""
+
+    artifact: str
+    samples: int
+    version: int | None = None
+
+    def __str__(self) -> str:
+        version = f" (version {self.version})" if self.version else ""
+        return f"{self.artifact}{version}: holds {self.samples}"
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """A stage that was shown named samples, or something made from one (`through` names the stage).
+
+    `samples` are distinct ones, `times` how often they were shown, from step `first_step` (from 1) on, within `steps`
+    steps. `checkpoints` are those of an unfinished stage that were written after it.
+    """
+
+    artifact: str
+    samples: int = 0
+    times: int = 0
+    first_step: int = 0
+    steps: int = 0
+    through: str | None = None
+    unfinished: bool = False
+    checkpoints: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.through:
+            return f"{self.artifact}: made from {self.through}"
+        seen = (
+            f"{self.artifact}: saw {self.samples}, {self.times} times in {self.steps} steps, first in {self.first_step}"
+        )
+        if not self.unfinished:
+            return seen
+        kept = f"; in its checkpoints {', '.join(self.checkpoints)}" if self.checkpoints else ""
+        return f"{seen}; unfinished{kept}; ranks that run now go on until they are started again"
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Everything in a workdir that holds or saw named samples."""
+
+    holders: list[Holder]
+    exposures: list[Exposure]
+
+
+def traces(store: Store, wanted: Sequence[Tombstone]) -> Traces:
+    """Where samples that tombstones name lie, and what has learned from them.
+
+    A finished stage is judged exactly, an unfinished one by the steps it has recorded here so far.
+    """
+    holders = []
+    for artifact in [*store.names("raw/"), *store.names("filtered/")]:
+        if found := len(matches(store, artifact, wanted)):
+            holders.append(Holder(artifact, found, number_of(store, artifact)))
+    masks = {}
+    for mixture in store.names("mixtures/"):
+        named = masked_rows(store, mixture, store.file(mixture, SAMPLES), wanted)
+        if named.any():
+            masks[mixture] = named
+            holders.append(Holder(mixture, int(named.sum())))
+    made = [manifest for name in store.names("runs/*/") if (manifest := store.find(name))]
+    seen = [*_finished(store, made, masks), *_unfinished(store, masks)]
+    return Traces(holders, [*seen, *_descendants(made, [one.artifact for one in seen])])
+
+
+def _finished(store: Store, made: list[Manifest], masks: dict[str, NDArray[np.bool_]]) -> Iterator[Exposure]:
+    for manifest in made:
+        if "stage" in manifest.definition and manifest.parents[0] in masks:
+            stage, seed = manifest.definition["stage"], manifest.definition["seed"]
+            drawn = _Drawn(store, manifest.parents[0], stage["stage"], stage["global_batch_size"], seed)
+            rows = read_metrics(store.file(manifest.artifact, METRICS))
+            if found := drawn.exposure(manifest.artifact, rows, masks[manifest.parents[0]]):
+                yield found
+
+
+def _unfinished(store: Store, masks: dict[str, NDArray[np.bool_]]) -> Iterator[Exposure]:
+    for path in sorted(store.draft("runs").glob(f"*/*/{JOB}")):
+        job = Job.model_validate_json(path.read_text())
+        if job.mixture not in masks:
+            continue
+        drawn = _Drawn(store, job.mixture, job.stage.stage, job.stage.global_batch_size, job.seed)
+        rows, artifact = read_metrics(path.with_name(METRICS)), str(path.parent.relative_to(store.draft("")))
+        if found := drawn.exposure(artifact, rows, masks[job.mixture]):
+            after = (folder.name for folder in sorted((path.parent / CHECKPOINTS).glob("step*")))
+            kept = tuple(name for name in after if int(name.removeprefix("step")) >= found.first_step)
+            yield Exposure(**(vars(found) | {"unfinished": True, "checkpoints": kept}))
+
+
+def _descendants(made: list[Manifest], seen: list[str]) -> Iterator[Exposure]:
+    """Later stages, exports and their quantized forms, each after what it was made from; not scores and reports."""
+    known = set(seen)
+    for source in seen:
+        waiting = [source]
+        for parent in waiting:
+            for manifest in made:
+                is_model = "stage" in manifest.definition or manifest.made_by in ("export", "quantize")
+                if is_model and parent in manifest.parents and manifest.artifact not in known:
+                    known.add(manifest.artifact)
+                    waiting.append(manifest.artifact)
+                    yield Exposure(manifest.artifact, through=source)
+
+
+class _Drawn:
+    """What a stage drew from a mixture."""
+
+    def __init__(self, store: Store, mixture: str, stage: str, batch: int, seed: int) -> None:
+        self._store, self._mixture = store, mixture
+        self._seed, self._batch = order_seed(seed, stage), batch
+
+    def exposure(self, artifact: str, rows: list[dict[str, Any]], named: NDArray[np.bool_]) -> Exposure | None:
+        """How the steps of these metrics showed the named rows of the mixture; None if they did not."""
+        parts = list(self._parts(rows))
+        times = self._times(parts, len(rows), named)
+        if not times.any():
+            return None
+        first = bisect.bisect_left(range(len(rows)), 1, key=lambda step: int(self._times(parts, step + 1, named).sum()))
+        return Exposure(artifact, int((times > 0).sum()), int(times.sum()), first + 1, len(rows))
+
+    def _parts(self, rows: list[dict[str, Any]]) -> Iterator[tuple[range, MixedSamples]]:
+        """Runs of steps whose ranks knew the same tombstones, with the mixture as they saw it."""
+        begin = 0
+        for known, group in groupby(row.get("tombstones", 0) for row in rows):
+            end = begin + len(list(group))
+            yield range(begin, end), MixedSamples(self._store, self._mixture, known)
+            begin = end
+
+    def _times(
+        self, parts: list[tuple[range, MixedSamples]], steps: int, named: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """How often each named row was shown in the first `steps` steps."""
+        total = np.zeros(int(named.sum()), dtype=np.int64)
+        for part, mixed in parts:
+            until = range(part.start, min(part.stop, steps))
+            masks: Sequence[Mask] = mixed.masks
+            if until:
+                drawn = times_drawn(mixed.mixture, mixed.sizes, self._seed, until, self._batch, masks)
+                total += np.concatenate(drawn)[named]
+        return total
