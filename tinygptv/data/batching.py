@@ -95,9 +95,10 @@ class Loader:
         num_image_tokens: int,
         global_batch_size: int,
         seed: int,
+        first_tombstones: int | None = None,
     ) -> None:
-        """`mixture` names the artifact that `mix` made."""
-        self.mixed = MixedSamples(store, mixture)
+        """`mixture` names the artifact that `mix` made; what the first tombstones, or all, name is masked."""
+        self.mixed = MixedSamples(store, mixture, first_tombstones)
         self.collator = Collator(tokenizer, inputs, num_image_tokens)
         self.global_batch_size, self.seed = global_batch_size, seed
 
