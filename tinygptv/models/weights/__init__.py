@@ -9,6 +9,7 @@ from tinygptv.models.weights.loading import (
     load_weights,
     open_handoff,
     parameters_by_name,
+    trained_file,
 )
 from tinygptv.models.weights.report import LoadReport
 from tinygptv.models.weights.saving import save_trained
@@ -25,4 +26,5 @@ __all__ = [
     "open_weights",
     "parameters_by_name",
     "save_trained",
+    "trained_file",
 ]

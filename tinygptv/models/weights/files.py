@@ -7,6 +7,8 @@ opened again and again rather than held open.
 
 import json
 import re
+import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -114,8 +116,8 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
     is_zip, is_pickle, is_safetensors = head.startswith(b"PK\x03\x04"), head[:1] == b"\x80", head[8:9] == b"{"
     if not (is_zip or is_pickle or is_safetensors):
         raise HandoffError(
-            f"{path}: not a checkpoint, begins with {head[:16]!r}; weights are safetensors files, .pth or .bin files "
-            "of torch, or folders of them"
+            f"{path}: not a checkpoint, it begins with {head[:16]!r}; weights are safetensors files, .pth or .bin "
+            "files of torch, or folders of them"
         )
     if is_zip and not zipfile.is_zipfile(path):
         raise HandoffError(
@@ -194,16 +196,18 @@ def _load(path: Path) -> dict[str, Tensor]:
                 "unpack it and point at the weights in it"
             )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AssertionError) as error:
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise HandoffError(
-                f"{path}: holds code ({code[1]}), which is never run; get the weights as safetensors, or as a file of "
-                "tensors and plain values only"
-            ) from error
+        with warnings.catch_warnings(action="ignore"):  # about pickles of another kind, which are refused below anyway
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"Unpickler error:\s*(.+?)\s*(\n|$)", str(error))
         raise HandoffError(
-            f"{path}: truncated, or not a checkpoint: torch cannot read it ({str(error).splitlines()[0][:120]}); "
-            "download it again"
+            f"{path}: holds code, or what may be code, which is never run ({code[1] if code else error}); get the "
+            "weights as safetensors, or as a file of tensors and plain values only"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AssertionError, struct.error) as error:
+        told = next(iter(str(error).splitlines()), "it ends too early")[:120]
+        raise HandoffError(
+            f"{path}: truncated, or not a checkpoint: torch cannot read it ({told}); download it again"
         ) from error
     tensors = content.get("model", content) if isinstance(content, dict) else {}
     if not isinstance(tensors, dict) or not any(isinstance(tensor, Tensor) for tensor in tensors.values()):

@@ -22,6 +22,7 @@ from tinygptv.models.lora import plain_name
 from tinygptv.models.vision import POSITIONS, resize_positions
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import published
+from tinygptv.models.weights.adapter import is_adapter, read_adapter
 from tinygptv.models.weights.anew import LORA, initial, rules
 from tinygptv.models.weights.configs import check_config
 from tinygptv.models.weights.files import open_weights
@@ -36,13 +37,14 @@ _POSITION_TABLE = f"vision_encoder.model.{POSITIONS}"
 
 @dataclass(frozen=True)
 class Handoff:
-    """What earlier stages trained: a file or a stage's folder, and the parameters that must be in it.
+    """What earlier stages trained: a file or folder, the parameters that must be in it, and the adapters they speak of.
 
     It may hold more, as long as the model has it: a checkpoint with a trained Q-Former, say.
     """
 
     path: Path
     required: Collection[str] = ()
+    lora: Lora | None = None
 
 
 def empty_model(definition: Model, image_size: int, lora: Lora | None = None) -> VisionLanguageModel:
@@ -71,12 +73,13 @@ def load_weights(
     parameters = parameters_by_name(model)
     sources = _backbones(definition)
     if handoff is not None:
-        sources.append((str(handoff.path), open_handoff(handoff, definition, parameters.keys())))
+        sources.append((str(handoff.path), open_handoff(handoff, definition, parameters)))
+    resize = partial(resize_positions, grid=model.image_size // definition.vision_encoder.patch_size)
+    for place, translation in sources:
+        if positions := translation.tensors.get(_POSITION_TABLE):
+            translation.tensors[_POSITION_TABLE] = derived(resize, [positions])
+        check_places(translation.tensors, place, parameters)
     table, origin, left_out = _merged(sources)
-    _refuse_left_over(table, origin, parameters)
-    if _POSITION_TABLE in table:
-        resize = partial(resize_positions, grid=model.image_size // definition.vision_encoder.patch_size)
-        table[_POSITION_TABLE] = derived(resize, [table[_POSITION_TABLE]])
     begins_anew = {
         name: how
         for name in parameters
@@ -84,7 +87,7 @@ def load_weights(
         for pattern, how in rules(definition).items()
         if pattern.search(name)
     }
-    _check_fit(parameters, table, origin, parameters.keys() - begins_anew.keys())
+    _refuse_missing(parameters.keys() - begins_anew.keys(), table, dict(sources))
     fill(model, table, dtype)
     names = {plain_name(name): name for name, _ in model.named_parameters()}
     for name in begins_anew:
@@ -102,21 +105,21 @@ def load_state(model: nn.Module, path: Path) -> None:
     Raises HandoffError if a tensor is missing, left over or of another shape.
     """
     table, wanted = open_weights(path), model.state_dict()
-    origin = dict.fromkeys(table, str(path))
-    _refuse_left_over(table, origin, wanted.keys())
-    _check_fit(wanted, table, origin, wanted.keys())
+    check_places(table, str(path), wanted)
+    _refuse_missing(wanted, table, [str(path)])
     fill(model, table)
 
 
-def open_handoff(handoff: Handoff, definition: Model, names: Collection[str]) -> Translation:
-    """What a stage left behind, ours or published, under our names, not read yet.
+def open_handoff(handoff: Handoff, definition: Model, parameters: Mapping[str, Tensor]) -> Translation:
+    """What a stage left behind, in any known layout, under our names, not read yet.
 
-    Raises HandoffError if something required is missing, or if adapters are there or absent against the stage's word.
+    Raises HandoffError if something required is missing, something does not fit the model's `parameters`, or adapters
+    are there or absent against the stage's word.
     """
-    translation = trained_file(handoff.path, definition)
+    translation = trained_file(handoff.path, definition, handoff.lora)
     found = translation.tensors
-    _check_adapters(handoff, found, names)
-    _refuse_left_over(found, dict.fromkeys(found, str(handoff.path)), names)
+    _check_adapters(handoff, found, parameters.keys())
+    check_places(found, str(handoff.path), parameters)
     if missing := sorted(set(handoff.required) - found.keys()):
         raise HandoffError(
             f"{handoff.path}: {len(missing)} missing ({_some(missing)}), which the stage carries on; "
@@ -125,8 +128,10 @@ def open_handoff(handoff: Handoff, definition: Model, names: Collection[str]) ->
     return translation
 
 
-def trained_file(path: Path, definition: Model) -> Translation:
-    """Trained tensors in any known layout: a file or folder of ours, or a checkpoint of the published code."""
+def trained_file(path: Path, definition: Model, lora: Lora | None = None) -> Translation:
+    """Trained tensors: a file or folder of ours, a checkpoint of the published code, or an adapter folder of PEFT."""
+    if is_adapter(path):
+        return read_adapter(path, definition.language_model, lora)
     table = open_weights(path)
     if published.is_reference(table):
         return published.reference_file(table, definition)
@@ -184,36 +189,31 @@ def _merged(sources: list[tuple[str, Translation]]) -> tuple[Table, dict[str, st
     return table, origin, left_out
 
 
-def _refuse_left_over(found: Table, origin: Mapping[str, str], names: Collection[str]) -> None:
-    if extra := sorted(found.keys() - set(names)):
-        place = origin[extra[0]]
-        told = [" + ".join(found[name].names) for name in extra if origin[name] == place]
+def check_places(table: Table, place: str, parameters: Mapping[str, Tensor]) -> None:
+    """Raise HandoffError unless every tensor of the file `place` has a parameter of its name and shape."""
+    if extra := [" + ".join(table[name].names) for name in sorted(table.keys() - parameters.keys())]:
         raise HandoffError(
-            f"{place}: does not fit the model: {len(told)} left over ({_some(told)}); "
+            f"{place}: does not fit the model: {len(extra)} left over ({_some(extra)}); "
             "these weights belong to another recipe"
+        )
+    shapes = [
+        f"{name} {tuple(stored.shape)} for {tuple(parameters[name].shape)}"
+        for name, stored in table.items()
+        if stored.shape != parameters[name].shape
+    ]
+    if shapes:
+        raise HandoffError(
+            f"{place}: does not fit the model: {len(shapes)} of another shape ({_some(shapes)}); "
+            f"these weights belong to another recipe{_rank_hint(shapes)}"
         )
 
 
-def _check_fit(
-    parameters: Mapping[str, Tensor], table: Table, origin: Mapping[str, str], expected: Collection[str]
-) -> None:
-    if missing := sorted(set(expected) - table.keys()):
-        files = ", ".join(dict.fromkeys(origin.values()))
+def _refuse_missing(expected: Collection[str], found: Collection[str], places: Collection[str]) -> None:
+    if missing := sorted(set(expected) - set(found)):
         raise HandoffError(
-            f"{files}: does not fit the model: {len(missing)} missing ({_some(missing)}); "
+            f"{', '.join(places)}: does not fit the model: {len(missing)} missing ({_some(missing)}); "
             "these weights belong to another recipe"
         )
-    for place in dict.fromkeys(origin.values()):
-        shapes = [
-            f"{name} {tuple(stored.shape)} for {tuple(parameters[name].shape)}"
-            for name, stored in table.items()
-            if origin[name] == place and stored.shape != parameters[name].shape
-        ]
-        if shapes:
-            raise HandoffError(
-                f"{place}: does not fit the model: {len(shapes)} of another shape ({_some(shapes)}); "
-                f"these weights belong to another recipe{_rank_hint(shapes)}"
-            )
 
 
 def _rank_hint(shapes: list[str]) -> str:

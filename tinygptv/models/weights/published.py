@@ -217,6 +217,21 @@ def reference_file(table: Table, definition: Model) -> Translation:
     return Translation("a checkpoint of the published code", encoder.tensors | tensors, encoder.left_out | left_out)
 
 
+def pretrained_part(table: Table, definition: Model, where: str) -> Translation | None:
+    """Whichever pretrained part the tensors are, as somebody published it; None if they are something else."""
+    if is_reference(table):
+        return None
+    if any(name.startswith(("cls_token", "visual_encoder.")) for name in table):
+        return vision_file(table, definition.vision_encoder.depth)
+    if any(name.startswith(("Qformer.", "qformer.")) for name in table):
+        for position, part in enumerate(definition.connector):
+            if isinstance(part, QFormer):
+                return qformer_file(table, f"connector.{position}", part, where)
+    if any(name.startswith(("model.layers.", "transformer.h.")) for name in table):
+        return language_file(table, definition.language_model)
+    return None
+
+
 def is_reference(table: Table) -> bool:
     """Whether the names are those of the published code's checkpoints."""
     return any(name.startswith(("llama_model.", "llama_proj")) for name in table)

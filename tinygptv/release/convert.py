@@ -1,0 +1,143 @@
+"""Weights in any known layout → the layout that someone else reads: ours, the published code's, PEFT's, transformers'.
+
+    tinygptv     a folder with `trained.safetensors`: what the input holds, under our names; a stage may start from it
+    reference    one `.pth` file, `{"model": …}`, that the published code loads
+    peft         an adapter folder for transformers' stock language model (see models/weights/adapter.py)
+    merged       a release folder, adapters merged, that loads by itself; in its `language_model/` the decoder alone, as
+                 transformers' own class loads it, with the attention norms, for which it has no place, in a file beside
+
+Names, shapes and numbers are checked against a recipe's stage; values are moved, never changed, but for merging.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, get_args
+
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Parameter
+from transformers import PretrainedConfig
+
+from tinygptv.artifacts import storage_errors
+from tinygptv.data.batching import load_tokenizer
+from tinygptv.definitions.recipe import LanguageModel, Phi, Recipe, Stage
+from tinygptv.errors import HandoffError, StorageError
+from tinygptv.locations import local_path
+from tinygptv.models.language.llama import llama_config
+from tinygptv.models.language.phi import phi_config
+from tinygptv.models.lora import merge_lora
+from tinygptv.models.weights import (
+    Handoff,
+    LoadReport,
+    empty_model,
+    load_weights,
+    open_handoff,
+    open_weights,
+    parameters_by_name,
+)
+from tinygptv.models.weights.adapter import is_adapter, write_adapter
+from tinygptv.models.weights.loading import check_places
+from tinygptv.models.weights.published import Translation, pretrained_part
+from tinygptv.models.weights.saving import save_reference
+from tinygptv.models.weights.stock import to_stock
+from tinygptv.models.weights.stored import read_all
+from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
+from tinygptv.train.freezing import trainable_names
+from tinygptv.train.stage import TRAINED, adapters, inherited
+
+Layout = Literal["tinygptv", "reference", "peft", "merged"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+LANGUAGE_MODEL, ATTENTION_NORMS = "language_model", "attention_norms.safetensors"
+
+
+def convert(source: Path, target: Path, layout: Layout, recipe: Recipe, stage_name: str) -> LoadReport:
+    """Write `source`, a file or folder in any known layout, to `target`, which is complete afterwards or absent.
+
+    The report says what became of every tensor. Raises StorageError if `target` exists, HandoffError if `source` is not
+    what the stage leaves behind and no pretrained part of the recipe's model either.
+    """
+    if target.exists():
+        raise StorageError(f"{target}: exists already; choose another place, or remove it first")
+    stage = recipe.stage(stage_name)
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as draft:
+            result = Path(draft) / target.name
+            report = _write(source, result, layout, recipe, stage)
+            result.rename(target)
+    return report
+
+
+def _write(source: Path, result: Path, layout: Layout, recipe: Recipe, stage: Stage) -> LoadReport:
+    if layout == "merged":
+        return _write_merged(source, result, recipe, stage)
+    translation = _read(source, recipe, stage, layout)
+    tensors, lora = read_all(translation.tensors), adapters(recipe, stage)
+    match layout:
+        case "tinygptv":
+            result.mkdir()
+            save_file(tensors, result / TRAINED)
+        case "reference":
+            save_reference(tensors, result, recipe.model)
+        case "peft":
+            if lora is None:
+                raise HandoffError(
+                    f"{source}: {stage.stage} has no adapters, so there is nothing for PEFT; use another layout"
+                )
+            result.mkdir()
+            write_adapter(result, tensors, recipe.model.language_model, lora)
+    where = f"from {source.name} ({translation.layout})"
+    left_out = {(source.name, name): reason for name, reason in translation.left_out.items()}
+    return LoadReport(dict.fromkeys(tensors, where), {}, left_out)
+
+
+def _read(source: Path, recipe: Recipe, stage: Stage, layout: Layout) -> Translation:
+    """What the stage trained, or, to be written in our layout alone, a pretrained part."""
+    definition, lora = recipe.model, adapters(recipe, stage)
+    parameters = parameters_by_name(empty_model(definition, definition.vision_encoder.image_size, lora))
+    part = None if is_adapter(source) else pretrained_part(open_weights(source), definition, str(source))
+    if part is None:
+        return open_handoff(_handoff(source, recipe, stage, parameters), definition, parameters)
+    if layout != "tinygptv":
+        raise HandoffError(f"{source}: {part.layout}, a pretrained part, which --to {layout} has no place for")
+    check_places(part.tensors, str(source), parameters)
+    return part
+
+
+def _handoff(source: Path, recipe: Recipe, stage: Stage, parameters: dict[str, Parameter]) -> Handoff:
+    trained = trainable_names(parameters.keys(), [*inherited(recipe, stage), *stage.trains])
+    return Handoff(source, trained, adapters(recipe, stage))
+
+
+def _write_merged(source: Path, result: Path, recipe: Recipe, stage: Stage) -> LoadReport:
+    model = empty_model(recipe.model, stage.inputs.image_size, adapters(recipe, stage))
+    handoff = _handoff(source, recipe, stage, parameters_by_name(model))
+    report = load_weights(model, recipe.model, handoff=handoff)
+    merge_lora(model.language_model)
+    result.mkdir()
+    save_weights(result, _contiguous(model.state_dict()))
+    save_config(result, ReleaseConfig(model=recipe.model, inputs=stage.inputs))
+    load_tokenizer(local_path(recipe.model.language_model.tokenizer)).save_pretrained(result / TOKENIZER)
+    _write_decoder(result / LANGUAGE_MODEL, model.language_model.state_dict(), recipe.model.language_model)
+    return report
+
+
+def _write_decoder(folder: Path, tensors: Mapping[str, Tensor], definition: LanguageModel) -> None:
+    stock = to_stock(tensors, definition)
+    folder.mkdir()
+    save_weights(folder, _contiguous(stock.tensors))
+    _stock_config(definition).save_pretrained(folder)
+    if stock.others:
+        save_file(_contiguous(stock.others), folder / ATTENTION_NORMS)
+
+
+def _stock_config(definition: LanguageModel) -> PretrainedConfig:
+    config = phi_config(definition) if isinstance(definition, Phi) else llama_config(definition)
+    config.architectures = ["PhiForCausalLM" if isinstance(definition, Phi) else "LlamaForCausalLM"]
+    return config
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
