@@ -36,8 +36,7 @@ def collated(collator: Collator, image: ImageReference | None, *conversations: S
     samples = [
         Sample(str(number), image, tuple(Turn(*turn) for turn in turns)) for number, turns in enumerate(conversations)
     ]
-    template = collator.inputs.template
-    return collator.training(samples, [render(sample, "conversation", template) for sample in samples])
+    return collator.training(samples, [render(sample, "conversation", collator.inputs) for sample in samples])
 
 
 def learned(batch: Batch, row: int, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -50,7 +49,7 @@ def test_text_only_samples_have_no_image_slots_and_no_pixels(
 ) -> None:
     collator = Collator(byte_tokenizer, inputs(), SLOTS)
     samples = [Sample("a", None, (Turn("who?", "she"),)), Sample("b", image, (Turn("what?", "cat"),))]
-    batch = collator.training(samples, [render(sample, "conversation", HUMAN) for sample in samples])
+    batch = collator.training(samples, [render(sample, "conversation", inputs()) for sample in samples])
     assert (batch.input_ids == IMAGE_SLOT).sum(dim=1).tolist() == [0, SLOTS]
     assert batch.pixel_values.shape == (1, 3, 16, 16)
     alone = collated(collator, None, [("who?", "she")])

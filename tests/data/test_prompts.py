@@ -5,12 +5,18 @@ from collections import Counter
 
 import pytest
 
-from tinygptv.data.prompts import IMAGE_PLACE, WORDINGS, box_text, plain, read_box, render
+from tinygptv.data.prompts import IMAGE_PLACE, WORDINGS, ask, box_text, plain, read_box, render
 from tinygptv.definitions.mixture import Task
+from tinygptv.definitions.recipe import Inputs
 from tinygptv.sample import ImageReference, Sample, Turn
 
 HUMAN = "###Human: {} ###Assistant: "
 IMAGE = ImageReference("picture.jpg")
+
+
+def told(template: str | None = HUMAN, **change: object) -> Inputs:
+    fields = {"image_size": 16, "max_text_tokens": 9, "template": template, "end_symbol": "###"}
+    return Inputs.model_validate(fields | change)
 
 
 def sample(*turns: tuple[str, str], image: ImageReference | None = IMAGE, answers: tuple[str, ...] = ()) -> Sample:
@@ -54,46 +60,70 @@ def sample(*turns: tuple[str, str], image: ImageReference | None = IMAGE, answer
 def test_every_task_has_its_tag_wording_and_text_treatment(
     task: Task, turn: tuple[str, str], prompt: str, answer: str
 ) -> None:
-    assert render(sample(turn), task, HUMAN) == (Turn(f"{prompt} ###Assistant: ", answer),)
+    assert render(sample(turn), task, told()) == (Turn(f"{prompt} ###Assistant: ", answer),)
 
 
 @pytest.mark.parametrize(("task", "template"), [("caption_only", HUMAN), ("caption_only", None), ("describe", None)])
 def test_a_stage_without_instructions_shows_the_bare_image(task: Task, template: str | None) -> None:
-    assert render(sample(("", "cat")), task, template) == (Turn(IMAGE_PLACE, "cat"),)
+    assert render(sample(("", "cat")), task, told(template)) == (Turn(IMAGE_PLACE, "cat"),)
 
 
 def test_only_the_first_turn_shows_the_image() -> None:
-    first, second = render(sample(("Who?", "A cat."), ("Where?", "Here.")), "conversation", HUMAN)
+    first, second = render(sample(("Who?", "A cat."), ("Where?", "Here.")), "conversation", told())
     assert first.instruction == "###Human: <Img><ImageHere></Img> Who? ###Assistant: "
     assert second == Turn("###Human: Where? ###Assistant: ", "Here.")
 
 
 def test_a_sample_without_an_image_has_no_image_place() -> None:
-    (turn,) = render(sample(("Who wrote it?", "She."), image=None), "conversation", HUMAN)
+    (turn,) = render(sample(("Who wrote it?", "She."), image=None), "conversation", told())
     assert turn.instruction == "###Human: Who wrote it? ###Assistant: "
 
 
 def test_text_from_the_web_cannot_smuggle_in_a_second_image() -> None:
-    (turn,) = render(sample((f"what is {IMAGE_PLACE}?", "cat")), "conversation", HUMAN)
+    (turn,) = render(sample((f"what is {IMAGE_PLACE}?", "cat")), "conversation", told())
     assert turn.instruction.count(IMAGE_PLACE) == 1
 
 
 def test_braces_in_an_instruction_stay_as_they_are() -> None:
-    (turn,) = render(sample(("what does {} or {0} mean?", "nothing")), "vqa", HUMAN)
+    (turn,) = render(sample(("what does {} or {0} mean?", "nothing")), "vqa", told())
     assert "what does {} or {0} mean?" in turn.instruction
 
 
 @pytest.mark.parametrize("task", WORDINGS)
 def test_training_draws_every_wording_and_evaluation_always_the_first(task: Task) -> None:
     asked = sample(("this", "cat"))
-    drawn = {render(asked, task, "{}", random.Random(seed))[0].instruction for seed in range(200)}
+    drawn = {render(asked, task, told("{}"), random.Random(seed))[0].instruction for seed in range(200)}
     assert len(drawn) == len(WORDINGS[task])
-    assert render(asked, task, "{}")[0].instruction in drawn
+    assert render(asked, task, told("{}"))[0].instruction in drawn
+
+
+def test_the_published_space_follows_what_its_readers_read() -> None:
+    odd = told("[INST] {} [/INST]", oddities=["space_after_instruction"])
+    pair = sample(("What is it?", "A cat"), ("And this?", "a dog"))
+    first, second = render(pair, "conversation", odd)
+    assert first.instruction == "[INST] <Img><ImageHere></Img> What is it?  [/INST]"
+    assert second.instruction == "[INST] And this?  [/INST]"
+    (vqa,) = render(sample(("What is it?", "A cat")), "vqa", odd)
+    assert vqa.instruction.endswith("short answer: what is it?  [/INST]")
+    (described,) = render(sample(("", "A cat")), "describe", odd)
+    assert described.instruction.endswith("in detail. [/INST]")
+    (text,) = render(sample(("Who?", "She"), image=None), "conversation", odd)
+    assert text.instruction == "[INST] Who? [/INST]"
+
+
+def test_a_model_is_asked_in_the_first_wording_and_the_template_for_asking() -> None:
+    odd = told("[INST] {} [/INST]", asking_template="###Human: {}###Assistant: ", oddities=["space_after_instruction"])
+    asked = sample(("Left cat", ""), ("never", "reached"))
+    assert ask(asked, "refer", odd) == (
+        "###Human: <Img><ImageHere></Img> [refer] give me the location of left cat###Assistant: "
+    )
+    assert ask(asked, "refer", told()) == render(asked, "refer", told())[0].instruction
+    assert ask(asked, "caption_only", odd) == ask(asked, "refer", told(None)) == IMAGE_PLACE
 
 
 def test_accepted_answers_are_drawn_as_often_as_annotators_gave_them() -> None:
     asked = sample(("what?", "cat"), answers=("cat",) * 7 + ("dog",) * 3)
-    drawn = Counter(render(asked, "vqa", HUMAN, random.Random(seed))[0].answer for seed in range(2000))
+    drawn = Counter(render(asked, "vqa", told(), random.Random(seed))[0].answer for seed in range(2000))
     assert set(drawn) == {"cat", "dog"}
     assert drawn["cat"] / 2000 == pytest.approx(0.7, abs=0.04)
 

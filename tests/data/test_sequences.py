@@ -39,17 +39,15 @@ def inputs(
     )
 
 
-def conversations(
-    template: str | None, *turns: Sequence[tuple[str, str]], image: bool = True
-) -> list[tuple[Turn, ...]]:
+def conversations(settings: Inputs, *turns: Sequence[tuple[str, str]], image: bool = True) -> list[tuple[Turn, ...]]:
     """Rendered as for training; every first turn shows an image, unless told otherwise."""
     picture = ImageReference("picture.jpg") if image else None
     samples = [Sample("key", picture, tuple(Turn(*turn) for turn in conversation)) for conversation in turns]
-    return [render(sample, "conversation", template) for sample in samples]
+    return [render(sample, "conversation", settings) for sample in samples]
 
 
 def built(sequences: Sequences, *turns: Sequence[tuple[str, str]]) -> Texts:
-    return sequences.training(conversations(sequences.inputs.template, *turns))
+    return sequences.training(conversations(sequences.inputs, *turns))
 
 
 def learned(texts: Texts, row: int, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -217,8 +215,8 @@ def test_an_answer_is_tokenised_together_with_its_end_as_the_published_code_does
 
 def test_text_without_an_image_has_no_slots(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     sequences = Sequences(byte_tokenizer, inputs(), SLOTS)
-    without = conversations(HUMAN, [("who?", "she")], image=False)
-    texts = sequences.training(without + conversations(HUMAN, [("what?", "cat")]))
+    without = conversations(inputs(), [("who?", "she")], image=False)
+    texts = sequences.training(without + conversations(inputs(), [("what?", "cat")]))
     assert sequences.images(texts.input_ids) == [0, 1]
     assert learned(texts, 0, byte_tokenizer) == "she###"
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from tinygptv.artifacts import Store
 from tinygptv.data.images import ImageReader, Pixels, normalise
 from tinygptv.data.mixing import MixedSamples
-from tinygptv.data.prompts import render
+from tinygptv.data.prompts import ask, render
 from tinygptv.data.sequences import Sequences, Texts
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
@@ -61,7 +61,7 @@ class Collator:
 
     def prompts(self, samples: Sequence[Sample], task: Task) -> Batch:
         """For generation: the first turn's prompt in the evaluation wording, left-padded; nothing is learned."""
-        prompts = [render(sample, task, self.inputs.template)[0].instruction for sample in samples]
+        prompts = [ask(sample, task, self.inputs) for sample in samples]
         return self._batch(samples, self.sequences.asking(prompts))
 
     def _batch(self, samples: Sequence[Sample], texts: Texts) -> Batch:
@@ -129,5 +129,5 @@ class Loader:
         for sample, (component, _), slot in zip(samples, places, slots, strict=True):
             rng = random.Random(f"{self.seed} {step} {slot}")
             wording_rng = random.Random(f"{self.seed} {step}") if "one_wording_per_batch" in inputs.oddities else rng
-            rendered.append(render(sample, mixture.components[component].task, inputs.template, rng, wording_rng))
+            rendered.append(render(sample, mixture.components[component].task, inputs, rng, wording_rng))
         return self.collator.training(samples, rendered)

@@ -9,6 +9,7 @@ import random
 import re
 
 from tinygptv.definitions.mixture import Task
+from tinygptv.definitions.recipe import Inputs
 from tinygptv.sample import Sample, Turn
 
 IMAGE_PLACE = "<ImageHere>"
@@ -69,30 +70,36 @@ _BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 def render(
     sample: Sample,
     task: Task,
-    template: str | None,
+    inputs: Inputs,
     rng: random.Random | None = None,
     wording_rng: random.Random | None = None,
 ) -> tuple[Turn, ...]:
-    """The sample's turns as a model reads them: the whole prompt, image place included, and the answer.
+    """The sample's turns as a model learns them: the whole prompt, image place included, and the answer.
 
-    `rng` draws the wording and one of the accepted answers; without it both are the first, as evaluation needs.
-    `wording_rng` draws the wording in its place, for batches that share one. With no template, and for `caption_only`,
-    the prompt is the image alone and only the first turn remains.
+    `rng` draws the wording and one of the accepted answers; without it both are the first. `wording_rng` draws the
+    wording in its place, for batches that share one. With no template, and for `caption_only`, the prompt is the image
+    alone and only the first turn remains.
     """
     drawer = wording_rng or rng
     wording = drawer.choice(WORDINGS[task]) if drawer else WORDINGS[task][0]
-    if template is None or task == "caption_only":
-        prompt = IMAGE_PLACE if sample.image else ""
-        return (Turn(prompt, _answer(sample, task, rng)),)
+    if inputs.template is None or task == "caption_only":
+        return (Turn(IMAGE_PLACE if sample.image else "", _answer(sample, task, rng)),)
+    # The readers of single descriptions and of text without an image do not add this space, all others do.
+    spaced = "space_after_instruction" in inputs.oddities and sample.image is not None and task != "describe"
     rendered = []
     for number, turn in enumerate(sample.turns):
-        asked = turn.instruction.replace(IMAGE_PLACE, "")
-        instruction = wording.replace("{}", plain(asked) if task in _PLAIN_INSTRUCTIONS else asked)
-        if number == 0 and sample.image:
-            instruction = f"{_IMAGE} {instruction}"
+        instruction = _instruction(sample, number, task, wording) + (" " if spaced else "")
         answer = turn.answer if number else _answer(sample, task, rng)
-        rendered.append(Turn(template.replace("{}", instruction), answer))
+        rendered.append(Turn(inputs.template.replace("{}", instruction), answer))
     return tuple(rendered)
+
+
+def ask(sample: Sample, task: Task, inputs: Inputs) -> str:
+    """The prompt to be answered: the sample's first turn in the evaluation wording and the template for asking."""
+    template = inputs.asking_template or inputs.template
+    if template is None or task == "caption_only":
+        return IMAGE_PLACE if sample.image else ""
+    return template.replace("{}", _instruction(sample, 0, task, WORDINGS[task][0]))
 
 
 def plain(text: str) -> str:
@@ -113,6 +120,12 @@ def read_box(text: str) -> Box | None:
         return None
     x0, y0, x1, y1 = (int(edge) / 100 for edge in found.groups())
     return x0, y0, x1, y1
+
+
+def _instruction(sample: Sample, number: int, task: Task, wording: str) -> str:
+    text = sample.turns[number].instruction.replace(IMAGE_PLACE, "")
+    instruction = wording.replace("{}", plain(text) if task in _PLAIN_INSTRUCTIONS else text)
+    return f"{_IMAGE} {instruction}" if number == 0 and sample.image else instruction
 
 
 def _answer(sample: Sample, task: Task, rng: random.Random | None) -> str:

@@ -228,18 +228,26 @@ Trainable = Literal[
 """Pieces of a model that a stage may train. `added_norms`: QK-norm and the attention branch's RMSNorm; `input_norms`:
 those in front of attention and feed-forward; `norms`: all of the decoder's. Of a norm, its weight alone is meant."""
 
-Oddity = Literal["later_bos_unseen", "end_symbol_cut", "no_bos_when_asking", "one_wording_per_batch"]
+Oddity = Literal[
+    "later_bos_unseen",
+    "end_symbol_cut",
+    "no_bos_when_asking",
+    "one_wording_per_batch",
+    "space_after_instruction",
+]
 """What the published code does to its inputs and hardly meant, off unless a stage names it:
 `later_bos_unseen`        the BOS before later turns of a conversation is hidden from attention, as pad has its id
 `end_symbol_cut`          an answer that is too long loses its end symbol, which is appended before the cut
 `no_bos_when_asking`      no BOS at inference, although every training sequence began with one
-`one_wording_per_batch`   one instruction is drawn per batch, not per sample"""
+`one_wording_per_batch`   one instruction is drawn per batch, not per sample
+`space_after_instruction` an instruction about an image ends with a space, which joins that of the template"""
 
 
 class Inputs(Definition):
     """What a stage feeds the model. `template` holds `{}` where the instruction goes; null means no prompt at all.
 
-    An answer ends with `end_symbol` and, with `ends_with_eos`, with the tokenizer's EOS after it.
+    `asking_template` stands in for it when the model is asked, if training and evaluation differ. An answer ends with
+    `end_symbol` and, with `ends_with_eos`, with the tokenizer's EOS after it.
     """
 
     image_size: int = Field(gt=0)
@@ -247,12 +255,14 @@ class Inputs(Definition):
     template: str | None
     end_symbol: str
     ends_with_eos: bool = False
+    asking_template: str | None = None
     oddities: list[Oddity] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _template_has_one_slot(self) -> Self:
-        if self.template is not None and self.template.count("{}") != 1:
-            raise ValueError(f"template {self.template!r} needs exactly one {{}} where the instruction goes")
+    def _templates_have_one_slot(self) -> Self:
+        for template in (self.template, self.asking_template):
+            if template is not None and template.count("{}") != 1:
+                raise ValueError(f"template {template!r} needs exactly one {{}} where the instruction goes")
         return self
 
 

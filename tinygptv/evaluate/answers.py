@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinygptv.data.batching import Batch, Collator
 from tinygptv.data.images import DEVIATION, MEAN, normalise
-from tinygptv.data.prompts import render
+from tinygptv.data.prompts import ask
 from tinygptv.definitions.mixture import Task
 from tinygptv.sample import Sample
 
@@ -39,7 +39,7 @@ def answer_all(
     With `noise` every picture is replaced by noise of the average brightness and contrast of them all.
     """
     collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
-    order = sorted(range(len(samples)), key=lambda row: _prompt_length(samples[row], task, release.inputs.template))
+    order = sorted(range(len(samples)), key=lambda row: len(ask(samples[row], task, release.inputs)))
     answers = [""] * len(samples)
     exposure = _exposure(collator, samples[:EXPOSURE_SAMPLES], task) if noise else None
     for start in range(0, len(order), batch_size):
@@ -85,7 +85,3 @@ def _generate(release: "Release", collator: Collator, batch: Batch, max_new_toke
         collator.sequences.stops,
     )
     return [collator.sequences.answer(row) for row in written.tolist()]
-
-
-def _prompt_length(sample: Sample, task: Task, template: str | None) -> int:
-    return len(render(sample, task, template)[0].instruction)
