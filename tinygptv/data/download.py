@@ -1,17 +1,19 @@
 """URL+caption tables → raw shards: plan, fetch what is worth fetching, and account for every row.
 
-The engine is img2dataset, run as a process of its own (see `engine`, `fetching`). It stores what it fetched shard by
-shard, so an interrupted download goes on where it stopped; when all is there the samples are written again, in table
-order and under keys made of their URLs, so that the same answers from the web give the same bytes.
+The engine is a process of its own (see `fetching`). It leaves what it fetched shard by shard, so an interrupted
+download goes on where it stopped; meanwhile the samples are written in table order and under keys made of their URLs,
+so that the same answers from the web give the same bytes. With an earlier version of the same source at hand only what
+is new, due or changed crosses the network; the rest is copied as it is stored.
 """
 
 import hashlib
 import logging
 import os
-import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,24 @@ import pyarrow as pa
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
 from tinygptv.data.fetching import Fetch
-from tinygptv.data.guard import ALLOW_PRIVATE, FetchError, addresses, host_of, private_allowed, refusal
-from tinygptv.data.ledger import KEPT, LEDGER, Outcomes, make_plan, to_fetch
+from tinygptv.data.forget import predicate
+from tinygptv.data.guard import (
+    ALLOW_PRIVATE,
+    FetchError,
+    addresses,
+    check_addresses,
+    host_of,
+    private_allowed,
+    refusal,
+)
+from tinygptv.data.ledger import KEPT, LEDGER, STORED_PICTURE, Earlier, Outcomes, Settled, make_plan, planned
 from tinygptv.data.readers import BASE_URL, expand, read_table
+from tinygptv.data.results import Asked, Result
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.server import serve
-from tinygptv.data.shards import ShardWriter, content_hash
+from tinygptv.data.shards import ShardWriter, content_hash, read_image
+from tinygptv.data.tombstones import tombstones
+from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.definitions.source import PairsSource, Table
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.locations import resolve
@@ -35,14 +49,30 @@ logger = logging.getLogger(__name__)
 BASE_URL_VARIABLE = "TINYGPTV_BASE_URL"
 _EMBEDDED = "embedded:"
 _KEY_LENGTH = 20
-_REASON = re.compile(r"[a-z][a-z0-9_]*")
+_HOW_FAST = {"processes", "threads", "connections_per_host", "requests_per_second_per_host"}
+"""Settings that change when a picture arrives, but not which."""
+
+_HOW_STORED = ("engine", "image_size", "max_pixels", "min_side", "max_aspect", "jpeg_quality", "animated")
+"""Settings that a stored picture depends on."""
+
 _ALLOW_PRIVATE_ADVICE = (
     f"; set {ALLOW_PRIVATE}=1 or say `allow_private: true` in the source to fetch from private addresses on purpose"
 )
 
 
-def download(store: Store, source_name: str, source: PairsSource, *, base_url: str | None = None) -> Manifest:
+def download(
+    store: Store,
+    source_name: str,
+    source: PairsSource,
+    previous: Manifest | None = None,
+    *,
+    base_url: str | None = None,
+) -> Manifest:
     """`raw/<source>@<hash>`: shards, their sidecar, and the ledger of every row of the source's tables.
+
+    `previous` is an earlier version: what it kept is asked for under conditions, what it failed to get only when that
+    is due, what it was told never to ask again not at all. The manifest's details hold `changes`, URLs by what became
+    of them since then, and `hosts`, those that lost most.
 
     `__BASE_URL__` in a URL is replaced by `base_url`, by $TINYGPTV_BASE_URL, or, for the embedded corpus, by the
     address of a server started for the while. Raises DefinitionError if it is needed and not given, DataError if a
@@ -50,7 +80,7 @@ def download(store: Store, source_name: str, source: PairsSource, *, base_url: s
     """
     corpus = draw_corpus(store) if any(table.location.startswith(_EMBEDDED) for table in source.tables) else None
     definition = _definition(source)
-    parents = [corpus.artifact] if corpus else []
+    parents = [made.artifact for made in (corpus, previous) if made]
 
     def build(draft: Path) -> Outcome:
         with ExitStack() as stack:
@@ -59,7 +89,9 @@ def download(store: Store, source_name: str, source: PairsSource, *, base_url: s
                 address = stack.enter_context(serve(store.folder(corpus.artifact)))
             folder = (lambda: store.folder(corpus.artifact)) if corpus else None
             tables = [(table, resolve(table.location, folder)) for table in source.tables]
-            return _build(draft, source_name, source, tables, address)
+            earlier = _earlier(store, definition, previous) if previous else None
+            forgotten = predicate(one for one in tombstones(store) if one.kind != "sha256")
+            return Building(source_name, source, address, earlier).run(draft, tables, forgotten)
 
     return store.make(artifact_name(f"raw/{source_name}", definition, parents), "download", definition, parents, build)
 
@@ -73,7 +105,7 @@ def _definition(source: PairsSource) -> dict[str, Any]:
         described.append(table.model_dump(exclude={"location"}) | {"files": files})
     return {
         "tables": described,
-        "download": source.download.model_dump(exclude={"processes", "threads"}),
+        "download": source.download.model_dump(exclude=_HOW_FAST),
         "licence": source.licence,
         "allow_private": source.allow_private,
     }
@@ -86,31 +118,92 @@ def _identity(path: str) -> str:
     return f"{Path(path).name} {content}"
 
 
-def _build(
-    draft: Path, source_name: str, source: PairsSource, tables: list[tuple[Table, str]], base_url: str | None
-) -> Outcome:
-    allow_private = private_allowed(source.allow_private)
-    scratch, chunk_rows = draft / "fetch", source.download.samples_per_shard
-    plan = scratch / "plan.parquet"
-    scratch.mkdir(exist_ok=True)
-    if base_url is not None:
-        _check_base_url(base_url, allow_private)
-    make_plan(_rows(tables), plan, allow_private)
-    fetch = Fetch(scratch, source.download, allow_private)
-    for shard, rows in enumerate(to_fetch(plan, chunk_rows)):
-        fetch.request(shard, {row["position"]: _address(row, base_url, source_name) for row in rows})
-    fetch.run()
-    outcomes = Outcomes(plan)
-    with ShardWriter(draft, chunk_rows) as shards:
-        for shard, rows in enumerate(to_fetch(plan, chunk_rows)):
-            fetched = fetch.shard(shard)
-            outcomes.record({position: _problem(image) for position, image in fetched.items()})
-            for row in rows:
-                if (image := fetched[row["position"]])["jpg"] is not None:
-                    shards.write(_sidecar_row(row, image, source.licence), image["jpg"])
-    counts = outcomes.settle(draft / LEDGER)
-    shutil.rmtree(scratch)
-    return _outcome(source_name, counts, shards.count)
+def _earlier(store: Store, definition: dict[str, Any], previous: Manifest) -> Earlier:
+    before, now = previous.definition.get("download", {}), definition["download"]
+    is_reusable = all(before.get(name) == now[name] for name in _HOW_STORED)
+    return Earlier(store.folder(previous.artifact), is_reusable)
+
+
+class Building:
+    """One download into one draft folder."""
+
+    def __init__(self, source_name: str, source: PairsSource, base_url: str | None, earlier: Earlier | None) -> None:
+        self._source_name, self._source, self._earlier = source_name, source, earlier
+        self._base_url = base_url.rstrip("/") if base_url else None
+        self._allow_private = private_allowed(source.allow_private)
+
+    def run(self, draft: Path, tables: list[tuple[Table, str]], forgotten: str) -> Outcome:
+        """Plan, fetch, write. What an earlier attempt left in the draft is used."""
+        scratch, options = draft / "fetch", self._source.download
+        plan = scratch / "plan.parquet"
+        scratch.mkdir(exist_ok=True)
+        if self._base_url is not None:
+            _check_base_url(self._base_url, self._allow_private)
+        make_plan(_rows(tables), plan, self._earlier, forgotten)
+        fetch = Fetch(scratch, options, self._allow_private)
+        asked = (self._asked(row) for row in planned(plan) if row["is_asked"])
+        while shard := list(islice(asked, options.samples_per_shard)):
+            fetch.request(shard)
+        outcomes = Outcomes(plan, self._earlier)
+        with ShardWriter(draft, options.samples_per_shard) as shards:
+            for row, result in _answered(plan, fetch):
+                if result is None or outcomes.record(row, self._unbased(result)):
+                    shards.write(*self._sample(row, result))
+        settled = outcomes.settle(draft / LEDGER, options.recheck_days)
+        shutil.rmtree(scratch)
+        return _outcome(self._source_name, settled, shards.count)
+
+    def _asked(self, row: dict[str, Any]) -> Asked:
+        """How a planned row is asked for: under the conditions of the picture it has already, if any."""
+        if row["stored"] is None:
+            return Asked(row["position"], self._address(row))
+        known = row["etag"], row["last_modified"], row["stored"]["content_sha256"]
+        return Asked(row["position"], self._address(row), *known)
+
+    def _address(self, row: dict[str, Any]) -> str:
+        if not row["url"].startswith(BASE_URL):
+            return str(row["url"])
+        if self._base_url is None:
+            raise DefinitionError(
+                f"source '{self._source_name}': table {row['table_name']}, row {row['table_row']} has the URL "
+                f"{row['url']}, but no base URL is given; set {BASE_URL_VARIABLE} to the address that serves these "
+                "images"
+            )
+        return self._base_url + row["url"].removeprefix(BASE_URL)
+
+    def _unbased(self, result: Result) -> Result:
+        """A result that does not depend on where the base URL's server happened to be."""
+        if self._base_url is None or not (result.final_url or "").startswith(self._base_url):
+            return result
+        return replace(result, final_url=BASE_URL + str(result.final_url).removeprefix(self._base_url))
+
+    def _sample(self, row: dict[str, Any], result: Result | None) -> tuple[dict[str, Any], bytes]:
+        """The sidecar row and the picture: as it was fetched now, or as the earlier version stored it."""
+        if result is not None and result.jpeg:
+            image = result.jpeg
+            described = asdict(result) | {"sha256": content_hash(image), "bytes": len(image)}
+        else:
+            assert self._earlier is not None
+            described = row["stored"]
+            image = read_image(self._earlier.folder, described | {"key": _key(row)})
+        about = {name: described[name] for name in STORED_PICTURE if name in SIDECAR_COLUMNS}
+        return row | about | {"key": _key(row), "licence": row["licence"] or self._source.licence}, image
+
+
+def _key(row: dict[str, Any]) -> str:
+    return hashlib.sha256(row["url"].encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def _answered(plan: Path, fetch: Fetch) -> Iterator[tuple[dict[str, Any], Result | None]]:
+    """Every planned row in order, with the result of its fetch, or None if it was not asked for."""
+    shards = fetch.shards()
+    results: Mapping[int, Result] = {}
+    for row in planned(plan):
+        if row["is_asked"] and row["position"] not in results:
+            results = next(shards)
+        yield row, results[row["position"]] if row["is_asked"] else None
+    for _ in shards:
+        raise AssertionError("an engine answered what nobody asked")
 
 
 def _rows(tables: list[tuple[Table, str]]) -> Iterator[pa.RecordBatch]:
@@ -122,50 +215,21 @@ def _check_base_url(base_url: str, allow_private: bool) -> None:
     if problem := refusal(base_url):
         raise DefinitionError(f"base URL {base_url!r}: {problem}; want http://host:port or https://host/folder")
     try:
-        addresses(host_of(base_url), allow_private)
+        check_addresses(addresses(host_of(base_url)), allow_private)
     except FetchError as error:
         advice = _ALLOW_PRIVATE_ADVICE if str(error) == "private_address" else ""
         raise DefinitionError(f"base URL {base_url}: its host cannot be fetched from ({error}){advice}") from error
 
 
-def _address(row: dict[str, Any], base_url: str | None, source_name: str) -> str:
-    if not row["url"].startswith(BASE_URL):
-        return str(row["url"])
-    if base_url is None:
-        raise DefinitionError(
-            f"source '{source_name}': table {row['table_name']}, row {row['table_row']} has the URL {row['url']}, "
-            f"but no base URL is given; set {BASE_URL_VARIABLE} to the address that serves these images"
-        )
-    return base_url.rstrip("/") + row["url"].removeprefix(BASE_URL)
-
-
-def _problem(image: dict[str, Any]) -> str | None:
-    """The name of what went wrong; an unforeseen exception's text is not one."""
-    if image["jpg"] is not None:
-        return None
-    return image["error_message"] if _REASON.fullmatch(image["error_message"] or "") else "other"
-
-
-def _sidecar_row(row: dict[str, Any], image: dict[str, Any], licence: str) -> dict[str, Any]:
-    return row | {
-        "key": hashlib.sha256(row["url"].encode()).hexdigest()[:_KEY_LENGTH],
-        "width": image["width"],
-        "height": image["height"],
-        "sha256": content_hash(image["jpg"]),
-        "bytes": len(image["jpg"]),
-        "licence": row["licence"] or licence,
-    }
-
-
-def _outcome(source_name: str, counts: dict[str, int], kept: int) -> Outcome:
+def _outcome(source_name: str, settled: Settled, kept: int) -> Outcome:
     """Every row is a sample or counted under the reason it is none. Raises DataError if there is no sample."""
-    drops = {reason: count for reason, count in counts.items() if reason != KEPT}
-    assert counts.get(KEPT, 0) == kept
+    rows = sum(settled.outcomes.values())
+    drops = {reason: count for reason, count in settled.outcomes.items() if reason != KEPT}
+    assert settled.outcomes.get(KEPT, 0) == kept
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items(), key=lambda item: -item[1]))
     if not kept:
         advice = _ALLOW_PRIVATE_ADVICE if "private_address" in drops else ""
-        raise DataError(
-            f"source '{source_name}': not one of {sum(counts.values())} rows gave an image ({listed}){advice}"
-        )
-    logger.info("download %s: kept %d of %d (%s)", source_name, kept, sum(counts.values()), listed or "nothing dropped")
-    return Outcome(rows_in=sum(counts.values()), rows_out=kept, drops=drops)
+        raise DataError(f"source '{source_name}': not one of {rows} rows gave an image ({listed}){advice}")
+    logger.info("download %s: kept %d of %d (%s)", source_name, kept, rows, listed or "nothing dropped")
+    details = {"changes": settled.changes, "hosts": settled.hosts}
+    return Outcome(rows_in=rows, rows_out=kept, drops=drops, details=details)

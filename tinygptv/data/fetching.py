@@ -1,6 +1,6 @@
-"""Shards of URLs → shards of images, by an engine process that is watched: it ends, or it is ended."""
+"""Shards of URLs → shards of results, by an engine process that is watched: it ends, or it is ended."""
 
-import errno
+import contextlib
 import json
 import logging
 import os
@@ -9,21 +9,34 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet as pq
-
+from tinygptv.data.engine_process import STORAGE_FAILURES
+from tinygptv.data.results import Asked, Results, write_request
 from tinygptv.definitions.source import Download
 from tinygptv.errors import LaunchError
 
 logger = logging.getLogger(__name__)
 
-_REQUEST = pa.schema([("position", pa.int64()), ("url", pa.string())])
-_POLL_SECONDS, _LOG_SECONDS = 0.2, 5.0
+ENGINES = {"native": "tinygptv.data.native.engine", "img2dataset": "tinygptv.data.img2dataset_engine"}
+"""What `engine:` of a download may name → the module that is started (see `engine_process`)."""
+
+_ENVIRONMENT = {
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "WANDB_MODE": "disabled",
+    "OMP_NUM_THREADS": "1",
+    # Pictures come and go by the megabyte: memory is kept for the next one rather than given back and faulted in again,
+    # in few arenas, so that threads share it. A quarter less work for the same pictures.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
+    "MALLOC_ARENA_MAX": "4",
+}
+
+_POLL_SECONDS, _LOG_SECONDS = 0.05, 5.0
 _START_SECONDS, _LONGEST_WAIT_SECONDS = 300.0, 60.0
+_DRAIN_SECONDS = 5.0
+_MOST_DEATHS = 3
 _LOG_TAIL_LINES = 8
 
 
@@ -33,101 +46,112 @@ class Fetch:
     def __init__(self, folder: Path, download: Download, allow_private: bool) -> None:
         self._folder, self._download, self._allow_private = folder, download, allow_private
         self._todo, self._done, self._progress = (folder / name for name in ("todo", "done", "progress"))
-        self._sizes: dict[int, int] = {}
+        self._sizes: list[int] = []
         for leftover in (self._todo, self._progress):
             shutil.rmtree(leftover, ignore_errors=True)
         for wanted in (self._todo, self._progress, self._done):
             wanted.mkdir(parents=True, exist_ok=True)
 
-    def request(self, shard: int, urls: dict[int, str]) -> None:
-        """Ask for a shard's URLs, by the position of their rows, unless it is there already."""
-        self._sizes[shard] = len(urls)
-        if not self._is_done(shard):
-            columns = {"position": list(urls), "url": list(urls.values())}
-            path = self._todo / f"{shard:05d}.feather"
-            with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, _REQUEST) as writer:
-                writer.write_table(pa.table(columns, schema=_REQUEST))
+    def request(self, asked: list[Asked]) -> None:
+        """Ask for the next shard, unless it is there already."""
+        shard = len(self._sizes)
+        self._sizes.append(len(asked))
+        if not self._result(shard).exists():
+            write_request(self._todo / f"{shard:05d}.jsonl", asked)
 
-    def run(self) -> None:
-        """Fetch what was requested. Raises LaunchError if the engine fails, stands still or loses rows, OSError if the
-        disk is full."""
-        missing = [shard for shard in self._sizes if not self._is_done(shard)]
+    def shards(self) -> Iterator[Results]:
+        """The results of what was requested, by row position, shard after shard, while the engine goes on.
+
+        An engine that is killed is started again. Raises LaunchError if it fails, stands still or is killed again and
+        again, OSError if the disk is full.
+        """
+        missing = sum(not self._result(shard).exists() for shard in range(len(self._sizes)))
         if not missing:
+            yield from (Results(self._result(shard)) for shard in range(len(self._sizes)))
             return
-        total = sum(self._sizes.values())
-        ready = total - sum(self._sizes[shard] for shard in missing)
-        logger.info("fetching %d URLs (%d of %d are here already)", total - ready, ready, total)
-        log = self._folder / "engine.log"
-        with log.open("wb") as stream:
+        logger.info("fetching %d URLs; %d of %d shards are missing", sum(self._sizes), missing, len(self._sizes))
+        given, deaths = 0, 0
+        while given < len(self._sizes):
+            with self._engine() as process:
+                for shard in self._watch(process, given):
+                    yield Results(self._result(shard))
+                    given = shard + 1
+            if given == len(self._sizes):
+                break
+            deaths += process.returncode < 0
+            self._judge_end(process.returncode, deaths)
+            logger.warning("the download engine was killed by signal %d; starting it again", -process.returncode)
+
+    @contextlib.contextmanager
+    def _engine(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The engine, started; whatever happens, it has ended when the context is left."""
+        settings = {
+            "download": self._download.model_dump(),
+            "allow_private": self._allow_private,
+            "parent": os.getpid(),
+        }
+        with (self._folder / "engine.log").open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tinygptv.data.engine", str(self._folder), self._settings()],
+                [sys.executable, "-m", ENGINES[self._download.engine], str(self._folder), json.dumps(settings)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+                env=os.environ | _ENVIRONMENT,
             )
         try:
-            self._watch(process, ready, total)
+            yield process
         finally:
             _end(process)
-        if process.returncode == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
-        lost = [shard for shard in missing if not self._is_done(shard)]
-        if process.returncode != 0 or lost:
-            tail = " | ".join(log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
-            raise LaunchError(
-                f"the download engine ended with exit code {process.returncode} and {len(lost)} of {len(missing)} "
-                f"shards missing or incomplete; its last lines: {tail or 'none'}. "
-                "Start the same command again: finished shards are kept"
-            )
 
-    def shard(self, number: int) -> dict[int, dict[str, Any]]:
-        """Row position → `jpg` (None if it failed), `width`, `height`, `error_message`."""
-        columns = ["position", "jpg", "width", "height", "error_message"]
-        rows = pq.read_table(self._done / f"{number:05d}.parquet", columns=columns).to_pylist()
-        return {row["position"]: row for row in rows}
-
-    def _settings(self) -> str:
-        return json.dumps(
-            {
-                "download": self._download.model_dump(),
-                "allow_private": self._allow_private,
-                "parent": os.getpid(),
-            }
+    def _watch(self, process: subprocess.Popen[bytes], next_shard: int) -> Iterator[int]:
+        """Each finished shard, in order, until the process ends. Raises LaunchError once no URL has been answered for
+        longer than one may take."""
+        patience_seconds = _START_SECONDS + (self._download.retries + 1) * (
+            self._download.deadline_seconds + self._download.timeout_seconds + _LONGEST_WAIT_SECONDS
         )
-
-    def _is_done(self, shard: int) -> bool:
-        """Its stats are written last; the count is compared because img2dataset goes on after a failed write."""
-        if not (self._done / f"{shard:05d}_stats.json").exists():
-            return False
-        try:
-            return pq.read_metadata(self._done / f"{shard:05d}.parquet").num_rows == self._sizes[shard]
-        except (OSError, pa.ArrowInvalid):
-            return False
-
-    def _watch(self, process: subprocess.Popen[bytes], ready: int, total: int) -> None:
-        """Until the process ends, or no URL has been answered for longer than one may take."""
-        one_url_seconds = (self._download.retries + 1) * (3 * self._download.timeout_seconds + _LONGEST_WAIT_SECONDS)
-        patience_seconds = _START_SECONDS + one_url_seconds
         changed = logged = time.monotonic()
-        answered = 0
-        while True:
-            try:
-                process.wait(_POLL_SECONDS)
+        answered, has_ended = 0, False
+        while next_shard < len(self._sizes):
+            if self._result(next_shard).exists():
+                yield next_shard
+                next_shard += 1
+                changed = time.monotonic()
+                continue
+            if has_ended:
                 return
-            except subprocess.TimeoutExpired:
-                now, before = time.monotonic(), answered
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_SECONDS)
+                has_ended = True
+                continue
+            now, before = time.monotonic(), answered
             answered = sum(_count(path) for path in self._progress.iterdir())
             changed = now if answered != before else changed
             if now - logged > _LOG_SECONDS:
-                logger.info("fetched %d of %d", min(ready + answered, total), total)
+                logger.info("%d URLs answered; %d of %d shards are there", answered, next_shard, len(self._sizes))
                 logged = now
             if now - changed > patience_seconds:
                 raise LaunchError(
-                    f"the download engine has answered no URL for {patience_seconds:.0f} s (at {ready + answered} of "
-                    f"{total}) and was stopped; start the same command again: finished shards are kept"
+                    f"the download engine has answered no URL for {patience_seconds:.0f} s (after {answered}, at shard "
+                    f"{next_shard}) and was stopped; start the same command again: what was fetched is kept"
                 )
+
+    def _judge_end(self, exit_code: int, deaths: int) -> None:
+        """Raise what an engine's end means, unless it was killed and may be started again."""
+        if exit_code in STORAGE_FAILURES:
+            raise OSError(exit_code, os.strerror(exit_code), str(self._folder))
+        if exit_code >= 0 or deaths == _MOST_DEATHS:
+            lost = sum(not self._result(shard).exists() for shard in range(len(self._sizes)))
+            lines = (self._folder / "engine.log").read_text(errors="replace").splitlines()
+            tail = " | ".join(lines[-_LOG_TAIL_LINES:])
+            raise LaunchError(
+                f"the download engine ended with exit code {exit_code} and {lost} of {len(self._sizes)} shards "
+                f"missing; its last lines: {tail or 'none'}. "
+                "Start the same command again: what was fetched is kept"
+            )
+
+    def _result(self, shard: int) -> Path:
+        return self._done / f"{shard:05d}.results"
 
 
 def _count(progress: Path) -> int:
@@ -136,10 +160,10 @@ def _count(progress: Path) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the engine and its workers, which share its session, whatever state they are in."""
-    try:
+    """Have the engine finish what it is doing, if it still runs; then end it and its workers, who share its session."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.terminate()
+        process.wait(_DRAIN_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    finally:
-        process.wait()
+    process.wait()

@@ -1,22 +1,33 @@
-"""The ledger: one row per table row, in table order, saying what became of it.
+"""The ledger: one row per table row, in table order, saying what became of it and when it is worth asking again.
 
-Planning fills in what can be known without fetching: rows that are no pairs, URLs nobody may ask for, later copies of
-an earlier URL, hosts that do not exist. What is left is fetched. Tables may be far larger than memory, so rows stream
-to Parquet and DuckDB does what needs all of them at once.
+Planning fills in what is known without fetching: rows that are no pairs, URLs nobody may ask for, later copies of an
+earlier URL, and what the ledger of an earlier version says of a URL. What is left is fetched. Tables may be far larger
+than memory, so rows stream to Parquet and DuckDB does what needs all of them at once.
+
+States: `kept` is a sample; `retry` failed in a way that may pass; `failed` did not; `tombstone` is never asked again
+(gone for good, or the owner objects); `refused` was never asked at all.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinygptv.data.database import connect, literal
-from tinygptv.data.guard import host_of, normalise_url, refusal, resolve_hosts
+from tinygptv.data.guard import NEVER_AGAIN, TRANSIENT, host_of, normalise_url, refusal
 from tinygptv.data.readers import BASE_URL
+from tinygptv.data.results import Result
+from tinygptv.data.shards import SIDECAR
 from tinygptv.data.table_rows import ROWS
+from tinygptv.definitions.filters import SIDECAR_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -25,31 +36,121 @@ KEPT = "kept"
 """The outcome of a row that became a sample; every other outcome is the reason it was dropped."""
 
 _ROWS = pa.schema([("position", pa.int64()), *ROWS, ("host", pa.string())])
-_OUTCOMES = pa.schema([("position", pa.int64()), ("problem", pa.string())])
+_OUTCOMES = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("outcome", pa.string()),
+        ("change", pa.string()),
+        ("failure", pa.string()),
+        ("status", pa.int32()),
+        ("tries", pa.int32()),
+        ("retry_after", pa.float64()),
+        ("final_url", pa.string()),
+        ("etag", pa.string()),
+        ("last_modified", pa.string()),
+        ("content_sha256", pa.string()),
+        ("phash", pa.int64()),
+    ]
+)
 _BATCH_ROWS = 10_000
-_RESOLVE_SECONDS, _RESOLVE_SECONDS_PER_HOST = 30.0, 0.1
+_PLAIN_URL = re.compile(r"https?://([a-z0-9][a-z0-9.-]*)(?::[1-9]\d*)?/[!$&'()*+,./:;=?@A-Za-z0-9_~-]*")
+"""URLs in their one spelling already; most are."""
+
+_DAY = 86_400
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 3600, 7 * _DAY
+_FAILED_RETRY_SECONDS = 30 * _DAY
+_MOST_HOSTS = 25
+
+_PLACE = {"shard": "VARCHAR", "offset": "BIGINT", "length": "BIGINT"}
+STORED_PICTURE = (
+    *("width", "height", "sha256", "bytes", "original_width", "original_height", "original_format", "reencoded"),
+    *("content_sha256", "phash", *_PLACE),
+)
+"""What a sidecar says of a stored picture, whatever table it belongs to, and where it lies."""
+
+_LEDGER_COLUMNS = {
+    "position": "BIGINT",
+    "url": "VARCHAR",
+    "host": "VARCHAR",
+    "state": "VARCHAR",
+    "outcome": "VARCHAR",
+    "status": "INTEGER",
+    "attempts": "BIGINT",
+    "checked_at": "BIGINT",
+    "next_try": "BIGINT",
+    "etag": "VARCHAR",
+    "last_modified": "VARCHAR",
+    "content_sha256": "VARCHAR",
+    "phash": "BIGINT",
+}
+"""What is read of an earlier ledger."""
 
 _PLAN = """
 COPY (
-    WITH ranked AS (
-        SELECT *, row_number() OVER (PARTITION BY url, problem IS NULL ORDER BY position) AS copy
+    WITH earlier AS (
+        SELECT url, state, outcome AS earlier_outcome, attempts, checked_at, next_try, etag, last_modified, stored
+        FROM before LEFT JOIN stored_pictures USING (url)
+        WHERE state != 'refused' AND (state != 'kept' OR stored IS NOT NULL)
+    ), ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY url, problem IS NULL ORDER BY position) AS copy,
+            {forgotten} AS is_forgotten
         FROM read_parquet({rows})
+    ), judged AS (
+        SELECT ranked.* EXCLUDE (copy, problem, is_forgotten), earlier.* EXCLUDE (url, earlier_outcome),
+            coalesce(
+                problem,
+                CASE WHEN copy > 1 THEN 'duplicate_url' END,
+                CASE WHEN is_forgotten THEN 'forgotten' END,
+                CASE WHEN state = 'tombstone' OR state != 'kept' AND next_try > {now} THEN earlier_outcome END
+            ) AS problem
+        FROM ranked LEFT JOIN earlier ON ranked.url = earlier.url AND problem IS NULL AND copy = 1
     )
-    SELECT ranked.* EXCLUDE (copy, problem),
-        coalesce(problem, CASE WHEN copy > 1 THEN 'duplicate_url' END, hosts.verdict) AS problem
-    FROM ranked LEFT JOIN hosts ON ranked.host = hosts.name
-    ORDER BY position
+    SELECT *, problem IS NULL AND NOT coalesce(state = 'kept' AND next_try > {now}, FALSE) AS is_asked
+    FROM judged ORDER BY position
 ) TO {plan} (FORMAT parquet)
 """
 
 _SETTLE = """
 COPY (
-    SELECT table_name, table_row, line, url, coalesce(plan.problem, outcomes.problem, '{kept}') AS outcome
-    FROM read_parquet({plan}) AS plan LEFT JOIN read_parquet({outcomes}) AS outcomes USING (position)
-    ORDER BY position
+    WITH joined AS (
+        SELECT plan.position, table_name, table_row, line, plan.url, host, plan.state AS before_state,
+            coalesce(answers.outcome, problem, 'kept') AS outcome,
+            CASE WHEN answers.position IS NOT NULL THEN answers.change
+                WHEN plan.state = 'tombstone' THEN 'never_asked'
+                WHEN plan.state IS NOT NULL THEN 'not_due' END AS change,
+            answers.position IS NOT NULL AS is_answered, failure, status, tries, retry_after, final_url,
+            CASE WHEN NOT is_answered THEN attempts WHEN failure IS NULL THEN 0 ELSE coalesce(attempts, 0) + 1 END
+                AS attempts,
+            CASE WHEN is_answered THEN {now} ELSE checked_at END AS checked_at,
+            next_try, coalesce(answers.etag, plan.etag) AS etag,
+            coalesce(answers.last_modified, plan.last_modified) AS last_modified,
+            coalesce(answers.content_sha256, stored.content_sha256) AS content_sha256,
+            coalesce(answers.phash, stored.phash) AS phash
+        FROM read_parquet({plan}) AS plan LEFT JOIN read_parquet({outcomes}) AS answers USING (position)
+    ), stated AS (
+        SELECT *, CASE WHEN outcome = 'kept' THEN 'kept'
+            WHEN NOT is_answered THEN coalesce(before_state, 'refused')
+            WHEN outcome IN ({never_again}) THEN 'tombstone'
+            WHEN outcome IN ({transient}) THEN 'retry'
+            ELSE 'failed' END AS state
+        FROM joined
+    )
+    SELECT position, table_name, table_row, line, url, host, outcome, state, change, failure, status, tries, attempts,
+        checked_at,
+        CASE WHEN NOT is_answered THEN next_try
+            WHEN state = 'kept' THEN checked_at + {recheck_seconds}
+            WHEN state = 'failed' THEN checked_at + {failed_seconds}
+            WHEN state = 'retry' THEN checked_at + greatest(coalesce(retry_after, 0)::BIGINT,
+                least({longest_seconds}, {first_seconds} * 2 ** least(attempts - 1, 20))::BIGINT)
+            END AS next_try,
+        final_url, etag, last_modified, content_sha256, phash
+    FROM stated
+    UNION ALL BY NAME
+    SELECT url, host, outcome, state, 'never_asked' AS change, status, attempts, checked_at, content_sha256, phash
+    FROM before WHERE state = 'tombstone' AND url NOT IN (SELECT url FROM stated)
+    ORDER BY position NULLS LAST, url
 ) TO {ledger} (FORMAT parquet, COMPRESSION zstd)
 """
-
 
 _QUARANTINE = """
 COPY (
@@ -58,71 +159,145 @@ COPY (
 ) TO {quarantine} (FORMAT parquet, COMPRESSION zstd)
 """
 
+_OUTCOME_COUNTS = """
+SELECT outcome, count(*) FROM read_parquet({ledger}) WHERE position IS NOT NULL GROUP BY outcome ORDER BY outcome
+"""
 
-def make_plan(rows: Iterable[pa.RecordBatch], plan: Path, allow_private: bool) -> None:
-    """Write `plan`: every row, with the `problem` that keeps it from being fetched, or NULL.
+_CHANGES = """
+SELECT change, count(*) FROM (
+    SELECT change FROM read_parquet({ledger}) WHERE change IS NOT NULL
+    UNION ALL
+    SELECT 'gone' FROM before WHERE position IS NOT NULL AND state != 'refused'
+        AND url NOT IN (SELECT url FROM read_parquet({ledger}) WHERE position IS NOT NULL)
+) GROUP BY change ORDER BY change
+"""
 
-    URLs keep their `__BASE_URL__`, so that neither the plan nor what follows from it depends on a port. An existing
-    plan is kept: what an interrupted download has already fetched belongs to it.
+_HOSTS = """
+SELECT host, count(*) AS rows, count(*) FILTER (state = 'kept') AS kept, histogram(outcome) AS outcomes
+FROM read_parquet({ledger}) WHERE host IS NOT NULL AND position IS NOT NULL
+GROUP BY host ORDER BY count(*) FILTER (state != 'kept') DESC, rows DESC, host LIMIT {most_hosts}
+"""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier version of the same source, whose answers count; `folder` holds its ledger, sidecar and shards.
+
+    If its pictures were stored by other rules (`is_reusable` false), all of them are fetched again.
+    """
+
+    folder: Path
+    is_reusable: bool
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a download came to: rows by outcome, URLs by change since the earlier version, the hosts that lost most."""
+
+    outcomes: dict[str, int]
+    changes: dict[str, int]
+    hosts: list[dict[str, Any]]
+
+
+def make_plan(rows: Iterable[pa.RecordBatch], plan: Path, earlier: Earlier | None, forgotten: str) -> None:
+    """Write `plan`: every row, with the `problem` that keeps it from being a sample or NULL, and whether it `is_asked`.
+
+    A row that an earlier version kept has in `stored` where its picture lies. `forgotten` is a predicate: what it names
+    is not asked for. URLs keep their `__BASE_URL__`, so that neither the plan nor what follows from it depends on a
+    port. An existing plan is kept: what an interrupted download has already fetched belongs to it.
     """
     if plan.exists():
         return
     written, partial = plan.with_suffix(".rows"), plan.with_suffix(".partial")
     _write_rows(rows, written)
     with connect(plan.parent) as database:
-        found = database.execute(
-            f"SELECT DISTINCT host FROM read_parquet({literal(written)}) WHERE problem IS NULL AND host != ''"
-        ).fetchall()
-        hosts = sorted(host for (host,) in found)
-        if hosts:
-            logger.info("resolving %d hosts", len(hosts))
-        verdicts = resolve_hosts(hosts, allow_private, _RESOLVE_SECONDS + _RESOLVE_SECONDS_PER_HOST * len(hosts))
-        verdict_table = pa.table({"name": list(verdicts), "verdict": pa.array(verdicts.values(), pa.string())})
-        database.register("hosts", verdict_table)
-        database.execute(_PLAN.format(rows=literal(written), plan=literal(partial)))
+        _open_earlier(database, earlier)
+        values = {"rows": literal(written), "plan": literal(partial), "forgotten": forgotten, "now": int(time.time())}
+        database.execute(_PLAN.format(**values))
     written.unlink()
     partial.rename(plan)
 
 
-def to_fetch(plan: Path, rows_per_chunk: int) -> Iterator[list[dict[str, Any]]]:
-    """The plan's rows without a problem, in order, in chunks."""
-    chunk: list[dict[str, Any]] = []
+def planned(plan: Path) -> Iterator[dict[str, Any]]:
+    """The plan's rows without a problem, in order."""
     for batch in pq.ParquetFile(plan).iter_batches(_BATCH_ROWS):
-        for row in batch.to_pylist():
-            if row["problem"] is None:
-                chunk.append(row)
-            if len(chunk) == rows_per_chunk:
-                yield chunk
-                chunk = []
-    if chunk:
-        yield chunk
+        yield from batch.filter(pc.is_null(batch["problem"])).to_pylist()
 
 
 class Outcomes:
-    """What became of the rows that were fetched, streamed to a file beside the plan."""
+    """What became of the rows that were asked for, streamed to a file beside the plan."""
 
-    def __init__(self, plan: Path) -> None:
-        self._plan, self._path = plan, plan.with_suffix(".outcomes")
+    def __init__(self, plan: Path, earlier: Earlier | None) -> None:
+        self._plan, self._earlier, self._path = plan, earlier, plan.with_suffix(".outcomes")
         self._writer = pq.ParquetWriter(self._path, _OUTCOMES)
+        self._rows: list[dict[str, Any]] = []
 
-    def record(self, problems: dict[int, str | None]) -> None:
-        """Row position → why it was dropped, or None."""
-        columns = {"position": list(problems), "problem": list(problems.values())}
-        self._writer.write_table(pa.table(columns, schema=_OUTCOMES))
+    def record(self, row: Mapping[str, Any], result: Result) -> bool:
+        """Note a planned row's result; whether the row is a sample, if only because its picture is still there."""
+        was_kept = row["stored"] is not None
+        stays = was_kept and (result.is_unchanged or result.failure in TRANSIENT)
+        outcome = KEPT if stays else result.failure or KEPT
+        if was_kept:
+            change = "unchanged" if result.is_unchanged else "unreachable" if stays else "changed"
+            change = "lost" if outcome != KEPT else change
+        else:
+            change = "new" if row["state"] is None else "retried"
+        facts = {name: getattr(result, name) for name in _OUTCOMES.names if hasattr(result, name)}
+        self._rows.append(facts | {"outcome": outcome, "change": change, "tries": result.attempts})
+        if len(self._rows) == _BATCH_ROWS:
+            self._write_rows()
+        return outcome == KEPT
 
-    def settle(self, ledger: Path) -> dict[str, int]:
-        """Write the ledger and, beside it, the records that were no pairs as they stand in their tables; returns rows
-        per outcome."""
+    def settle(self, ledger: Path, recheck_days: float) -> Settled:
+        """Write the ledger and, beside it, the records that were no pairs as they stand in their tables."""
+        self._write_rows()
         self._writer.close()
-        paths = {"plan": literal(self._plan), "outcomes": literal(self._path), "ledger": literal(ledger)}
-        quarantine = literal(ledger.with_name(QUARANTINE))
         with connect(self._plan.parent) as database:
-            database.execute(_SETTLE.format(kept=KEPT, **paths))
+            _open_earlier(database, self._earlier)
+            paths = {"plan": literal(self._plan), "outcomes": literal(self._path), "ledger": literal(ledger)}
+            waits = {
+                "recheck_seconds": int(recheck_days * _DAY),
+                "failed_seconds": _FAILED_RETRY_SECONDS,
+                "first_seconds": _FIRST_RETRY_SECONDS,
+                "longest_seconds": _LAST_RETRY_SECONDS,
+                "now": int(time.time()),
+                "never_again": ", ".join(map(literal, sorted(NEVER_AGAIN))),
+                "transient": ", ".join(map(literal, sorted(TRANSIENT))),
+            }
+            database.execute(_SETTLE.format(**paths, **waits))
+            quarantine = literal(ledger.with_name(QUARANTINE))
             database.execute(_QUARANTINE.format(plan=paths["plan"], quarantine=quarantine))
-            counted = database.execute(
-                f"SELECT outcome, count(*) FROM read_parquet({paths['ledger']}) GROUP BY outcome ORDER BY outcome"
-            ).fetchall()
-        return dict(counted)
+            return Settled(
+                dict(database.execute(_OUTCOME_COUNTS.format(**paths)).fetchall()),
+                dict(database.execute(_CHANGES.format(**paths)).fetchall()),
+                [
+                    {"host": host, "rows": rows, "kept": kept, "outcomes": counts}
+                    for host, rows, kept, counts in database.execute(
+                        _HOSTS.format(**paths, most_hosts=_MOST_HOSTS)
+                    ).fetchall()
+                ],
+            )
+
+    def _write_rows(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, _OUTCOMES))
+        self._rows = []
+
+
+def _open_earlier(database: duckdb.DuckDBPyConnection, earlier: Earlier | None) -> None:
+    """Views `before`, the earlier ledger, and `stored_pictures`, url → struct `stored`; empty if there is none."""
+    typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in _LEDGER_COLUMNS.items())
+    pictures = ", ".join(f'"{name}" := "{name}"' for name in STORED_PICTURE)
+    kinds = SIDECAR_COLUMNS | _PLACE
+    described = ", ".join(f'"{name}" {kinds[name]}' for name in STORED_PICTURE)
+    before = f"SELECT {typed} LIMIT 0"
+    stored = f"SELECT NULL::VARCHAR AS url, NULL::STRUCT({described}) AS stored LIMIT 0"
+    if earlier is not None:
+        before = f"SELECT {', '.join(_LEDGER_COLUMNS)} FROM read_parquet({literal(earlier.folder / LEDGER)})"
+        if earlier.is_reusable:
+            sidecar = literal(earlier.folder / SIDECAR)
+            stored = f"SELECT url, struct_pack({pictures}) AS stored FROM read_parquet({sidecar})"
+    database.execute(f"CREATE VIEW before AS {before}")
+    database.execute(f"CREATE VIEW stored_pictures AS {stored}")
 
 
 def _write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> None:
@@ -141,10 +316,12 @@ def _write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> None:
             position += batch.num_rows
 
 
-def _addressed(url: str, problem: str | None) -> tuple[str, str, str | None]:
+def _addressed(url: str, problem: str | None) -> tuple[str, str | None, str | None]:
     """The row's URL in its one spelling, its host, and its problem, also if nobody may ask for it."""
+    if problem is None and (plain := _PLAIN_URL.fullmatch(url)):
+        return url, plain[1], None
     url = normalise_url(url)
     if problem is not None or url.startswith(BASE_URL):
-        return url, "", problem
+        return url, None, problem
     problem = refusal(url)
-    return url, "" if problem else host_of(url), problem
+    return url, None if problem else host_of(url), problem

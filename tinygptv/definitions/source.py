@@ -36,7 +36,7 @@ class Download(Definition):
     a redirect. What exceeds one is dropped and counted under its reason.
     """
 
-    engine: Literal["native", "img2dataset"] = "img2dataset"
+    engine: Literal["native", "img2dataset"] = "native"
     processes: int = Field(default=1, ge=1)
     """Of img2dataset; the native engine uses every core with the threads of one."""
     threads: int = Field(default=16, ge=1)

@@ -1,0 +1,178 @@
+"""The engine's process: it goes on where it was killed, is started again when it dies, and is ended when it stands
+still; no result is lost or fetched twice."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tinygptv.data import fetching
+from tinygptv.data.fetching import Fetch
+from tinygptv.data.results import Asked
+from tinygptv.definitions.source import Download
+from tinygptv.errors import LaunchError
+
+QUICK = {"image_size": 64, "threads": 1, "retries": 0, "timeout_seconds": 5.0}
+
+_CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tinygptv.data.fetching import Fetch
+from tinygptv.data.results import Asked
+from tinygptv.definitions.source import Download
+
+fetch = Fetch(Path(sys.argv[2]), Download(image_size=64, threads=1, timeout_seconds=60.0), True)
+for shard in range(3):
+    fetch.request([Asked(shard, f"{sys.argv[3]}/{shard}.jpg")])
+for _ in fetch.shards():
+    pass
+"""
+
+
+def shards_of(fetch: Fetch) -> list[dict[int, str | None]]:
+    return [{position: result.failure for position, result in shard.items()} for shard in fetch.shards()]
+
+
+def test_a_killed_fetch_leaves_no_process_and_goes_on_with_the_unfinished(
+    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+) -> None:
+    web.arrived.clear()
+    web.asked.clear()
+    web.answers |= {f"/{shard}.jpg": answer(picture(60, 50, shard)) for shard in range(3)}
+    held = web.answers["/1.jpg"].wait = threading.Event()
+    checkout = Path(fetching.__file__).parents[2]
+    child = subprocess.Popen([sys.executable, "-c", _CHILD, str(checkout), str(tmp_path), web.address])
+    assert web.arrived.wait(60)
+    engines = psutil.Process(child.pid).children(recursive=True)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    _, left = psutil.wait_procs(engines, timeout=20)
+    assert len(engines) == 1
+    assert all(process.status() == psutil.STATUS_ZOMBIE for process in left)
+    held.set()
+    fetch = Fetch(tmp_path, Download(**QUICK), True)
+    for shard in range(3):
+        fetch.request([Asked(shard, f"{web.address}/{shard}.jpg")])
+    assert shards_of(fetch) == [{0: None}, {1: None}, {2: None}]
+    assert [web.asked[f"/{shard}.jpg"] for shard in range(3)] == [1, 2, 1]
+
+
+def test_an_engine_that_is_killed_is_started_again_and_repeats_no_answered_url(
+    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+) -> None:
+    web.arrived.clear()
+    web.asked.clear()
+    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(4)}
+    held = web.answers["/2.jpg"].wait = threading.Event()
+
+    def kill_once() -> None:
+        assert web.arrived.wait(60)
+        (engine,) = psutil.Process().children()
+        engine.kill()
+        held.set()
+
+    killer = threading.Thread(target=kill_once)
+    killer.start()
+    fetch = Fetch(tmp_path, Download(**QUICK), True)
+    fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(4)])
+    assert shards_of(fetch) == [dict.fromkeys(range(4))]
+    killer.join()
+    assert [web.asked[f"/{number}.jpg"] for number in range(4)] == [1, 1, 2, 1]
+
+
+def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
+    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+) -> None:
+    web.arrived.clear()
+    web.asked.clear()
+    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(3)}
+    held = web.answers["/1.jpg"].wait = threading.Event()
+
+    def terminate() -> None:
+        assert web.arrived.wait(60)
+        (engine,) = psutil.Process().children()
+        engine.terminate()
+        held.set()
+
+    terminator = threading.Thread(target=terminate)
+    terminator.start()
+    fetch = Fetch(tmp_path, Download(**QUICK), True)
+    fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(3)])
+    with pytest.raises(LaunchError, match="exit code 143 and 1 of 1 shards missing"):
+        list(fetch.shards())
+    terminator.join()
+    again = Fetch(tmp_path, Download(**QUICK), True)
+    again.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(3)])
+    assert shards_of(again) == [dict.fromkeys(range(3))]
+    assert sum(web.asked[f"/{number}.jpg"] for number in range(3)) == 3
+
+
+def engine_that(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> Fetch:
+    program = folder / "engine"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(fetching.sys, "executable", str(program))
+    fetch = Fetch(folder / "fetch", Download(), True)
+    fetch.request([Asked(0, "http://a.example/0")])
+    return fetch
+
+
+def test_an_engine_that_fails_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fetch = engine_that(monkeypatch, tmp_path, "echo out of luck; exit 3")
+    with pytest.raises(LaunchError, match=r"exit code 3 and 1 of 1 shards.*out of luck.*Start the same command again"):
+        list(fetch.shards())
+
+
+def test_an_engine_that_dies_every_time_is_not_started_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fetch = engine_that(monkeypatch, tmp_path, f"echo started >> {tmp_path}/starts; kill -9 $$")
+    with pytest.raises(LaunchError, match="exit code -9"):
+        list(fetch.shards())
+    assert (tmp_path / "starts").read_text().splitlines() == ["started"] * 3
+
+
+def test_an_engine_that_loses_a_shard_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fetch = engine_that(monkeypatch, tmp_path, "exit 0")
+    with pytest.raises(LaunchError, match="exit code 0 and 1 of 1 shards missing"):
+        list(fetch.shards())
+
+
+def test_an_engine_that_stands_still_is_ended_with_its_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fetching, "_START_SECONDS", 0.5)
+    monkeypatch.setattr(fetching, "_LONGEST_WAIT_SECONDS", -70.0)
+    fetch = engine_that(monkeypatch, tmp_path, f"sleep 600 & echo $! > {tmp_path}/worker; wait")
+    with pytest.raises(LaunchError, match="answered no URL for"):
+        list(fetch.shards())
+    worker = int((tmp_path / "worker").read_text())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _, left = psutil.wait_procs([psutil.Process(worker)], timeout=20)
+        assert all(process.status() == psutil.STATUS_ZOMBIE for process in left)
+
+
+@pytest.mark.parametrize("engine", ["native", "img2dataset"])
+def test_a_full_disk_ends_the_fetch_at_once_and_is_said_to_be_one(
+    engine: str, web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the full disk."""
+    web.asked.clear()
+    web.answers |= {f"/noise{number}.jpg": answer(picture(900, 900, number, quality=100)) for number in range(40)}
+    fetch = Fetch(tmp_path, Download(**QUICK | {"image_size": 900}, engine=engine), True)
+    fetch.request([Asked(number, f"{web.address}/noise{number}.jpg") for number in range(40)])
+    limited = psutil.Process()
+    before = limited.rlimit(psutil.RLIMIT_FSIZE)
+    limited.rlimit(psutil.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            list(fetch.shards())
+    finally:
+        limited.rlimit(psutil.RLIMIT_FSIZE, before)
+    assert 0 < sum(web.asked[f"/noise{number}.jpg"] for number in range(40)) < 20

@@ -1,0 +1,247 @@
+"""The img2dataset engine: `python -m tinygptv.data.img2dataset_engine FOLDER SETTINGS` (see `engine_process`).
+
+Its downloader and resizer do the work; its command line and its writers do not. The one starts a logger process that
+outlives it and waits for ever for a killed worker; the others forget samples when the disk is full. Here each shard is
+one task of a process pool that notices a dead worker, every URL goes through the native engine's crawler, with all its
+guards and manners, and every sample into a result log.
+"""
+
+import concurrent.futures
+import functools
+import io
+import multiprocessing
+import os
+import queue
+import threading
+import urllib.request
+import urllib.response
+from dataclasses import dataclass, field
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+from img2dataset.downloader import Downloader
+from img2dataset.resizer import Resizer
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tinygptv.data.engine_process import Progress, Settings, end_with_parent, run_engine
+from tinygptv.data.guard import FetchError
+from tinygptv.data.native.crawler import Crawler
+from tinygptv.data.native.politeness import Request
+from tinygptv.data.native.session import NOT_MODIFIED, Answer
+from tinygptv.data.pictures import PictureError, sniff
+from tinygptv.data.results import Asked, Result, ResultLog, read_request
+from tinygptv.definitions.source import Download
+
+_SHARD_DIGITS = 5
+_UNCHANGED = "unchanged"
+_PNG_BIT_DEPTH = 24  # the byte of a PNG that says so; Pillow hides it, and OpenCV would clip 16 bits to white
+
+
+class PictureResizer(Resizer):
+    """img2dataset's resizer, given only what it stores faithfully.
+
+    The size is read from the header before anything is decoded; sideways photographs are turned, 16-bit ones scaled,
+    and metadata (camera, place) is left behind. Failures have the names that `pictures` gives them.
+    """
+
+    def __init__(self, download: Download) -> None:
+        super().__init__(
+            download.image_size,
+            "keep_ratio",
+            resize_only_if_bigger=True,
+            skip_reencode=True,
+            encode_quality=download.jpeg_quality,
+        )
+        self._limits = download
+
+    def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: list[Any] | None = None) -> tuple[Any, ...]:
+        try:
+            stored = super().__call__(_plain_picture(img_stream, self._limits), blurring_bbox_list)
+        except PictureError as error:
+            return None, None, None, None, None, error.reason
+        except UnidentifiedImageError:
+            return None, None, None, None, None, "not_image"
+        except Image.DecompressionBombError:
+            return None, None, None, None, None, "too_many_pixels"
+        except (OSError, ValueError, SyntaxError):
+            return None, None, None, None, None, "damaged_image"
+        return stored if stored[0] is not None else (*stored[:-1], "damaged_image")
+
+
+def _plain_picture(stream: io.BytesIO, limits: Download) -> io.BytesIO:
+    """The same stream if its picture is upright, 8-bit and without metadata, else such a picture, uncompressed."""
+    sniff(stream.getvalue())
+    with Image.open(stream) as picture:
+        if picture.width * picture.height > limits.max_pixels:
+            raise PictureError("too_many_pixels")
+        if min(picture.size) < limits.min_side:
+            raise PictureError("too_small")
+        if max(picture.size) > limits.max_aspect * min(picture.size):
+            raise PictureError("bad_aspect")
+        if limits.animated == "refuse" and getattr(picture, "is_animated", False):
+            raise PictureError("animated")
+        is_deep_grey = picture.mode.startswith("I;16")
+        is_deep_png = picture.format == "PNG" and stream.getvalue()[_PNG_BIT_DEPTH] == 16
+        if not (is_deep_grey or is_deep_png or picture.getexif()):
+            stream.seek(0)
+            return stream
+        shallow = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if is_deep_grey else picture
+        plain = io.BytesIO()
+        ImageOps.exif_transpose(shallow).convert("RGB").save(plain, "BMP")
+    plain.seek(0)
+    return plain
+
+
+@dataclass
+class Shard:
+    """What the opener and the writer of one shard tell each other; `failure` is the first thing that went wrong."""
+
+    log: ResultLog
+    asked: dict[str, Asked]
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failure: BaseException | None = None
+
+
+class CrawlerOpener(urllib.request.OpenerDirector):
+    """What img2dataset's `urlopen` calls: answers come from the crawler, a failure is an exception of that name."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        super().__init__()
+        self._crawler = crawler
+        self.shard: Shard | None = None
+
+    def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> Any:
+        assert self.shard is not None
+        if self.shard.failure is not None:
+            raise self.shard.failure
+        asked = self.shard.asked[fullurl.full_url]
+        answered, answers = threading.Event(), []
+
+        def keep(_: Request, answer: Answer | FetchError) -> None:
+            answers.append(answer)
+            answered.set()
+
+        request = Request(asked.url, keep, asked.etag, asked.last_modified)
+        self._crawler.submit(request)
+        answered.wait()
+        (answer,) = answers
+        facts: dict[str, Any] = {"attempts": request.attempts + 1, "status": answer.status}
+        self.shard.facts[asked.url] = facts
+        if isinstance(answer, FetchError):
+            facts["retry_after"] = answer.retry_after
+            raise answer
+        facts |= {"etag": answer.headers.get("ETag"), "last_modified": answer.headers.get("Last-Modified")}
+        if answer.status == NOT_MODIFIED:
+            raise FetchError(_UNCHANGED)
+        return urllib.response.addinfourl(io.BytesIO(answer.body), Message(), asked.url, answer.status)
+
+
+class ResultWriter:
+    """What img2dataset's downloader takes for a writer of samples. Its exceptions are swallowed there until `close`."""
+
+    def __init__(self, shard: Shard, progress: Progress, *_: Any) -> None:
+        self._shard, self._progress = shard, progress
+
+    def write(self, jpeg: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
+        """Keep one sample or failure."""
+        asked = self._shard.asked[meta["url"]]
+        facts = self._shard.facts.get(asked.url, {}) | {"content_sha256": meta["sha256"]}
+        failure = meta["error_message"]
+        if failure == _UNCHANGED or (jpeg and meta["sha256"] == asked.content_sha256):
+            result = Result(asked.position, is_unchanged=True, **facts | {"content_sha256": asked.content_sha256})
+        elif jpeg is None:
+            result = Result(asked.position, failure, **facts)
+        else:
+            sizes = {name: meta[name] for name in ("width", "height", "original_width", "original_height")}
+            result = Result(asked.position, **facts, **sizes, jpeg=jpeg)
+        try:
+            self._shard.log.append(result)
+        except OSError as error:
+            self._shard.failure = error
+            raise
+        self._progress.add()
+
+    def close(self) -> None:
+        """Raise what went wrong, or RuntimeError if samples were lost."""
+        if self._shard.failure is not None:
+            raise self._shard.failure
+        if not self._shard.log.is_whole:
+            raise RuntimeError("img2dataset lost samples of a shard")
+
+
+class Worker:
+    """One process's crawler, which all its shards share."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        own_share = max(1, settings.download.connections_per_host // settings.download.processes)
+        self._folder = folder
+        self._download = settings.download.model_copy(update={"connections_per_host": own_share})
+        self._progress = Progress(folder)
+        crawler = Crawler(self._download, settings.allow_private, queue.SimpleQueue())
+        self._opener = CrawlerOpener(crawler.__enter__())
+        urllib.request.install_opener(self._opener)
+
+    def fetch_shard(self, path: Path) -> None:
+        """`todo/NNNNN.jsonl` → `done/NNNNN.results`."""
+        asked = read_request(path)
+        log = ResultLog(self._folder / "done" / f"{path.stem}.results", len(asked))
+        missing = [one for one in asked if one.position not in log.known]
+        if not missing:
+            return
+        shard = self._opener.shard = Shard(log, {one.url: one for one in missing})
+        scratch = self._folder / "img2dataset"
+        scratch.mkdir(exist_ok=True)
+        urls = scratch / f"{path.stem}.feather"
+        table = pa.table({"url": [one.url for one in missing]})
+        with pa.OSFile(str(urls), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
+            writer.write_table(table)
+        downloader = Downloader(
+            sample_writer_class=functools.partial(ResultWriter, shard, self._progress),
+            resizer=PictureResizer(self._download),
+            thread_count=self._download.threads,
+            save_caption=False,
+            extract_exif=False,
+            output_folder=str(scratch),
+            column_list=["url"],
+            timeout=self._download.deadline_seconds,
+            number_sample_per_shard=max(2, len(asked)),
+            oom_shard_count=_SHARD_DIGITS,
+            compute_hash="sha256",
+            verify_hash_type=None,
+            encode_format="jpg",
+            retries=0,
+            user_agent_token=None,
+            disallowed_header_directives=None,
+        )
+        downloader.download_shard((int(path.stem), str(urls)))
+
+
+def fetch_all(folder: Path, settings: Settings) -> None:
+    """Fetch every shard in `todo/`, by one process or several. The first failure ends them."""
+    todo = sorted((folder / "todo").glob("*.jsonl"))
+    processes = settings.download.processes
+    if processes == 1:
+        fetch_some(folder, settings, todo)
+        return
+    for_workers = settings.model_copy(update={"parent": os.getpid()})
+    shares = [todo[number::processes] for number in range(processes)]
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), end_with_parent, (for_workers.parent,)
+    ) as pool:
+        for _ in pool.map(fetch_some, [folder] * processes, [for_workers] * processes, shares):
+            pass
+
+
+def fetch_some(folder: Path, settings: Settings, todo: list[Path]) -> None:
+    """Fetch some shards, one after the other, in this process."""
+    worker = Worker(folder, settings)
+    for path in todo:
+        worker.fetch_shard(path)
+
+
+if __name__ == "__main__":
+    run_engine(fetch_all)

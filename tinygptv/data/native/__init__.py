@@ -1,0 +1,1 @@
+"""The native engine: polite, guarded fetching by the threads of one process over kept connections."""

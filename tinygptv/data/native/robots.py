@@ -1,0 +1,79 @@
+"""robots.txt: what a site allows whom. Pure; RFC 9309.
+
+The group that names us counts, or the one for `*` if none does; of the rules in it the longest match decides, and among
+equals the permission.
+"""
+
+import re
+import urllib.parse
+from dataclasses import dataclass
+
+MAX_BYTES = 512 << 10
+"""More of a file is not read; the RFC asks for at least 500 KiB."""
+
+_PRODUCT = re.compile(r"[a-z0-9_-]+|\*")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_ALREADY_WRITTEN = "".join(map(chr, range(33, 127)))
+
+
+@dataclass(frozen=True)
+class Robots:
+    """The rules that apply to one agent, as (is allowed, pattern); the most specific first."""
+
+    rules: tuple[tuple[bool, str], ...] = ()
+
+    def allow(self, target: str) -> bool:
+        """Whether a path with its query may be asked for."""
+        written = _spelling(target)
+        return next((is_allowed for is_allowed, pattern in self.rules if _matches(pattern, written)), True)
+
+
+def parse(text: str, agent_token: str) -> Robots:
+    """The rules for the agent of that name. Lines that are no rules are ignored, as the RFC asks."""
+    groups: dict[str, list[tuple[bool, str]]] = {}
+    names: list[str] = []
+    is_naming = False
+    for line in text.lstrip("\ufeff").splitlines():
+        field, _, value = (part.strip() for part in line.partition("#")[0].partition(":"))
+        match field.lower():
+            case "user-agent":
+                names = names if is_naming else []
+                is_naming = True
+                if product := _PRODUCT.match(value.lower()):
+                    names.append(product[0])
+                    groups.setdefault(product[0], [])
+            case "allow" | "disallow":
+                is_naming = False
+                if value:
+                    for name in names:
+                        groups[name].append((field.lower() == "allow", _spelling(value)))
+    rules = groups.get(agent_token.lower(), groups.get("*", []))
+    return Robots(tuple(sorted(rules, key=lambda rule: (-len(rule[1]), not rule[0]))))
+
+
+def _spelling(text: str) -> str:
+    """One spelling for paths and patterns: what need not be escaped is not, the rest is, in capitals."""
+
+    def one(escape: re.Match[str]) -> str:
+        character = chr(int(escape[1], 16))
+        return character if character in _UNRESERVED else escape[0].upper()
+
+    return urllib.parse.quote(_ESCAPE.sub(one, text), safe=_ALREADY_WRITTEN)
+
+
+def _matches(pattern: str, target: str) -> bool:
+    """Whether a pattern with `*` (anything) and a closing `$` (the end) matches from the start, in linear time."""
+    is_anchored = pattern.endswith("$")
+    first, *others = (pattern[:-1] if is_anchored else pattern).split("*")
+    if not target.startswith(first):
+        return False
+    position = len(first)
+    for number, piece in enumerate(others, start=1):
+        if is_anchored and number == len(others):
+            return target.endswith(piece) and len(target) - len(piece) >= position
+        found = target.find(piece, position)
+        if found < 0:
+            return False
+        position = found + len(piece)
+    return position == len(target) or not is_anchored

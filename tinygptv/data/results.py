@@ -1,0 +1,165 @@
+"""What an engine leaves of one shard: a log with one result per URL, appended as answers come.
+
+A log is named `.part` until it holds a result for every URL of its shard; then it is synced and renamed. A process that
+is killed therefore loses only what it had not written yet: the next one drops a torn last record and goes on.
+"""
+
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from tinygptv.errors import DataError
+
+_RECORD = struct.Struct("<4sIII")  # mark, bytes of facts, bytes of picture, crc32 of both
+_MARK = b"TGR1"
+
+
+class Asked(NamedTuple):
+    """One URL to fetch for the row at `position`, and what is known of it from an earlier fetch."""
+
+    position: int
+    url: str
+    etag: str | None = None
+    last_modified: str | None = None
+    content_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one URL: `failure` names why there is no picture, or is None.
+
+    `is_unchanged`: the server says so, or sent the very bytes of last time; then there is no `jpeg` either. `status` to
+    `content_sha256` are of the last response; the rest describes the picture as it came (`original_…`) and as stored.
+    """
+
+    position: int
+    failure: str | None = None
+    is_unchanged: bool = False
+    status: int | None = None
+    final_url: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    retry_after: float | None = None
+    attempts: int = 1
+    content_sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    original_format: str | None = None
+    reencoded: bool | None = None
+    phash: int | None = None
+    jpeg: bytes = b""
+
+
+_FACTS = tuple(field.name for field in fields(Result) if field.name != "jpeg")
+
+
+def write_request(path: Path, asked: list[Asked]) -> None:
+    """Write what a shard asks for, complete or absent."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(one) + "\n" for one in asked))
+    partial.rename(path)
+
+
+def read_request(path: Path) -> list[Asked]:
+    """What a shard asks for."""
+    with path.open() as lines:
+        return [Asked(*json.loads(line)) for line in lines]
+
+
+class ResultLog:
+    """The growing results of one shard of `size` URLs; `known` are the positions that have one already.
+
+    Any thread may append. The log that becomes whole takes its final name, `path`.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size, self._lock = path, size, threading.Lock()
+        self._partial = path.with_suffix(".part")
+        self.known: set[int] = set()
+        end = 0
+        if self._partial.exists():
+            with self._partial.open("rb") as stream:
+                while (result := _read_record(stream)) is not None:
+                    self.known.add(result.position)
+                    end = stream.tell()
+        self._stream = self._partial.open("ab", buffering=0)
+        self._stream.truncate(end)
+        self._finish_if_whole()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every URL has its result."""
+        return len(self.known) == self._size
+
+    def append(self, result: Result) -> bool:
+        """Write one result; whether it was the last. Raises OSError if there is no room for it."""
+        facts = json.dumps({n: value for n in _FACTS if (value := getattr(result, n)) is not None}).encode()
+        check = zlib.crc32(result.jpeg, zlib.crc32(facts))
+        head = _RECORD.pack(_MARK, len(facts), len(result.jpeg), check)
+        with self._lock:
+            self._write(head + facts + result.jpeg)
+            assert result.position not in self.known
+            self.known.add(result.position)
+            return self._finish_if_whole()
+
+    def _write(self, record: bytes) -> None:
+        left = memoryview(record)
+        while left:
+            left = left[self._stream.write(left) :]
+
+    def _finish_if_whole(self) -> bool:
+        if not self.is_whole:
+            return False
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._partial.rename(self._path)
+        return True
+
+
+class Results(Mapping[int, Result]):
+    """The finished results of one shard by row position; each is read, picture and all, when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stream = path, path.open("rb")
+        self._places: dict[int, int] = {}
+        place = 0
+        while len(head := self._stream.read(_RECORD.size)) == _RECORD.size:
+            _, facts_length, jpeg_length, _ = _RECORD.unpack(head)
+            self._places[json.loads(self._stream.read(facts_length))["position"]] = place
+            place = self._stream.seek(jpeg_length, os.SEEK_CUR)
+
+    def __getitem__(self, position: int) -> Result:
+        """Raises DataError if the record is damaged."""
+        self._stream.seek(self._places[position])
+        result = _read_record(self._stream)
+        if result is None:
+            raise DataError(f"{self._path}: what was fetched is damaged on disk; remove this file to fetch it again")
+        return result
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _read_record(stream: BinaryIO) -> Result | None:
+    """The record a stream stands at, or None if there is no intact one."""
+    head = stream.read(_RECORD.size)
+    if len(head) < _RECORD.size:
+        return None
+    mark, facts_length, jpeg_length, check = _RECORD.unpack(head)
+    if mark != _MARK:
+        return None
+    facts, jpeg = stream.read(facts_length), stream.read(jpeg_length)
+    if len(jpeg) < jpeg_length or zlib.crc32(jpeg, zlib.crc32(facts)) != check:
+        return None
+    return Result(jpeg=jpeg, **json.loads(facts))
