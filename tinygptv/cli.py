@@ -5,14 +5,19 @@ parameter is wrong and nothing was started. Torch is imported by the work, never
 """
 
 import argparse
+import contextlib
 import json
 import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from tinygptv.errors import DefinitionError, TinyGPTVError
+from tinygptv import catalog
+from tinygptv.errors import DefinitionError, TinyGPTVError, did_you_mean
 from tinygptv.journey import (
     EXPORT,
     HARDWARE,
@@ -30,6 +35,8 @@ from tinygptv.journey import (
     summary,
 )
 from tinygptv.locations import PACKAGE
+from tinygptv.memory import PeakMemory
+from tinygptv.release.layouts import LAYOUTS
 
 BACKBONES = PACKAGE / "backbones" / "shapes"
 
@@ -84,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(planned)
     planned.add_argument("--json", action="store_true", help="one JSON line per stage, and nothing else")
     for name, (verbs, about) in _VERBS.items():
-        verb = add(name, about, f"{name} --run first --source {SOURCE}", _walk)
+        command = _curate if name == "curate" else _walk
+        verb = add(name, about, f"{name} --run first --source {SOURCE}", command)
         _add_run_options(verb)
         verb.add_argument("--dry-run", action="store_true", help="print what would happen, and do nothing")
         verb.set_defaults(verbs=verbs, stage=None, model=None)
@@ -116,6 +124,15 @@ def _add_others(add: Callable[..., argparse.ArgumentParser]) -> None:
     chat.add_argument("--model", default=EXPORT, choices=[EXPORT, QUANTIZED], help=f"default: {EXPORT}")
     chat.add_argument("picture", type=Path)
     chat.add_argument("question", help="may begin with a task tag such as [vqa], [refer] or [caption]")
+
+    about = "write weights of one layout in another, every tensor accounted for"
+    example = "convert TinyGPT-V_for_Stage3.pth stage3 --to tinygptv --recipe tinygptv --stage stage3"
+    convert = add("convert", about, example, _convert)
+    convert.add_argument("input", type=Path, help="a published file or folder, a stage's folder or trained.safetensors")
+    convert.add_argument("output", type=Path, help="must not exist yet: a .pth file for reference, else a folder")
+    convert.add_argument("--to", choices=LAYOUTS, default=LAYOUTS[0], help=f"default: {LAYOUTS[0]}")
+    convert.add_argument("--recipe", default=RECIPE, help=f"whose model it is (default: {RECIPE})")
+    convert.add_argument("--stage", help="which stage left the input behind (default: the last)")
 
     about = "read finished artifacts again, and say what in them is damaged"
     verify = add("verify", about, f"verify {WORKDIR}/raw", _verify)
@@ -163,10 +180,45 @@ def _walk(options: argparse.Namespace) -> int:
     if options.dry_run:
         _print_plan([planned for planned in plan(journey) if planned.arrow in chosen])
         return 0
-    for arrow in chosen:
-        manifest = journey.make(arrow, logging.getLogger("tinygptv").info)
-        print(f"{arrow}: {summary(manifest)}\n    {journey.store.workdir}/{manifest.artifact}", flush=True)
+    with _ending_in_order():
+        for arrow in chosen:
+            _make(journey, arrow)
     return 0
+
+
+def _make(journey: Journey, arrow: Arrow) -> Manifest:
+    manifest = journey.make(arrow, logging.getLogger("tinygptv").info)
+    print(f"{arrow}: {summary(manifest)}\n    {journey.store.workdir}/{manifest.artifact}", flush=True)
+    return manifest
+
+
+def _curate(options: argparse.Namespace) -> int:
+    """As `_walk`; the last line accounts, in JSON, for every row of the source's tables."""
+    if options.dry_run:
+        return _walk(options)
+    started = time.monotonic()
+    with PeakMemory() as memory, _ending_in_order():
+        journey = _journey(options)
+        raw, kept = (_make(journey, arrow) for arrow in journey.arrows(*options.verbs))
+    account = {
+        "rows_in": raw.rows_in,
+        "rows_out": kept.rows_out,
+        "drops": dict(Counter(raw.drops) + Counter(kept.drops)),
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_bytes": memory.bytes,
+    }
+    print(json.dumps(account), flush=True)
+    return 0
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM unwind what is going on, as Ctrl-C does, instead of leaving processes and locks behind."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _chosen(journey: Journey, options: argparse.Namespace) -> list[Arrow]:
@@ -207,6 +259,19 @@ def _chat(options: argparse.Namespace) -> int:
     from tinygptv.release.chat import answer
 
     print(answer(journey.store.folder(model.artifact), options.picture, options.question))
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    recipe = catalog.recipe(options.recipe)
+    stages = [stage.stage for stage in recipe.stages]
+    stage = options.stage or stages[-1]
+    if stage not in stages:
+        raise DefinitionError(f"--stage {stage}: {options.recipe} has no such stage. {did_you_mean(stage, stages)}")
+    from tinygptv.release.convert import convert
+
+    report = convert(options.input, options.output, options.to, recipe, stage)
+    print("\n".join([*report.lines(), f"written to {options.output}"]))
     return 0
 
 

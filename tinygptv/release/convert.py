@@ -12,7 +12,6 @@ Names, shapes and numbers are checked against a recipe's stage; values are moved
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, get_args
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -43,11 +42,9 @@ from tinygptv.models.weights.saving import save_reference
 from tinygptv.models.weights.stock import to_stock
 from tinygptv.models.weights.stored import read_all
 from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
+from tinygptv.release.layouts import Layout
 from tinygptv.train.freezing import trainable_names
 from tinygptv.train.stage import TRAINED, adapters, inherited
-
-Layout = Literal["tinygptv", "reference", "peft", "merged"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 LANGUAGE_MODEL, ATTENTION_NORMS = "language_model", "attention_norms.safetensors"
 
