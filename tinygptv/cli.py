@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tinygptv import catalog
+from tinygptv.artifacts import Manifest
 from tinygptv.errors import DefinitionError, TinyGPTVError, did_you_mean
 from tinygptv.journey import (
     EXPORT,

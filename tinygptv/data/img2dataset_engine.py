@@ -1,13 +1,11 @@
 """The img2dataset engine: `python -m tinygptv.data.img2dataset_engine FOLDER SETTINGS` (see `engine_process`).
 
-Its downloader and resizer do the work; its command line and its writers do not. The one starts a logger process that
-outlives it and waits for ever for a killed worker; the others forget samples when the disk is full. Here each shard is
-one task of a process pool that notices a dead worker, every URL goes through the native engine's crawler, with all its
-guards and manners, and every sample into a result log.
+Its downloader does the work, through the three seams it has: what opens URLs is our crawler, with all its guards and
+manners; what makes pictures is `pictures`; what keeps samples is a result log. Its command line is not used: it starts
+a logger process that outlives it, and waits for ever for a worker that was killed.
 """
 
 import concurrent.futures
-import functools
 import io
 import multiprocessing
 import os
@@ -15,85 +13,26 @@ import queue
 import threading
 import urllib.request
 import urllib.response
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from email.message import Message
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 from img2dataset.downloader import Downloader
-from img2dataset.resizer import Resizer
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tinygptv.data.engine_process import Progress, Settings, end_with_parent, run_engine
 from tinygptv.data.guard import FetchError
 from tinygptv.data.native.crawler import Crawler
 from tinygptv.data.native.politeness import Request
 from tinygptv.data.native.session import NOT_MODIFIED, Answer
-from tinygptv.data.pictures import PictureError, sniff
+from tinygptv.data.pictures import PictureError, StoredPicture, store_picture
 from tinygptv.data.results import Asked, Result, ResultLog, read_request
 from tinygptv.definitions.source import Download
 
 _SHARD_DIGITS = 5
 _UNCHANGED = "unchanged"
-_PNG_BIT_DEPTH = 24  # the byte of a PNG that says so; Pillow hides it, and OpenCV would clip 16 bits to white
-
-
-class PictureResizer(Resizer):
-    """img2dataset's resizer, given only what it stores faithfully.
-
-    The size is read from the header before anything is decoded; sideways photographs are turned, 16-bit ones scaled,
-    and metadata (camera, place) is left behind. Failures have the names that `pictures` gives them.
-    """
-
-    def __init__(self, download: Download) -> None:
-        super().__init__(
-            download.image_size,
-            "keep_ratio",
-            resize_only_if_bigger=True,
-            skip_reencode=True,
-            encode_quality=download.jpeg_quality,
-        )
-        self._limits = download
-
-    def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: list[Any] | None = None) -> tuple[Any, ...]:
-        try:
-            stored = super().__call__(_plain_picture(img_stream, self._limits), blurring_bbox_list)
-        except PictureError as error:
-            return None, None, None, None, None, error.reason
-        except UnidentifiedImageError:
-            return None, None, None, None, None, "not_image"
-        except Image.DecompressionBombError:
-            return None, None, None, None, None, "too_many_pixels"
-        except (OSError, ValueError, SyntaxError):
-            return None, None, None, None, None, "damaged_image"
-        return stored if stored[0] is not None else (*stored[:-1], "damaged_image")
-
-
-def _plain_picture(stream: io.BytesIO, limits: Download) -> io.BytesIO:
-    """The same stream if its picture is upright, 8-bit and without metadata, else such a picture, uncompressed."""
-    sniff(stream.getvalue())
-    with Image.open(stream) as picture:
-        if picture.width * picture.height > limits.max_pixels:
-            raise PictureError("too_many_pixels")
-        if min(picture.size) < limits.min_side:
-            raise PictureError("too_small")
-        if max(picture.size) > limits.max_aspect * min(picture.size):
-            raise PictureError("bad_aspect")
-        if limits.animated == "refuse" and getattr(picture, "is_animated", False):
-            raise PictureError("animated")
-        is_deep_grey = picture.mode.startswith("I;16")
-        is_deep_png = picture.format == "PNG" and stream.getvalue()[_PNG_BIT_DEPTH] == 16
-        if not (is_deep_grey or is_deep_png or picture.getexif()):
-            stream.seek(0)
-            return stream
-        shallow = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if is_deep_grey else picture
-        plain = io.BytesIO()
-        ImageOps.exif_transpose(shallow).convert("RGB").save(plain, "BMP")
-    plain.seek(0)
-    return plain
 
 
 @dataclass
@@ -140,24 +79,36 @@ class CrawlerOpener(urllib.request.OpenerDirector):
         return urllib.response.addinfourl(io.BytesIO(answer.body), Message(), asked.url, answer.status)
 
 
-class ResultWriter:
-    """What img2dataset's downloader takes for a writer of samples. Its exceptions are swallowed there until `close`."""
+class SampleMaker:
+    """What img2dataset's downloader takes for its resizer and for its writer of samples.
 
-    def __init__(self, shard: Shard, progress: Progress, *_: Any) -> None:
-        self._shard, self._progress = shard, progress
+    It calls them in turn, from one thread, and swallows what they raise until `close`.
+    """
+
+    def __init__(self, shard: Shard, limits: Download, progress: Progress) -> None:
+        self._shard, self._limits, self._progress = shard, limits, progress
+        self._picture: StoredPicture | None = None
+
+    def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: None = None) -> tuple[Any, ...]:
+        """(jpeg, width, height, original width, original height, failure)"""
+        self._picture = None
+        try:
+            self._picture = made = store_picture(img_stream.getvalue(), self._limits)
+        except PictureError as error:
+            return None, None, None, None, None, error.reason
+        return made.jpeg, made.width, made.height, made.original_width, made.original_height, None
 
     def write(self, jpeg: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
         """Keep one sample or failure."""
         asked = self._shard.asked[meta["url"]]
         facts = self._shard.facts.get(asked.url, {}) | {"content_sha256": meta["sha256"]}
-        failure = meta["error_message"]
-        if failure == _UNCHANGED or (jpeg and meta["sha256"] == asked.content_sha256):
+        if meta["error_message"] == _UNCHANGED or (jpeg and meta["sha256"] == asked.content_sha256):
             result = Result(asked.position, is_unchanged=True, **facts | {"content_sha256": asked.content_sha256})
-        elif jpeg is None:
-            result = Result(asked.position, failure, **facts)
+        elif jpeg is None or self._picture is None:
+            result = Result(asked.position, meta["error_message"], **facts)
         else:
-            sizes = {name: meta[name] for name in ("width", "height", "original_width", "original_height")}
-            result = Result(asked.position, **facts, **sizes, jpeg=jpeg)
+            described = {known.name: getattr(self._picture, known.name) for known in fields(self._picture)}
+            result = Result(asked.position, **facts, **described)
         try:
             self._shard.log.append(result)
         except OSError as error:
@@ -199,9 +150,10 @@ class Worker:
         table = pa.table({"url": [one.url for one in missing]})
         with pa.OSFile(str(urls), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
             writer.write_table(table)
+        maker = SampleMaker(shard, self._download, self._progress)
         downloader = Downloader(
-            sample_writer_class=functools.partial(ResultWriter, shard, self._progress),
-            resizer=PictureResizer(self._download),
+            sample_writer_class=lambda *_: maker,
+            resizer=maker,
             thread_count=self._download.threads,
             save_caption=False,
             extract_exif=False,
