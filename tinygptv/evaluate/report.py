@@ -5,14 +5,12 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
+from tinygptv import pages
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, fingerprint
 from tinygptv.catalog import ResolvedRun
+from tinygptv.data.versions import number_of
 from tinygptv.evaluate.curation import Funnel, Shown, funnel, gallery
 from tinygptv.evaluate.results import (
     PredictionGroup,
@@ -30,7 +28,7 @@ from tinygptv.evaluate.training import StageMixture, TrainedStage, stage_mixture
 from tinygptv.release.card import ancestors
 
 REPORT = "report.html"
-_TEMPLATE, _STYLE = "report.html.j2", "report.css"
+_PACKAGE, _TEMPLATE = "tinygptv.evaluate", "report.html.j2"
 _PACKAGES = ("torch", "transformers", "deepspeed", "peft", "img2dataset", "webdataset", "duckdb", "prefect")
 
 
@@ -88,7 +86,11 @@ class View:
 
 def report(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Manifest]) -> Manifest:
     """Write `report.html` about the artifacts of a run; what is not among `manifests` is left out of the page."""
-    definition = {"recipe": run.recipe_name, "source": run.source_name, "page": fingerprint(_text(_TEMPLATE))}
+    definition = {
+        "recipe": run.recipe_name,
+        "source": run.source_name,
+        "page": fingerprint(pages.template_text(_PACKAGE, _TEMPLATE)),
+    }
     parents = sorted({manifest.artifact for manifest in manifests})
 
     def build(draft: Path) -> Outcome:
@@ -101,11 +103,8 @@ def report(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Ma
 
 
 def render(view: View) -> str:
-    """The page as text. Everything is escaped, because captions are what strangers wrote."""
-    environment = Environment(
-        loader=PackageLoader("tinygptv.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(_TEMPLATE).render(view=view, css=Markup(_text(_STYLE)))
+    """The page as text."""
+    return pages.render(_PACKAGE, _TEMPLATE, view=view)
 
 
 def gather(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Manifest]) -> View:
@@ -116,7 +115,7 @@ def gather(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Ma
         run_name=run_name,
         about=run.recipe.about.strip(),
         licence=run.source.licence,
-        chips=_chips(run, manifests),
+        chips=_chips(store, run, artifacts, manifests),
         verdict=verdict(run, artifacts),
         journey=_journey(run, artifacts),
         scores=score_table(run, artifacts),
@@ -133,11 +132,12 @@ def gather(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Ma
     )
 
 
-def _chips(run: ResolvedRun, manifests: Sequence[Manifest]) -> list[Named]:
+def _chips(store: Store, run: ResolvedRun, artifacts: RunArtifacts, manifests: Sequence[Manifest]) -> list[Named]:
     finished = max((manifest.created for manifest in manifests), default="")
+    number = number_of(store, artifacts.filtered.artifact) if artifacts.filtered else None
     return [
         Named("recipe", run.recipe_name),
-        Named("source", run.source_name),
+        Named("source", f"{run.source_name}, version {number}" if number else run.source_name),
         Named("hardware", run.hardware_name),
         Named("finished", finished.replace("T", " ").replace("+00:00", " UTC")),
         Named("work", f"{sum(manifest.seconds for manifest in manifests) / 60:.1f} min"),
@@ -198,7 +198,3 @@ def _environment() -> list[Named]:
             versions.append(Named(package, "not installed"))
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return [Named("python", platform.python_version()), *versions, Named("machine", machine)]
-
-
-def _text(name: str) -> str:
-    return (files("tinygptv.evaluate") / "templates" / name).read_text(encoding="utf-8")
