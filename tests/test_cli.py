@@ -13,6 +13,7 @@ from tinygptv.cli import main
 
 ARROWS = ["download", "filter", "mix", "train", "export", "quantize", "evaluate", "report"]
 VERBS = [*ARROWS, "plan", "curate", "train-all", "bootstrap", "doctor", "chat", "convert"]
+VERBS += ["refresh", "versions", "diff", "card", "forget"]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest
+from tinygptv.dataset_verbs import Lines, add_dataset_verbs
 from tinygptv.errors import DefinitionError, TinyGPTVError, did_you_mean
 from tinygptv.journey import (
     EXPORT,
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--stage", help="only this stage, from what the stage before it left")
         if name == "evaluate":
             verb.add_argument("--model", help="only this model: a stage's name, export or int8")
+    add_dataset_verbs(lambda name, about, example, verb: add(name, about, example, _printing(verb)), SOURCE, WORKDIR)
     _add_others(add)
     return parser
 
@@ -146,6 +148,17 @@ def _add_others(add: Callable[..., argparse.ArgumentParser]) -> None:
     doctor.add_argument("--recipe", default=RECIPE, help=f"whose weights should be there (default: {RECIPE})")
     doctor.add_argument("--model", type=Path, help="a released model's folder, to be loaded and asked about pictures")
     doctor.add_argument("--golden", type=Path, help="instead, compare with the recorded cases in this folder")
+
+
+def _printing(verb: Lines) -> Callable[[argparse.Namespace], int]:
+    """A command that prints the lines of a verb as they come."""
+
+    def command(options: argparse.Namespace) -> int:
+        for line in verb(options):
+            print(line, flush=True)
+        return 0
+
+    return command
 
 
 def _journey(options: argparse.Namespace) -> Journey:

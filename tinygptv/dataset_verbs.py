@@ -1,0 +1,126 @@
+"""The command line's verbs about data that is there: refresh, versions, diff, card, forget.
+
+Each takes the parsed options and gives lines to print, as it gets them.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+
+from tinygptv import catalog
+from tinygptv.artifacts import Store
+from tinygptv.definitions.source import PairsSource
+from tinygptv.errors import DataError, DefinitionError
+
+Lines = Callable[[argparse.Namespace], Iterator[str]]
+
+_SHOWN_KEYS = 20
+
+
+def refresh_lines(options: argparse.Namespace) -> Iterator[str]:
+    """Bring a source up to date. Raises DataError if its checks refuse the new version."""
+    from tinygptv.data.refresh import refresh
+
+    source = catalog.source(options.source)
+    if not isinstance(source, PairsSource):
+        raise DefinitionError(f"source '{options.source}' holds annotations; only a source of pairs is refreshed")
+    done = refresh(Store(options.workdir), catalog.source_name(options.source), source, options.accept)
+    yield from (f"{row['what']:<28} {row['count']:>9}" for row in done.report())
+    if done.outcome == "refused":
+        raise DataError(str(done))
+    yield str(done)
+
+
+def versions_lines(options: argparse.Namespace) -> Iterator[str]:
+    """One line per published version, the current one of each source last and marked."""
+    from tinygptv.data.versions import versions
+
+    found = versions(Store(options.workdir))
+    if not found:
+        yield f"{options.workdir}: nothing is published; `tinygptv refresh` publishes"
+    for source_name, known in found.items():
+        for one in known.versions:
+            mark = "  current" if one == known.current else ""
+            yield f"{source_name}@{one.number}  {one.published}  {one.rows:>9} samples  {one.filtered}{mark}"
+
+
+def diff_lines(options: argparse.Namespace) -> Iterator[str]:
+    """Counts of what one version has and another has not, then their keys."""
+    from tinygptv.data.versions import artifact_of, diff
+
+    store = Store(options.workdir)
+    found = diff(store, artifact_of(store, options.before), artifact_of(store, options.after))
+    for kind, count in found.counts.items():
+        yield f"{count} {kind}"
+    rows = found.table if options.all else found.table.slice(0, _SHOWN_KEYS)
+    yield from (f"{row['change']:<8} {row['key']}  {row['url']}" for row in rows.to_pylist())
+    if len(rows) < len(found.table):
+        yield f"… and {len(found.table) - len(rows)} more; --all lists them"
+
+
+def card_lines(options: argparse.Namespace) -> Iterator[str]:
+    """Write the data card of a version; where it is."""
+    from tinygptv.data.card import CARD_JSON, CARD_PAGE, card
+    from tinygptv.data.versions import artifact_of
+
+    store = Store(options.workdir)
+    artifact = artifact_of(store, options.version)
+    filtered = store.find(artifact)
+    if filtered is None or not artifact.startswith("filtered/"):
+        raise DefinitionError(f"'{options.version}': want source@number, or the name of a filtered artifact")
+    folder = store.folder(card(store, filtered).artifact)
+    yield f"{folder / CARD_PAGE}"
+    yield f"{folder / CARD_JSON}"
+
+
+def forget_lines(options: argparse.Namespace) -> Iterator[str]:
+    """Write down a request to forget, and list everything that holds or saw what it names."""
+    from tinygptv.data.tombstones import bury, tombstone
+    from tinygptv.exposure import traces
+
+    ((kind, value),) = [(kind, given) for kind in KINDS if (given := getattr(options, kind)) is not None]
+    store, wanted = Store(options.workdir), tombstone(kind, value, options.why)
+    if options.dry_run:
+        yield f"would forget what {kind} {wanted.value} names:"
+    else:
+        number = bury(store, wanted)
+        yield f"tombstone {number}: {kind} {wanted.value}; masked from now on, left out of what is made later"
+    found = traces(store, [wanted])
+    yield from (f"  {holder}" for holder in found.holders)
+    yield from (f"  {exposure}" for exposure in found.exposures)
+    if not found.holders and not found.exposures:
+        yield "  nothing here holds or saw it"
+
+
+KINDS = ("url", "domain", "sha256", "caption")
+"""What a request to forget may be named by; exactly one is given."""
+
+
+def add_dataset_verbs(
+    add: Callable[[str, str, str, Lines], argparse.ArgumentParser], source: str, workdir: str
+) -> None:
+    """Declare the verbs; `source` and `workdir` are the defaults of their options."""
+    refresh = add(
+        "refresh", "fetch what changed in a source and publish a version if its checks pass", "refresh", refresh_lines
+    )
+    refresh.add_argument("--source", default=source, help=f"a source's name, or a table (default: {source})")
+    refresh.add_argument(
+        "--accept", action="append", default=[], metavar="CHECK", help="publish although this check fails"
+    )
+    versions = add("versions", "list the published versions of every source", "versions", versions_lines)
+    diff = add("diff", "say what changed between two versions", f"diff {source}@1 {source}@2", diff_lines)
+    diff.add_argument("before", help="source@number, or an artifact's name")
+    diff.add_argument("after")
+    diff.add_argument("--all", action="store_true", help=f"list all keys, not the first {_SHOWN_KEYS}")
+    card = add("card", "write the data card of a version", f"card {source}@1", card_lines)
+    card.add_argument("version", help="source@number, or the name of a filtered artifact")
+    about = "take samples back: mask them now, leave them out later, and list who saw them"
+    forget = add("forget", about, "forget --domain example.org --why 'asked for by its owner'", forget_lines)
+    named = forget.add_mutually_exclusive_group(required=True)
+    named.add_argument("--url")
+    named.add_argument("--domain", help="with its subdomains")
+    named.add_argument("--sha256", help="of the image, as served or as stored")
+    named.add_argument("--caption", metavar="REGEX", help="RE2; (?i) ignores case")
+    forget.add_argument("--why", required=True, help="so that others can tell later")
+    forget.add_argument("--dry-run", action="store_true", help="list what would be forgotten, and write nothing down")
+    for parser in (refresh, versions, diff, card, forget):
+        parser.add_argument("--workdir", default=workdir, help=f"path or s3://… (default: {workdir})")
