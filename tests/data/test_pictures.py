@@ -271,7 +271,7 @@ def test_numbers_without_a_known_white_are_refused() -> None:
     assert refused(encoded(heights, "TIFF")) == "unsupported_format"
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 def test_whatever_is_done_to_a_file_it_is_stored_or_refused(picture: Callable[..., bytes]) -> None:
     """Two thousand files with bytes changed, cut out and put in: never another exception."""
     chance = random.Random(0)

@@ -1,0 +1,176 @@
+"""A list of URLs to shards, beside img2dataset: the same pictures from the same server, start-up included.
+
+    python benchmarks/ingest.py [IMAGES]
+
+Both begin as a command and end with shards of 1,000, their shorter side brought down to 448 px at quality 95. Measured
+from outside, over the whole tree of processes: the clock, CPU seconds, the most memory at one moment, and when the
+first shard was finished. The peer runs with the number of threads that served it best on two cores.
+"""
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from comparison import generated, photographs, report
+
+IMAGES, ROUNDS = 2000, 1
+_POLL_SECONDS = 0.02
+
+_PEER = """
+import sys
+from img2dataset import download
+if __name__ == "__main__":
+    download(
+        url_list=sys.argv[1], output_folder=sys.argv[2], input_format="parquet", url_col="URL", caption_col="TEXT",
+        output_format="webdataset", image_size=448, resize_mode="keep_ratio", resize_only_if_bigger=True,
+        skip_reencode=True, encode_quality=95, processes_count=1, thread_count=8, number_sample_per_shard=1000,
+        enable_wandb=False,
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one command took: seconds by the clock and of CPU, bytes at the worst moment, seconds to the first shard."""
+
+    wall: float
+    cpu: float
+    peak_bytes: float
+    first_shard: float
+
+
+class Tree:
+    """A process and its descendants, watched until the first one ends."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        environment = os.environ | {"TINYGPTV_ALLOW_PRIVATE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+        self._log = log
+        with log.open("wb") as stream:
+            self._process = psutil.Popen(command, stdout=stream, stderr=stream, env=environment)
+        self._cpu: dict[int, float] = {}
+        self._peak = 0
+
+    def watch(self, first_shard: Callable[[], bool]) -> Cost:
+        """Until it ends. Raises RuntimeError if it fails."""
+        started, first = time.monotonic(), 0.0
+        while self._process.poll() is None:
+            self._look()
+            if not first and first_shard():
+                first = time.monotonic() - started
+            time.sleep(_POLL_SECONDS)
+        wall = time.monotonic() - started
+        if self._process.returncode:
+            raise RuntimeError(f"exit code {self._process.returncode}: {self._log.read_text(errors='replace')[-2000:]}")
+        return Cost(wall, sum(self._cpu.values()), self._peak, first or wall)
+
+    def _look(self) -> None:
+        memory = 0
+        try:
+            for process in (self._process, *self._process.children(recursive=True)):
+                times = process.cpu_times()
+                self._cpu[process.pid] = times.user + times.system
+                memory += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            return
+        self._peak = max(self._peak, memory)
+
+
+@contextmanager
+def serving(pictures: list[bytes]) -> Iterator[str]:
+    """A server in a process of its own, so that its time is nobody's: /N is the picture number N."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, picture in enumerate(pictures):
+            (Path(folder) / str(number)).write_bytes(picture)
+        command = [sys.executable, __file__, "--serve", folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            yield server.stdout.readline().strip()
+            server.terminate()
+
+
+def serve(folder: Path) -> None:
+    """The server's side of `serving`: as little work as possible for each request."""
+    pictures = {f"/{path.name}".encode(): path.read_bytes() for path in folder.iterdir()}
+
+    class Pictures(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self._transport, self._asked = transport, b""
+
+        def data_received(self, data: bytes) -> None:
+            self._asked += data
+            while b"\r\n\r\n" in self._asked:
+                request, _, self._asked = self._asked.partition(b"\r\n\r\n")
+                body = pictures.get(request.split(b" ", 2)[1], b"")
+                status = b"200 OK" if body else b"404 Not Found"
+                head = b"HTTP/1.1 %s\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+                self._transport.write(head + body)
+                if b"Connection: close" in request:
+                    self._transport.close()
+
+    async def listen() -> None:
+        server = await asyncio.get_running_loop().create_server(Pictures, "127.0.0.1", 0)
+        print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        await server.serve_forever()
+
+    asyncio.run(listen())
+
+
+def ours(table: Path, folder: Path) -> Cost:
+    """`tinygptv download`: shards, their sidecar, the ledger and the manifest."""
+    command = [sys.executable, "-m", "tinygptv.cli", "download", "--source", str(table), "--workdir", str(folder)]
+    return Tree(command, folder / "log").watch(lambda: any(folder.rglob("00000.tar")))
+
+
+def peer(table: Path, folder: Path) -> Cost:
+    """img2dataset, called as its command line calls itself."""
+    script = folder / "peer.py"
+    script.write_text(_PEER)
+    command = [sys.executable, str(script), str(table), str(folder / "out")]
+    return Tree(command, folder / "log").watch((folder / "out" / "00000_stats.json").exists)
+
+
+def main(images: int) -> None:
+    """Half photographs, half generated, in turns with the peer."""
+    found, kind = photographs(images // 2)
+    made = generated(100)
+    pictures = [
+        (found if number % 2 else made)[number // 2 % (images // 2 if number % 2 else 100)] for number in range(images)
+    ]
+    mine, theirs = [], []
+    with tempfile.TemporaryDirectory() as scratch, serving(pictures) as address:
+        table = Path(scratch) / "pairs.parquet"
+        urls = [f"{address}/{number}" for number in range(images)]
+        pq.write_table(pa.table({"URL": urls, "TEXT": [f"picture number {number}" for number in range(images)]}), table)
+        for number in range(ROUNDS):
+            for costs, run in ((mine, ours), (theirs, peer)):
+                folder = Path(scratch) / f"{run.__name__}{number}"
+                folder.mkdir()
+                costs.append(run(table, folder))
+    middle = {
+        name: [statistics.median(getattr(cost, name) for cost in costs) for costs in (mine, theirs)]
+        for name in Cost.__slots__
+    }
+    details = {"images": images, "pictures": f"half {kind}, half generated", "peer_is": "img2dataset 1.47.0"}
+    rates = [images / seconds for seconds in middle["cpu"]]
+    report("ingest: images per CPU second", *rates, "images/CPU s", "ratio >= 1.25", **details)
+    report("ingest: images per second", *[images / s for s in middle["wall"]], "images/s", "ratio >= 4", **details)
+    report("ingest: peak memory", *middle["peak_bytes"], "bytes", "ours <= 400e6", **details)
+    report("ingest: first shard", *middle["first_shard"], "s", "ratio <= 0.5", **details)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        serve(Path(sys.argv[2]))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES)
