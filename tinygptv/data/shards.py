@@ -109,10 +109,8 @@ class ShardWriter:
 
     def write(self, row: Mapping[str, Any], image: bytes) -> None:
         """Append one sample; `row` has columns of a filter's sidecar (absent: NULL), `image` is a JPEG."""
-        if self.count % self._samples_per_shard == 0:
-            self._finish_shard()
+        if self._shard is None:
             self._shard = Shard(self._folder / f"{self.count // self._samples_per_shard:05d}.tar")
-        assert self._shard is not None
         described = {name: row.get(name) for name in SIDECAR_COLUMNS}
         members = sample_members(described, image)
         where = {
@@ -124,6 +122,8 @@ class ShardWriter:
         }
         self._rows.append(described | where)
         self.count += 1
+        if self.count % self._samples_per_shard == 0:
+            self._finish_shard()
         if len(self._rows) == _ROWS_PER_GROUP:
             self._write_rows()
 
@@ -143,6 +143,7 @@ class ShardWriter:
     def _finish_shard(self) -> None:
         if self._shard is not None:
             self._shard.finish()
+            self._shard = None
 
     def _write_rows(self) -> None:
         self._sidecar.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
