@@ -11,6 +11,7 @@ from tinygptv import cli
 from tinygptv.artifacts import MANIFEST, Manifest, Outcome, Store
 from tinygptv.data.repair import Rows, repair
 from tinygptv.data.shards import SIDECAR, ShardWriter, content_hash, sidecar_rows
+from tinygptv.data.tombstones import bury, tombstone
 from tinygptv.data.verify import verify
 
 NAMES = ["raw/made_up@1", "filtered/made_up@2"]
@@ -125,7 +126,7 @@ def test_a_picture_is_fetched_again_only_if_it_is_nowhere_else(folders: tuple[Pa
     before = contents(raw)
     asked: list[str] = []
 
-    def refetch(manifest: Manifest, rows: Rows) -> dict[str, bytes]:
+    def refetch(_: Store, manifest: Manifest, rows: Rows) -> dict[str, bytes]:
         asked.extend(f"{manifest.artifact} {row['url']}" for row in rows)
         return {content_hash(images[4]): images[4]}
 
@@ -135,6 +136,15 @@ def test_a_picture_is_fetched_again_only_if_it_is_nowhere_else(folders: tuple[Pa
     assert (done.samples, done.given_up) == (2, None)
     assert asked == ["raw/made_up@1 http://a/4.jpg"]
     assert contents(raw) == before
+
+
+def test_a_picture_that_is_to_be_forgotten_is_not_brought_back(folders: tuple[Path, Path], store: Store) -> None:
+    raw, _ = folders
+    overwrite(*place_of(raw, "key1"))
+    bury(store, tombstone("url", "http://a/1.jpg", "asked for by the owner"))
+    (done,) = repair(raw)
+    assert done.given_up == "1 of the damaged pictures are to be forgotten (key1 is one)"
+    assert store.find(NAMES[0]) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ to be complete, and is made again by the step that made it.
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -17,9 +17,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tinygptv.artifacts import MANIFEST, Manifest
+from tinygptv.artifacts import MANIFEST, Manifest, Store
+from tinygptv.data.forget import matches
+from tinygptv.data.refetch import refetch
 from tinygptv.data.shards import SIDECAR, Shard, ShardWriter, read_image, sample_members, sidecar_rows
 from tinygptv.data.tar import Archive
+from tinygptv.data.tombstones import tombstones
 from tinygptv.data.verify import Damage, artifact_folders, examine, read_manifest, verify
 from tinygptv.errors import DataError
 
@@ -29,7 +32,7 @@ _UNREADABLE = (OSError, ValueError, LookupError)
 """What a damaged Parquet or JSON file raises; Arrow's errors are among them."""
 
 Rows = list[dict[str, Any]]
-Refetch = Callable[[Manifest, Rows], dict[str, bytes]]
+Refetch = Callable[[Store, Manifest, Rows], dict[str, bytes]]
 """Asks the web for the images of sidecar rows; those it found, by their hash."""
 
 
@@ -48,13 +51,13 @@ class Repaired:
         return f"{self.folder}: restored {', '.join(self.files)} and with them {self.samples} samples"
 
 
-def repair(root: Path, refetch: Refetch | None = None) -> list[Repaired]:
+def repair(root: Path, refetch: Refetch = refetch) -> list[Repaired]:
     """Repair every damaged artifact in a folder. Raises DataError if there is no artifact."""
     damages = sorted(verify(root).damages, key=lambda damage: damage.folder)
     return [_repair(folder, list(group), refetch) for folder, group in groupby(damages, lambda damage: damage.folder)]
 
 
-def _repair(folder: Path, damages: list[Damage], refetch: Refetch | None) -> Repaired:
+def _repair(folder: Path, damages: list[Damage], refetch: Refetch) -> Repaired:
     done = Repaired(folder)
     try:
         manifest = read_manifest(folder)
@@ -70,7 +73,7 @@ def _repair(folder: Path, damages: list[Damage], refetch: Refetch | None) -> Rep
     return done
 
 
-def _restore(folder: Path, file: str, manifest: Manifest, refetch: Refetch | None) -> int:
+def _restore(folder: Path, file: str, manifest: Manifest, refetch: Refetch) -> int:
     """Write one file of an artifact again; returns how many samples that restored. Raises DataError if it cannot be."""
     if file == SIDECAR:
         return _restore_sidecar(folder, manifest)
@@ -80,12 +83,10 @@ def _restore(folder: Path, file: str, manifest: Manifest, refetch: Refetch | Non
     return _restore_shard(folder, file, rows, manifest, refetch)
 
 
-def _restore_shard(folder: Path, file: str, rows: Rows, manifest: Manifest, refetch: Refetch | None) -> int:
+def _restore_shard(folder: Path, file: str, rows: Rows, manifest: Manifest, refetch: Refetch) -> int:
     lost = [row for row, _, is_whole in examine(folder / file, rows) if not is_whole]
     wanted = [row for row, image, _ in examine(folder / file, rows) if image is None]
-    found = _in_other_artifacts(folder, manifest, wanted)
-    if refetch is not None and (missing := [row for row in wanted if row["sha256"] not in found]):
-        found |= refetch(manifest, missing)
+    found = _found_elsewhere(folder, manifest, wanted, refetch)
     if nowhere := [row["key"] for row in wanted if row["sha256"] not in found]:
         raise DataError(f"{len(nowhere)} of {len(rows)} pictures of {file} are nowhere else ({nowhere[0]} is one)")
     shard = Shard(folder / file)
@@ -95,12 +96,37 @@ def _restore_shard(folder: Path, file: str, rows: Rows, manifest: Manifest, refe
     return len(lost)
 
 
-def _in_other_artifacts(folder: Path, manifest: Manifest, wanted: Rows) -> dict[str, bytes]:
-    """Those of the wanted images that lie intact in another shard of this workdir, by hash."""
-    missing = {row["sha256"] for row in wanted}
+def _found_elsewhere(folder: Path, manifest: Manifest, wanted: Rows, refetch: Refetch) -> dict[str, bytes]:
+    """Lost images by hash, from the rest of the workdir or else from the web; nothing for a folder without its workdir.
+
+    Raises DataError if somebody has asked for one of them to be forgotten: made again, the artifact is without it.
+    """
+    workdir = _workdir(folder, manifest)
+    if not wanted or workdir is None:
+        return {}
+    store = Store(str(workdir))
+    forgotten = set(matches(store, manifest.artifact, tombstones(store)))
+    if named := [row["key"] for row in wanted if row["key"] in forgotten]:
+        raise DataError(f"{len(named)} of the damaged pictures are to be forgotten ({named[0]} is one)")
+    found = _in_other_artifacts(workdir, folder, {row["sha256"] for row in wanted})
+    if missing := [row for row in wanted if row["sha256"] not in found]:
+        found |= refetch(store, manifest, missing)
+    return found
+
+
+def _workdir(folder: Path, manifest: Manifest) -> Path | None:
+    """The folder that an artifact's name is relative to; None if the artifact was moved."""
+    place, name = folder.resolve(), Path(manifest.artifact)
+    return place.parents[len(name.parts) - 1] if place.parts[-len(name.parts) :] == name.parts else None
+
+
+def _in_other_artifacts(workdir: Path, folder: Path, missing: set[str]) -> dict[str, bytes]:
+    """Those of the missing images that lie intact in another artifact's shards, by hash."""
     found: dict[str, bytes] = {}
-    for other in _neighbours(folder, manifest) if missing else ():
-        columns = ["key", "sha256", "shard", "offset", "length"]
+    columns = ["key", "sha256", "shard", "offset", "length"]
+    for other in artifact_folders(workdir):
+        if other.samefile(folder) or not (other / SIDECAR).is_file():
+            continue
         try:
             rows = pq.read_table(other / SIDECAR, columns=columns, filters=[("sha256", "in", missing)]).to_pylist()
         except _UNREADABLE as error:
@@ -111,17 +137,7 @@ def _in_other_artifacts(folder: Path, manifest: Manifest, wanted: Rows) -> dict[
                 found[row["sha256"]] = read_image(other, row)
             except DataError as error:
                 logger.info("%s", error)
-        missing -= set(found)
     return found
-
-
-def _neighbours(folder: Path, manifest: Manifest) -> Iterator[Path]:
-    """The other artifacts of the workdir that have samples; none if this folder was moved out of its own."""
-    place = folder.resolve()
-    depth = len(Path(manifest.artifact).parts)
-    if "/".join(place.parts[-depth:]) == manifest.artifact:
-        workdir = place.parents[depth - 1]
-        yield from (one for one in artifact_folders(workdir) if (one / SIDECAR).is_file() and one != place)
 
 
 def _restore_sidecar(folder: Path, manifest: Manifest) -> int:
