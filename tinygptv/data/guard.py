@@ -44,12 +44,13 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "timeout"),
     (ssl.SSLError, "tls"),
+    (ConnectionError, "connect"),
     (http.client.IncompleteRead, "truncated"),
     (http.client.HTTPException, "protocol"),
     (OSError, "connect"),
     (ValueError, "protocol"),
 )
-"""First match wins: a time-out and a TLS failure are kinds of OSError."""
+"""First match wins: a time-out and a TLS failure are kinds of OSError, a server's hanging up is a bad status line."""
 
 
 class FetchError(Exception):

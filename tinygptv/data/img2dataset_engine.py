@@ -24,7 +24,7 @@ from img2dataset.downloader import Downloader
 
 from tinygptv.data.engine_process import Progress, Settings, end_with_parent, run_engine
 from tinygptv.data.guard import FetchError
-from tinygptv.data.native.crawler import Crawler
+from tinygptv.data.native.crawler import Crawler, facts
 from tinygptv.data.native.politeness import Request
 from tinygptv.data.native.session import NOT_MODIFIED, Answer
 from tinygptv.data.pictures import PictureError, StoredPicture, store_picture
@@ -68,12 +68,9 @@ class CrawlerOpener(urllib.request.OpenerDirector):
         self._crawler.submit(request)
         answered.wait()
         (answer,) = answers
-        facts: dict[str, Any] = {"attempts": request.attempts + 1, "status": answer.status}
-        self.shard.facts[asked.url] = facts
+        self.shard.facts[asked.url] = facts(request, answer)
         if isinstance(answer, FetchError):
-            facts["retry_after"] = answer.retry_after
             raise answer
-        facts |= {"etag": answer.headers.get("ETag"), "last_modified": answer.headers.get("Last-Modified")}
         if answer.status == NOT_MODIFIED:
             raise FetchError(_UNCHANGED)
         return urllib.response.addinfourl(io.BytesIO(answer.body), Message(), asked.url, answer.status)
@@ -101,14 +98,14 @@ class SampleMaker:
     def write(self, jpeg: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
         """Keep one sample or failure."""
         asked = self._shard.asked[meta["url"]]
-        facts = self._shard.facts.get(asked.url, {}) | {"content_sha256": meta["sha256"]}
+        heard = self._shard.facts.get(asked.url, {}) | {"content_sha256": meta["sha256"]}
         if meta["error_message"] == _UNCHANGED or (jpeg and meta["sha256"] == asked.content_sha256):
-            result = Result(asked.position, is_unchanged=True, **facts | {"content_sha256": asked.content_sha256})
+            result = Result(asked.position, is_unchanged=True, **heard | {"content_sha256": asked.content_sha256})
         elif jpeg is None or self._picture is None:
-            result = Result(asked.position, meta["error_message"], **facts)
+            result = Result(asked.position, meta["error_message"], **heard)
         else:
             described = {known.name: getattr(self._picture, known.name) for known in fields(self._picture)}
-            result = Result(asked.position, **facts, **described)
+            result = Result(asked.position, **heard, **described)
         try:
             self._shard.log.append(result)
         except OSError as error:

@@ -10,7 +10,7 @@ import queue
 import threading
 import urllib.parse
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tinygptv.data.guard import (
     WORTH_ASKING_AT_ONCE,
@@ -221,6 +221,16 @@ class Crawler:
         if is_robots:
             self._schedule.close(site, failure)
         return failure
+
+
+def facts(request: Request, answer: Answer | FetchError) -> dict[str, Any]:
+    """What a `Result` says of a response, whether it failed or not."""
+    known: dict[str, Any] = {"attempts": request.attempts + 1, "status": answer.status}
+    if request.hops:
+        known["final_url"] = request.url
+    if isinstance(answer, FetchError):
+        return known | {"retry_after": answer.retry_after}
+    return known | {"etag": answer.headers.get("ETag"), "last_modified": answer.headers.get("Last-Modified")}
 
 
 def _target(url: str) -> str:

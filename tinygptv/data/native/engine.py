@@ -13,11 +13,10 @@ import signal
 import threading
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from tinygptv.data.engine_process import Progress, Settings, run_engine
 from tinygptv.data.guard import FetchError
-from tinygptv.data.native.crawler import Crawler
+from tinygptv.data.native.crawler import Crawler, facts
 from tinygptv.data.native.politeness import Request
 from tinygptv.data.native.session import NOT_MODIFIED, Answer
 from tinygptv.data.pictures import PictureError, store_picture
@@ -54,23 +53,20 @@ class ShardFetch:
         crawler.submit(Request(asked.url, keep, asked.etag, asked.last_modified))
 
     def _result(self, asked: Asked, request: Request, answer: Answer | FetchError) -> Result:
-        facts: dict[str, Any] = {"attempts": request.attempts + 1, "status": answer.status}
-        if request.hops:
-            facts["final_url"] = request.url
+        heard = facts(request, answer)
         if isinstance(answer, FetchError):
-            return Result(asked.position, answer.failure, retry_after=answer.retry_after, **facts)
-        facts |= {"etag": answer.headers.get("ETag"), "last_modified": answer.headers.get("Last-Modified")}
+            return Result(asked.position, answer.failure, **heard)
         is_unchanged = answer.status == NOT_MODIFIED
-        facts["content_sha256"] = asked.content_sha256 if is_unchanged else hashlib.sha256(answer.body).hexdigest()
-        if is_unchanged or facts["content_sha256"] == asked.content_sha256:
-            return Result(asked.position, is_unchanged=True, **facts)
+        heard["content_sha256"] = asked.content_sha256 if is_unchanged else hashlib.sha256(answer.body).hexdigest()
+        if is_unchanged or heard["content_sha256"] == asked.content_sha256:
+            return Result(asked.position, is_unchanged=True, **heard)
         try:
             with self._decoding:
                 picture = store_picture(answer.body, self._settings.download)
         except PictureError as error:
-            return Result(asked.position, error.reason, **facts)
+            return Result(asked.position, error.reason, **heard)
         described = {field.name: getattr(picture, field.name) for field in fields(picture)}
-        return Result(asked.position, **facts, **described)
+        return Result(asked.position, **heard, **described)
 
 
 def fetch_all(folder: Path, settings: Settings) -> None:
