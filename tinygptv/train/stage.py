@@ -173,7 +173,7 @@ def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
 def _content_hash(path: Path) -> str:
     if path.is_file():
         return sha256_of(path)
-    return " ".join(sha256_of(shard) for shard in sorted(path.glob("*.safetensors")))
+    return " ".join(sha256_of(shard) for pattern in ("*.safetensors", "*.bin") for shard in sorted(path.glob(pattern)))
 
 
 def _outcome(draft: Path, stage: Stage, hardware_name: str) -> Outcome:

@@ -3,9 +3,9 @@
     adapter_config.json, adapter_model.safetensors   the LoRA weights, on q_proj, k_proj, v_proj and dense in Phi
     norms.safetensors                                trained norms under the stock model's names, and TinyGPT-V's own
     connector.safetensors                            everything else that was trained, under our names
+    README.md                                        how to load them
 
-PEFT reads the first two. Norms are not low-rank, so it cannot carry them: load them with
-`model.load_state_dict(load_file("norms.safetensors"), strict=False)`.
+PEFT reads the first two.
 """
 
 import json
@@ -33,6 +33,15 @@ CONFIG, ADAPTER, NORMS, CONNECTOR = (
     "norms.safetensors",
     "connector.safetensors",
 )
+_README = """A low-rank adapter, and what was trained beside it. PEFT cannot carry norms, which are not low-rank:
+
+    decoder = PhiForCausalLM.from_pretrained(..., qk_layernorm=True)
+    decoder.load_state_dict(load_file("norms.safetensors"), strict=False)
+    decoder = PeftModel.from_pretrained(decoder, ".")
+
+`attention_norm` in norms.safetensors is an RMSNorm on the attention branch, which transformers' Phi has not; without it
+the decoder computes something else. connector.safetensors holds the image's way into the decoder.
+"""
 _PREFIX, _OURS = "base_model.model.", "language_model."
 
 
@@ -51,6 +60,7 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], definition: Langu
     for file, content in ((ADAPTER, adapters), (NORMS, norms), (CONNECTOR, connector)):
         if content:
             save_file({name: tensor.contiguous() for name, tensor in content.items()}, folder / file)
+    (folder / "README.md").write_text(_README)
 
 
 def is_adapter(path: Path) -> bool:
