@@ -13,8 +13,11 @@ anything is decoded. One policy for what the web holds:
 
 import io
 import struct
+import threading
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,10 +76,16 @@ _UNREADABLE = (
 )
 """What Pillow's readers raise on bytes that are not what they seem."""
 
+_WITHOUT_A_WHITE = ("I", "F")
+"""Modes of numbers that nothing says the range of."""
+
 _TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
 _MIRRORED = (2, 4, 5, 7)
 """EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
 
+_STRIP_BYTES = 1 << 20
+_LARGE_PIXELS = 8_000_000
+_ONE_LARGE = threading.Lock()
 _BICUBIC = cykooz_resizer.ResizeOptions(
     cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom), use_alpha=False
 )
@@ -110,8 +119,7 @@ def store_picture(body: bytes, download: Download) -> StoredPicture:
     kind = sniff(body)
     if kind == "jpeg":
         return _store_jpeg(body, download)
-    pixels, orientation = _decode_by_pillow(body, kind, download)
-    return _encode(pixels, orientation, kind, download)
+    return _store_by_pillow(body, kind, download)
 
 
 def sniff(body: bytes) -> Format:
@@ -135,20 +143,42 @@ def sniff(body: bytes) -> Format:
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:
     """Antialiased bicubic, first along rows and then along columns, as Pillow does it.
 
-    Differs from Pillow by the rounding of 16-bit weights: 74 dB on photographs, at six times its speed.
+    Differs from Pillow by the rounding of 16-bit weights: 74 dB on photographs, at five times its speed.
     """
-    image = _image_data(pixels)
-    for size in ((width, pixels.shape[0]), (width, height)):
-        if size != (image.width, image.height):
-            scaled = cykooz_resizer.ImageData(*size, cykooz_resizer.PixelType.U8x3)
-            cykooz_resizer.Resizer().resize(image, scaled, _BICUBIC)
-            image = scaled
-    return np.frombuffer(image.get_buffer(), np.uint8).reshape(height, width, 3)
+    source_height, source_width, _ = pixels.shape
+    return _Decoded(source_width, source_height, lambda top, end: pixels[top:end].tobytes()).resized(width, height)
 
 
-def _image_data(pixels: Pixels) -> cykooz_resizer.ImageData:
-    height, width, _ = pixels.shape
-    return cykooz_resizer.ImageData(width, height, cykooz_resizer.PixelType.U8x3, pixels.tobytes())
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """Pixels in memory: size in px, and a function that gives the RGB bytes of rows from one up to another.
+
+    Rows are converted and scaled some at a time, so that a large picture is not copied as a whole.
+    """
+
+    width: int
+    height: int
+    rows: Callable[[int, int], bytes]
+    orientation: int = 1
+
+    def resized(self, width: int, height: int) -> Pixels:
+        """See `resize`."""
+        count = max(1, _STRIP_BYTES // (3 * self.width))
+        narrowed = []
+        for top in range(0, self.height, count):
+            end = min(top + count, self.height)
+            narrowed.append(_scale(self.rows(top, end), (self.width, end - top), (width, end - top)))
+        scaled = _scale(b"".join(narrowed), (width, self.height), (width, height))
+        return np.frombuffer(scaled, np.uint8).reshape(height, width, 3)
+
+
+def _scale(pixels: bytes, size: tuple[int, int], wanted: tuple[int, int]) -> bytes:
+    if size == wanted:
+        return pixels
+    scaled = cykooz_resizer.ImageData(*wanted, cykooz_resizer.PixelType.U8x3)
+    image = cykooz_resizer.ImageData(*size, cykooz_resizer.PixelType.U8x3, pixels)
+    cykooz_resizer.Resizer().resize(image, scaled, _BICUBIC)
+    return bytes(scaled.get_buffer())
 
 
 def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
@@ -158,47 +188,60 @@ def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
         raise PictureError("truncated_image") from None
     except ValueError:
         raise PictureError("damaged_image") from None
-    _check_size(layout.width, layout.height, download)
+    width, height = layout.width, layout.height
+    _check_size(width, height, download)
     if layout.bits != 8:
         raise PictureError("unsupported_format")
-    if layout.components == 4:
-        pixels, _ = _decode_by_pillow(body, "jpeg", download)
-        return _encode(pixels, layout.orientation, "jpeg", download)
     plain = layout.without_metadata(body)
-    try:
-        pixels = simplejpeg.decode_jpeg(plain, "RGB")
-    except ValueError:
-        raise PictureError("damaged_image") from None
-    is_as_wanted = layout.components == 3 and layout.orientation == 1
-    if not is_as_wanted or min(layout.width, layout.height) > download.image_size:
-        return _encode(pixels, layout.orientation, "jpeg", download)
-    return StoredPicture(
-        jpeg=plain,
-        width=layout.width,
-        height=layout.height,
-        original_width=layout.width,
-        original_height=layout.height,
-        original_format="jpeg",
-        reencoded=False,
-        phash=phash(resize(pixels, SIDE, SIDE)),
-    )
+    if layout.components == 4:
+        return _store_by_pillow(plain, "jpeg", download, layout.orientation)
+    with _room_for(width * height):
+        try:
+            pixels = simplejpeg.decode_jpeg(plain, "RGB")
+        except ValueError:
+            raise PictureError("damaged_image") from None
+        decoded = _Decoded(width, height, lambda top, end: pixels[top:end].tobytes(), layout.orientation)
+        if layout.components != 3 or layout.orientation != 1 or min(width, height) > download.image_size:
+            return _encode(decoded, "jpeg", download)
+        fingerprint = phash(decoded.resized(SIDE, SIDE))
+    return StoredPicture(plain, width, height, width, height, "jpeg", reencoded=False, phash=fingerprint)
 
 
-def _encode(pixels: Pixels, orientation: int, kind: Format, download: Download) -> StoredPicture:
+def _store_by_pillow(body: bytes, kind: Format, download: Download, orientation: int | None = None) -> StoredPicture:
+    """`orientation` is what is known of it already; else it is looked for."""
+    with _reading(body, kind):
+        image = Image.open(io.BytesIO(body), formats=[kind.upper()])
+        _check_size(image.width, image.height, download)
+        if download.animated == "refuse" and getattr(image, "is_animated", False):
+            raise PictureError("animated")
+    with _room_for(image.width * image.height):
+        with _reading(body, kind):
+            image.load()
+        if image.mode in _WITHOUT_A_WHITE:
+            raise PictureError("unsupported_format")
+        if orientation is None:  # Pillow turns TIFF upright by itself
+            exif = b"" if kind == "tiff" else image.info.get("exif", b"")
+            orientation = jpeg.orientation_of(exif.removeprefix(b"Exif\0\0"))
+
+        def rows(top: int, end: int) -> bytes:
+            return _rgb(image.crop((0, top, image.width, end))).tobytes()
+
+        return _encode(_Decoded(image.width, image.height, rows, orientation), kind, download)
+
+
+def _encode(decoded: _Decoded, kind: Format, download: Download) -> StoredPicture:
     """Scale, turn upright and encode."""
-    original_height, original_width = pixels.shape[:2]
-    scale = min(1.0, download.image_size / min(original_width, original_height))
-    small = resize(pixels, max(1, round(original_width * scale)), max(1, round(original_height * scale)))
-    upright = np.ascontiguousarray(_upright(small, orientation))
+    scale = min(1.0, download.image_size / min(decoded.width, decoded.height))
+    small = decoded.resized(max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale)))
+    upright = np.ascontiguousarray(_upright(small, decoded.orientation))
     height, width = upright.shape[:2]
-    if orientation > 4:
-        original_width, original_height = original_height, original_width
+    is_turned = decoded.orientation > 4
     return StoredPicture(
         jpeg=simplejpeg.encode_jpeg(upright, download.jpeg_quality, "RGB", "420"),
         width=width,
         height=height,
-        original_width=original_width,
-        original_height=original_height,
+        original_width=decoded.height if is_turned else decoded.width,
+        original_height=decoded.width if is_turned else decoded.height,
         original_format=kind,
         reencoded=True,
         phash=phash(resize(upright, SIDE, SIDE)),
@@ -219,17 +262,16 @@ def _check_size(width: int, height: int, download: Download) -> None:
         raise PictureError("bad_aspect")
 
 
-def _decode_by_pillow(body: bytes, kind: Format, download: Download) -> tuple[Pixels, int]:
-    """RGB pixels as coded, and the EXIF orientation they wait for."""
+def _room_for(pixels: int) -> AbstractContextManager[object]:
+    """However many threads there are, only one of them holds a large picture."""
+    return _ONE_LARGE if pixels > _LARGE_PIXELS else nullcontext()
+
+
+@contextmanager
+def _reading(body: bytes, kind: Format) -> Iterator[None]:
+    """What Pillow says of a file, in one word."""
     try:
-        with Image.open(io.BytesIO(body), formats=[kind.upper()]) as image:
-            _check_size(image.width, image.height, download)
-            if download.animated == "refuse" and getattr(image, "is_animated", False):
-                raise PictureError("animated")
-            image.load()
-            # Pillow turns TIFF upright by itself.
-            exif = b"" if kind == "tiff" else image.info.get("exif", b"")
-            return np.asarray(_rgb(image)), jpeg.orientation_of(exif.removeprefix(b"Exif\0\0"))
+        yield
     except Image.DecompressionBombError:
         raise PictureError("too_many_pixels") from None
     except _UNREADABLE:
@@ -237,11 +279,9 @@ def _decode_by_pillow(body: bytes, kind: Format, download: Download) -> tuple[Pi
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Eight bits, three channels, nothing transparent. Raises PictureError for numbers without a known white."""
+    """Eight bits, three channels, nothing transparent."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise PictureError("unsupported_format")
     if not image.has_transparency_data:
         return image.convert("RGB")
     layered = image.convert("RGBA")
