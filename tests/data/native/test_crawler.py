@@ -1,0 +1,192 @@
+"""The crawler's manners: how many, how often, who may not be asked, and when enough is enough."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.data.faults.server import Site, in_turn, page, redirect, serving, silence, status
+from tinygptv.data.guard import FetchError
+from tinygptv.data.native import crawler as crawling
+from tinygptv.data.native.crawler import Crawler
+from tinygptv.data.native.politeness import Request
+from tinygptv.data.native.session import Answer
+from tinygptv.definitions.source import Download
+
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as served:
+        yield served
+
+
+def ask(urls: list[str], allow_private: bool = True, **limits: Any) -> dict[str, str]:
+    """URL → `ok` or the failure's name."""
+    answers: dict[str, str] = {}
+    all_there = threading.Event()
+    failed: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def keep(url: str) -> Any:
+        def on_answer(_: Request, answer: Answer | FetchError) -> None:
+            answers[url] = answer.failure if isinstance(answer, FetchError) else "ok"
+            if len(answers) == len(urls):
+                all_there.set()
+
+        return on_answer
+
+    options = {"threads": 8, "timeout_seconds": 1.0, "retries": 0} | limits
+    with Crawler(Download(**options), allow_private, failed) as crawler:
+        for url in urls:
+            crawler.submit(Request(url, keep(url)))
+        assert all_there.wait(PATIENCE_SECONDS)
+    assert failed.empty()
+    return answers
+
+
+def numbered(site: Site, count: int) -> list[str]:
+    """Addresses of so many pages that are there."""
+    site.pages |= {f"/{number}": page(b"content") for number in range(count)}
+    return [f"{site.address}/{number}" for number in range(count)]
+
+
+def test_connections_are_kept_and_never_more_than_allowed(site: Site) -> None:
+    assert set(ask(numbered(site, 60), connections_per_host=3).values()) == {"ok"}
+    assert site.connections <= 3 + 1, "robots.txt has one of its own"
+    assert site.most_connections <= 3
+
+
+def test_requests_keep_their_distance(site: Site) -> None:
+    ask(numbered(site, 8), requests_per_second_per_host=10.0)
+    times = sorted(moment for path, moments in site.asked.items() if path != "/robots.txt" for moment in moments)
+    assert times[-1] - times[0] >= 0.68
+
+
+def test_one_slow_host_does_not_hold_up_another(site: Site) -> None:
+    with serving() as slow:
+        slow.pages = {f"/{number}": silence for number in range(10)}
+        hanging = [f"{slow.address}/{number}" for number in range(10)]
+        answers = ask([*hanging, *numbered(site, 50)], connections_per_host=4, timeout_seconds=0.5)
+    assert [answers[url] for url in hanging] == ["timeout"] * 10
+    assert max(moments[-1] for moments in site.asked.values()) < min(slow.asked["/9"])
+
+
+def test_a_kept_connection_that_its_server_closed_is_opened_again_without_counting_as_a_failure(site: Site) -> None:
+    def closing(handler: Any) -> None:
+        page(b"content")(handler)
+        handler.close_connection = True
+
+    site.pages = {f"/{number}": closing for number in range(5)}
+    answers = ask([f"{site.address}/{number}" for number in range(5)], connections_per_host=1)
+    assert set(answers.values()) == {"ok"}
+    assert all(site.times(f"/{number}") == 1 for number in range(5))
+
+
+def test_retry_after_holds_for_the_whole_host(site: Site) -> None:
+    urls = numbered(site, 3)
+    site.pages["/0"] = in_turn(status(503, Retry_After="1"), page(b"content"))
+    assert set(ask(urls, retries=1, connections_per_host=1).values()) == {"ok"}
+    refused = site.asked["/0"][0]
+    assert all(0.95 <= moments[-1] - refused <= 2 for path, moments in site.asked.items() if path != "/robots.txt")
+
+
+def test_a_host_that_asks_for_a_long_wait_is_not_asked_again(site: Site) -> None:
+    urls = numbered(site, 5)
+    site.pages["/0"] = status(429, Retry_After="3600")
+    answers = ask(urls, connections_per_host=1, retries=3)
+    assert list(answers.values()) == ["http_429"] + ["host_busy"] * 4
+    assert sum(site.times(f"/{number}") for number in range(5)) == 1
+
+
+def test_a_host_that_opts_out_again_and_again_is_left_alone(site: Site) -> None:
+    site.pages = {f"/{number}": page(b"content", X_Robots_Tag="noai") for number in range(30)}
+    answers = ask([f"{site.address}/{number}" for number in range(30)], connections_per_host=1)
+    assert list(answers.values()) == ["opted_out"] * 10 + ["host_opted_out"] * 20
+    assert sum(site.times(f"/{number}") for number in range(30)) == 10
+
+
+def test_robots_txt_that_does_not_answer_forbids_all_for_now(site: Site) -> None:
+    site.pages["/robots.txt"] = status(503)
+    assert set(ask(numbered(site, 3), retries=1).values()) == {"robots_unreachable"}
+    assert (site.times("/robots.txt"), site.times("/0")) == (1, 0)
+
+
+def test_robots_txt_that_is_not_there_allows_all(site: Site) -> None:
+    site.pages["/robots.txt"] = status(403)
+    assert set(ask(numbered(site, 3)).values()) == {"ok"}
+
+
+def test_robots_txt_may_lie_elsewhere_on_the_host_and_may_opt_out_of_being_indexed_itself(site: Site) -> None:
+    urls = numbered(site, 2)
+    site.pages["/robots.txt"] = redirect("/rules.txt")
+    site.pages["/rules.txt"] = page(b"User-agent: tinygptv-curation\nDisallow: /0", X_Robots_Tag="noindex")
+    assert ask(urls) == {urls[0]: "robots_disallowed", urls[1]: "ok"}
+
+
+def test_robots_txt_can_be_declared_irrelevant_for_ones_own_servers(site: Site) -> None:
+    site.pages["/robots.txt"] = page(b"User-agent: *\nDisallow: /")
+    assert set(ask(numbered(site, 2), robots=False).values()) == {"ok"}
+    assert site.times("/robots.txt") == 0
+
+
+def test_a_hop_to_a_private_address_is_refused_whoever_sends_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`public.example` is made to look public and to lead to this machine, as a hostile host would."""
+    port = site.address.rsplit(":", 1)[1]
+    site.pages |= {"/away": redirect(f"http://localhost:{port}/secret"), "/secret": page(b"secret")}
+    monkeypatch.setattr(crawling, "addresses", lambda host: ("127.0.0.1",))
+    monkeypatch.setattr(crawling, "check_addresses", _public_example_is_public(crawling.check_addresses))
+    url = f"http://public.example:{port}/away"
+    assert ask([url], allow_private=False) == {url: "private_address"}
+    assert (site.times("/away"), site.times("/secret")) == (1, 0)
+
+
+def _public_example_is_public(check: Any) -> Any:
+    checked = []
+
+    def first_time_only(found: tuple[str, ...], allow_private: bool) -> None:
+        if checked:
+            check(found, allow_private)
+        checked.append(found)
+
+    return first_time_only
+
+
+def test_site_owners_are_told_whom_to_write_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(numbered(site, 1), user_agent="ourbot/1", contact="https://example.org/bot")
+    monkeypatch.setenv("TINYGPTV_CONTACT", "mailto:us@example.org")
+    ask(numbered(site, 1), user_agent="ourbot/1")
+    assert set(site.agents) == {"ourbot/1 (+https://example.org/bot)", "ourbot/1 (+mailto:us@example.org)"}
+
+
+def test_an_error_in_the_caller_ends_the_crawl_instead_of_a_thread(site: Site) -> None:
+    failed: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    with Crawler(Download(threads=1), True, failed) as crawler:
+        crawler.submit(Request(numbered(site, 1)[0], full))
+        assert isinstance(failed.get(timeout=PATIENCE_SECONDS), OSError)
+
+
+def test_leaving_the_crawler_makes_no_further_request(site: Site) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def held(handler: Any) -> None:
+        started.set()
+        release.wait(PATIENCE_SECONDS)
+        page(b"content")(handler)
+
+    urls = numbered(site, 5)
+    site.pages["/0"] = held
+    answered: list[str] = []
+    failed: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    with Crawler(Download(threads=1), True, failed) as crawler:
+        for url in urls:
+            crawler.submit(Request(url, lambda request, _: answered.append(request.url)))
+        assert started.wait(PATIENCE_SECONDS)
+        threading.Timer(0.2, release.set).start()
+    assert answered == urls[:1]
