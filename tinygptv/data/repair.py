@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tinygptv.artifacts import MANIFEST, Manifest, Store
 from tinygptv.data.forget import matches
 from tinygptv.data.refetch import refetch
-from tinygptv.data.shards import SIDECAR, Shard, ShardWriter, read_image, sample_members, sidecar_rows
+from tinygptv.data.shards import SIDECAR, Shard, ShardWriter, read_image, sample_members, shard_rows
 from tinygptv.data.tar import Archive
 from tinygptv.data.tombstones import tombstones
 from tinygptv.data.verify import Damage, artifact_folders, examine, read_manifest, verify
@@ -77,7 +77,7 @@ def _restore(folder: Path, file: str, manifest: Manifest, refetch: Refetch) -> i
     """Write one file of an artifact again; returns how many samples that restored. Raises DataError if it cannot be."""
     if file == SIDECAR:
         return _restore_sidecar(folder, manifest)
-    rows = [row for row in sidecar_rows(folder) if row["shard"] == file] if (folder / SIDECAR).is_file() else []
+    rows = shard_rows(folder, file) if (folder / SIDECAR).is_file() else []
     if not rows:
         raise DataError(f"{file} is not a shard, and only shards can be made again from what is left")
     return _restore_shard(folder, file, rows, manifest, refetch)

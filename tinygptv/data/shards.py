@@ -150,10 +150,16 @@ class ShardWriter:
         self._rows = []
 
 
-def sidecar_rows(folder: Path, batch_rows: int = 10_000) -> Iterator[dict[str, Any]]:
-    """The rows of an artifact's sidecar, in the order they were written."""
-    for batch in pq.ParquetFile(folder / SIDECAR).iter_batches(batch_rows):
-        yield from batch.to_pylist()
+def sidecar_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of an artifact's sidecar, or some columns of them, in the order they were written."""
+    with pq.ParquetFile(folder / SIDECAR) as sidecar:
+        for batch in sidecar.iter_batches(_ROWS_PER_GROUP, columns=columns):
+            yield from batch.to_pylist()
+
+
+def shard_rows(folder: Path, shard: str) -> list[dict[str, Any]]:
+    """The sidecar's rows of one shard."""
+    return list(pq.read_table(folder / SIDECAR, filters=[("shard", "==", shard)]).to_pylist())
 
 
 def read_image(folder: Path, row: Mapping[str, Any]) -> bytes:

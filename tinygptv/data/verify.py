@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tinygptv.artifacts import MANIFEST, Manifest, sha256_of
-from tinygptv.data.shards import SIDECAR, content_hash, sample_bytes, sidecar_rows
+from tinygptv.data.shards import SIDECAR, content_hash, sample_bytes, shard_rows, sidecar_rows
 from tinygptv.data.tar import BLOCK, Archive
 from tinygptv.errors import DataError
 
@@ -153,11 +153,13 @@ def _verify_samples(folder: Path, manifest: Manifest, changed: Mapping[str, str]
     """The changed files, with the samples they cost; then every disagreement between shards, sidecar and manifest."""
     total = 0
     costs: dict[str, str] = {}
-    for name, group in groupby(sidecar_rows(folder), key=lambda row: row["shard"]):
+    places = sidecar_rows(folder, ["key", "shard", "offset", "length"])
+    for name, group in groupby(places, key=lambda row: row["shard"]):
         rows = list(group)
         total += len(rows)
         if name in changed:
-            lost = tuple(row["key"] for row, _, is_whole in examine(folder / name, rows) if not is_whole)
+            known = shard_rows(folder, name)
+            lost = tuple(row["key"] for row, _, is_whole in examine(folder / name, known) if not is_whole)
             costs[name] = f"; {len(lost)} of {len(rows)} samples are damaged"
             yield Damage(folder, name, changed[name] + costs[name], lost)
         elif problem := _disagreement(folder / name, rows):
