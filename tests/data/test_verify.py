@@ -115,6 +115,25 @@ def test_shards_and_sidecar_that_disagree_are_found_though_no_bit_has_changed(ar
     ]
 
 
+def test_a_sidecar_may_describe_the_shards_of_another_artifact(artifact: Path, store: Store) -> None:
+    def build(folder: Path) -> Outcome:
+        pq.write_table(pq.read_table(artifact / SIDECAR), folder / SIDECAR)
+        return Outcome(rows_in=5, rows_out=5)
+
+    described = store.folder(store.make("described/made_up@1", "test", {}, [], build).artifact)
+    assert damages(described) == []
+    (artifact / "00000.tar").unlink()
+    assert [damage.folder for damage in verify(store.local_root).damages] == [artifact]
+
+
+def test_a_shard_that_the_manifest_does_not_know_is_found(artifact: Path) -> None:
+    manifest = json.loads((artifact / MANIFEST).read_text())
+    del manifest["files"]["00001.tar"]
+    (artifact / "00001.tar").unlink()
+    edit_manifest(artifact, files=manifest["files"])
+    assert damages(artifact) == [("00001.tar", "this shard is missing", ())]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\xfe"])
 def test_a_manifest_that_is_missing_or_damaged_is_found(artifact: Path, content: bytes | None) -> None:
     (artifact / MANIFEST).unlink()

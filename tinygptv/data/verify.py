@@ -150,8 +150,12 @@ def _changed(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def _verify_samples(folder: Path, manifest: Manifest, changed: Mapping[str, str]) -> Iterator[Damage]:
-    """The changed files, with the samples they cost; then every disagreement between shards, sidecar and manifest."""
+    """The changed files, with the samples they cost; then every disagreement between shards, sidecar and manifest.
+
+    An artifact without shards describes those of another one, where they are verified.
+    """
     total = 0
+    has_shards = any(name.endswith(".tar") for name in manifest.files)
     costs: dict[str, str] = {}
     places = sidecar_rows(folder, ["key", "shard", "offset", "length"])
     for name, group in groupby(places, key=lambda row: row["shard"]):
@@ -162,7 +166,7 @@ def _verify_samples(folder: Path, manifest: Manifest, changed: Mapping[str, str]
             lost = tuple(row["key"] for row, _, is_whole in examine(folder / name, known) if not is_whole)
             costs[name] = f"; {len(lost)} of {len(rows)} samples are damaged"
             yield Damage(folder, name, changed[name] + costs[name], lost)
-        elif problem := _disagreement(folder / name, rows):
+        elif has_shards and (problem := _disagreement(folder / name, rows)):
             yield Damage(folder, name, problem)
     yield from (Damage(folder, name, problem) for name, problem in changed.items() if name not in costs)
     if total != manifest.rows_out:
