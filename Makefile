@@ -14,6 +14,7 @@ test: setup           ## the whole suite
 
 bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
 	@.venv/bin/python benchmarks/journey.py $(ARGS)
+	@.venv/bin/python benchmarks/training_step.py
 
 up: setup             ## Prefect server, worker and deployments
 	@.venv/bin/python infra/stack.py up
