@@ -36,6 +36,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     jobs = {name: job(store, recipe, first, mixture) for name in ("whole", "interrupted", "torn", "blind")}
     jobs["rounds"] = job(store, recipe, rounds, mixture)
     jobs["second"] = job(store, recipe, second, mixture, previous=folder / "whole" / "trained.safetensors")
+    still = second.schedule.model_copy(update={"peak_lr": 1e-12, "warmup_lr": 0.0, "final_lr": 0.0, "steps": 1})
+    halved = job(
+        store,
+        recipe,
+        second.model_copy(update={"schedule": still}),
+        mixture,
+        previous=folder / "whole" / "trained.safetensors",
+    )
+    jobs["halved"] = halved.model_copy(update={"hardware": TWO_RANKS.model_copy(update={"precision": "bf16"})})
     for name, content in jobs.items():
         (folder / name).mkdir()
         (folder / name / "job.json").write_text(content.model_dump_json())
@@ -105,6 +114,14 @@ def test_the_next_stage_begins_where_the_last_one_ended(root: Path) -> None:
     assert len(adapters_added) == 2 * 2 * 2
     assert any(second[name].any() for name in adapters_added if ".lora_B." in name)
     assert metrics(root / "second")[0]["loss"] == pytest.approx(metrics(root / "whole")[-1]["loss"], abs=0.1)
+
+
+def test_a_stage_in_sixteen_bits_carries_on_all_thirty_two(root: Path) -> None:
+    """Its rate is next to nothing, so what it leaves is what it was handed."""
+    first, carried = (load_file(root / name / "trained.safetensors") for name in ("whole", "halved"))
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in first.values())
+    for name, tensor in first.items():
+        torch.testing.assert_close(carried[name], tensor, atol=1e-9, rtol=0)
 
 
 def test_every_round_begins_with_a_new_optimizer(root: Path) -> None:

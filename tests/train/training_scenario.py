@@ -77,6 +77,7 @@ def scenario(job: Path) -> None:
     train(root / "blind", blind_at(4))
     train(root / "second")
     train(root / "rounds")
+    train(root / "halved")
 
 
 if __name__ == "__main__":

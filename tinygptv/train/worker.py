@@ -23,7 +23,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
-from deepspeed.utils import safe_get_full_fp32_param
+from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 from torch import Tensor, nn
 
 from tinygptv.artifacts import Store
@@ -88,6 +88,7 @@ def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]
     model = build_model(job)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     engine = _engine(job, model)
+    _hand_over_in_full(job, model)
     begin = checkpoint.resume(engine, folder / CHECKPOINTS)
     steps = total_steps(job.stage.schedule)
     logger.info(
@@ -161,6 +162,16 @@ def _engine(job: Job, model: VisionLanguageModel) -> deepspeed.DeepSpeedEngine:
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=deepspeed_config(job.stage, job.hardware))
     return engine
+
+
+def _hand_over_in_full(job: Job, model: VisionLanguageModel) -> None:
+    """Give the optimizer what the stage before trained, in 32 bits: it began with the model's 16."""
+    if job.previous is None or job.hardware.precision == "fp32":
+        return
+    parameters = parameters_by_name(model)
+    for name, stored in trained_file(Path(job.previous), job.model, job.lora).tensors.items():
+        if parameters[name].requires_grad:
+            safe_set_full_fp32_param(parameters[name], stored.read().to(parameters[name].device, torch.float32))
 
 
 def _handoff(job: Job, parameters: dict[str, nn.Parameter]) -> Handoff | None:
