@@ -1,5 +1,7 @@
 """Files → a model: everything is accounted for, and what does not fit is named."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -204,3 +206,40 @@ def test_adapters_of_another_rank_are_refused_with_a_hint(tmp_path: Path, backbo
     handoff = trained(adapted, tmp_path / "t.safetensors", *parameters_by_name(adapted))
     with pytest.raises(HandoffError, match=r"lora\.rank is another than theirs"):
         built(backbones, LORA, handoff=handoff)
+
+
+def test_the_peak_is_the_model_and_about_one_tensor(tmp_path: Path, definition: Model) -> None:
+    content = definition.model_dump()
+    content["language_model"] |= {"width": 768, "mlp_width": 3072, "depth": 8, "vocabulary": 8000}
+    content["connector"][2]["width"] = 768
+    content["vision_encoder"]["weights"] = str(tmp_path / "vision.safetensors")
+    content["connector"][0]["weights"] = str(tmp_path / "qformer.pth")
+    content["language_model"]["weights"] = str(tmp_path / "language.pth")
+    larger = Model.model_validate(content)
+    parameters = {n: torch.zeros(p.shape) for n, p in parameters_by_name(empty_model(larger, 48)).items()}
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {n.removeprefix(prefix): t for n, t in parameters.items() if n.startswith(prefix)}
+
+    save_file(part("vision_encoder.model."), tmp_path / "vision.safetensors")
+    torch.save(part("connector.0."), tmp_path / "qformer.pth")
+    torch.save(part("language_model."), tmp_path / "language.pth")
+    (tmp_path / "model.json").write_text(larger.model_dump_json())
+    code = f"""
+from pathlib import Path
+import torch
+from tinygptv.definitions.recipe import Model
+from tinygptv.models.weights import empty_model, load_weights
+from tinygptv.release.measure import memory
+definition = Model.model_validate_json(Path({str(tmp_path / "model.json")!r}).read_text())
+torch.zeros(2_000_000).bfloat16()  # what the first cast costs once and for all
+model = empty_model(definition, 48)
+before = memory("VmRSS")
+load_weights(model, definition, dtype=torch.bfloat16)
+print(memory("VmHWM") - before, sum(parameter.nbytes for parameter in model.parameters()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak, weight = map(int, done.stdout.split())
+    assert weight > 130e6
+    # The pages of a file that are kept mapped before it is opened anew, and the largest tensor.
+    assert peak < weight + 70e6 + 30e6

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PhiForCausalLM
+from transformers import LlamaForCausalLM, PhiForCausalLM
 
 from tinygptv.definitions.recipe import Lora, Model
 from tinygptv.errors import HandoffError
@@ -156,6 +156,19 @@ def test_peft_applies_the_adapter_to_the_stock_decoder(tmp_path: Path, definitio
         torch.testing.assert_close(theirs(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
         with theirs.disable_adapter():
             assert (theirs(input_ids=ids).logits - expected).abs().max() > 0.1
+
+
+def test_peft_computes_with_a_converted_minigpt_v2_what_was_recorded(shared: Path, tmp_path: Path) -> None:
+    case = GoldenCase(shared / "golden" / "minigpt" / "stage3")
+    tensors = read_all(trained_file(case.folder / "checkpoint_0.pth", case.model).tensors)
+    write_adapter(tmp_path, tensors, case.model.language_model, case.lora)
+    assert_same(read_all(trained_file(tmp_path, case.model, case.lora).tensors), tensors)
+    stock = LlamaForCausalLM.from_pretrained(case.folder.parent / "backbones" / "llama").eval()
+    adapted, io = PeftModel.from_pretrained(stock, str(tmp_path)), load_file(case.folder / "io.safetensors")
+    with torch.no_grad():
+        logits = adapted(inputs_embeds=io["inputs_embeds"], attention_mask=io["attention_mask"]).logits
+    seen = io["attention_mask"].bool()
+    torch.testing.assert_close(logits[seen], io["logits"][seen], atol=1e-4, rtol=0)
 
 
 def test_adapters_that_were_trained_apart_are_not_fused(
