@@ -1,5 +1,5 @@
 # Every target does what it needs first: `make train-all` and `make test` work in a fresh clone.
-.PHONY: setup train-all test bench up down doctor lint
+.PHONY: setup train-all test bench bench-full up down doctor lint
 .DEFAULT_GOAL := train-all
 ARGS ?=
 
@@ -15,6 +15,9 @@ test: setup           ## the whole suite
 bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
 	@.venv/bin/python benchmarks/journey.py $(ARGS)
 	@.venv/bin/python benchmarks/training_step.py
+
+bench-full: setup     ## the full size on this machine: 8 GB of disk, 14 GB of memory, a quarter of an hour or more
+	@.venv/bin/python benchmarks/full_size.py $(ARGS)
 
 up: setup             ## Prefect server, worker and deployments
 	@.venv/bin/python infra/stack.py up

@@ -1,0 +1,194 @@
+"""TinyGPT-V at its full size on this machine: memory and seconds of every stage, beside what `plan` says.
+
+    python benchmarks/full_size.py [FOLDER]
+
+Random weights of 3.9 billion parameters are written in the published layouts (8 GB of disk, in FOLDER or a temporary
+one), loaded by the real loader, and trained by the real ranks with the profile `cpu_bf16`: two steps of every stage,
+the first of which makes the optimizer's moments, each stage from what the one before left. The recipe is the published
+one but for its data, drawn pictures with captions longer than any stage takes, so that sequences have their full
+length; its tokenizer, the embedded one; and its global batch, cut down to what a CPU does in minutes. Takes about a
+quarter of an hour and 14 GB of memory.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from comparison import report
+from published_weights import write_published
+
+from tinygptv import catalog
+from tinygptv.artifacts import Manifest, Store
+from tinygptv.catalog import OWN_DEFINITIONS, ResolvedRun
+from tinygptv.data.mixing import mix
+from tinygptv.data.shapes.scenes import draw, scene
+from tinygptv.definitions.filters import FilterChain
+from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.source import PairsSource
+from tinygptv.train.estimate import StageEstimator
+from tinygptv.train.stage import METRICS, read_metrics, train_stage
+
+RECIPE, HARDWARE = "tinygptv", "cpu_bf16"
+GLOBAL_BATCH = {"stage1": 8, "stage2": 8, "stage3": 4, "stage4": 1}
+STEPS = 2
+PICTURES, CAPTION_WORDS = 16, 1200
+TOKENIZER = "embedded:backbones/shapes/tokenizer"
+TASKS = {"bench_pairs": "caption_only", "bench_described": "describe"}
+MOST_GB, CLOSE = 20, 0.1
+
+
+def main() -> None:
+    """Write the weights and the data, then load, run and train."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
+        recipe = prepare(folder)
+        measure_loading(recipe)
+        measure_training(folder, recipe)
+
+
+def prepare(folder: Path) -> Recipe:
+    """Weights, pictures and definitions below `folder`; what is there already is used again."""
+    recipe_file = folder / "recipe.json"
+    os.environ[OWN_DEFINITIONS] = str(folder / "definitions")
+    if not recipe_file.is_file():
+        write_data(folder)
+        content = catalog.recipe(RECIPE).model_dump()
+        content["model"] = write_published(folder, catalog.recipe(RECIPE).model).model_dump()
+        content["model"]["language_model"]["tokenizer"] = TOKENIZER
+        for stage in content["stages"]:
+            stage["mixture"] = "bench_pairs" if stage["inputs"]["template"] is None else "bench_described"
+            stage["global_batch_size"] = GLOBAL_BATCH[stage["stage"]]
+            stage["schedule"] |= {"warmup_steps": 0, "steps": STEPS, "rounds": 1}
+        recipe_file.write_text(Recipe.model_validate(content).model_dump_json())
+    return Recipe.model_validate_json(recipe_file.read_text())
+
+
+def write_data(folder: Path) -> None:
+    """Drawn pictures with endless captions, in the layout of MiniGPT-4's curated set, and mixtures of them."""
+    (folder / "images").mkdir(parents=True)
+    for number in range(PICTURES):
+        draw(scene("train", number), 448).convert("RGB").save(folder / "images" / f"{number}.jpg")
+    caption = " ".join(["red circle"] * CAPTION_WORDS)
+    rows = [{"image_id": str(number), "caption": caption} for number in range(PICTURES)]
+    (folder / "captions.json").write_text(json.dumps({"annotations": rows}))
+    source = {
+        "kind": "annotations",
+        "about": "drawn scenes whose captions are longer than any stage takes",
+        "licence": "CC0-1.0",
+        "format": "cc_sbu_align",
+        "files": {"annotations": str(folder / "captions.json")},
+        "images": str(folder / "images"),
+    }
+    definitions = {"sources/bench": source}
+    for mixture, task in TASKS.items():
+        component = {"source": "bench", "task": task, "weight": 1.0}
+        definitions[f"mixtures/{mixture}"] = {"about": "a benchmark's", "draw": "per_step", "components": [component]}
+    for name, definition in definitions.items():
+        path = folder / "definitions" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(definition))
+
+
+def measure_loading(recipe: Recipe) -> None:
+    """Load in a process of its own and look at one picture."""
+    answers: multiprocessing.Queue[dict[str, Any]] = multiprocessing.get_context("spawn").Queue()
+    process = multiprocessing.get_context("spawn").Process(target=load_and_look, args=(recipe, answers))
+    process.start()
+    measured = answers.get()
+    process.join()
+    report("full size: load", measured["load_seconds"], None, "s", "none", parameters=measured["parameters"])
+    report("full size: forward pass", measured["forward_seconds"], None, "s", "none")
+    peak = measured["peak_bytes"] / 1e9
+    report("full size: peak memory of loading and a forward pass", peak, None, "GB", f"<= {MOST_GB}")
+
+
+def load_and_look(recipe: Recipe, answers: "multiprocessing.Queue[dict[str, Any]]") -> None:
+    """Load the first stage's model in bf16 and run it on one picture."""
+    import torch
+
+    from tinygptv.models.weights import empty_model, load_weights
+    from tinygptv.sample import IMAGE_SLOT
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    began = time.monotonic()
+    model = empty_model(recipe.model, recipe.stages[0].inputs.image_size)
+    load_weights(model, recipe.model, dtype=torch.bfloat16)
+    loaded = time.monotonic()
+    ids = torch.full((1, 1 + model.num_image_tokens), IMAGE_SLOT)
+    ids[:, 0] = 0
+    side = recipe.stages[0].inputs.image_size
+    with torch.no_grad():
+        logits = model.eval().logits(torch.zeros(1, 3, side, side, dtype=torch.bfloat16), ids, torch.ones_like(ids))
+    assert bool(logits.isfinite().all())
+    answers.put(
+        {
+            "load_seconds": loaded - began,
+            "forward_seconds": time.monotonic() - loaded,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "peak_bytes": peak_bytes(),
+        }
+    )
+
+
+def measure_training(folder: Path, recipe: Recipe) -> None:
+    """Train every stage from what the one before left."""
+    store, hardware = Store(str(folder / "work")), catalog.hardware(HARDWARE)
+    mixtures = {name: catalog.mixture(name) for name in TASKS}
+    run = ResolvedRun(
+        RECIPE,
+        recipe,
+        HARDWARE,
+        hardware,
+        "bench",
+        PairsSource.model_construct(),
+        FilterChain.model_construct(),
+        mixtures,
+        {},
+        {},
+    )
+    previous: Manifest | None = None
+    for stage in recipe.stages:
+        mixture = mix(store, stage.mixture, None)
+        previous = train_stage(store, run, "full", stage.stage, mixture, previous, on_line=print)
+        rows = read_metrics(store.folder(previous.artifact) / METRICS)
+        estimator = StageEstimator(recipe, stage.stage)
+        planned = estimator.memory(hardware).total / 1e9
+        measured = previous.details["peak_memory_bytes"] / 1e9
+        report(
+            f"full size {stage.stage}: peak memory of the rank",
+            measured,
+            None,
+            "GB",
+            f"<= {MOST_GB}, plan within {CLOSE:.0%}",
+            planned=round(planned, 3),
+            planned_by_measured=round(planned / measured, 4),
+            micro_batch_size=estimator.micro_batch_size(hardware),
+            tokens=estimator.tokens(stage.inputs.max_text_tokens),
+        )
+        report(
+            f"full size {stage.stage}: a step",
+            rows[-1]["seconds"],
+            None,
+            "s",
+            "none",
+            global_batch_size=stage.global_batch_size,
+            loss=round(rows[-1]["loss"], 4),
+        )
+
+
+def peak_bytes() -> int:
+    """The most memory this process has had resident."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()
