@@ -56,7 +56,7 @@ def test_a_changed_definition_runs_again_what_depends_on_it_and_nothing_else(min
     for arrow in journey.arrows("download", "filter", "mix"):
         journey.make(arrow)
     source = tmp_path / "mini" / "definitions" / "sources" / f"{SOURCE}.yaml"
-    source.write_text(source.read_text().replace("filter: web_pairs", "filter: laion_pairs"))
+    source.write_text(source.read_text().replace("filter: mini_pairs", "filter: web_pairs"))
 
     planned = {str(one.arrow): one for one in plan(journey_in(str(tmp_path / "work")))}
     assert planned[f"download {SOURCE}"].action == "reuse"

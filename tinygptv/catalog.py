@@ -116,6 +116,12 @@ class ResolvedRun:
     sources: dict[str, AnnotationsSource | PairsSource]
     benchmarks: dict[str, Benchmark]
 
+    @property
+    def benchmark_sources(self) -> dict[str, AnnotationsSource]:
+        """What the run is scored on, by source name: nothing of it may be learned from."""
+        named = {benchmark.source: self.sources[benchmark.source] for benchmark in self.benchmarks.values()}
+        return {name: source for name, source in named.items() if isinstance(source, AnnotationsSource)}
+
 
 def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> ResolvedRun:
     """Load and check all that a run refers to. Raises DefinitionError."""

@@ -160,7 +160,10 @@ class Journey:
                 from tinygptv.data.filtering import filter_source
 
                 raw = self.find(Arrow("download", run.source_name))
-                made = filter_source(store, run.source_name, run.source.filter, raw, self._known_tombstones())
+                known = self._known_tombstones()
+                made = filter_source(
+                    store, run.source_name, run.source.filter, raw, known, benchmarks=run.benchmark_sources
+                )
             case "mix":
                 from tinygptv.data.mixing import mix
 

@@ -76,7 +76,8 @@ def test_a_killed_journey_continues_from_its_last_checkpoint_and_repeats_nothing
     before = manifest_times(workdir)
     assert {name.partition("@")[0] for name in before} == {
         f"raw/{SOURCE}",
-        f"filtered/{SOURCE}-web_pairs",
+        f"described/{SOURCE}-web",
+        f"filtered/{SOURCE}-mini_pairs",
         "mixtures/mini_mixture",
         "runs/killed/stage1",
         "runs/killed/stage2",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tinygptv.artifacts import Store
+from tinygptv.artifacts import Store, sha256_of
 from tinygptv.data.prompts import Box, box_text
 from tinygptv.data.shapes.files import corpus_folder
 from tinygptv.definitions.mixture import Task
@@ -81,6 +81,12 @@ def read_annotations(store: Store, name: str, source: AnnotationsSource) -> Anno
             seen.add(sample.key)
             result.samples.append(replace(sample, source=name))
     return result
+
+
+def contents_of(source: AnnotationsSource) -> dict[str, str]:
+    """Content hashes of files that no artifact stands for, so that a corrected file gives what is made of it anew."""
+    outside = {role: place for role, place in source.files.items() if not place.startswith("embedded:")}
+    return {role: sha256_of(local_path(place)) for role, place in outside.items()}
 
 
 class ImageFolder:

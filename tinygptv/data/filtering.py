@@ -1,55 +1,84 @@
-"""Raw shards → filtered shards: DuckDB judges every sidecar row by every rule in one pass.
+"""Raw shards → filtered shards: what no rule and no comparison drops.
 
-A dropped row is counted under the first rule it fails. Beside that the funnel says what each rule drops alone and what
+A dropped row is counted under the first step that drops it. Beside that the funnel says what each drops alone and what
 only it drops, because a rule that drops nothing on its own can go, and one that drops much on its own should be looked
 at: `gallery/` keeps some pictures of both sides.
 """
 
 import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
-from tinygptv.data.database import connect, literal
+from tinygptv.data.captions import describe
+from tinygptv.data.database import connect
+from tinygptv.data.decontamination import fingerprints
 from tinygptv.data.forget import without_forgotten
-from tinygptv.data.gallery import write_gallery
+from tinygptv.data.gallery import DROPPED, write_gallery
+from tinygptv.data.judging import KEPT, Judgement, judge
+from tinygptv.data.rows import Rows
 from tinygptv.data.shards import SIDECAR, ShardWriter, read_image
-from tinygptv.definitions.filters import SIDECAR_COLUMNS, Deduplicate, FilterChain, Rule
+from tinygptv.definitions.filters import SIDECAR_COLUMNS, Deduplicate, FilterChain, Placeholder, Rule, Step
+from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
 
 logger = logging.getLogger(__name__)
 
-DROPPED = "dropped.parquet"
 _SAMPLES_PER_SHARD = 1000
-_MOST_RULES = 62
 _BATCH_ROWS = 1000
-_STORED_ORDER = 'shard, "offset"'
-_FIRST = "count(*) FILTER (reason = ?)"
 
 
 def filter_source(
-    store: Store, source_name: str, filter_name: str, raw: Manifest, first_tombstones: int | None = None
+    store: Store,
+    source_name: str,
+    filter_name: str,
+    raw: Manifest,
+    first_tombstones: int | None = None,
+    *,
+    benchmarks: Mapping[str, AnnotationsSource] = MappingProxyType({}),
+    earlier: Sequence[Manifest] = (),
 ) -> Manifest:
     """`filtered/<source>-<filter>@<hash>`: shards of the kept rows, `dropped.parquet` with a reason per row, a gallery.
 
-    What the `first_tombstones`, or all, name is dropped first. The manifest's details hold `funnel`, one entry per rule
-    in order, and `tables`, rows in and kept per table. Raises DefinitionError if a predicate cannot be evaluated,
-    DataError if nothing or too little is left.
+    What the `first_tombstones`, or all, name is dropped first; what one of `benchmarks`, by source name, holds as well,
+    or one of the `earlier` raw or filtered artifacts, is dropped too. The manifest's details hold `funnel`, one entry
+    per step in order, `tables`, rows in and kept per table, and `in_benchmarks`, how rows were recognised as theirs.
+    Raises DefinitionError if a predicate cannot be evaluated, DataError if nothing or too little is left.
     """
     chain = without_forgotten(store, catalog.filter_chain(filter_name), raw, first_tombstones)
     check_chain(filter_name, chain)
+    held_out = [fingerprints(store, *each) for each in sorted(benchmarks.items())] if chain.decontaminate else []
+    described = describe(store, source_name, chain.captions, raw)
     definition = chain.model_dump() | {"samples_per_shard": _SAMPLES_PER_SHARD}
     name = f"{source_name}-{filter_name}"
-    artifact = artifact_name(f"filtered/{name}", definition, [raw.artifact])
+    parents = [made.artifact for made in (raw, described, *held_out, *earlier)]
 
     def build(draft: Path) -> Outcome:
+        sidecar, images = store.folder(described.artifact) / SIDECAR, store.folder(raw.artifact)
         with connect(draft) as database:
-            return _filter(database, chain, name, store.folder(raw.artifact), draft)
+            rows = Rows(database, sidecar, images, [store.folder(made.artifact) for made in earlier])
+            count = _check_keys(rows, images)
+            judgement = judge(rows, chain, [store.folder(made.artifact) for made in held_out])
+            drops = {entry["rule"]: entry["dropped_first"] for entry in judgement.funnel if entry["dropped_first"]}
+            _check_what_is_left(name, count, drops, chain.max_drop_fraction)
+            tables = _write(judgement, sidecar, images, draft)
+            write_gallery(database, draft, images)
+        kept = count - sum(drops.values())
+        listed = ", ".join(f"{reason} {dropped}" for reason, dropped in drops.items()) or "nothing dropped"
+        logger.info("filter %s: kept %d of %d (%s)", name, kept, count, listed)
+        details = {"funnel": judgement.funnel, "tables": tables, "in_benchmarks": judgement.in_benchmarks}
+        return Outcome(rows_in=count, rows_out=kept, drops=drops, details=details)
 
-    return store.make(artifact, "filter", definition, [raw.artifact], build)
+    return store.make(artifact_name(f"filtered/{name}", definition, parents), "filter", definition, parents, build)
 
 
 def check_chain(filter_name: str, chain: FilterChain) -> None:
@@ -57,101 +86,39 @@ def check_chain(filter_name: str, chain: FilterChain) -> None:
     columns = ", ".join(f"{name} {kind}" for name, kind in SIDECAR_COLUMNS.items())
     with duckdb.connect(config={"enable_external_access": "false"}) as database:
         database.execute(f"CREATE TABLE sidecar ({columns})")
-        steps: list[Rule | Deduplicate] = [*chain.rules, *chain.duplicates]
-        for step in steps:
+        for step in (*chain.rules, *chain.steps):
             where = f"datasets/filters/{filter_name}.yaml, {step.name}"
             try:
-                (gives,) = database.sql(_probe(step)).types
+                gives = [str(kind) for kind in database.sql(_probe(step)).types]
             except (duckdb.Error, ValueError) as error:
                 raise DefinitionError(f"{where}: {error}\nThe sidecar has {', '.join(SIDECAR_COLUMNS)}") from error
-            if isinstance(step, Rule) and str(gives) != "BOOLEAN":
-                raise DefinitionError(f"{where}: `{step.keep}` gives {gives}, not true or false; write a comparison")
-    if len(chain.rules) > _MOST_RULES:
-        raise DefinitionError(f"datasets/filters/{filter_name}.yaml, rules: at most {_MOST_RULES} in one chain")
+            if isinstance(step, Rule) and gives != ["BOOLEAN"]:
+                raise DefinitionError(f"{where}: `{step.keep}` gives {gives[0]}, not true or false; write a comparison")
+            if isinstance(step, Deduplicate) and step.within is not None and gives[0] != "BIGINT":
+                raise DefinitionError(f"{where}: `{step.by}` gives {gives[0]}; `within` needs a 64-bit hash, as phash")
 
 
-def _probe(step: Rule | Deduplicate) -> str:
-    if isinstance(step, Rule):
-        return f"SELECT ({step.keep}) FROM sidecar"
-    return f"SELECT row_number() OVER (PARTITION BY {step.by} ORDER BY {step.order}) FROM sidecar"
+def _probe(step: Rule | Step) -> str:
+    match step:
+        case Rule():
+            return f"SELECT ({step.keep}) FROM sidecar"
+        case Deduplicate():
+            return (
+                f"SELECT ({step.by}), row_number() OVER (PARTITION BY ({step.by}) ORDER BY {step.order}) FROM sidecar"
+            )
+        case Placeholder():
+            return f"SELECT ({step.by}) FROM sidecar"
+        case _:
+            return "SELECT 1"
 
 
-def _filter(database: duckdb.DuckDBPyConnection, chain: FilterChain, name: str, raw: Path, draft: Path) -> Outcome:
-    _judge(database, chain, raw)
-    total, distinct = _one(database, "SELECT count(*), count(DISTINCT key) FROM judged")
-    if distinct != total:
-        raise DataError(f"{raw}: {total - distinct} keys occur twice; remove this folder to have it made again")
-    funnel = [*_rule_funnel(database, chain), *_duplicate_funnel(database, chain)]
-    drops = {entry["rule"]: entry["dropped_first"] for entry in funnel if entry["dropped_first"]}
-    _check_what_is_left(name, total, drops, chain.max_drop_fraction)
-    tables = database.execute(
-        "SELECT table_name, count(*), count(*) FILTER (reason IS NULL) FROM judged GROUP BY ALL ORDER BY ALL"
-    ).fetchall()
-    database.execute(
-        f"COPY (SELECT * EXCLUDE (failed) FROM judged WHERE reason IS NOT NULL ORDER BY {_STORED_ORDER}) "
-        f"TO {literal(draft / DROPPED)} (FORMAT parquet, COMPRESSION zstd)"
-    )
-    write_gallery(draft / "gallery", database, raw)
-    kept = _write_kept(database, raw, draft)
-    assert kept == total - sum(drops.values())
-    listed = ", ".join(f"{reason} {count}" for reason, count in drops.items())
-    logger.info("filter %s: kept %d of %d (%s)", name, kept, total, listed or "nothing dropped")
-    by_table = {table: {"in": rows, "kept": rows_kept} for table, rows, rows_kept in tables}
-    return Outcome(rows_in=total, rows_out=kept, drops=drops, details={"funnel": funnel, "tables": by_table})
-
-
-def _judge(database: duckdb.DuckDBPyConnection, chain: FilterChain, raw: Path) -> None:
-    """Make the table `judged`: the sidecar, with `failed` (bit i is set where rule i does not hold) and `reason`, the
-    step that drops the row, or NULL."""
-    bits = [f"(CASE WHEN ({rule.keep}) THEN 0 ELSE {1 << bit} END)" for bit, rule in enumerate(chain.rules)]
-    reasons = [f"WHEN failed & {1 << bit} != 0 THEN {literal(rule.name)}" for bit, rule in enumerate(chain.rules)]
-    failed = " + ".join(bits) or "0"
-    database.execute(
-        f"""CREATE TABLE judged AS
-        WITH rows AS (SELECT *, ({failed})::BIGINT AS failed FROM read_parquet({literal(raw / SIDECAR)}))
-        SELECT *, CASE {" ".join(reasons)} WHEN FALSE THEN '' END AS reason FROM rows"""
-    )
-    for step in chain.duplicates:
-        database.execute(
-            f"""UPDATE judged SET reason = {literal(step.name)} WHERE key IN (
-                SELECT key FROM judged WHERE reason IS NULL QUALIFY {_is_copy(step)})"""
-        )
-
-
-def _is_copy(step: Deduplicate) -> str:
-    return f"row_number() OVER (PARTITION BY {step.by} ORDER BY {step.order}) > 1"
-
-
-def _rule_funnel(database: duckdb.DuckDBPyConnection, chain: FilterChain) -> list[dict[str, Any]]:
-    return [
-        _entry(rule, "rule", _one(database, f"SELECT {_FIRST}, {alone}, {only} FROM judged", rule.name))
-        for bit, rule in enumerate(chain.rules)
-        for alone, only in [(f"count(*) FILTER (failed & {1 << bit} != 0)", f"count(*) FILTER (failed = {1 << bit})")]
-    ]
-
-
-def _duplicate_funnel(database: duckdb.DuckDBPyConnection, chain: FilterChain) -> list[dict[str, Any]]:
-    """`dropped_only`: rows that pass every rule and are a copy in the eyes of this step and no other."""
-    entries = []
-    for step in chain.duplicates:
-        others = [f"NOT ({_is_copy(other)})" for other in chain.duplicates if other is not step]
-        (first,) = _one(database, f"SELECT {_FIRST} FROM judged", step.name)
-        (alone,) = _one(database, f"SELECT count(*) FROM (SELECT 1 FROM judged QUALIFY {_is_copy(step)})")
-        only_copy = " AND ".join([_is_copy(step), *others])
-        (only,) = _one(database, f"SELECT count(*) FROM (SELECT 1 FROM judged WHERE failed = 0 QUALIFY {only_copy})")
-        entries.append(_entry(step, "duplicates", (first, alone, only)))
-    return entries
-
-
-def _entry(step: Rule | Deduplicate, kind: str, counts: tuple[int, ...]) -> dict[str, Any]:
-    counted = zip(("dropped_first", "dropped_alone", "dropped_only"), counts, strict=True)
-    return {"rule": step.name, "why": step.why, "kind": kind, **dict(counted)}
-
-
-def _one(database: duckdb.DuckDBPyConnection, query: str, *values: str) -> tuple[int, ...]:
-    row = database.execute(query, values).fetchone()
-    assert row is not None
-    return tuple(row)
+def _check_keys(rows: Rows, raw: Path) -> int:
+    """How many rows there are. Raises DataError if two share a key."""
+    query = "SELECT count(DISTINCT hash(key)) FROM rows WHERE NOT earlier"
+    ((distinct,),) = rows.database.sql(query).fetchall()
+    if distinct != rows.count:
+        raise DataError(f"{raw}: {rows.count - distinct} keys occur twice; remove this folder to have it made again")
+    return rows.count
 
 
 def _check_what_is_left(name: str, total: int, drops: dict[str, int], max_drop_fraction: float) -> None:
@@ -168,13 +135,24 @@ def _check_what_is_left(name: str, total: int, drops: dict[str, int], max_drop_f
         )
 
 
-def _write_kept(database: duckdb.DuckDBPyConnection, raw: Path, draft: Path) -> int:
-    names = [*SIDECAR_COLUMNS, "shard", "offset", "length"]
-    quoted = ", ".join(f'"{name}"' for name in names)
-    rows = database.execute(f"SELECT {quoted} FROM judged WHERE reason IS NULL ORDER BY {_STORED_ORDER}")
-    with ShardWriter(draft, _SAMPLES_PER_SHARD) as shards:
-        while batch := rows.fetchmany(_BATCH_ROWS):
-            for values in batch:
-                row = dict(zip(names, values, strict=True))
-                shards.write(row, read_image(raw, row))
-    return shards.count
+def _write(judgement: Judgement, sidecar: Path, raw: Path, draft: Path) -> dict[str, dict[str, int]]:
+    """Write the kept samples and the dropped rows, in the order of the sidecar; rows in and kept, by table."""
+    names = pa.array([None, *(step.name for step in judgement.steps)])
+    rows_in: Counter[str] = Counter()
+    rows_kept: Counter[str] = Counter()
+    first = 0
+    with pq.ParquetFile(sidecar) as file, ShardWriter(draft, _SAMPLES_PER_SHARD) as shards:
+        schema = file.schema_arrow.append(pa.field("reason", pa.string()))
+        with pq.ParquetWriter(draft / DROPPED, schema, compression="zstd") as dropped:
+            for batch in file.iter_batches(_BATCH_ROWS):
+                verdicts = judgement.verdicts[first : first + batch.num_rows]
+                first += batch.num_rows
+                is_kept = pa.array(verdicts == KEPT)
+                kept = batch.filter(is_kept)
+                for row in kept.to_pylist():
+                    shards.write(row, read_image(raw, row))
+                reasons = names.take(pa.array(verdicts.astype(np.int32)))
+                dropped.write_batch(batch.append_column("reason", reasons).filter(pc.invert(is_kept)))
+                rows_in.update(batch["table_name"].to_pylist())
+                rows_kept.update(kept["table_name"].to_pylist())
+    return {table: {"in": rows_in[table], "kept": rows_kept[table]} for table in sorted(rows_in, key=str)}

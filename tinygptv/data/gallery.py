@@ -7,38 +7,45 @@ from pathlib import Path
 import duckdb
 from PIL import Image
 
-from tinygptv.data.shards import read_image
+from tinygptv.data.database import literal
+from tinygptv.data.shards import SIDECAR, read_image
 
-INDEX = "index.json"
+FOLDER, INDEX = "gallery", "index.json"
+DROPPED = "dropped.parquet"
+"""Beside a filtered artifact's sidecar: the rows that were dropped, with their `reason`."""
+
 _PICTURES = 24
 _SIDE = 128
 _QUALITY = 85
 
 _CHOOSE = """
-SELECT key, reason, caption, width, height, shard, "offset", length, sha256
-FROM judged WHERE {side}
-ORDER BY row_number() OVER (PARTITION BY reason ORDER BY key), reason, key
+SELECT key, {reason} AS reason, caption, width, height, shard, "offset", length, sha256
+FROM read_parquet({rows})
+ORDER BY row_number() OVER (PARTITION BY {reason} ORDER BY key), reason, key
 LIMIT {pictures}
 """
 
 
-def write_gallery(folder: Path, database: duckdb.DuckDBPyConnection, raw: Path) -> None:
-    """Thumbnails of at most 24 dropped and 24 kept images of the table `judged`, every reason in turn.
+def write_gallery(database: duckdb.DuckDBPyConnection, filtered: Path, raw: Path) -> None:
+    """Thumbnails of at most 24 dropped and 24 kept images of a filtered artifact, every reason in turn.
 
-    `index.json` lists them: file, key, reason (null: kept), caption, width, height (px, of the stored image). Keys are
-    hashes, so their order is an arbitrary but repeatable sample.
+    `gallery/index.json` lists them: file, key, reason (null: kept), caption, width, height (px, of the stored image).
+    Keys are hashes, so their order is an arbitrary but repeatable sample.
     """
-    folder.mkdir(exist_ok=True)
+    gallery = filtered / FOLDER
+    gallery.mkdir(exist_ok=True)
     index = []
-    for side, condition in (("dropped", "reason IS NOT NULL"), ("kept", "reason IS NULL")):
-        chosen = database.execute(_CHOOSE.format(side=condition, pictures=_PICTURES))
+    sides = (("dropped", DROPPED, "reason", raw), ("kept", SIDECAR, "NULL::VARCHAR", filtered))
+    for side, file, reason, images in sides:
+        chosen = database.execute(_CHOOSE.format(reason=reason, rows=literal(filtered / file), pictures=_PICTURES))
         names = [column[0] for column in chosen.description or []]
         for number, values in enumerate(chosen.fetchall()):
             row = dict(zip(names, values, strict=True))
-            file = f"{side}-{number:02d}.jpg"
-            (folder / file).write_bytes(_thumbnail(read_image(raw, row)))
-            index.append({"file": file} | {name: row[name] for name in ("key", "reason", "caption", "width", "height")})
-    (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False))
+            thumbnail = f"{side}-{number:02d}.jpg"
+            (gallery / thumbnail).write_bytes(_thumbnail(read_image(images, row)))
+            shown = {name: row[name] for name in ("key", "reason", "caption", "width", "height")}
+            index.append({"file": thumbnail} | shown)
+    (gallery / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False))
 
 
 def _thumbnail(image: bytes) -> bytes:

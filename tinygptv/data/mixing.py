@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tinygptv import catalog
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
-from tinygptv.data.annotations import TASKS, Annotations, read_annotations
+from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.data.annotations import TASKS, Annotations, contents_of, read_annotations
 from tinygptv.data.drawing import Mask, declared_shares, draw
 from tinygptv.data.shapes.files import corpus_folder, draw_corpus
 from tinygptv.data.shards import SIDECAR
@@ -88,7 +88,7 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstone
     definition: dict[str, Any] = {
         "mixture": mixture.model_dump(exclude={"about"}),
         "sources": {name: source.model_dump(exclude={"about", "licence"}) for name, source in sources.items()},
-        "contents": {name: _contents(source) for name, source in sources.items()},
+        "contents": {name: contents_of(source) for name, source in sources.items()},
     }
     patterns = caption_patterns(tombstones(store, first_tombstones)) if sources else []
     if patterns:
@@ -120,12 +120,6 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstone
 
 def _named(mixture_name: str) -> str:
     return f"mixture '{mixture_name}'"
-
-
-def _contents(source: AnnotationsSource) -> dict[str, str]:
-    """Content hashes of files that no artifact stands for, so that a corrected file gives a new mixture."""
-    outside = {role: place for role, place in source.files.items() if not place.startswith("embedded:")}
-    return {role: sha256_of(local_path(place)) for role, place in outside.items()}
 
 
 def _annotation_sources(mixture_name: str, mixture: Mixture) -> dict[str, AnnotationsSource]:

@@ -1,6 +1,7 @@
-"""A filter chain: sentences about a sidecar row, evaluated by DuckDB in one pass, in order."""
+"""A filter chain: sentences about a sidecar row, evaluated by DuckDB in one pass, then what compares rows."""
 
-from typing import Self
+import re
+from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -37,40 +38,129 @@ SIDECAR_COLUMNS: dict[str, str] = {
 }
 """Columns a predicate may use, with their DuckDB types; all but `key`, `url` and `caption` may be NULL.
 
-`caption` is the cleaned text, `caption_raw` what the table says, `language` an ISO 639-1 code. `width`, `height` (px),
+`caption` is the cleaned text, `caption_raw` what the table says; `language` is an ISO 639-1 code, or the ISO 15924 code
+of a script that several languages share (Cyrl, Hani, Arab, Deva). `width`, `height` (px),
 `bytes` and `sha256` are of the stored image; `original_…` and `content_sha256` of what the web answered; `reencoded`
 says whether they differ. `phash` is a 64-bit DCT hash. `uid`, `similarity`, `punsafe`, `pwatermark`, `nsfw`
 (UNLIKELY, UNSURE or NSFW) and `table_…`, the size and hash the picture once had, come from the table."""
 
 
+MOST_STEPS = 62
+"""One bit of a 64-bit number each, with room for the sign."""
+
+NAME = r"^[a-z][a-z0-9_]*$"
+_THRESHOLD = re.compile(
+    r"(?s)(?P<value>.+?)\s*(?P<comparison>>=|<=|>|<)\s*(?P<threshold>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\s*", re.I
+)
+
+
 class Rule(Definition):
     """`keep` is a SQL predicate; a row is dropped, with this rule's name as reason, unless it is TRUE."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=NAME)
     keep: str = Field(min_length=1)
     why: str = Field(min_length=1)
 
+    @property
+    def threshold(self) -> "Threshold | None":
+        """What is compared, how and with which number, if `keep` ends in a comparison with a number."""
+        found = _THRESHOLD.fullmatch(self.keep)
+        return found and Threshold(found["value"], found["comparison"], float(found["threshold"]))
+
+
+class Threshold(NamedTuple):
+    """A predicate `value comparison number`."""
+
+    value: str
+    comparison: str
+    number: float
+
+    @property
+    def keep(self) -> str:
+        """The predicate."""
+        return f"({self.value}) {self.comparison} {self.number!r}"
+
 
 class Deduplicate(Definition):
-    """Rows equal in `by` are one; the survivor is the first in `order`, which must be total: it ends with `key`."""
+    """Rows equal in `by` are one; the survivor is the first in `order`, which must be total: it ends with `key`.
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    Rows for which `by` is NULL are copies of none. With `within`, `by` is a 64-bit hash, and rows are copies if at most
+    that many of its bits differ and, unless `confirm` is false, their pictures look the same: the first in `order`
+    survives, then the first that is a copy of no survivor, and so on.
+    """
+
+    name: str = Field(pattern=NAME)
     by: str = Field(min_length=1)
+    within: int | None = Field(default=None, ge=0, le=8)
+    confirm: bool = True
     order: str = Field(default="key", pattern=r"(^|,\s*)key$")
     why: str = Field(min_length=1)
 
 
+class Placeholder(Definition):
+    """Rows equal in `by` with at least `captions` different captions are no pictures but what a site shows instead of
+    one: all are dropped."""
+
+    name: str = Field(pattern=NAME)
+    by: str = Field(min_length=1)
+    captions: int = Field(ge=2)
+    why: str = Field(min_length=1)
+
+
+class Decontaminate(Definition):
+    """Rows that show a picture of a benchmark the run is scored on, or say what one of them says, are dropped.
+
+    A picture is the same if its bytes are, or if at most `within` bits of its hash differ and it looks the same (null:
+    bytes alone). A caption says the same if it shares `words` successive words with a reference, question or statement
+    (null: captions are not compared).
+    """
+
+    name: str = Field(default="in_benchmark", pattern=NAME)
+    within: int | None = Field(default=4, ge=0, le=8)
+    words: int | None = Field(default=8, ge=3)
+    why: str = Field(default="a model must not be scored on what it has seen", min_length=1)
+
+
+class Balance(Definition):
+    """At most about `per_concept` rows for each phrase of `concepts` that captions hold, as MetaCLIP draws them.
+
+    A row stays with the probability that its rarest phrase is drawn with; chance is a hash of its key. Rows without any
+    of the phrases stay.
+    """
+
+    name: str = Field(default="too_common", pattern=NAME)
+    concepts: list[str] = Field(min_length=1)
+    per_concept: int = Field(ge=1)
+    why: str = Field(min_length=1)
+
+
 class FilterChain(Definition):
-    """Rules first, duplicates among what they leave after."""
+    """What is kept of a source: captions are cleaned as `captions` says, then every row is judged by the rules, held
+    against the benchmarks, and what is left freed of placeholders and copies and balanced, in this order."""
 
     about: str
+    captions: str = "web"
     rules: list[Rule]
+    decontaminate: Decontaminate | None = Decontaminate()
+    placeholders: list[Placeholder] = Field(default_factory=list)
     duplicates: list[Deduplicate] = Field(default_factory=list)
+    balance: Balance | None = None
     max_drop_fraction: float = Field(default=1.0, gt=0, le=1)
+
+    @property
+    def steps(self) -> "list[Step]":
+        """What follows the rules, in order."""
+        first, last = [self.decontaminate], [self.balance]
+        return [step for step in (*first, *self.placeholders, *self.duplicates, *last) if step is not None]
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        names = [rule.name for rule in self.rules] + [rule.name for rule in self.duplicates]
+        names = [step.name for step in (*self.rules, *self.steps)]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rules are called {', '.join(repeated)}; each drop needs one reason")
+        if len(names) > MOST_STEPS:
+            raise ValueError(f"{len(names)} rules and steps; at most {MOST_STEPS} in one chain")
         return self
+
+
+Step = Decontaminate | Placeholder | Deduplicate | Balance

@@ -1,0 +1,119 @@
+"""Which rows show a picture that a benchmark asks about, or say what one of its texts says.
+
+A benchmark's pictures are hashed once, as the download hashes what it fetches, and kept as an artifact.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.data.annotations import contents_of, read_annotations
+from tinygptv.data.duplicates import Fixed
+from tinygptv.data.likeness import SIDE, is_like_any, thumbnail
+from tinygptv.data.near import near_any
+from tinygptv.data.phrases import Phrases, words_of
+from tinygptv.data.pictures import PictureError, store_picture
+from tinygptv.data.rows import Positions, Rows
+from tinygptv.data.shapes.files import draw_corpus
+from tinygptv.data.shards import content_hash
+from tinygptv.definitions.filters import Decontaminate
+from tinygptv.definitions.source import AnnotationsSource, Download
+
+PICTURES, TEXTS = "pictures.parquet", "texts.parquet"
+_PICTURES = pa.schema([("sha256", pa.string()), ("phash", pa.int64()), ("thumbnail", pa.binary())])
+_AS_FETCHED = Download(min_side=1, max_aspect=1000.0)
+
+
+def fingerprints(store: Store, name: str, source: AnnotationsSource) -> Manifest:
+    """`fingerprints/<source>@<hash>`: hashes and look of every picture of a benchmark's source, and all its texts.
+
+    Pictures that cannot be decoded are counted as dropped.
+    """
+    embedded = any(place.startswith("embedded:") for place in (*source.files.values(), source.images))
+    parents = [draw_corpus(store).artifact] if embedded else []
+    about = source.model_dump(exclude={"about", "licence"})
+    definition = {"source": about, "contents": contents_of(source), "thumbnail_side": SIDE}
+
+    def build(draft: Path) -> Outcome:
+        samples = read_annotations(store, name, source).samples
+        texts = {
+            text for one in samples for turn in one.turns for text in (turn.instruction, turn.answer, *one.answers)
+        }
+        pq.write_table(pa.table({"text": pa.array(sorted(texts), pa.string())}), draft / TEXTS)
+        paths = sorted({one.image.path for one in samples if one.image is not None})
+        rows = [row for path in paths if (row := _fingerprint(Path(path).read_bytes())) is not None]
+        pq.write_table(pa.Table.from_pylist(rows, _PICTURES), draft / PICTURES)
+        drops = {"no_picture": len(paths) - len(rows)} if len(rows) < len(paths) else {}
+        return Outcome(rows_in=len(paths), rows_out=len(rows), drops=drops, details={"texts": len(texts)})
+
+    return store.make(
+        artifact_name(f"fingerprints/{name}", definition, parents), "fingerprints", definition, parents, build
+    )
+
+
+def _fingerprint(body: bytes) -> dict[str, Any] | None:
+    try:
+        picture = store_picture(body, _AS_FETCHED)
+    except PictureError:
+        return None
+    look = thumbnail(picture.jpeg).tobytes()
+    return {"sha256": content_hash(body), "phash": picture.phash, "thumbnail": look}
+
+
+class Contaminated(Fixed):
+    """The rows that a benchmark holds too; `counts` says how many by their bytes, their look and their words."""
+
+    def __init__(self, rows: Rows, step: Decontaminate, held_out: Sequence[Path]) -> None:
+        """`held_out` are folders of `fingerprints`."""
+        pictures = pa.concat_tables([_PICTURES.empty_table(), *(pq.read_table(each / PICTURES) for each in held_out)])
+        found = {"bytes": _same_bytes(rows, pictures)}
+        if step.within is not None:
+            found["look"] = _same_look(rows, pictures, step.within)
+        if step.words is not None:
+            texts = [text for each in held_out for text in pq.read_table(each / TEXTS)["text"].to_pylist()]
+            found["words"] = _same_words(rows, texts, step.words)
+        self.counts = {how: len(positions) for how, positions in found.items()}
+        super().__init__(np.unique(np.concatenate(list(found.values()))))
+
+
+def _same_bytes(rows: Rows, pictures: pa.Table) -> Positions:
+    rows.database.register("held_out", pictures)
+    query = "SELECT position FROM rows WHERE {} IN (SELECT sha256 FROM held_out) AND NOT earlier"
+    found = [rows.columns(query.format(column))["position"] for column in ("sha256", "content_sha256")]
+    rows.database.unregister("held_out")
+    return np.unique(np.concatenate(found))
+
+
+def _same_look(rows: Rows, pictures: pa.Table, within: int) -> Positions:
+    found = rows.columns("SELECT position, phash FROM rows WHERE phash IS NOT NULL AND NOT earlier ORDER BY position")
+    codes, held_out = found["phash"].view(np.uint64), pictures["phash"].to_numpy().view(np.uint64)
+    is_near = near_any(codes, held_out, within)
+    positions, codes = found["position"][is_near], codes[is_near]
+    looks = np.frombuffer(b"".join(pictures["thumbnail"].to_pylist()), np.uint8).reshape(-1, SIDE, SIDE, 3)
+    is_same = [
+        is_like_any(thumbnail(image), looks[np.bitwise_count(held_out ^ code) <= within])
+        for code, image in zip(codes, rows.images(positions), strict=True)
+    ]
+    return positions[np.array(is_same, np.bool_)]
+
+
+def _same_words(rows: Rows, texts: list[str], words: int) -> Positions:
+    phrases = Phrases(_successive(texts, words))
+    found = [np.empty(0, np.int64)]
+    for batch in rows.batches("SELECT position, caption FROM rows WHERE NOT earlier"):
+        text, _ = phrases.find(batch["caption"])
+        found.append(batch["position"].to_numpy()[np.unique(text)])
+    return np.concatenate(found)
+
+
+def _successive(texts: list[str], count: int) -> Iterator[str]:
+    """Every run of `count` words of one text."""
+    found, owner = words_of(pa.array(texts, pa.string()))
+    words = found.to_pylist()
+    for first in np.flatnonzero(owner[: max(len(owner) - count + 1, 0)] == owner[count - 1 :]).tolist():
+        yield " ".join(words[first : first + count])

@@ -1,0 +1,64 @@
+"""The rows that a filter judges, and behind them those of earlier sidecars, as one DuckDB view."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tinygptv.data.database import literal
+from tinygptv.data.shards import SIDECAR, read_image
+
+Positions = NDArray[np.int64]
+
+_BATCH_ROWS = 20_000
+_PLACES = """
+SELECT position, key, shard, "offset", length, sha256 FROM rows JOIN wanted USING (position) ORDER BY position
+"""
+
+
+class Rows:
+    """Asked in SQL through the view `rows`: the columns of the sidecar, `position`, and `earlier`.
+
+    `position` counts the rows that are judged from 0 to `count`, then the others to `total`; `earlier` is true for
+    these, which only count as originals.
+    """
+
+    def __init__(
+        self, database: duckdb.DuckDBPyConnection, sidecar: Path, images: Path, earlier: Sequence[Path] = ()
+    ) -> None:
+        """`images` holds the shards that `sidecar` points into, each folder of `earlier` its own and a sidecar."""
+        self.database = database
+        self._images = [images, *earlier]
+        sidecars = [sidecar, *(folder / SIDECAR for folder in earlier)]
+        sizes = [pq.read_metadata(path).num_rows for path in sidecars]
+        self._ends = np.cumsum(sizes)
+        self.count, self.total = sizes[0], sum(sizes)
+        parts = [
+            f"SELECT * EXCLUDE (file_row_number), file_row_number + {end - size} AS position, {number > 0} AS earlier "
+            f"FROM read_parquet({literal(path)}, file_row_number = TRUE)"
+            for number, (path, size, end) in enumerate(zip(sidecars, sizes, self._ends.tolist(), strict=True))
+        ]
+        database.execute(f"CREATE VIEW rows AS {' UNION ALL BY NAME '.join(parts)}")
+
+    def columns(self, query: str) -> dict[str, NDArray[Any]]:
+        """All that a query answers, by column."""
+        return self.database.sql(query).fetchnumpy()
+
+    def batches(self, query: str, batch_rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """What a query answers, in pieces."""
+        return self.database.sql(query).to_arrow_reader(batch_rows)
+
+    def images(self, positions: Positions) -> Iterator[bytes]:
+        """The stored images of rows, in ascending order of their positions."""
+        self.database.register("wanted", pa.table({"position": positions}))
+        places = self.database.sql(_PLACES).to_arrow_table()
+        self.database.unregister("wanted")
+        for batch in places.to_batches(_BATCH_ROWS):
+            for row in batch.to_pylist():
+                folder = self._images[int(np.searchsorted(self._ends, row["position"], side="right"))]
+                yield read_image(folder, row)
