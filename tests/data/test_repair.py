@@ -1,6 +1,7 @@
 """What is damaged is made whole where its bytes can be found again, to the bit; and given up, aloud, where not."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,23 @@ def test_a_neighbour_that_is_damaged_as_well_is_no_help(folders: tuple[Path, Pat
     overwrite(*(place_of(filtered, "key1") if damage == "picture" else (filtered / SIDECAR, 0)))
     (done,) = repair(raw)
     assert done.given_up is not None and "nowhere else (key1 is one)" in done.given_up
+
+
+def test_an_artifact_that_only_describes_pictures_has_none_to_give(folders: tuple[Path, Path], store: Store) -> None:
+    raw, _ = folders
+
+    def build(folder: Path) -> Outcome:
+        shutil.copy(raw / SIDECAR, folder / SIDECAR)
+        return Outcome(rows_in=5, rows_out=5)
+
+    described = store.folder(store.make("described/made_up@1", "test", {}, [], build).artifact)
+    overwrite(*place_of(raw, "key4"))
+    (done,) = repair(store.local_root)
+    assert done.given_up is not None and "nowhere else (key4 is one)" in done.given_up
+    (described / SIDECAR).unlink()
+    assert [done.given_up for done in repair(described)] == [
+        "sidecar.parquet is damaged and there is no shard to make it from"
+    ]
 
 
 def test_what_disagrees_with_itself_is_given_up(folders: tuple[Path, Path]) -> None:

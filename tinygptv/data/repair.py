@@ -133,6 +133,8 @@ def _in_other_artifacts(workdir: Path, folder: Path, missing: set[str]) -> dict[
             logger.info("%s: %s", other / SIDECAR, error)
             continue
         for row in rows:
+            if not (other / row["shard"]).is_file():  # it describes another artifact's
+                continue
             try:
                 found[row["sha256"]] = read_image(other, row)
             except DataError as error:
