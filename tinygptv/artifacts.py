@@ -93,6 +93,7 @@ def storage_errors(place: str | Path) -> Iterator[None]:
     advice = {
         errno.ENOSPC: "the disk is full; free some space, then start the same command again: finished work is kept",
         errno.EDQUOT: "the disk quota is used up; free some space, then start the same command again",
+        errno.EFBIG: "a file may not grow any further; raise the limit (ulimit -f), then start the same command again",
         errno.EACCES: "permission denied; choose a workdir you may write to",
         errno.EPERM: "permission denied; choose a workdir you may write to",
         errno.EROFS: "the file system is read-only; choose another workdir",
