@@ -186,6 +186,7 @@ def test_a_generation_is_compared_up_to_its_end(family: Path, capsys: pytest.Cap
         (truncated("backbones/eva_vit_g.pth"), "eva_vit_g.pth: truncated"),
         (truncated("backbones/phi-2/config.json"), "config.json: not JSON"),
         (truncated("tokenizer/tokenizer.json"), "tokenizer.json: not a tokenizer"),
+        (in_tensors("stage4/io.safetensors", "labels", -7), "labels that are no token ids"),
         (in_config(model_type="opt"), "architecture 'opt', for which there is no recipe part"),
         (in_case(dtype="bfloat16"), "dtype: Input should be 'float32'"),
         (in_case(answers=["three"]), "2 instructions and 1 answers"),

@@ -254,10 +254,14 @@ class GoldenCase:
         tensors = read_all(open_weights(path))
         if absent := sorted(set(wanted) - tensors.keys()):
             raise DataError(f"{path}: holds no '{absent[0]}'; copy the whole folder again")
-        mask = tensors["attention_mask"]
-        for one in ("inputs_embeds", "labels", "logits"):
-            if tensors[one].shape[:2] != mask.shape or not mask.any(dim=1).all():
-                raise DataError(f"{path}: '{one}' and the attention mask do not fit together; they are damaged")
+        mask, labels = tensors["attention_mask"], tensors["labels"]
+        if any(tensors[one].shape[:2] != mask.shape for one in ("inputs_embeds", "labels", "logits")):
+            raise DataError(f"{path}: inputs, labels and logits are not of one batch; copy the whole folder again")
+        if not (mask.any(dim=1) & (labels != IGNORE_INDEX).any(dim=1)).all():
+            raise DataError(f"{path}: a sample without any text or label; copy the whole folder again")
+        known = (labels >= 0) & (labels < tensors["logits"].shape[-1]) | (labels == IGNORE_INDEX)
+        if not known.all():
+            raise DataError(f"{path}: labels that are no token ids; they are damaged, copy the whole folder again")
         return tensors
 
 

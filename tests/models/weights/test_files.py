@@ -108,6 +108,12 @@ def truncated_torch(path: Path) -> None:
     halved(path)
 
 
+def damaged_directory(path: Path) -> None:
+    torch.save({"weight": torch.ones(3)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-6] + b"\xff\xff\xff\x7f" + content[-2:])
+
+
 def truncated_old_torch(path: Path) -> None:
     torch.save({"model": TENSORS}, path, _use_new_zipfile_serialization=False)
     halved(path)
@@ -160,6 +166,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated safetensors": (truncated_safetensors, r"truncated, \d+ of \d+ bytes are there; download it again"),
     "a truncated header": (truncated_header, "truncated or damaged, its header cannot be read"),
     "a truncated .pth": (truncated_torch, "truncated, .* without the directory at its end"),
+    "a damaged .pth": (damaged_directory, "damaged, its directory cannot be read"),
     "a truncated .pth of old": (truncated_old_torch, "truncated, or not a checkpoint"),
     "a truncated second shard": (truncated_second_shard, r"model-00002-of-00002\.safetensors: truncated"),
     "a missing shard": (missing_shard, r"shard model-00002-of-00002\.safetensors of 2 is missing"),

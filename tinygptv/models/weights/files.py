@@ -188,8 +188,11 @@ def _open_torch(path: Path) -> Table:
 def _load(path: Path) -> dict[str, Tensor]:
     """The table of tensors in a torch file. Files from before torch 1.6 are no zip archives and cannot be mapped."""
     if mapped := zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+        except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+            raise HandoffError(f"{path}: damaged, its directory cannot be read ({error}); download it again") from error
         if not any(name.endswith("data.pkl") for name in members):
             raise HandoffError(
                 f"{path}: a zip archive that torch did not write, it holds {', '.join(members[:3]) or 'nothing'}; "
