@@ -30,8 +30,8 @@ from tinygptv.locations import local_path
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import parameters_by_name
 from tinygptv.sample import ImageReference, Sample, Turn
+from tinygptv.train.engine import parameter_groups
 from tinygptv.train.freezing import trainable_names
-from tinygptv.train.worker import parameter_groups
 
 RECIPE = catalog.recipe("tinygptv_tiny")
 STAGE = RECIPE.stages[-1]
