@@ -2,7 +2,7 @@
 
 The classic DCT hash (Zauner 2010; the bits of `imagehash.phash`): a 32 x 32 grey picture, its 64 lowest frequencies,
 one bit for each above their median. Within a distance of 4 to 6 it finds scaled and re-encoded copies, never crops or
-mirror images; and all pictures of one plain colour are alike to it.
+mirror images; and all pictures of one plain colour have one hash.
 """
 
 import numpy as np
@@ -20,7 +20,8 @@ _COSINES = np.cos(np.pi / (2 * SIDE) * np.outer(np.arange(_LOW), 2 * np.arange(S
 def phash(thumbnail: NDArray[np.uint8]) -> int:
     """The hash, as a signed 64-bit number, of an RGB picture already scaled to (32, 32, 3)."""
     grey = thumbnail @ _LUMA
-    frequencies = (_COSINES @ grey @ _COSINES.T).ravel()
+    # Whole numbers: where a plain picture has nothing, rounding errors of the sums must not decide.
+    frequencies = np.rint(_COSINES @ grey @ _COSINES.T).ravel()
     bits = np.packbits(frequencies > np.median(frequencies))
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 
