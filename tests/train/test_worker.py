@@ -94,7 +94,7 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(root: Path) -> None:
 
 def test_a_torn_checkpoint_is_skipped_in_favour_of_the_one_before(root: Path) -> None:
     log = (root / "train.log").read_text()
-    assert "step000006: mp_rank_00_model_states.pt is not what was written; it is skipped" in log
+    assert "step000006: tensors.safetensors is not what was written; it is skipped" in log
     whole, torn = (load_file(root / name / "trained.safetensors") for name in ("whole", "torn"))
     assert all(torch.equal(whole[name], torn[name]) for name in whole)
 

@@ -72,7 +72,7 @@ def scenario(job: Path) -> None:
     train(root / "interrupted", stop_at(4))
     train(root / "interrupted")
     train(root / "torn", stop_at(7))
-    cut_in_half(root / "torn" / "checkpoints" / "step000006" / "mp_rank_00_model_states.pt")
+    cut_in_half(root / "torn" / "checkpoints" / "step000006" / "tensors.safetensors")
     train(root / "torn")
     train(root / "blind", blind_at(4))
     train(root / "second")

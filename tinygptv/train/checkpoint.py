@@ -1,69 +1,194 @@
-"""Checkpoints inside a stage: saved aside, hashed, renamed; found again only if every hash still holds.
+"""Checkpoints inside a stage: written aside, hashed, renamed; found again only if every hash still holds.
 
-    checkpoints/step000100/   DeepSpeed's files, and hashes.json
+    checkpoints/step000100/   tensors.safetensors   value, exp_avg and exp_avg_sq of every trained parameter, 32 bits
+                              state.json            the step, what trains here, and numbers that are no tensors
+                              hashes.json           of the other two
 
-DeepSpeed's own `latest` file is neither written nor read: when it is missing, DeepSpeed starts from step 0 in silence.
+They hold whole tensors under the model's own names, so they say nothing about ranks, ZeRO stages or offload: any
+profile goes on from any other's. DeepSpeed's own files would not, and when its `latest` is missing it starts from step
+0 in silence.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
+from safetensors import safe_open
+from torch import Tensor, nn
 
-from tinygptv.artifacts import sha256_of
-from tinygptv.errors import HandoffError
+from tinygptv.artifacts import sha256_of, storage_errors
+from tinygptv.errors import HandoffError, StorageError, TrainingError
+from tinygptv.train.holdings import (
+    PARTS,
+    loss_scale,
+    open_holdings,
+    set_loss_scale,
+    set_steps_taken,
+    steps_taken,
+    whole_shape,
+)
 
 logger = getLogger(__name__)
 
 KEPT = 2
-_HASHES = "hashes.json"
+SNAPSHOT_BYTES = 4 * 2**30
+"""What is larger is not copied first and written while training goes on, but written tensor by tensor."""
+TENSORS, STATE, HASHES = "tensors.safetensors", "state.json", "hashes.json"
 _PARTIAL = ".partial"
 _STEP = re.compile(r"step(\d{6,})")
 
 
-def save(engine: DeepSpeedEngine, folder: Path, step: int) -> None:
-    """Save trained parameters and optimizer state after `step` steps; to be called by every rank."""
-    aside = folder / f"{_PARTIAL}-step{step:06d}"
-    if dist.get_rank() == 0:
-        for leftover in folder.glob(f"{_PARTIAL}-*"):
-            shutil.rmtree(leftover)
-    dist.barrier()
-    engine.save_checkpoint(
-        str(folder), tag=aside.name, client_state={"step": step}, save_latest=False, exclude_frozen_parameters=True
-    )
-    dist.barrier()
-    if dist.get_rank() == 0:
-        _seal(aside, folder / f"step{step:06d}", _shape(engine))
-        for old in sorted(_steps(folder))[:-KEPT]:
-            shutil.rmtree(_steps(folder)[old])
-    dist.barrier()
+class Checkpoints:
+    """The checkpoints of one stage in one folder; every rank has one and calls the same methods at the same time.
 
-
-def resume(engine: DeepSpeedEngine, folder: Path) -> int:
-    """Load the newest checkpoint that verifies and return its step, 0 if there is none; for every rank.
-
-    Raises HandoffError if it was written by another number of ranks or under another ZeRO stage.
+    `parameters` are the trained ones under their plain names, `lineage` is what makes this training what it is.
     """
-    found = newest_valid(folder)
-    if found is None:
-        return 0
-    step, path = found
-    written = json.loads((path / _HASHES).read_text())["shape"]
-    if written != _shape(engine):
-        raise HandoffError(
-            f"{path} was written by {written['ranks']} ranks under ZeRO-{written['zero_stage']}, and this run has "
-            f"{dist.get_world_size()} under ZeRO-{engine.zero_optimization_stage()}; continue with the same hardware "
-            "profile, or remove this folder to train the stage from its beginning"
-        )
-    loaded, _ = engine.load_checkpoint(str(folder), tag=path.name, load_module_strict=False)
-    if loaded is None:
-        raise HandoffError(f"{path}: DeepSpeed found nothing to load although its hashes hold; remove this folder")
-    return step
+
+    def __init__(
+        self,
+        engine: DeepSpeedEngine,
+        parameters: Mapping[str, nn.Parameter],
+        folder: Path,
+        lineage: dict[str, Any],
+    ) -> None:
+        self._engine, self._parameters = engine, parameters
+        self._folder, self._lineage = folder, lineage
+        self._shapes = {name: whole_shape(parameter) for name, parameter in parameters.items()}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written: Future[None] | None = None
+
+    def save(self, step: int) -> None:
+        """Save what is there after `step` steps; files are written while training goes on.
+
+        Raises StorageError if the disk cannot hold it, TrainingError if a trained value is no number.
+        """
+        self.wait()
+        state = {
+            "step": step,
+            "lineage": self._lineage,
+            "optimizer_steps": steps_taken(self._engine),
+            "loss_scale": loss_scale(self._engine),
+        }
+        if dist.get_rank() != 0:
+            for _ in self._read():
+                pass
+            return
+        self._check_space()
+        if self._bytes() <= SNAPSHOT_BYTES:
+            self._written = self._writer.submit(self._write, step, state, list(self._read()))
+        else:
+            self._write(step, state, self._read())
+
+    def check(self) -> None:
+        """Raise what went wrong with a checkpoint written meanwhile."""
+        if self._written is not None and self._written.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is on disk; raise what went wrong with it."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def resume(self) -> int:
+        """Take over the newest checkpoint that verifies and return its step, 0 if there is none.
+
+        Raises HandoffError if it is of another training.
+        """
+        self.wait()
+        found = newest_valid(self._folder) if dist.get_rank() == 0 else None
+        step = torch.tensor(found[0] if found else 0, device=self._engine.device)
+        dist.broadcast(step, 0)
+        if not step:
+            return 0
+        path = self._folder / f"step{int(step):06d}"
+        state = json.loads((path / STATE).read_text())
+        self._check_lineage(path, state["lineage"])
+        holdings = open_holdings(self._engine)
+        with safe_open(path / TENSORS, "pt") as tensors:
+            self._check_names(path, set(tensors.keys()))
+            for name, parameter in self._parameters.items():
+                for part in PARTS:
+                    holdings.write(parameter, part, tensors.get_tensor(f"{part}/{name}").to(self._engine.device))
+        set_steps_taken(self._engine, state["optimizer_steps"])
+        set_loss_scale(self._engine, state["loss_scale"])
+        return int(step)
+
+    def _read(self) -> Iterator[Tensor]:
+        """Every tensor in the order of `_names`, a copy on the host; collective."""
+        holdings = open_holdings(self._engine)
+        for parameter in self._parameters.values():
+            for part in PARTS:
+                whole = holdings.read(parameter, part)
+                yield whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0)
+
+    def _names(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for name, shape in self._shapes.items():
+            for part in PARTS:
+                yield f"{part}/{name}", shape
+
+    def _bytes(self) -> int:
+        return sum(4 * torch.Size(shape).numel() for _, shape in self._names())
+
+    def _check_space(self) -> None:
+        with storage_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            free, needed = shutil.disk_usage(self._folder).free, self._bytes() + 2**20
+        if free < needed:
+            raise StorageError(
+                f"{self._folder}: a checkpoint needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free some "
+                "space, then start the same command again: it goes on from the last good checkpoint"
+            )
+
+    def _write(self, step: int, state: dict[str, Any], tensors: Iterable[Tensor]) -> None:
+        with storage_errors(self._folder):
+            for leftover in self._folder.glob(f"{_PARTIAL}-*"):
+                shutil.rmtree(leftover)
+            aside, final = (self._folder / f"{prefix}step{step:06d}" for prefix in (f"{_PARTIAL}-", ""))
+            aside.mkdir(parents=True)
+            try:
+                hashes = {
+                    TENSORS: write_tensors(aside / TENSORS, list(self._names()), tensors),
+                    STATE: _write_synced(aside / STATE, json.dumps(state).encode()),
+                }
+                _write_synced(aside / HASHES, json.dumps(hashes).encode())
+                shutil.rmtree(final, ignore_errors=True)
+                aside.rename(final)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            steps = _steps(self._folder)
+            for old in sorted(steps)[:-KEPT]:
+                shutil.rmtree(steps[old])
+            _sync_folder(self._folder)
+
+    def _check_lineage(self, path: Path, lineage: dict[str, Any]) -> None:
+        if changes := differences(lineage, self._lineage):
+            told = "; ".join(changes[:8]) + (f"; and {len(changes) - 8} more" if len(changes) > 8 else "")
+            raise HandoffError(
+                f"{path} belongs to another training: {told}. Put these back as they were to go on, or remove "
+                f"{path.parent} to train the stage from its beginning"
+            )
+
+    def _check_names(self, path: Path, found: set[str]) -> None:
+        wanted = {name for name, _ in self._names()}
+        if found != wanted:
+            missing, extra = (", ".join(sorted(names)[:3]) or "nothing" for names in (wanted - found, found - wanted))
+            raise HandoffError(
+                f"{path}: it lacks {missing} and has {extra} left over; it belongs to another training: remove "
+                f"{path.parent} to train the stage from its beginning"
+            )
 
 
 def newest_valid(folder: Path) -> tuple[int, Path] | None:
@@ -71,41 +196,84 @@ def newest_valid(folder: Path) -> tuple[int, Path] | None:
     steps = _steps(folder)
     for step in sorted(steps, reverse=True):
         if problem := _problem(steps[step]):
-            logger.warning("%s: %s; it is skipped in favour of the one before", steps[step], problem)
+            logger.warning("%s: %s; it is skipped in favour of what is before it", steps[step], problem)
         else:
             return step, steps[step]
+    if steps:
+        logger.warning("%s: no checkpoint is left that can be used; the stage begins at its beginning", folder)
     return None
 
 
-def _seal(aside: Path, final: Path, shape: dict[str, int]) -> None:
-    files = {str(f.relative_to(aside)): sha256_of(f) for f in sorted(aside.rglob("*")) if f.is_file()}
-    with (aside / _HASHES).open("w") as stream:
-        json.dump({"shape": shape, "files": files}, stream)
+def differences(before: Any, after: Any, place: str = "") -> list[str]:
+    """`schedule.peak_lr: 0.003 → 0.001` for every field in which two JSON-like values differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        fields = dict.fromkeys([*before, *after])
+        inner = [(f"{place}.{field}".lstrip("."), before.get(field), after.get(field)) for field in fields]
+        return [line for name, old, new in inner for line in differences(old, new, name)]
+    return [] if before == after else [f"{place}: {before} → {after}"]
+
+
+def write_tensors(path: Path, names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> str:
+    """Write float32 tensors as safetensors, one after the other as they come; returns the file's sha256.
+
+    Raises TrainingError if one of them holds something that is no number.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in names:
+        begin, end = end, end + 4 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as stream:
+        for data in _chunks(struct.pack("<Q", len(text)) + text, names, tensors):
+            stream.write(data)
+            digest.update(data)
         stream.flush()
         os.fsync(stream.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    aside.rename(final)
+    return digest.hexdigest()
+
+
+def _chunks(header: bytes, names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> Iterator[Any]:
+    yield header
+    for (name, _), tensor in zip(names, tensors, strict=True):
+        if not torch.isfinite(tensor).all():
+            raise TrainingError(f"{name} is no number any more, so it is not saved; the checkpoint before is kept")
+        yield tensor.float().contiguous().view(-1).numpy()
+
+
+def _write_synced(path: Path, content: bytes) -> str:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder survive a loss of power, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _problem(path: Path) -> str | None:
-    hashes = path / _HASHES
-    if not hashes.is_file():
-        return f"{_HASHES} is missing"
     try:
-        files: dict[str, str] = json.loads(hashes.read_text())["files"]
-    except (json.JSONDecodeError, KeyError):
-        return f"{_HASHES} is damaged"
-    for name, expected in files.items():
+        hashes: dict[str, str] = json.loads((path / HASHES).read_text())
+    except FileNotFoundError:
+        return f"{HASHES} is missing"
+    except ValueError:
+        return f"{HASHES} is damaged"
+    for name in (TENSORS, STATE):
         if not (path / name).is_file():
             return f"{name} is missing"
-        if sha256_of(path / name) != expected:
+        if hashes.get(name) != sha256_of(path / name):
             return f"{name} is not what was written"
     return None
 
 
 def _steps(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for path in folder.glob("step*") if (match := _STEP.fullmatch(path.name))}
-
-
-def _shape(engine: DeepSpeedEngine) -> dict[str, int]:
-    return {"ranks": dist.get_world_size(), "zero_stage": engine.zero_optimization_stage()}

@@ -39,6 +39,17 @@ class Job(Definition):
     inherits: list[Trainable]
     tombstones: int = 0
 
+    def lineage(self) -> dict[str, Any]:
+        """What a checkpoint must share to be gone on from: all that decides what is learned, and no machine.
+
+        The weights of the stage before are known by stage and hash, wherever the workdir lies now.
+        """
+        learned = {"stage", "model", "lora", "seed", "mixture", "inherits"}
+        content = self.model_dump(mode="json", include=learned)
+        for field in ("about", "checkpoint_every"):
+            del content["stage"][field]
+        return content | {"previous": "/".join(Path(self.previous).parts[-2:]) if self.previous else None}
+
 
 @dataclass(frozen=True)
 class StagePlan:

@@ -1,0 +1,98 @@
+"""The stage's model, and the DeepSpeed engine that trains it; the one place that starts DeepSpeed."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import logger as deepspeed_logger
+from torch import nn
+
+from tinygptv.definitions.recipe import Optimizer
+from tinygptv.models.vlm import VisionLanguageModel
+from tinygptv.models.weights import LORA, Handoff, empty_model, load_weights, parameters_by_name, trained_file
+from tinygptv.train.assemble import DTYPES, set_up
+from tinygptv.train.deepspeed import deepspeed_config
+from tinygptv.train.freezing import decays, trainable_names
+from tinygptv.train.holdings import open_holdings, prepare_moments
+from tinygptv.train.schedule import learning_rate
+from tinygptv.train.stage import Job
+
+
+def join_ranks(job: Job) -> None:
+    """Meet the other ranks; returns when all of them are there."""
+    deepspeed_logger.setLevel(logging.WARNING)
+    # An empty table of extensions: else gloo waits minutes for a C++ compiler, for a gain that is lost in the noise.
+    deepspeed.ops.__compatible_ops__ = {}
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if job.hardware.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed("nccl" if job.hardware.device == "cuda" else "gloo", verbose=False)
+
+
+def build_model(job: Job) -> VisionLanguageModel:
+    """The stage's model: backbones, then what earlier stages trained, then frozen but for what `trains` names.
+
+    It is in the precision of the hardware profile from the start, so that its peak in memory is what it will weigh.
+    """
+    model = empty_model(job.model, job.stage.inputs.image_size, job.lora)
+    handoff = open_handoff(job, model)
+    load_weights(model, job.model, handoff=handoff, dtype=DTYPES[job.hardware.precision], seed=job.seed)
+    return set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
+
+
+def open_handoff(job: Job, model: nn.Module) -> Handoff | None:
+    """What must come from the stage before: all that it and its forebears trained, or, for weights from outside, what
+    this stage trains, but for adapters that begin anew."""
+    if job.previous is None:
+        return None
+    names = trainable_names(parameters_by_name(model).keys(), job.inherits or job.stage.trains)
+    begins_anew = job.stage.lora is not None and job.stage.lora.init == "fresh"
+    required = {name for name in names if not (begins_anew and LORA.search(name))}
+    return Handoff(Path(job.previous), required, job.lora)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What this stage trains, by plain name, in the model's order."""
+    return {name: parameter for name, parameter in parameters_by_name(model).items() if parameter.requires_grad}
+
+
+def open_engine(job: Job, model: VisionLanguageModel) -> deepspeed.DeepSpeedEngine:
+    """An engine before its first step."""
+    settings = job.stage.optimizer
+    adamw = torch.optim.AdamW(
+        parameter_groups(model, settings),
+        lr=learning_rate(job.stage.schedule, 0),
+        betas=(settings.beta1, settings.beta2),
+        fused=job.hardware.offload == "none",
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=deepspeed_config(job.stage, job.hardware))
+    prepare_moments(engine)
+    if job.previous is not None and job.hardware.precision != "fp32":
+        _hand_over_in_full(job, engine, trained_parameters(model))
+    return engine
+
+
+def parameter_groups(model: VisionLanguageModel, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: those weight decay pulls on, and the others."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in trained_parameters(model).items():
+        groups[decays(name, parameter.shape)].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": optimizer.weight_decay if decayed else 0.0}
+        for decayed, parameters in groups.items()
+        if parameters
+    ]
+
+
+def _hand_over_in_full(job: Job, engine: deepspeed.DeepSpeedEngine, parameters: dict[str, nn.Parameter]) -> None:
+    """Give the optimizer what the stage before trained, in 32 bits: it began with the model's 16."""
+    assert job.previous is not None
+    holdings = open_holdings(engine)
+    for name, stored in sorted(trained_file(Path(job.previous), job.model, job.lora).tensors.items()):
+        if name in parameters:
+            holdings.write(parameters[name], "value", stored.read().to(engine.device, torch.float32))

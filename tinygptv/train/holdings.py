@@ -1,0 +1,186 @@
+"""What an engine has learned, parameter by parameter, whole and in 32 bits, however DeepSpeed keeps it.
+
+ZeRO cuts the optimizer's tensors by rank: stages 1 and 2 into pieces of one long vector that no parameter's edge
+respects, stage 3 parameter by parameter, padded. Stage 0 keeps them whole. Read here, written there, a training goes on
+under any stage, offload and number of ranks. Reading is collective: every rank asks for the same tensor at the same
+time, and holds that one tensor, never all.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
+
+import torch
+from deepspeed import DeepSpeedEngine, zero
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, nn
+from torch import distributed as dist
+
+Part = Literal["value", "exp_avg", "exp_avg_sq"]
+MOMENTS: tuple[Part, ...] = ("exp_avg", "exp_avg_sq")
+PARTS: tuple[Part, ...] = ("value", *MOMENTS)
+"""Of every trained parameter: its value, and AdamW's two moments."""
+
+_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+class Holdings(Protocol):
+    """Trained parameters of one engine."""
+
+    def read(self, parameter: nn.Parameter, part: Part) -> Tensor:
+        """The whole tensor, a copy, float32, the same on every rank; moments must exist (`prepare_moments`)."""
+
+    def write(self, parameter: nn.Parameter, part: Part, whole: Tensor) -> None:
+        """Take over a whole tensor, which every rank hands in; a value reaches the model's own precision too."""
+
+
+def open_holdings(engine: DeepSpeedEngine) -> Holdings:
+    """The holdings of an engine, which may have taken steps or not."""
+    stage = engine.zero_optimization_stage()
+    return _Whole(engine) if stage == 0 else _Partitioned() if stage == 3 else _Fragmented()
+
+
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """That of the whole parameter, also where ZeRO-3 keeps a piece of it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def prepare_moments(engine: DeepSpeedEngine) -> None:
+    """Give the optimizer of a fresh engine its state, as AdamW would in its first step.
+
+    Under ZeRO-1 and -2 this must come before that step: DeepSpeed itself looks for moments after stepping the first
+    group of parameters, and never finds those of the others. Without ZeRO it has, in 16 bits, stepped once already, on
+    gradients of zero, which only decays; that is undone.
+    """
+    state = engine.basic_optimizer.state
+    for parameter, copy in _copies(engine):
+        copy.data.copy_(parameter)
+    forget_moments(engine)
+    for flat in _optimized(engine):
+        if not state[flat]:
+            state[flat] = {"step": torch.zeros((), device=flat.device)}
+            state[flat] |= {moment: torch.zeros_like(flat.data) for moment in MOMENTS}
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def forget_moments(engine: DeepSpeedEngine) -> None:
+    """Begin with a new optimizer, as when a run is started by hand once more."""
+    for state in engine.basic_optimizer.state.values():
+        for moment in state.values():
+            moment.zero_()
+
+
+def steps_taken(engine: DeepSpeedEngine) -> int:
+    """AdamW's own count, which leaves out steps skipped for an overflow."""
+    return next((int(state["step"]) for state in engine.basic_optimizer.state.values()), 0)
+
+
+def set_steps_taken(engine: DeepSpeedEngine, steps: int) -> None:
+    """Set the count on which AdamW corrects its moments."""
+    for state in engine.basic_optimizer.state.values():
+        state["step"].fill_(steps)
+
+
+def loss_scale(engine: DeepSpeedEngine) -> dict[str, Any]:
+    """How fp16 scales its losses now, and since when; empty for other precisions."""
+    scaler = _scaler(engine)
+    return {field: getattr(scaler, field) for field in _SCALE_FIELDS if hasattr(scaler, field)} if scaler else {}
+
+
+def set_loss_scale(engine: DeepSpeedEngine, scale: dict[str, Any]) -> None:
+    """Scale losses as another engine did; of no effect unless both train in fp16."""
+    scaler = _scaler(engine)
+    for field, value in scale.items():
+        if scaler is not None and hasattr(scaler, field):
+            setattr(scaler, field, value)
+
+
+class _Whole:
+    """ZeRO-0: every rank has everything; beside parameters of 16 bits there are copies in 32."""
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        self._state = engine.basic_optimizer.state
+        self._copies = {id(parameter): copy for parameter, copy in _copies(engine)}
+
+    def read(self, parameter: nn.Parameter, part: Part) -> Tensor:
+        return self._tensor(parameter, part).detach().float().clone()
+
+    def write(self, parameter: nn.Parameter, part: Part, whole: Tensor) -> None:
+        self._tensor(parameter, part).data.copy_(whole)
+        if part == "value":
+            parameter.data.copy_(whole)
+
+    def _tensor(self, parameter: nn.Parameter, part: Part) -> Tensor:
+        copy = self._copies.get(id(parameter), parameter)
+        return copy if part == "value" else self._state[copy][part]
+
+
+class _Fragmented:
+    """ZeRO-1 and -2: the model is whole on every rank, the optimizer's vector is cut."""
+
+    def read(self, parameter: nn.Parameter, part: Part) -> Tensor:
+        return _read(parameter, part)
+
+    def write(self, parameter: nn.Parameter, part: Part, whole: Tensor) -> None:
+        if part == "value":
+            safe_set_full_fp32_param(parameter, whole)
+            parameter.data.copy_(whole)
+        else:
+            safe_set_full_optimizer_state(parameter, whole, part)
+
+
+class _Partitioned:
+    """ZeRO-3: of every parameter, each rank has one of equal pieces, the last of them padded."""
+
+    def read(self, parameter: nn.Parameter, part: Part) -> Tensor:
+        return _read(parameter, part)
+
+    def write(self, parameter: Any, part: Part, whole: Tensor) -> None:
+        size = parameter.ds_tensor.numel()
+        padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
+        piece = padded.narrow(0, size * dist.get_rank(), size)
+        if part == "value":
+            safe_set_local_fp32_param(parameter, piece)
+            with zero.GatheredParameters([parameter], modifier_rank=0):
+                if dist.get_rank() == 0:
+                    parameter.data.copy_(whole)
+        else:
+            safe_set_local_optimizer_state(parameter, piece, part)
+
+
+def _read(parameter: nn.Parameter, part: Part) -> Tensor:
+    if part == "value":
+        return safe_get_full_fp32_param(parameter)
+    return safe_get_full_optimizer_state(parameter, part)
+
+
+def _copies(engine: DeepSpeedEngine) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Under ZeRO-0, parameters of 16 bits with their copies of 32."""
+    if engine.zero_optimization_stage() == 0 and hasattr(engine.optimizer, "fp32_groups"):
+        for own, copies in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True):
+            yield from zip(own, copies, strict=True)
+
+
+def _optimized(engine: DeepSpeedEngine) -> Iterator[Tensor]:
+    """What AdamW really steps on."""
+    optimizer = engine.optimizer
+    match engine.zero_optimization_stage():
+        case 0:
+            yield from (tensor for group in engine.basic_optimizer.param_groups for tensor in group["params"])
+        case 3:
+            yield from optimizer.fp32_partitioned_groups_flat
+        case _:
+            yield from optimizer.single_partition_of_fp32_groups
+
+
+def _scaler(engine: DeepSpeedEngine) -> Any:
+    if not engine.fp16_enabled():
+        return None
+    return getattr(engine.optimizer, "loss_scaler", None) or getattr(engine.optimizer, "loss_scale_config", None)
