@@ -197,6 +197,16 @@ def test_a_second_download_asks_nobody(made: tuple[Store, PairsSource, Manifest]
     assert web.asked == asked
 
 
+def test_a_foreign_file_in_the_workdir_disturbs_nobody(
+    web: Any, tmp_path: Path, good_and_bad: list[tuple[str, str]]
+) -> None:
+    for folder in ("workdir", "workdir/raw", "workdir/.drafts/raw"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "card.json").write_text("no manifest")
+    source = source_of(tmp_path, good_and_bad)
+    assert download(Store(str(tmp_path / "workdir")), "pairs", source, base_url=web.address).rows_in == 20
+
+
 def test_another_workdir_and_other_parallelism_give_the_same_bytes(
     made: tuple[Store, PairsSource, Manifest], web: Any, tmp_path: Path, good_and_bad: list[tuple[str, str]]
 ) -> None:
