@@ -91,6 +91,15 @@ def test_what_is_out_of_place_is_refused(
         read_layout(change(picture(60, 50)))
 
 
+def test_a_small_file_cannot_ask_for_passes_without_end(picture: Callable[..., bytes]) -> None:
+    body = picture(60, 50, progressive=True)
+    scan = body.rindex(b"\xff\xda")
+    last, end = body[scan:-2], body[-2:]
+    assert read_layout(body[:scan] + last * 20 + end).width == 60
+    with pytest.raises(ValueError, match=r"\d+ scans"):
+        read_layout(body[:scan] + last * 200 + end)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_orientation_is_read_in_both_byte_orders(order: str) -> None:
     assert [orientation_of(exif(order, value)) for value in range(10)] == [1, 1, 2, 3, 4, 5, 6, 7, 8, 1]

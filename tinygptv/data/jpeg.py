@@ -17,6 +17,9 @@ _COMMENT, _JFIF, _EXIF, _ADOBE = 0xFE, 0xE0, 0xE1, 0xEE
 _METADATA = (frozenset(range(0xE0, 0xF0)) | {_COMMENT}) - {_JFIF, _ADOBE}
 """Application segments and comments. JFIF's and Adobe's stay: decoders read from them how colours are coded."""
 
+_MOST_SCANS = 100
+"""A progressive file has about ten. Each costs a pass over all pixels, and thirty bytes are enough to ask for one."""
+
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ORIENTATION = 0x0112
 
@@ -48,7 +51,7 @@ def read_layout(data: bytes) -> JpegLayout:
     frame: tuple[int, int, int, int] | None = None
     orientation = 1
     kept: list[tuple[int, int]] = [(0, 2)]
-    position = 2
+    position, scans = 2, 0
     while True:
         marker, start = _marker_at(data, position)
         if marker == _EOI:
@@ -64,12 +67,14 @@ def read_layout(data: bytes) -> JpegLayout:
         if marker == _EXIF and data[start + 2 : start + 8] == b"Exif\0\0":
             orientation = orientation_of(data[start + 8 : end])
         if marker == _SOS:
-            end = _end_of_scan(data, end)
+            end, scans = _end_of_scan(data, end), scans + 1
         if marker not in _METADATA:
             _extend(kept, position, end)
         position = end
     if frame is None or 0 in frame:
         raise ValueError("no frame with a size")
+    if scans > _MOST_SCANS:
+        raise ValueError(f"{scans} scans")
     width, height, components, bits = frame
     return JpegLayout(width, height, components, bits, orientation, tuple(kept))
 

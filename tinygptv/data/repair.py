@@ -6,8 +6,8 @@ restored has to have the hash that the manifest says. An artifact that cannot be
 to be complete, and is made again by the step that made it.
 """
 
+import contextlib
 import json
-import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,8 +25,6 @@ from tinygptv.data.tar import Archive
 from tinygptv.data.tombstones import tombstones
 from tinygptv.data.verify import Damage, artifact_folders, examine, read_manifest, verify
 from tinygptv.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 _UNREADABLE = (OSError, ValueError, LookupError)
 """What a damaged Parquet or JSON file raises; Arrow's errors are among them."""
@@ -123,23 +121,22 @@ def _workdir(folder: Path, manifest: Manifest) -> Path | None:
 def _in_other_artifacts(workdir: Path, folder: Path, missing: set[str]) -> dict[str, bytes]:
     """Those of the missing images that lie intact in another artifact's shards, by hash."""
     found: dict[str, bytes] = {}
-    columns = ["key", "sha256", "shard", "offset", "length"]
     for other in artifact_folders(workdir):
-        if other.samefile(folder) or not (other / SIDECAR).is_file():
-            continue
-        try:
-            rows = pq.read_table(other / SIDECAR, columns=columns, filters=[("sha256", "in", missing)]).to_pylist()
-        except _UNREADABLE as error:
-            logger.info("%s: %s", other / SIDECAR, error)
-            continue
-        for row in rows:
-            if not (other / row["shard"]).is_file():  # it describes another artifact's
-                continue
-            try:
+        for row in () if other.samefile(folder) else _rows_with(other, missing):
+            # Damaged as well, or it only describes the pictures of a third.
+            with contextlib.suppress(DataError):
                 found[row["sha256"]] = read_image(other, row)
-            except DataError as error:
-                logger.info("%s", error)
     return found
+
+
+def _rows_with(folder: Path, hashes: set[str]) -> Rows:
+    """The rows of an artifact's sidecar whose image has one of these hashes; none if there is no sidecar to read."""
+    columns = ["key", "sha256", "shard", "offset", "length"]
+    try:
+        found = pq.read_table(folder / SIDECAR, columns=columns, filters=[("sha256", "in", hashes)])
+    except _UNREADABLE:
+        return []
+    return list(found.to_pylist())
 
 
 def _restore_sidecar(folder: Path, manifest: Manifest) -> int:
