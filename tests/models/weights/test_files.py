@@ -109,9 +109,8 @@ def truncated_torch(path: Path) -> None:
 
 
 def damaged_directory(path: Path) -> None:
-    torch.save({"weight": torch.ones(3)}, path)
-    content = path.read_bytes()
-    path.write_bytes(content[:-6] + b"\xff\xff\xff\x7f" + content[-2:])
+    torch.save({"model": TENSORS}, path)
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x00"))
 
 
 def truncated_old_torch(path: Path) -> None:
