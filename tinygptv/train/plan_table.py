@@ -10,10 +10,6 @@ from tinygptv.train.estimate import GIB, PROMPT_TOKENS, TYPICAL_ANSWER, StageEst
 Record = dict[str, Any]
 
 _WIDTH = 12
-_ASSUMED = (
-    f"Memory is planned for sequences as long as the recipe allows, with {PROMPT_TOKENS} tokens of prompt where there "
-    f"is a template; operations and hours for answers of {TYPICAL_ANSWER} tokens where it allows more."
-)
 
 
 def record(estimator: StageEstimator, hardware: Hardware) -> Record:
@@ -49,6 +45,7 @@ def table(records: Sequence[Record], hardware: Hardware) -> list[str]:
         return row(name, ("unknown" if one[key] is None else f"{one[key]:{form}}" for one in records))
 
     speed = f"{hardware.utilisation:.0%} of {hardware.tflops} TFLOP/s per rank" if hardware.tflops else "unknown"
+    prompt = f"{PROMPT_TOKENS} tokens of prompt where there is a template"
     return [
         row("", (one["stage"] for one in records)),
         "parameters, millions",
@@ -64,6 +61,6 @@ def table(records: Sequence[Record], hardware: Hardware) -> list[str]:
         plain("  TFLOP backward", "backward_tflop", ".3f"),
         plain("steps", "steps"),
         plain("hours", "hours", ".2f"),
-        _ASSUMED,
-        f"Speed: {speed}; assumed until a run has been measured.",
+        f"Assumed: {prompt}; for memory, answers as long as the recipe allows;",
+        f"for work and hours, answers of at most {TYPICAL_ANSWER} tokens; speed {speed}, until a run is measured.",
     ]
