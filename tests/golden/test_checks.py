@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tinygptv.cli import main
 
 Damage = Callable[[Path], object]
+CHECKS = ("stage", "conversation", "generation")
 
 
 @pytest.fixture
@@ -128,6 +129,7 @@ def test_an_undamaged_family_or_a_folder_of_families_passes(family: Path, capsys
         (in_tensors("stage4/io.safetensors", "loss", 1e-4), "stage", "loss"),
         (in_tensors("stage4/io.safetensors", "attention_mask", -1), "stage", "attention_mask"),
         (in_tensors("stage4/grads.safetensors", "llama_proj.bias"), "stage", "gradients"),
+        (in_tensors("stage4/grads.safetensors", "llama_proj.weight", float("nan")), "stage", "gradients"),
         (in_tensors("stage4/conversation_io.safetensors", "logits"), "conversation", "logits"),
         (in_case(loss=6.5), "stage", "loss"),
         (in_case(lora={"r": 4, "alpha": 8, "targets": ["query_key_value", "dense"]}), "stage", "logits"),
@@ -213,9 +215,6 @@ def test_one_damaged_case_does_not_hide_the_others(family: Path, capsys: pytest.
     assert code == 2
     assert [name for name, line in told.items() if line["ok"]] == [f"family/stage4 {check}" for check in CHECKS]
     assert "case.json: not there" in told["family/stage1 stage"]["error"]
-
-
-CHECKS = ("stage", "conversation", "generation")
 
 
 def test_a_folder_without_cases_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,13 +46,13 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether every difference is within its tolerance; something that is not a number never is."""
+        """Whether every difference is within its tolerance."""
         return self.error is None and all(
             value <= (LOSS_TOLERANCE if name == "loss" else TOLERANCE) for name, value in self.differences.items()
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; null is a difference that is not a number."""
+        """Plain values; null is an infinite difference."""
         shown = {name: value if math.isfinite(value) else None for name, value in self.differences.items()}
         told = {"worst_gradient": self.worst_gradient, "error": self.error}
         return {"case": self.case, "check": self.check, "ok": self.ok} | shown | {k: v for k, v in told.items() if v}
@@ -175,7 +175,7 @@ def _compare_batch(
     told.differences["inputs_embeds"] = _largest(widened(embeds)[seen], widened(recorded["inputs_embeds"])[seen])
     told.differences["logits"] = _largest(widened(logits)[seen], widened(recorded["logits"])[seen])
     loss, _ = model(image, *texts)
-    told.differences["loss"] = abs(loss.item() - recorded["loss"].item())
+    told.differences["loss"] = _largest(loss.detach(), recorded["loss"].reshape(()))
     return loss
 
 
@@ -191,19 +191,22 @@ def _compare_gradients(case: GoldenCase, model: VisionLanguageModel, told: Outco
             f"{path}: {len(expected)} gradients for {len(trained)} trained tensors, of which {silent} have none; "
             f"without a match: {', '.join(unknown or sorted(trained - expected.keys()))}"
         )
-    for name, gradient in expected.items():
-        found = parameters[name].grad
-        scale = max(gradient.abs().max().item(), SMALLEST_SCALE)
-        difference = math.inf if found is None else _largest(found, gradient) / scale
-        if not difference <= told.differences.get("gradients", -1.0):
-            told.differences["gradients"], told.worst_gradient = difference, name
+    differences = {name: _relative(parameters[name].grad, gradient) for name, gradient in expected.items()}
+    told.worst_gradient = max(differences, key=lambda name: differences[name])
+    told.differences["gradients"] = differences[told.worst_gradient]
 
 
-def _largest(found: Tensor, expected: Tensor) -> float:
-    """The largest absolute difference; not a number if any is not, or if the shapes differ."""
-    if found.shape != expected.shape:
-        return math.nan
-    return (found - expected).abs().max().item()
+def _largest(found: Tensor | None, expected: Tensor) -> float:
+    """The largest absolute difference; infinite if there is nothing to compare, or something that is not a number."""
+    if found is None or found.shape != expected.shape:
+        return math.inf
+    difference = (found - expected).abs().max().item()
+    return difference if math.isfinite(difference) else math.inf
+
+
+def _relative(found: Tensor | None, expected: Tensor) -> float:
+    difference = _largest(found, expected)
+    return difference / max(expected.abs().max().item(), SMALLEST_SCALE) if math.isfinite(difference) else math.inf
 
 
 def _count(found: Tensor, expected: Tensor) -> int:
