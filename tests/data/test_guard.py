@@ -5,10 +5,14 @@ import http.client
 import ssl
 from datetime import UTC, datetime, timedelta
 from email.message import Message
+from typing import get_args
 
 import pytest
 
 from tinygptv.data.guard import (
+    NEVER_AGAIN,
+    TRANSIENT,
+    WORTH_ASKING_AT_ONCE,
     FetchError,
     addresses,
     check_addresses,
@@ -20,6 +24,8 @@ from tinygptv.data.guard import (
     refusal,
     retry_after_seconds,
 )
+from tinygptv.data.pictures import Reason
+from tinygptv.data.reasons import REASONS
 
 
 @pytest.mark.parametrize(
@@ -122,6 +128,7 @@ def test_the_wait_a_server_asks_for_is_read_as_seconds_or_as_a_date() -> None:
     assert retry_after_seconds(headers(("Retry-After", "7"))) == 7
     assert retry_after_seconds(headers(("Retry-After", in_a_minute))) == pytest.approx(60, abs=2)
     assert retry_after_seconds(headers(("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"))) == 0
+    assert retry_after_seconds(headers(("Retry-After", "9" * 400))) == 30 * 86_400
     assert retry_after_seconds(headers(("Retry-After", "soon"))) is None
     assert retry_after_seconds(headers()) is None
 
@@ -148,3 +155,9 @@ def test_every_failure_has_one_name(error: Exception, name: str) -> None:
 )
 def test_statuses_that_matter_keep_their_number(status: int, name: str) -> None:
     assert failure_of_status(status) == name
+
+
+def test_every_reason_has_a_meaning() -> None:
+    answers = {failure_of_status(status) for status in (204, 300, 401, 403, 404, 410, 418, 429, 451, 500)}
+    pictures = set(get_args(Reason))
+    assert {*TRANSIENT, *NEVER_AGAIN, *WORTH_ASKING_AT_ONCE, *answers, *pictures} <= set(REASONS)

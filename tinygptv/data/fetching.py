@@ -1,6 +1,7 @@
 """Shards of URLs → shards of results, by an engine process that is watched: it ends, or it is ended."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -37,6 +38,8 @@ _POLL_SECONDS, _LOG_SECONDS = 0.05, 5.0
 _START_SECONDS, _LONGEST_WAIT_SECONDS = 300.0, 60.0
 _DRAIN_SECONDS = 5.0
 _MOST_DEATHS = 3
+_LEAST_FREE_BYTES = 64 << 20
+_BYTES_PER_PIXEL = 0.6  # of the square of image_size, for a picture as fetched and its copy in a shard
 _LOG_TAIL_LINES = 8
 
 
@@ -70,6 +73,7 @@ class Fetch:
             yield from (Results(self._result(shard)) for shard in range(len(self._sizes)))
             return
         logger.info("fetching %d URLs; %d of %d shards are missing", sum(self._sizes), missing, len(self._sizes))
+        self._check_room()
         given, deaths = 0, 0
         while given < len(self._sizes):
             with self._engine() as process:
@@ -81,6 +85,15 @@ class Fetch:
             deaths += process.returncode < 0
             self._judge_end(process.returncode, deaths)
             logger.warning("the download engine was killed by signal %d; starting it again", -process.returncode)
+
+    def _check_room(self) -> None:
+        """Raise OSError if there is no room to begin with; warn if there may not be enough."""
+        free = shutil.disk_usage(self._folder).free
+        if free < _LEAST_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+        expected = sum(self._sizes) * self._download.image_size**2 * _BYTES_PER_PIXEL
+        if expected > free:
+            logger.warning("%s: about %.0f GB may be needed, %.0f are free", self._folder, expected / 1e9, free / 1e9)
 
     @contextlib.contextmanager
     def _engine(self) -> Iterator[subprocess.Popen[bytes]]:

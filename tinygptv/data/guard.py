@@ -23,12 +23,12 @@ ALLOW_PRIVATE = "TINYGPTV_ALLOW_PRIVATE"
 TRANSIENT = frozenset(
     {
         *("dns", "connect", "timeout", "slow", "truncated", "protocol"),
-        *("http_429", "http_5xx", "robots_unreachable", "host_busy"),
+        *("http_429", "http_5xx", "robots_unreachable", "host_busy", "host_down"),
     }
 )
 """Failures that may pass. An opt-out or a 404 is an answer, not a failure to answer."""
 
-WORTH_ASKING_AT_ONCE = TRANSIENT - {"dns", "slow", "robots_unreachable", "host_busy"}
+WORTH_ASKING_AT_ONCE = frozenset({"connect", "timeout", "truncated", "protocol", "http_429", "http_5xx"})
 """Of these, the ones that may have passed a moment later."""
 
 NEVER_AGAIN = frozenset({"http_410", "http_451", "opted_out"})
@@ -40,6 +40,7 @@ _WITH_VALUES = ("unavailable_after", "max-snippet", "max-image-preview", "max-vi
 _SAFE_IN_URL = "!#$%&'()*+,/:;=?@[]~"
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f:.]+")
+_LONGEST_RETRY_AFTER_SECONDS = 30 * 86_400.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "timeout"),
@@ -178,11 +179,14 @@ def opted_out(headers: Message, agent_token: str) -> bool:
 
 
 def retry_after_seconds(headers: Message) -> float | None:
-    """How long a server asks to be left alone: Retry-After as seconds or as a date; None if it does not say."""
+    """How long a server asks to be left alone: Retry-After as seconds or as a date; None if it does not say.
+
+    More than a month is taken for a month.
+    """
     asked = (headers.get("Retry-After") or "").strip()
-    if asked.isdecimal():
-        return float(asked)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
-    except ValueError:
+        date = None if asked.isdecimal() else email.utils.parsedate_to_datetime(asked)
+        seconds = float(asked) if date is None else date.timestamp() - time.time()
+    except (ValueError, OverflowError):
         return None
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS)

@@ -65,9 +65,9 @@ class Download(Definition):
     connections_per_host: int = Field(default=8, ge=1)
     requests_per_second_per_host: float | None = Field(default=None, gt=0)
     """Null: 20 for a public host; a host on a private network, which is one's own, is asked as fast as it answers."""
-    user_agent: str = Field(default="tinygptv-curation/0.1", min_length=1)
+    user_agent: str = Field(default="tinygptv-curation/0.1", pattern=r"^[!-~][ -~]*$")
     """Its part before the slash is the name that robots.txt and X-Robots-Tag may address."""
-    contact: str | None = None
+    contact: str | None = Field(default=None, pattern=r"^[!-~]+$")
     """A web page or mail address for site owners, sent with the user agent; $TINYGPTV_CONTACT if null."""
     robots: bool = True
     """Whether robots.txt is asked for and obeyed."""

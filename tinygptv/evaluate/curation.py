@@ -4,30 +4,12 @@ import json
 from dataclasses import dataclass
 
 from tinygptv.artifacts import Store
+from tinygptv.data.reasons import REASONS
 from tinygptv.evaluate.pictures import Picture, picture
 from tinygptv.evaluate.run_artifacts import RunArtifacts
 
 _MOST_PICTURES = 16
 _MOST_LETTERS = 140
-
-_REASONS = {
-    "empty_caption": "the row has no caption",
-    "no_url": "the row has no address",
-    "bad_url": "not an address",
-    "not_http": "only http and https are fetched",
-    "duplicate_url": "an earlier row has the same address",
-    "private_address": "its host is in a private network",
-    "dns": "its host does not exist, or no longer",
-    "connect": "its host does not answer",
-    "timeout": "no answer in time",
-    "http_404": "the picture is gone",
-    "http_410": "the picture is gone for good",
-    "opted_out": "its owner does not want it used",
-    "too_large": "larger than is safe to decode",
-    "not_image": "what came is no picture",
-    "broken_image": "the picture is damaged",
-}
-"""What the short names under which downloads fail mean to people."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,7 @@ def funnel(artifacts: RunArtifacts) -> Funnel | None:
         return None
     whys = {entry["rule"]: (entry["kind"], entry["why"]) for entry in filtered.details.get("funnel", [])}
     fetched = sorted(raw.drops.items(), key=lambda drop: -drop[1])
-    drops = [("download", reason, _REASONS.get(reason, ""), count) for reason, count in fetched]
+    drops = [("download", reason, REASONS.get(reason, ""), count) for reason, count in fetched]
     for reason, count in filtered.drops.items():
         kind, why = whys.get(reason, ("rule", ""))
         drops.append(("duplicates" if kind == "duplicates" else "filter", reason, why, count))

@@ -1,6 +1,7 @@
 """A web server on loopback that does what servers do wrong, on purpose, and remembers what it was asked."""
 
 import gzip
+import ssl
 import threading
 import time
 from collections import Counter
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 PATIENCE_SECONDS = 60.0
 """How long a server that never ends goes on, if nobody hangs up; far longer than any test."""
@@ -81,12 +83,17 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(host: str = "127.0.0.1") -> Iterator[Site]:
-    """A site of its own, while the context lasts."""
+def serving(certificate: Path | None = None) -> Iterator[Site]:
+    """A site of its own, while the context lasts; with a certificate and its key it speaks TLS."""
     site = Site()
     handler = type("SiteHandler", (Handler,), {"site": site})
-    with _Server((host, 0), handler) as server:
-        site.address = f"http://{host}:{server.server_address[1]}"
+    with _Server(("127.0.0.1", 0), handler) as server:
+        site.address = f"http://127.0.0.1:{server.server_address[1]}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            site.address = f"https://localhost:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield site
         server.shutdown()

