@@ -3,13 +3,15 @@
 from typing import Any
 
 from prefect import State, flow, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from flows.arrows import artifact_key
 from tinygptv.artifacts import Manifest
+from tinygptv.data.card import CARD_PAGE, card
+from tinygptv.data.refresh import Refreshed, refresh
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
 
 
@@ -52,17 +54,42 @@ def curate(
     return Completed(message=f"{kept.rows_out} of {raw.rows_in} pairs kept")
 
 
+@task(name="refresh", task_run_name="refresh {journey.run.source_name}", cache_policy=NO_CACHE)
+def refresh_source(journey: Journey, accept: list[str]) -> Refreshed:
+    """Fetch what changed, filter it, ask the checks, publish. Not retried: the next night goes on from here."""
+    run = journey.run
+    return refresh(journey.store, run.source_name, run.source, accept, benchmarks=run.benchmark_sources)
+
+
+@task(name="card", task_run_name="card {filtered.artifact}", cache_policy=NO_CACHE)
+def write_card(journey: Journey, filtered: Manifest) -> Manifest:
+    """Describe a version for people."""
+    return card(journey.store, filtered)
+
+
 @flow(name="refresh-data", flow_run_name="refresh {source}")
 def refresh_data(
-    run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
+    run: str = RUN,
+    recipe: str = RECIPE,
+    source: str = SOURCE,
+    hardware: str = HARDWARE,
+    workdir: str = WORKDIR,
+    accept: list[str] | None = None,
 ) -> State:
-    """Curate and mix on a schedule, so that the next training finds its data ready."""
-    from flows.mix import mix
-
-    open_journey(run, recipe, source, hardware, workdir)
-    curate(run, recipe, source, hardware, workdir)
-    mix(run, recipe, source, hardware, workdir)
-    return Completed(message=f"{source} is curated and mixed for {recipe}")
+    """Bring a source up to date. A new version is published if it passes its checks, but for those in `accept`."""
+    journey = open_journey(run, recipe, source, hardware, workdir)
+    done = refresh_source(journey, accept or [])
+    name = journey.run.source_name
+    create_table_artifact(key=artifact_key("changes", name), table=done.report(), description=f"### {done}")
+    create_table_artifact(
+        key=artifact_key("rot", name), table=done.rot(), description=f"### {name}: the hosts that lost most addresses"
+    )
+    if done.outcome == "refused":
+        return Failed(message=str(done))
+    if done.filtered:
+        page = journey.store.folder(write_card(journey, done.filtered).artifact) / CARD_PAGE
+        create_link_artifact(key=artifact_key("card", name), link=page.as_uri(), description=f"The data card of {name}")
+    return Completed(message=str(done))
 
 
 def _funnel(raw: Manifest, kept: Manifest) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--stage", help="only this stage, from what the stage before it left")
         if name == "evaluate":
             verb.add_argument("--model", help="only this model: a stage's name, export or int8")
-    add_dataset_verbs(lambda name, about, example, verb: add(name, about, example, _printing(verb)), SOURCE, WORKDIR)
+    add_dataset_verbs(lambda name, about, example, verb: add(name, about, example, _printing(verb)))
     _add_others(add)
     return parser
 

@@ -5,11 +5,15 @@ Each takes the parsed options and gives lines to print, as it gets them.
 
 import argparse
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from tinygptv import catalog
 from tinygptv.artifacts import Store
-from tinygptv.definitions.source import PairsSource
 from tinygptv.errors import DataError, DefinitionError
+from tinygptv.journey import HARDWARE, RECIPE, SOURCE, WORKDIR
+
+if TYPE_CHECKING:
+    from tinygptv.data.tombstones import Kind
 
 Lines = Callable[[argparse.Namespace], Iterator[str]]
 
@@ -20,11 +24,10 @@ def refresh_lines(options: argparse.Namespace) -> Iterator[str]:
     """Bring a source up to date. Raises DataError if its checks refuse the new version."""
     from tinygptv.data.refresh import refresh
 
-    source = catalog.source(options.source)
-    if not isinstance(source, PairsSource):
-        raise DefinitionError(f"source '{options.source}' holds annotations; only a source of pairs is refreshed")
-    done = refresh(Store(options.workdir), catalog.source_name(options.source), source, options.accept)
-    yield from (f"{row['what']:<28} {row['count']:>9}" for row in done.report())
+    run = catalog.resolve_run(options.recipe, options.source, HARDWARE)
+    store = Store(options.workdir)
+    done = refresh(store, run.source_name, run.source, options.accept, benchmarks=run.benchmark_sources)
+    yield from (f"{row['count']:>9} {row['about']}: {row['what']}" for row in done.report())
     if done.outcome == "refused":
         raise DataError(str(done))
     yield str(done)
@@ -91,27 +94,27 @@ def forget_lines(options: argparse.Namespace) -> Iterator[str]:
         yield "  nothing here holds or saw it"
 
 
-KINDS = ("url", "domain", "sha256", "caption")
+KINDS: tuple["Kind", ...] = ("url", "domain", "sha256", "caption")
 """What a request to forget may be named by; exactly one is given."""
 
 
-def add_dataset_verbs(
-    add: Callable[[str, str, str, Lines], argparse.ArgumentParser], source: str, workdir: str
-) -> None:
-    """Declare the verbs; `source` and `workdir` are the defaults of their options."""
+def add_dataset_verbs(add: Callable[[str, str, str, Lines], argparse.ArgumentParser]) -> None:
+    """Declare the verbs."""
     refresh = add(
         "refresh", "fetch what changed in a source and publish a version if its checks pass", "refresh", refresh_lines
     )
-    refresh.add_argument("--source", default=source, help=f"a source's name, or a table (default: {source})")
+    refresh.add_argument("--source", default=SOURCE, help=f"a source's name, or a table (default: {SOURCE})")
+    about = f"what of this recipe's benchmarks is in it is left out (default: {RECIPE})"
+    refresh.add_argument("--recipe", default=RECIPE, help=about)
     refresh.add_argument(
         "--accept", action="append", default=[], metavar="CHECK", help="publish although this check fails"
     )
     versions = add("versions", "list the published versions of every source", "versions", versions_lines)
-    diff = add("diff", "say what changed between two versions", f"diff {source}@1 {source}@2", diff_lines)
+    diff = add("diff", "say what changed between two versions", f"diff {SOURCE}@1 {SOURCE}@2", diff_lines)
     diff.add_argument("before", help="source@number, or an artifact's name")
     diff.add_argument("after")
     diff.add_argument("--all", action="store_true", help=f"list all keys, not the first {_SHOWN_KEYS}")
-    card = add("card", "write the data card of a version", f"card {source}@1", card_lines)
+    card = add("card", "write the data card of a version", f"card {SOURCE}@1", card_lines)
     card.add_argument("version", help="source@number, or the name of a filtered artifact")
     about = "take samples back: mask them now, leave them out later, and list who saw them"
     forget = add("forget", about, "forget --domain example.org --why 'asked for by its owner'", forget_lines)
@@ -123,4 +126,4 @@ def add_dataset_verbs(
     forget.add_argument("--why", required=True, help="so that others can tell later")
     forget.add_argument("--dry-run", action="store_true", help="list what would be forgotten, and write nothing down")
     for parser in (refresh, versions, diff, card, forget):
-        parser.add_argument("--workdir", default=workdir, help=f"path or s3://… (default: {workdir})")
+        parser.add_argument("--workdir", default=WORKDIR, help=f"path or s3://… (default: {WORKDIR})")

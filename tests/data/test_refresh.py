@@ -34,7 +34,7 @@ def chains(monkeypatch: pytest.MonkeyPatch) -> dict[str, FilterChain]:
 @pytest.fixture
 def again(store: Store, web: Web, chains: dict[str, FilterChain], tmp_path: Path) -> Callable[..., Refreshed]:
     """Refresh the source once more."""
-    return lambda **given: refresh(store, "web", pairs_source(tmp_path), **given)
+    return lambda **given: refresh(store, "web", pairs_source(tmp_path), **given, benchmarks={})
 
 
 def test_news_become_a_version_and_no_news_become_none(again: Callable[..., Refreshed], web: Web, store: Store) -> None:
@@ -112,8 +112,15 @@ def test_a_source_defined_anew_is_fetched_from_scratch(
     again: Callable[..., Refreshed], web: Web, store: Store, tmp_path: Path
 ) -> None:
     again()
-    refresh(store, "web", pairs_source(tmp_path, licence="other"))
+    refresh(store, "web", pairs_source(tmp_path, licence="other"), benchmarks={})
     assert web.asked == [None, None]
+
+
+def test_a_large_takedown_is_no_loss_in_the_eyes_of_the_checks(again: Callable[..., Refreshed], store: Store) -> None:
+    again()
+    bury(store, tombstone("caption", "of 0[01]", "asked for by their owner"))
+    assert (done := again()).outcome == "published"
+    assert done.changes["removed"] == 20
 
 
 @pytest.mark.parametrize("where", ["local disk", "S3"])
@@ -129,14 +136,14 @@ def test_the_second_refresh_of_a_source_says_who_is_at_it(
     source = pairs_source(tmp_path)
     refused: list[str] = []
 
-    def download(store: Store, name: str, source: PairsSource, *, previous: Manifest | None = None) -> Manifest:
+    def download(store: Store, name: str, source: PairsSource, previous: Manifest | None = None) -> Manifest:
         if name == "web":
-            assert refresh(store, "another", source).outcome == "published"
+            assert refresh(store, "another", source, benchmarks={}).outcome == "published"
             with pytest.raises(StorageError) as error:
-                refresh(store, "web", source)
+                refresh(store, "web", source, benchmarks={})
             refused.append(str(error.value))
-        return web.download(store, name, source, previous=previous)
+        return web.download(store, name, source, previous)
 
     monkeypatch.setattr(refresh_module, "download", download)
-    assert refresh(store, "web", source).outcome == "published"
+    assert refresh(store, "web", source, benchmarks={}).outcome == "published"
     assert "refresh/web: process" in refused[0] and "is refreshing it" in refused[0]

@@ -2,7 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,15 @@ def pairs_source(folder: Path, **changed: Any) -> PairsSource:
 
 
 def build_raw(
-    store: Store, name: str, rows: Mapping[str, Mapping[str, Any]], parents: list[str] | None = None, **details: Any
+    store: Store,
+    name: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    parents: list[str] | None = None,
+    dropped: Sequence[tuple[str, str]] = (),
+    **details: Any,
 ) -> Manifest:
-    """A raw artifact: key → what its sidecar row says, as far as it matters; `picture` seeds the pixels."""
+    """A raw artifact: key → what its sidecar row says, as far as it matters; `picture` seeds the pixels. `dropped` are
+    the reason and key of rows that did not become samples."""
 
     def build(draft: Path) -> Outcome:
         with ShardWriter(draft, 8) as shards:
@@ -46,9 +53,14 @@ def build_raw(
                 stored = {"width": 16, "height": 16, "sha256": content_hash(image), "bytes": len(image)}
                 said = {column: value for column, value in row.items() if column in SIDECAR_COLUMNS}
                 shards.write(dict.fromkeys(SIDECAR_COLUMNS) | common | stored | said, image)
-        ledger = {"url": [f"http://web/{key}.jpg" for key in rows], "outcome": ["kept"] * len(rows)}
-        pq.write_table(pa.table(ledger, pa.schema([("url", pa.string()), ("outcome", pa.string())])), draft / LEDGER)
-        return Outcome(rows_in=len(rows), rows_out=len(rows), details=details)
+        outcomes = [("kept", key) for key in rows] + list(dropped)
+        ledger = [
+            {"table_name": "t", "url": f"http://web/{key}.jpg", "host": "web", "outcome": outcome}
+            for outcome, key in outcomes
+        ]
+        pq.write_table(pa.Table.from_pylist(ledger), draft / LEDGER)
+        drops = Counter(outcome for outcome, _ in dropped)
+        return Outcome(rows_in=len(outcomes), rows_out=len(rows), drops=dict(drops), details=details)
 
     return store.make(name, "download", {}, parents or [], build)
 
@@ -61,7 +73,7 @@ class Web:
     asked: list[str | None] = field(default_factory=list)
 
     def download(
-        self, store: Store, source_name: str, source: PairsSource, *, previous: Manifest | None = None
+        self, store: Store, source_name: str, source: PairsSource, previous: Manifest | None = None
     ) -> Manifest:
         """As `tinygptv.data.download.download`."""
         self.asked.append(previous and previous.artifact)

@@ -14,10 +14,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
 from flows import curate as curate_module
-from flows.curate import curate, download
+from flows.curate import curate, download, refresh_data
 from flows.journey import train_all
 from tests.miniature import RECIPE, SOURCE, write_miniature
 from tinygptv.artifacts import Manifest, Outcome, artifact_name
+from tinygptv.data.shapes.server import serve
 from tinygptv.errors import DefinitionError
 from tinygptv.journey import Arrow, Journey, open_journey
 
@@ -127,7 +128,28 @@ def test_no_other_task_is_retried() -> None:
     modules = [importlib.import_module(f"flows.{name}") for name in MODULES]
     tasks = {task.name: task.retries for module in modules for task in vars(module).values() if isinstance(task, Task)}
     assert {name for name, retries in tasks.items() if retries} == {"download"}
-    assert len(tasks) == 8
+    assert len(tasks) == 10
+
+
+def test_a_refresh_shows_what_changed_what_rotted_and_the_card_and_fails_where_a_check_did(
+    parameters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(tmp_path / "mini") as address:
+        monkeypatch.setenv("TINYGPTV_BASE_URL", address)
+        state = refresh_data(**parameters, return_state=True)
+        assert state.message == "mini_pairs: version 1 with 24 samples (24 added)"
+        changes = json.loads(artifact("changes-mini-pairs").data)
+        assert {"about": "sample", "what": "added", "count": 24} in changes
+        assert {"about": "dropped by download", "what": "http_404", "count": 2} in changes
+        assert json.loads(artifact("rot-mini-pairs").data) == []
+        assert "card.html" in artifact("card-mini-pairs").data
+
+        table = tmp_path / "mini" / "pairs.jsonl"
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:5]))
+        state = refresh_data(**parameters, return_state=True)
+        assert state.is_failed()
+        assert state.message.startswith("mini_pairs: refused, version 1 stays current: shrunk: 1 rows")
+        assert refresh_data(**parameters, accept=["shrunk"], return_state=True).is_completed()
 
 
 def test_a_stage_can_be_run_alone_and_says_what_it_needs_first(parameters: dict[str, str]) -> None:

@@ -1,8 +1,8 @@
 """Questions put to a version before it is published: SQL files in `datasets/checks/`; a returned row is a failure.
 
 A check may ask the tables `new` and `old` (rows of the filtered sidecars), `new_raw` and `old_raw` (rows of the raw
-ones), `new_ledger` and `old_ledger`, and `forgotten` (rows of `new` that a tombstone names). Those called old_… are
-empty if nothing was published before. The comment a file begins with says why its question matters. Your own may lie
+ones), `new_ledger` and `old_ledger`, and `forgotten` (rows of `new` that a tombstone names). Those called old are empty
+if nothing was published before, and without the rows that are to be forgotten: their absence is no loss. The comment a file begins with says why its question matters. Your own may lie
 in `checks/` below $TINYGPTV_DEFINITIONS; one called as a shipped check takes its place.
 """
 
@@ -50,9 +50,12 @@ def run_checks(
     Raises DefinitionError, naming the file, for a question that cannot be asked.
     """
     failures = []
-    with compared(store, new=filtered, old=old_filtered, new_raw=raw, old_raw=old_raw) as database:
+    is_forgotten = predicate(tombstones(store))
+    with compared(store, new=filtered, old_all=old_filtered, new_raw=raw, old_raw_all=old_raw) as database:
         _ledgers(store, database, raw, old_raw)
-        database.execute(f"CREATE VIEW forgotten AS SELECT * FROM new WHERE {predicate(tombstones(store))}")
+        database.execute(f"CREATE VIEW forgotten AS SELECT * FROM new WHERE {is_forgotten}")
+        for name in ("old", "old_raw"):
+            database.execute(f"CREATE VIEW {name} AS SELECT * FROM {name}_all WHERE NOT ({is_forgotten})")
         for name, path in sorted(_files().items()):
             query = path.read_text(encoding="utf-8")
             try:

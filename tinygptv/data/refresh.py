@@ -5,10 +5,10 @@ and the new artifacts where they are, for a look at them. Either way the next re
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Store, fingerprint
@@ -16,10 +16,14 @@ from tinygptv.data.checks import Failure, run_checks
 from tinygptv.data.download import download
 from tinygptv.data.filtering import filter_source
 from tinygptv.data.forget import without_forgotten
+from tinygptv.data.ledger import KEPT
+from tinygptv.data.tombstones import FORGOTTEN
 from tinygptv.data.versions import Newest, Published, Version, diff, note_newest, publish, published, settings_of
-from tinygptv.definitions.source import PairsSource
+from tinygptv.definitions.source import AnnotationsSource, PairsSource
 
 logger = logging.getLogger(__name__)
+
+_NO_LOSS = (KEPT, "duplicate_url", FORGOTTEN)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,25 @@ class Refreshed:
     changes: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
+    def report(self) -> list[dict[str, Any]]:
+        """The change report: what became of each address, of each sample, and what was dropped, with counts."""
+        rows = [("address", what, count) for what, count in self.raw.details.get("changes", {}).items()]
+        rows += [("sample", what, count) for what, count in self.changes.items()]
+        for step, made in (("dropped by download", self.raw), ("dropped by filter", self.filtered)):
+            rows += [(step, reason, count) for reason, count in (made.drops if made else {}).items()]
+        rows += [("failed check", str(failure), failure.count) for failure in self.failures]
+        return [{"about": about, "what": what, "count": count} for about, what, count in rows]
+
+    def rot(self) -> list[dict[str, Any]]:
+        """The hosts that lost most addresses: how many, and why. A copy of another row's address is no loss."""
+        rows = []
+        for host in self.raw.details.get("hosts", []):
+            lost = {why: count for why, count in host["outcomes"].items() if why not in _NO_LOSS}
+            if lost:
+                told = ", ".join(f"{why} {count}" for why, count in sorted(lost.items()))
+                rows.append({"host": host["host"], "addresses": host["rows"], "lost": sum(lost.values()), "why": told})
+        return sorted(rows, key=lambda row: (-row["lost"], row["host"]))
+
     def __str__(self) -> str:
         counted = ", ".join(f"{count} {change}" for change, count in self.changes.items())
         match self.outcome:
@@ -47,21 +70,30 @@ class Refreshed:
                 return f"{self.source}: refused, {kept}: {' | '.join(map(str, self.failures))}"
 
 
-def refresh(store: Store, source_name: str, source: PairsSource, accept: Collection[str] = ()) -> Refreshed:
+def refresh(
+    store: Store,
+    source_name: str,
+    source: PairsSource,
+    accept: Collection[str] = (),
+    *,
+    benchmarks: Mapping[str, AnnotationsSource],
+) -> Refreshed:
     """Bring a source up to date and publish it if it passes its checks, but for those whose failure you `accept`.
 
-    Raises StorageError, naming the holder, if another refresh of this source is under way; what `download` and
-    `filter_source` raise; DefinitionError for a check that cannot be asked.
+    What one of `benchmarks` holds as well is left out, as `filter_source` says. Raises StorageError, naming the holder,
+    if another refresh of this source is under way; what `download` and `filter_source` raise; DefinitionError for a
+    check that cannot be asked.
     """
     with store.exclusive(f"refresh/{source_name}", "refreshing it"):
         known = published(store, source_name)
-        raw = download(store, source_name, source, previous=_previous(store, known, source))
+        raw = download(store, source_name, source, _previous(store, known, source))
         current, newest = known.current, Newest(raw=raw.artifact, settings=settings_of(source))
-        chain = fingerprint(without_forgotten(store, catalog.filter_chain(source.filter), raw, None).model_dump())
-        if current and not any(_changes(store, current.raw, raw).values()) and current.filter == chain:
+        chain = without_forgotten(store, catalog.filter_chain(source.filter), raw, None).model_dump()
+        judged_by = fingerprint(chain, {name: benchmark.model_dump() for name, benchmark in benchmarks.items()})
+        if current and not any(_changes(store, current.raw, raw).values()) and current.filter == judged_by:
             note_newest(store, source_name, newest)
             return Refreshed(source_name, "nothing_new", current, raw)
-        filtered = filter_source(store, source_name, source.filter, raw)
+        filtered = filter_source(store, source_name, source.filter, raw, benchmarks=benchmarks)
         changes = _changes(store, current.filtered, filtered) if current else {"added": filtered.rows_out}
         made = (current.raw, current.filtered) if current else (None, None)
         failures = [one for one in run_checks(store, raw.artifact, filtered.artifact, *made) if one.check not in accept]
@@ -73,7 +105,7 @@ def refresh(store: Store, source_name: str, source: PairsSource, accept: Collect
             raw=raw.artifact,
             filtered=filtered.artifact,
             settings=newest.settings,
-            filter=chain,
+            filter=judged_by,
             rows=filtered.rows_out,
             published=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -90,4 +122,3 @@ def _previous(store: Store, known: Published, source: PairsSource) -> Manifest |
 
 def _changes(store: Store, before: str, after: Manifest) -> dict[str, int]:
     return diff(store, before, after.artifact).counts if before != after.artifact else {}
-

@@ -1,6 +1,7 @@
 """What a data card says, counted by DuckDB over the sidecars, the ledger and the dropped rows; as plain values."""
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,12 +26,15 @@ _OPT_OUTS = ("opted_out", "robots_disallowed")
 
 _MEASURES = {
     "shorter side": ("px", "least(width, height)"),
-    "longer over shorter side": ("ratio", "greatest(width, height) / nullif(least(width, height), 0)"),
+    "longer over shorter side": ("", "greatest(width, height) / nullif(least(width, height), 0)"),
     "size": ("kB", "bytes / 1000"),
     "caption": ("words", "len(string_split(trim(caption), ' '))"),
-    "similarity": ("cosine, of the table", "similarity"),
+    "similarity": ("", "similarity"),
 }
 """Name → unit and what is measured of each kept sample."""
+
+_WHOLE = ("px", "words")
+"""Units that come in whole numbers, and so do the bins."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Copies:
-    """One picture or caption that came several times; all but one were dropped."""
+    """One picture or caption that was dropped `times` times, because it was there already."""
 
     reason: str
     times: int
@@ -109,6 +113,7 @@ class Facts:
     hosts: list[Share]
     histograms: list[Histogram]
     drops: list[Drop]
+    idle_rules: list[str]
     copies: list[Copies]
     opt_outs: list[Share]
     removals: list[Removal]
@@ -151,6 +156,7 @@ def gather(store: Store, filtered: Manifest) -> Facts:
             hosts=_shares(database, _HOST, filtered.rows_out),
             histograms=list(_histograms(database)),
             drops=list(_drops(raw, filtered)),
+            idle_rules=[e["rule"] for e in filtered.details.get("funnel", []) if not e["dropped_first"]],
             copies=_copies(database, filtered),
             opt_outs=_opt_outs(database, raw.rows_in),
             removals=_removals(store, raw),
@@ -203,11 +209,14 @@ def _histograms(database: duckdb.DuckDBPyConnection) -> Iterator[Histogram]:
         )
         if not samples:
             continue
-        width = (high - low) / _BINS or 1.0
-        place = f"greatest(least(floor((value - {low}) / {width}), {_BINS - 1}), 0)::INTEGER"
+        width, bins = (high - low) / _BINS or 1.0, _BINS
+        if unit in _WHOLE:
+            low, width = math.floor(low), math.ceil((math.floor(high) - math.floor(low) + 1) / _BINS)
+            bins = (math.floor(high) - low) // width + 1
+        place = f"greatest(least(floor((value - {low}) / {width}), {bins - 1}), 0)::INTEGER"
         counted = dict(database.execute(f"SELECT {place} AS bin, count(*) FROM {values} GROUP BY bin").fetchall())
-        counts = [counted.get(number, 0) for number in range(_BINS)]
-        yield Histogram(name, unit, low, low + width * _BINS, median, samples, counts)
+        counts = [counted.get(number, 0) for number in range(bins)]
+        yield Histogram(name, unit, low, low + width * bins, median, samples, counts)
 
 
 def _drops(raw: Manifest, filtered: Manifest) -> Iterator[Drop]:
@@ -220,17 +229,18 @@ def _drops(raw: Manifest, filtered: Manifest) -> Iterator[Drop]:
     for reason, count in filtered.drops.items():
         left -= count
         entry = told.get(reason, {})
-        kind = "duplicates" if entry.get("kind") == "duplicates" else "filter"
+        kind = str(entry.get("kind", "rule"))
         counts = entry.get("dropped_alone"), entry.get("dropped_only")
-        yield Drop(kind, reason, entry.get("why", ""), count, left, *counts)
+        yield Drop("filter" if kind == "rule" else kind, reason, entry.get("why", ""), count, left, *counts)
 
 
 def _copies(database: duckdb.DuckDBPyConnection, filtered: Manifest) -> list[Copies]:
-    """What was dropped most often as a copy of the same picture."""
-    steps = [entry["rule"] for entry in filtered.details.get("funnel", []) if entry["kind"] == "duplicates"]
+    """What was dropped most often as a copy of the same picture, or as a placeholder."""
+    copying = ("duplicates", "placeholder")
+    steps = [entry["rule"] for entry in filtered.details.get("funnel", []) if entry["kind"] in copying]
     rows = database.execute(
-        f"""SELECT reason, count(*) + 1, min(caption), min(url) FROM reasons WHERE reason IN (SELECT unnest(?))
-        GROUP BY reason, sha256 ORDER BY count(*) DESC, min(url) LIMIT {_MOST_ROWS // 2}""",
+        f"""SELECT reason, count(*), min(caption), min(url) FROM reasons WHERE reason IN (SELECT unnest(?))
+        GROUP BY reason, coalesce(phash::VARCHAR, sha256) ORDER BY count(*) DESC, min(url) LIMIT {_MOST_ROWS // 2}""",
         [steps],
     ).fetchall()
     return [Copies(*row) for row in rows]

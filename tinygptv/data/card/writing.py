@@ -57,14 +57,13 @@ def card(store: Store, filtered: Manifest) -> Manifest:
 
 
 def _page(facts: Facts, shown: list[Shown]) -> str:
-    reasons = list(dict.fromkeys(one.reason for one in shown if one.reason))
     return pages.render(
         _PACKAGE,
         _TEMPLATE,
         facts=facts,
         histograms=[(one, _bars(one)) for one in facts.histograms],
         kept=[one for one in shown if not one.reason],
-        dropped=[(reason, [one for one in shown if one.reason == reason]) for reason in reasons],
+        dropped=sorted((one for one in shown if one.reason), key=lambda one: one.reason),
         percent=lambda part, whole: round(100 * part / max(whole, 1), 2),
     )
 
