@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
+from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from tinygptv.data.phash import distance
 from tinygptv.data.pictures import PictureError, StoredPicture, resize, store_picture
@@ -198,8 +198,8 @@ def test_resizing_is_what_pillow_does(shared: Path) -> None:
         with Image.open(path) as image:
             photograph = image.convert("RGB")
         reference = np.asarray(photograph.resize((224, 224), Image.Resampling.BICUBIC)).astype(float)
-        error = np.mean((resize(np.asarray(photograph), 224, 224) - reference) ** 2)
-        decibels.append(10 * np.log10(255**2 / max(error, 1e-10)))
+        ours = resize(simplejpeg.decode_jpeg(path.read_bytes(), "RGBX"), 224, 224)[..., :3]
+        decibels.append(10 * np.log10(255**2 / max(np.mean((ours - reference) ** 2), 1e-10)))
     assert np.mean(decibels) > 70
     assert min(decibels) > 54
 
@@ -269,6 +269,17 @@ def test_a_bomb_is_refused_without_being_decoded(side: int, monkeypatch: pytest.
 def test_numbers_without_a_known_white_are_refused() -> None:
     heights = Image.fromarray(np.linspace(-3, 9000, 1600, dtype=np.float32).reshape(40, 40))
     assert refused(encoded(heights, "TIFF")) == "unsupported_format"
+
+
+def test_whatever_a_reader_stumbles_over_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by changing bytes at random: Pillow divides by the time scale that an AVIF file says, which may be zero."""
+
+    def stumble(*_: object) -> None:
+        raise ZeroDivisionError
+
+    body = encoded(ramp(), "AVIF")
+    monkeypatch.setattr(AvifImagePlugin.AvifImageFile, "load", stumble)
+    assert refused(body) == "damaged_image"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")

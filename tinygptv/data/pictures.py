@@ -12,10 +12,8 @@ anything is decoded. One policy for what the web holds:
 """
 
 import io
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ from tinygptv.data.phash import SIDE, phash
 from tinygptv.definitions.source import Download
 
 Pixels = NDArray[np.uint8]
-"""(height, width, 3) RGB."""
+"""(height, width, 4): red, green, blue, and a byte without meaning. Four are read faster than three."""
 
 Format = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
 
@@ -63,25 +61,15 @@ _UNSUPPORTED = (b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"\xff\x4f\xf
 """JPEG 2000, JPEG XL (boxed and bare), a JPEG 2000 codestream, icons, Photoshop."""
 _AVIF_BRANDS, _BMP_HEADERS = (b"avif", b"avis"), (12, 40, 52, 56, 64, 108, 124)
 
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's readers raise on bytes that are not what they seem."""
-
 _WITHOUT_A_WHITE = ("I", "F")
 """Modes of numbers that nothing says the range of."""
 
 _TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
 _MIRRORED = (2, 4, 5, 7)
 """EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
+
+_FOUR_BYTES = "CMYK"
+"""What Pillow calls pixels of four bytes that are all alike to it. It takes such bytes without copying them."""
 
 _STRIP_BYTES = 1 << 20
 _LARGE_PIXELS = 8_000_000
@@ -143,42 +131,43 @@ def sniff(body: bytes) -> Format:
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:
     """Antialiased bicubic, first along rows and then along columns, as Pillow does it.
 
-    Differs from Pillow by the rounding of 16-bit weights: 74 dB on photographs, at five times its speed.
+    Differs from Pillow by the rounding of 16-bit weights: 74 dB on photographs, at six times its speed.
     """
     source_height, source_width, _ = pixels.shape
-    return _Decoded(source_width, source_height, lambda top, end: pixels[top:end].tobytes()).resized(width, height)
+    return _Decoded(source_width, source_height, lambda top, end: pixels[top:end]).resized(width, height)
 
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """Pixels in memory: size in px, and a function that gives the RGB bytes of rows from one up to another.
+    """Pixels in memory: size in px, and a function that gives the RGBX bytes of rows from one up to another.
 
     Rows are converted and scaled some at a time, so that a large picture is not copied as a whole.
     """
 
     width: int
     height: int
-    rows: Callable[[int, int], bytes]
+    rows: Callable[[int, int], Pixels | bytes]
     orientation: int = 1
 
     def resized(self, width: int, height: int) -> Pixels:
         """See `resize`."""
-        count = max(1, _STRIP_BYTES // (3 * self.width))
-        narrowed = []
+        count = max(1, _STRIP_BYTES // (4 * self.width))
+        narrowed = Image.new(_FOUR_BYTES, (width, self.height), None)
         for top in range(0, self.height, count):
             end = min(top + count, self.height)
-            narrowed.append(_scale(self.rows(top, end), (self.width, end - top), (width, end - top)))
-        scaled = _scale(b"".join(narrowed), (width, self.height), (width, height))
-        return np.frombuffer(scaled, np.uint8).reshape(height, width, 3)
+            strip = Image.frombuffer(
+                _FOUR_BYTES, (self.width, end - top), self.rows(top, end), "raw", _FOUR_BYTES, 0, 1
+            )
+            narrowed.paste(_scale(strip, (width, end - top)), (0, top))
+        return np.asarray(_scale(narrowed, (width, height)))
 
 
-def _scale(pixels: bytes, size: tuple[int, int], wanted: tuple[int, int]) -> bytes:
-    if size == wanted:
-        return pixels
-    scaled = cykooz_resizer.ImageData(*wanted, cykooz_resizer.PixelType.U8x3)
-    image = cykooz_resizer.ImageData(*size, cykooz_resizer.PixelType.U8x3, pixels)
-    cykooz_resizer.Resizer().resize(image, scaled, _BICUBIC)
-    return bytes(scaled.get_buffer())
+def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if image.size == size:
+        return image
+    scaled = Image.new(_FOUR_BYTES, size, None)
+    cykooz_resizer.Resizer().resize_pil(image, scaled, _BICUBIC)
+    return scaled
 
 
 def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
@@ -197,13 +186,13 @@ def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
         return _store_by_pillow(plain, "jpeg", download, layout.orientation)
     with _room_for(width * height):
         try:
-            pixels = simplejpeg.decode_jpeg(plain, "RGB")
+            pixels = simplejpeg.decode_jpeg(plain, "RGBX")
         except ValueError:
             raise PictureError("damaged_image") from None
-        decoded = _Decoded(width, height, lambda top, end: pixels[top:end].tobytes(), layout.orientation)
+        decoded = _Decoded(width, height, lambda top, end: pixels[top:end], layout.orientation)
         if layout.components != 3 or layout.orientation != 1 or min(width, height) > download.image_size:
             return _encode(decoded, "jpeg", download)
-        fingerprint = phash(decoded.resized(SIDE, SIDE))
+        fingerprint = phash(decoded.resized(SIDE, SIDE)[..., :3])
     return StoredPicture(plain, width, height, width, height, "jpeg", reencoded=False, phash=fingerprint)
 
 
@@ -224,7 +213,7 @@ def _store_by_pillow(body: bytes, kind: Format, download: Download, orientation:
             orientation = jpeg.orientation_of(exif.removeprefix(b"Exif\0\0"))
 
         def rows(top: int, end: int) -> bytes:
-            return _rgb(image.crop((0, top, image.width, end))).tobytes()
+            return _rgb(image.crop((0, top, image.width, end))).tobytes("raw", "RGBX")
 
         return _encode(_Decoded(image.width, image.height, rows, orientation), kind, download)
 
@@ -237,14 +226,14 @@ def _encode(decoded: _Decoded, kind: Format, download: Download) -> StoredPictur
     height, width = upright.shape[:2]
     is_turned = decoded.orientation > 4
     return StoredPicture(
-        jpeg=simplejpeg.encode_jpeg(upright, download.jpeg_quality, "RGB", "420"),
+        jpeg=simplejpeg.encode_jpeg(upright, download.jpeg_quality, "RGBX", "420"),
         width=width,
         height=height,
         original_width=decoded.height if is_turned else decoded.width,
         original_height=decoded.width if is_turned else decoded.height,
         original_format=kind,
         reencoded=True,
-        phash=phash(resize(upright, SIDE, SIDE)),
+        phash=phash(resize(upright, SIDE, SIDE)[..., :3]),
     )
 
 
@@ -272,9 +261,11 @@ def _reading(body: bytes, kind: Format) -> Iterator[None]:
     """What Pillow says of a file, in one word."""
     try:
         yield
+    except (PictureError, MemoryError):
+        raise
     except Image.DecompressionBombError:
         raise PictureError("too_many_pixels") from None
-    except _UNREADABLE:
+    except Exception:  # on bytes that are not what they seem, a dozen parsers raise whatever they stumble over
         raise PictureError("truncated_image" if _ends_early(body, kind) else "damaged_image") from None
 
 
