@@ -17,7 +17,7 @@ def accumulation_steps(global_batch_size: int, ranks: int, micro_batch_size: int
 
 def deepspeed_config(stage: Stage, hardware: Hardware) -> dict[str, Any]:
     """What `deepspeed.initialize` takes. The optimizer is passed to it apart, the rate is set before every step."""
-    ranks = hardware.ranks * hardware.nodes
+    ranks = hardware.world_size
     accumulation = accumulation_steps(stage.global_batch_size, ranks, hardware.micro_batch_size)
     return {
         "train_batch_size": stage.global_batch_size,
@@ -37,7 +37,7 @@ def _zero(hardware: Hardware) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": hardware.zero_stage,
         "contiguous_gradients": hardware.device == "cuda",
-        "overlap_comm": hardware.device == "cuda" and hardware.ranks * hardware.nodes > 1,
+        "overlap_comm": hardware.device == "cuda" and hardware.world_size > 1,
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
     }
