@@ -69,7 +69,7 @@ _MIRRORED = (2, 4, 5, 7)
 """EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
 
 _FOUR_BYTES = "CMYK"
-"""What Pillow calls pixels of four bytes that are all alike to it. It takes such bytes without copying them."""
+"""What Pillow calls pixels of four bytes that are all alike to it. It takes memory of such as it is."""
 
 _STRIP_BYTES = 1 << 20
 _LARGE_PIXELS = 8_000_000
@@ -139,35 +139,37 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """Pixels in memory: size in px, and a function that gives the RGBX bytes of rows from one up to another.
+    """Pixels in memory: size in px, and a function that gives the rows from one up to another.
 
     Rows are converted and scaled some at a time, so that a large picture is not copied as a whole.
     """
 
     width: int
     height: int
-    rows: Callable[[int, int], Pixels | bytes]
+    rows: Callable[[int, int], Pixels]
     orientation: int = 1
 
     def resized(self, width: int, height: int) -> Pixels:
         """See `resize`."""
+        narrowed = np.empty((self.height, width, 4), np.uint8)
         count = max(1, _STRIP_BYTES // (4 * self.width))
-        narrowed = Image.new(_FOUR_BYTES, (width, self.height), None)
         for top in range(0, self.height, count):
             end = min(top + count, self.height)
-            strip = Image.frombuffer(
-                _FOUR_BYTES, (self.width, end - top), self.rows(top, end), "raw", _FOUR_BYTES, 0, 1
-            )
-            narrowed.paste(_scale(strip, (width, end - top)), (0, top))
-        return np.asarray(_scale(narrowed, (width, height)))
+            _scale(self.rows(top, end), narrowed[top:end])
+        scaled = np.empty((height, width, 4), np.uint8)
+        _scale(narrowed, scaled)
+        return scaled
 
 
-def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    if image.size == size:
-        return image
-    scaled = Image.new(_FOUR_BYTES, size, None)
-    cykooz_resizer.Resizer().resize_pil(image, scaled, _BICUBIC)
-    return scaled
+def _scale(pixels: Pixels, target: Pixels) -> None:
+    """Fill `target`, of whatever size, with the picture."""
+    cykooz_resizer.Resizer().resize_pil(_as_image(pixels), _as_image(target), _BICUBIC)
+
+
+def _as_image(pixels: Pixels) -> Image.Image:
+    """The same memory in Pillow's eyes."""
+    height, width, _ = pixels.shape
+    return Image.frombuffer(_FOUR_BYTES, (width, height), pixels, "raw", _FOUR_BYTES, 0, 1)
 
 
 def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
@@ -212,8 +214,9 @@ def _store_by_pillow(body: bytes, kind: Format, download: Download, orientation:
             exif = b"" if kind == "tiff" else image.info.get("exif", b"")
             orientation = jpeg.orientation_of(exif.removeprefix(b"Exif\0\0"))
 
-        def rows(top: int, end: int) -> bytes:
-            return _rgb(image.crop((0, top, image.width, end))).tobytes("raw", "RGBX")
+        def rows(top: int, end: int) -> Pixels:
+            strip = _rgb(image.crop((0, top, image.width, end))).tobytes("raw", "RGBX")
+            return np.frombuffer(strip, np.uint8).reshape(end - top, image.width, 4)
 
         return _encode(_Decoded(image.width, image.height, rows, orientation), kind, download)
 
