@@ -20,6 +20,9 @@ from typing import NamedTuple
 ALLOW_PRIVATE = "TINYGPTV_ALLOW_PRIVATE"
 """Set to 1 to fetch from loopback and private networks, as tests do; a source may say `allow_private: true`."""
 
+CONTACT = "TINYGPTV_CONTACT"
+"""Whom site owners may write to: a web page or an address, for sources that do not say it themselves."""
+
 TRANSIENT = frozenset(
     {
         *("dns", "connect", "timeout", "slow", "truncated", "protocol"),

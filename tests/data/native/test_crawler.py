@@ -3,6 +3,7 @@
 import queue
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,21 +105,21 @@ def test_a_host_that_asks_for_a_long_wait_is_not_asked_again(site: Site) -> None
     urls = numbered(site, 5)
     site.pages["/0"] = status(429, Retry_After="3600")
     answers = ask(urls, connections_per_host=1, retries=3)
-    assert list(answers.values()) == ["http_429"] + ["host_busy"] * 4
+    assert Counter(answers.values()) == {"http_429": 1, "host_busy": 4}
     assert sum(site.times(f"/{number}") for number in range(5)) == 1
 
 
 def test_a_host_that_opts_out_again_and_again_is_left_alone(site: Site) -> None:
     site.pages = {f"/{number}": page(b"content", X_Robots_Tag="noai") for number in range(30)}
     answers = ask([f"{site.address}/{number}" for number in range(30)], connections_per_host=1)
-    assert list(answers.values()) == ["opted_out"] * 10 + ["host_opted_out"] * 20
+    assert Counter(answers.values()) == {"opted_out": 10, "host_opted_out": 20}
     assert sum(site.times(f"/{number}") for number in range(30)) == 10
 
 
 def test_a_host_that_is_out_of_order_is_given_up(site: Site) -> None:
     site.pages = {f"/{number}": status(500) for number in range(40)}
     answers = ask([f"{site.address}/{number}" for number in range(40)], connections_per_host=1)
-    assert list(answers.values()) == ["http_5xx"] * 32 + ["host_down"] * 8
+    assert Counter(answers.values()) == {"http_5xx": 32, "host_down": 8}
 
 
 def test_an_answer_of_any_kind_shows_that_a_host_is_up(site: Site) -> None:

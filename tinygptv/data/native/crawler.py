@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tinygptv.data.guard import (
+    CONTACT,
     WORTH_ASKING_AT_ONCE,
     FetchError,
     Origin,
@@ -30,7 +31,6 @@ from tinygptv.definitions.source import Download
 
 logger = logging.getLogger(__name__)
 
-CONTACT = "TINYGPTV_CONTACT"
 LONGEST_WAIT_SECONDS = 30.0
 """A site that asks to be left alone for longer is not asked again in this run."""
 
@@ -40,7 +40,7 @@ _OPT_OUTS_OF_A_SITE, _TROUBLES_OF_A_SITE = 10, 32
 """So many in a row, and nothing more is asked of a site in this run."""
 
 _RESOLVERS = 16  # at once; resolvers drop the questions of those who ask more, and every drop costs seconds
-_PUBLIC_REQUESTS_PER_SECOND = 20.0
+PUBLIC_REQUESTS_PER_SECOND = 20.0
 _FIRST_BACKOFF_SECONDS = 1.0
 
 
@@ -109,7 +109,7 @@ class Crawler:
             site.addresses = found
             rate = self._limits.requests_per_second_per_host
             if rate is None and all(map(is_public, found)):
-                rate = _PUBLIC_REQUESTS_PER_SECOND
+                rate = PUBLIC_REQUESTS_PER_SECOND
             self._schedule.admit(site, 1, 1 / rate if rate else 0.0)
 
     def _ask(self) -> None:
