@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -102,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--stage", help="only this stage, from what the stage before it left")
         if name == "evaluate":
             verb.add_argument("--model", help="only this model: a stage's name, export or int8")
+        if name == "filter":
+            verb.add_argument("--preview", metavar="RULE", help="make nothing; say what another threshold would change")
+            verb.add_argument("--threshold", type=float, metavar="X", help="the number to try in the rule's place")
+            verb.set_defaults(command=_filter)
     add_dataset_verbs(lambda name, about, example, verb: add(name, about, example, _printing(verb)))
     _add_others(add)
     return parser
@@ -197,6 +202,22 @@ def _walk(options: argparse.Namespace) -> int:
     with _ending_in_order():
         for arrow in chosen:
             _make(journey, arrow)
+    return 0
+
+
+def _filter(options: argparse.Namespace) -> int:
+    """As `_walk`, or with --preview what a threshold would change; the last line is that in JSON."""
+    if options.preview is None:
+        return _walk(options)
+    if options.threshold is None:
+        raise DefinitionError("--preview needs --threshold: the number to try in the rule's place")
+    from tinygptv.data.preview import preview
+
+    journey = _journey(options)
+    raw = journey.find(journey.arrows("download")[0])
+    run = journey.run
+    shown = preview(journey.store, run.source_name, run.source.filter, raw, options.preview, options.threshold)
+    print(json.dumps(asdict(shown), default=str))
     return 0
 
 

@@ -1,25 +1,26 @@
 """DuckDB as curation uses it: bounded in memory, spilling beside its work, never fetching an extension."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 
-_MEMORY_SHARE = 0.25
+_MEMORY_BYTES = 256 << 20
 
 
 @contextlib.contextmanager
-def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database that spills into `folder` beyond a quarter of this machine's memory."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def connect(folder: Path, memory_bytes: int = _MEMORY_BYTES) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory database that spills into `folder` beyond `memory_bytes`.
+
+    Enough for any query over columns of text; one over a few numbers per row does with a quarter.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix="spill-") as spill:
         config: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
-            "memory_limit": f"{int(memory_bytes * _MEMORY_SHARE) >> 20}MB",
+            "memory_limit": f"{memory_bytes >> 20}MiB",
             "temp_directory": spill,
         }
         with duckdb.connect(config=config) as database:

@@ -34,6 +34,7 @@ from tinygptv.errors import DataError, DefinitionError
 logger = logging.getLogger(__name__)
 
 _SAMPLES_PER_SHARD = 1000
+_LEAST_MEMORY, _MEMORY_PER_ROW = 64 << 20, 16
 _BATCH_ROWS = 1000
 
 
@@ -64,7 +65,7 @@ def filter_source(
 
     def build(draft: Path) -> Outcome:
         sidecar, images = store.folder(described.artifact) / SIDECAR, store.folder(raw.artifact)
-        with connect(draft) as database:
+        with connect(draft, max(_LEAST_MEMORY, _MEMORY_PER_ROW * described.rows_out)) as database:
             rows = Rows(database, sidecar, images, [store.folder(made.artifact) for made in earlier])
             count = _check_keys(rows, images)
             judgement = judge(rows, chain, [store.folder(made.artifact) for made in held_out])

@@ -41,14 +41,15 @@ def write_gallery(database: duckdb.DuckDBPyConnection, filtered: Path, raw: Path
         names = [column[0] for column in chosen.description or []]
         for number, values in enumerate(chosen.fetchall()):
             row = dict(zip(names, values, strict=True))
-            thumbnail = f"{side}-{number:02d}.jpg"
-            (gallery / thumbnail).write_bytes(_thumbnail(read_image(images, row)))
-            shown = {name: row[name] for name in ("key", "reason", "caption", "width", "height")}
-            index.append({"file": thumbnail} | shown)
+            name = f"{side}-{number:02d}.jpg"
+            (gallery / name).write_bytes(thumbnail(read_image(images, row)))
+            shown = {column: row[column] for column in ("key", "reason", "caption", "width", "height")}
+            index.append({"file": name} | shown)
     (gallery / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False))
 
 
-def _thumbnail(image: bytes) -> bytes:
+def thumbnail(image: bytes) -> bytes:
+    """A JPEG of at most 128 px."""
     with Image.open(io.BytesIO(image)) as picture:
         small = picture.convert("RGB")
     small.thumbnail((_SIDE, _SIDE))

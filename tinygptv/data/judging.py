@@ -21,7 +21,7 @@ from tinygptv.definitions.filters import Balance, Decontaminate, FilterChain, Pl
 KEPT = 0
 """As a verdict: the row stays. Any other verdict is the number of the step that drops it, from 1, rules first."""
 
-_BATCH_ROWS = 100_000
+_BATCH_ROWS = 20_000
 
 
 @dataclass
@@ -72,10 +72,10 @@ def _apply_rules(rows: Rows, rules: Sequence[Rule], judgement: Judgement) -> Non
     patterns: Counter[int] = Counter()
     query = f"SELECT position, {failed_bits(rules)} AS failed FROM rows WHERE NOT earlier"
     for batch in rows.batches(query, _BATCH_ROWS):
-        failed = batch["failed"].to_numpy()
+        failed = np.asarray(np.from_dlpack(batch["failed"]), np.uint64)  # to_numpy would import pandas
         lowest = failed & (~failed + np.uint64(1))
         first = np.where(failed == 0, KEPT, np.bitwise_count(lowest - np.uint64(1)) + 1)
-        judgement.verdicts[batch["position"].to_numpy()] = first
+        judgement.verdicts[np.from_dlpack(batch["position"])] = first
         found, counts = np.unique(failed, return_counts=True)
         patterns.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
     for number in range(len(rules)):
