@@ -174,16 +174,21 @@ def _backbones(definition: Model) -> list[tuple[str, Translation]]:
 
 
 def _merged(sources: list[tuple[str, Translation]]) -> tuple[Table, dict[str, str], dict[tuple[str, str], str]]:
-    """One table in which a later source replaces an earlier one, where each tensor comes from, and what is left out."""
+    """One table in which a later source replaces an earlier one, where each tensor comes from, and what is left out.
+
+    Two parts may lie in one file; what one of them leaves out and the other uses is used.
+    """
     table: Table = {}
     origin: dict[str, str] = {}
     left_out: dict[tuple[str, str], str] = {}
+    used = {(place, name) for place, part in sources for stored in part.tensors.values() for name in stored.names}
     for place, translation in sources:
         file = Path(place).name
-        left_out |= {(file, name): reason for name, reason in translation.left_out.items()}
+        reasons = translation.left_out.items()
+        left_out |= {(file, name): reason for name, reason in reasons if (place, name) not in used}
         for name, stored in translation.tensors.items():
-            if name in table:
-                replaced = (Path(origin[name]).name, ", ".join(table.pop(name).names))
+            if name in table and origin[name] != place:
+                replaced = (Path(origin[name]).name, ", ".join(table[name].names))
                 left_out[replaced] = f"replaced by {file}"
             table[name], origin[name] = stored, place
     return table, origin, left_out
