@@ -6,6 +6,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import simplejpeg
 from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
+from tinygptv.data import pictures
 from tinygptv.data.phash import distance
 from tinygptv.data.pictures import PictureError, StoredPicture, resize, store_picture
 from tinygptv.definitions.source import Download
@@ -189,6 +191,13 @@ def test_other_formats_become_jpeg(kind: str) -> None:
     made = stored(encoded(ramp(), kind))
     assert (made.original_format, made.reencoded) == (kind.lower(), True)
     assert np.abs(pixels(made) - np.asarray(ramp())).mean() < 12
+
+
+def test_threads_do_not_disturb_each_other(picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_LARGE_PIXELS", 40_000)
+    bodies = [picture(150 + 20 * number, 200, number, kind) for number in range(12) for kind in ("JPEG", "PNG", "WEBP")]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(stored, bodies)) == [stored(body) for body in bodies]
 
 
 def test_resizing_is_what_pillow_does(shared: Path) -> None:
