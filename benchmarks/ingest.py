@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from comparison import generated, photographs, report
 
-IMAGES, ROUNDS = 2000, 1
+IMAGES, ROUNDS = 2000, 3
 _POLL_SECONDS = 0.02
 
 _PEER = """
