@@ -55,6 +55,12 @@ def test_a_refusal_names_the_first_setting_that_fits(estimator: StageEstimator, 
         assert f"{name}: {str(value).lower()}" in told
 
 
+def test_ranks_that_share_a_machine_may_be_too_many(estimator: StageEstimator) -> None:
+    alone = estimator.memory(GPU.model_copy(update={"device": "cpu", "gradient_checkpointing": True})).total
+    settings = {"device": "cpu", "ranks": 2, "memory_gib": (alone + 1) / GIB}
+    assert "ranks: 1" in refusal(estimator, GPU.model_copy(update=settings))
+
+
 def test_if_nothing_helps_the_least_memory_is_told(estimator: StageEstimator) -> None:
     told = refusal(estimator, GPU.model_copy(update={"memory_gib": 0.1}))
     assert "No setting makes it fit; the least is " in told

@@ -12,8 +12,7 @@ MOST_RANKS = 64
 
 def refuse_unfit(estimator: StageEstimator, hardware: Hardware, hardware_name: str) -> None:
     """Raise DefinitionError if a step of the stage needs more memory than the profile has; it names a remedy."""
-    allowed, needed = limit(hardware), estimator.memory(hardware).total
-    if allowed is None or needed <= allowed:
+    if (allowed := limit(hardware)) is None or (needed := estimator.memory(hardware).total) <= allowed:
         return
     raise DefinitionError(
         f"infra/hardware/{hardware_name}.yaml: {estimator.stage.stage} needs {_gib(needed)} per rank and there are "
@@ -22,17 +21,21 @@ def refuse_unfit(estimator: StageEstimator, hardware: Hardware, hardware_name: s
 
 
 def _remedy(estimator: StageEstimator, hardware: Hardware) -> str:
-    """The first setting with which the stage would fit, or the least memory that any of them leads to."""
-    smallest: tuple[int, str] | None = None
+    """The first setting with which the stage would fit, or how little memory all of them together would need."""
+    last: tuple[str, Hardware] | None = None
     for setting, changed in _settings(hardware, estimator.stage.global_batch_size):
-        needed, allowed = estimator.memory(changed).total, limit(changed)
-        if allowed is not None and needed <= allowed:
-            return f"It would fit with {setting} ({_gib(needed)})"
-        if smallest is None or needed < smallest[0]:
-            smallest = needed, setting
-    if smallest is None:
+        if _fits(estimator, changed):
+            return f"It would fit with {setting} ({_gib(estimator.memory(changed).total)})"
+        last = setting, changed
+    if last is None:
         return "No setting is left that would save memory; take a larger machine"
-    return f"No setting makes it fit; the least is {_gib(smallest[0])} per rank, with {smallest[1]}"
+    return f"No setting makes it fit; the least is {_gib(estimator.memory(last[1]).total)} per rank, with {last[0]}"
+
+
+def _fits(estimator: StageEstimator, hardware: Hardware) -> bool:
+    """Whether a step fits; what stays for the whole stage is looked at first, because that needs no tracing."""
+    allowed = limit(hardware)
+    return allowed is None or (estimator.resident(hardware) <= allowed and estimator.memory(hardware).total <= allowed)
 
 
 def _settings(hardware: Hardware, global_batch_size: int) -> Iterator[tuple[str, Hardware]]:
@@ -60,6 +63,8 @@ def _settings(hardware: Hardware, global_batch_size: int) -> Iterator[tuple[str,
         changed.pop("ranks", None)
         yield change(zero_stage=max(2, hardware.zero_stage), offload="optimizer")
         yield change(zero_stage=3, offload="optimizer_and_parameters")
+    elif hardware.ranks > 1:
+        yield change(ranks=1)
     if hardware.precision == "fp32":
         yield change(precision="bf16")
 
