@@ -111,6 +111,19 @@ def test_steps_whose_ranks_knew_the_request_did_not_see_it(store: Store, mixture
     assert drawn(store, mixture, "stage1", range(10, 40), known=1) == []
 
 
+def test_batches_that_were_rolled_back_are_not_counted_and_those_drawn_instead_are(
+    store: Store, mixture: Manifest
+) -> None:
+    rows = [json.loads(line) for line in rows_of(40).splitlines()]
+    for row in rows:
+        row["batch"] = row["step"] + (7 if row["step"] > 10 else 0)
+    stage = train(store, "stage1@1", [mixture.artifact], "".join(json.dumps(row) + "\n" for row in rows))
+    expected = drawn(store, mixture, "stage1", range(10)) + drawn(store, mixture, "stage1", range(17, 47))
+    (found,) = traces(store, WANTED).exposures
+    assert (found.artifact, found.times) == (stage.artifact, len(expected))
+    assert len(expected) != len(drawn(store, mixture, "stage1", range(40)))
+
+
 def write_unfinished(store: Store, mixture: Manifest, steps: int, checkpoints: list[int]) -> None:
     """A stage that was interrupted while it wrote the line of its last step."""
     draft, recipe = store.draft("runs/first/stage1@1"), catalog.recipe("tinygptv_tiny")

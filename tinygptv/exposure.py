@@ -129,6 +129,10 @@ def _descendants(made: list[Manifest], seen: list[str]) -> Iterator[Exposure]:
                     yield Exposure(manifest.artifact, through=source)
 
 
+_Part = tuple[range, int, MixedSamples]
+"""Steps, the batches left out before them (by roll-backs), and the mixture as their ranks saw it."""
+
+
 class _Drawn:
     """What a stage drew from a mixture."""
 
@@ -145,21 +149,20 @@ class _Drawn:
         first = bisect.bisect_left(range(len(rows)), 1, key=lambda step: int(self._times(parts, step + 1, named).sum()))
         return Exposure(artifact, int((times > 0).sum()), int(times.sum()), first + 1, len(rows))
 
-    def _parts(self, rows: list[dict[str, Any]]) -> Iterator[tuple[range, MixedSamples]]:
-        """Runs of steps whose ranks knew the same tombstones, with the mixture as they saw it."""
+    def _parts(self, rows: list[dict[str, Any]]) -> Iterator[_Part]:
+        """Runs of steps whose ranks knew the same tombstones and drew batch after batch, with what they drew from."""
         begin = 0
-        for known, group in groupby(row.get("tombstones", 0) for row in rows):
+        told = ((row.get("tombstones", 0), row.get("batch", step + 1) - step - 1) for step, row in enumerate(rows))
+        for (known, skipped), group in groupby(told):
             end = begin + len(list(group))
-            yield range(begin, end), MixedSamples(self._store, self._mixture, known)
+            yield range(begin, end), skipped, MixedSamples(self._store, self._mixture, known)
             begin = end
 
-    def _times(
-        self, parts: list[tuple[range, MixedSamples]], steps: int, named: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
+    def _times(self, parts: list[_Part], steps: int, named: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How often each named row was shown in the first `steps` steps."""
         total = np.zeros(int(named.sum()), dtype=np.int64)
-        for part, mixed in parts:
-            until = range(part.start, min(part.stop, steps))
+        for part, skipped, mixed in parts:
+            until = range(part.start + skipped, min(part.stop, steps) + skipped)
             masks: Sequence[Mask] = mixed.masks
             if until:
                 drawn = times_drawn(mixed.mixture, mixed.sizes, self._seed, until, self._batch, masks)

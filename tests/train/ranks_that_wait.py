@@ -10,7 +10,7 @@ from tinygptv.errors import DataError
 from tinygptv.train import rank
 
 
-def act(job: Path) -> None:
+def act(job: Path, beat: rank.Beat) -> None:
     number = int(os.environ["RANK"])
     sys.stdout.write(f"rank {number} is {os.getpid()}\n")
     sys.stdout.flush()
@@ -32,7 +32,19 @@ def act(job: Path) -> None:
             os.close(os.open(job.with_suffix(".fifo"), os.O_WRONLY))
             signal.pause()
         case "wait":
-            signal.pause()
+            stuck()
+        case "die once":
+            if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+        case "hang once":
+            if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                beat("looking for an end")
+                stuck()
+
+
+def stuck() -> None:
+    while True:  # the question where it is wakes it, too
+        signal.pause()
 
 
 if __name__ == "__main__":

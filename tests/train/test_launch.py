@@ -11,15 +11,17 @@ import pytest
 
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.errors import LaunchError
+from tinygptv.train.events import read_events
 from tinygptv.train.launch import DeepSpeedLauncher, RecordingLauncher
 
 ROOT = Path(__file__).parents[2]
-PROFILE = Hardware(about="test", device="cpu", ranks=2, micro_batch_size=1, precision="fp32", zero_stage=0)
+PROFILE = Hardware(about="test", device="cpu", ranks=2, restarts=0, micro_batch_size=1, precision="fp32", zero_stage=0)
 CALLER = """
     import sys
     from pathlib import Path
     from tinygptv.definitions.hardware import Hardware
-    from tinygptv.train.launch import DeepSpeedLauncher
+    from tinygptv.train.events import read_events
+from tinygptv.train.launch import DeepSpeedLauncher
 
     job = Path(sys.argv[1])
     profile = Hardware.model_validate_json(sys.argv[2])
@@ -33,12 +35,14 @@ def rank_module_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def launch(tmp_path: Path, *acts: str) -> list[str]:
+def launch(tmp_path: Path, *acts: str, **profile: object) -> list[str]:
     lines: list[str] = []
     job = tmp_path / "job.json"
     job.write_text(json.dumps(acts))
     os.mkfifo(job.with_suffix(".fifo"))
-    DeepSpeedLauncher("tests.train.ranks_that_wait").run(job, PROFILE, tmp_path / "log", lines.append)
+    DeepSpeedLauncher("tests.train.ranks_that_wait").run(
+        job, PROFILE.model_copy(update=profile), tmp_path / "log", lines.append
+    )
     return lines
 
 
@@ -49,7 +53,8 @@ def test_every_line_of_every_rank_is_handed_on(tmp_path: Path) -> None:
 
 def test_the_rank_that_failed_first_is_named_and_its_echoes_are_not(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"rank 1 failed first: DataError: the shard is empty; draw it again"):
-        launch(tmp_path, "echo", "fail")
+        launch(tmp_path, "echo", "fail", restarts=1)
+    assert (tmp_path / "log").read_text().count("rank 1 is ") == 1, "what would fail again was started again"
 
 
 def test_a_killed_rank_ends_the_others(tmp_path: Path) -> None:
@@ -57,6 +62,28 @@ def test_a_killed_rank_ends_the_others(tmp_path: Path) -> None:
         launch(tmp_path, "tell and wait", "be killed")
     waiting = int(re.search(r"rank 0 is (\d+)", (tmp_path / "log").read_text())[1])
     assert not psutil.pid_exists(waiting)
+
+
+def test_a_group_that_lost_a_rank_is_started_again(tmp_path: Path) -> None:
+    lines = launch(tmp_path, "die once", "end", restarts=1)
+    assert sum(line.startswith("rank 0 is ") for line in lines) == 2
+    failed, restarted = read_events(tmp_path)
+    assert (failed["event"], failed["rank"], failed["exit_code"]) == ("rank_failed", 0, -9)
+    assert (restarted["event"], restarted["time"]) == ("restarted", 1)
+
+
+def test_a_rank_that_hangs_is_found_in_time_told_where_it_is_and_started_again(tmp_path: Path) -> None:
+    launch(tmp_path, "hang once", "end", restarts=1, stall_seconds=2)
+    hung = read_events(tmp_path)[0]
+    assert (hung["event"], hung["rank"], hung["doing"]) == ("rank_hung", 0, "looking for an end")
+    assert hung["stack"][0].startswith("stuck (ranks_that_wait.py:")
+    assert 2 < hung["seconds"] < 2 + 5
+    assert [event["event"] for event in read_events(tmp_path)] == ["rank_hung", "rank_failed", "restarted"]
+
+
+def test_a_rank_that_goes_on_hanging_ends_the_training_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"rank 1 hung for .* at 'starting' in stuck \(ranks_that_wait.py:\d+\)"):
+        launch(tmp_path, "end", "wait", stall_seconds=1)
 
 
 @pytest.mark.parametrize("victim", ["caller", "agent"])

@@ -17,7 +17,7 @@ from tinygptv.train.assemble import load_stage_model
 from tinygptv.train.launch import DeepSpeedLauncher
 from tinygptv.train.stage import Job, adapters, inherited, read_metrics, train_stage
 
-TIMES = ("samples_per_second", "tokens_per_second", "seconds", "peak_memory_bytes")
+TIMES = ("samples_per_second", "tokens_per_second", "seconds", "seconds_left", "utilisation", "peak_memory_bytes")
 ONE_RANK = Hardware(
     about="one", device="cpu", ranks=1, threads_per_rank=1, micro_batch_size=2, precision="fp32", zero_stage=2
 )
@@ -102,7 +102,7 @@ def test_a_torn_checkpoint_is_skipped_in_favour_of_the_one_before(root: Path) ->
 def test_a_loss_that_is_no_number_stops_before_the_step_and_names_the_samples(root: Path) -> None:
     told = (root / "blind" / "error.txt").read_text()
     assert told.startswith("TrainingError: stage1, step 5: the loss is nan")
-    assert "Samples here: 000" in told
+    assert "Samples of the step: 000" in told
     assert not (root / "blind" / "trained.safetensors").exists()
     assert len(metrics(root / "blind")) == 4
 

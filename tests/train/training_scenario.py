@@ -26,6 +26,10 @@ class SpoiledBatches:
     real: worker.Batches
     spoil: Spoil
 
+    @property
+    def sources(self) -> list[str]:
+        return self.real.sources
+
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
         return self.spoil(step, self.real.micro_batches(step, rank, ranks, micro_batch_size))
 
@@ -53,7 +57,7 @@ def train(folder: Path, spoil: Spoil = lambda step, batches: batches) -> None:
         return SpoiledBatches(worker.mixture_batches(job, model), spoil)
 
     try:
-        worker.train(folder / "job.json", batches)
+        worker.train(folder / "job.json", batches, beat=lambda doing: None)
     except (Exception, KeyboardInterrupt) as error:
         if dist.get_rank() == 0:
             (folder / "error.txt").write_text(f"{type(error).__name__}: {error}")
@@ -66,7 +70,7 @@ def cut_in_half(file: Path) -> None:
     dist.barrier()
 
 
-def scenario(job: Path) -> None:
+def scenario(job: Path, beat: worker.Beat) -> None:
     root = job.parent.parent
     train(root / "whole")
     train(root / "interrupted", stop_at(4))

@@ -102,6 +102,11 @@ class Loader:
         self.collator = Collator(tokenizer, inputs, num_image_tokens)
         self.global_batch_size, self.seed = global_batch_size, seed
 
+    @property
+    def sources(self) -> list[str]:
+        """Where samples may come from."""
+        return list(dict.fromkeys(component.source for component in self.mixed.mixture.components))
+
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """A rank's share of a step's global batch, in one piece."""
         return self.micro_batches(step, rank, ranks, self.global_batch_size)[0]

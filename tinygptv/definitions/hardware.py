@@ -1,8 +1,8 @@
 """A hardware profile: how a recipe fits a machine. It never changes what is learned."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tinygptv.definitions.base import Definition
 
@@ -13,11 +13,19 @@ class Hardware(Definition):
     What a plan needs to know of the machine: `memory_gib` of one device, or of the whole machine, shared by its ranks,
     on `cpu` (by default all that this machine has); `tflops` at its peak, of one rank at `precision`; and the share of
     it that training reaches, an assumption until a run has been measured.
+
+    On several `nodes`, `hosts` are those that ssh reaches, this machine first; without them a Slurm allocation says
+    which. `rendezvous` is the `host:port` at which they meet, by default on the first of them. A group of ranks that
+    loses one is started again, `restarts` times at most; one that shows no sign of life for `stall_seconds` is lost.
     """
 
     about: str
     device: Literal["cpu", "cuda"]
     nodes: int = Field(default=1, ge=1)
+    hosts: list[str] = Field(default_factory=list)
+    rendezvous: str | None = None
+    restarts: int = Field(default=2, ge=0)
+    stall_seconds: float = Field(default=600, gt=0)
     ranks: int = Field(ge=1)
     threads_per_rank: int | None = Field(default=None, ge=1)
     micro_batch_size: int = Field(ge=1)
@@ -28,6 +36,12 @@ class Hardware(Definition):
     memory_gib: float | None = Field(default=None, gt=0)
     tflops: float | None = Field(default=None, gt=0)
     utilisation: float = Field(default=0.4, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _hosts_are_all_named(self) -> Self:
+        if self.hosts and len(self.hosts) != self.nodes:
+            raise ValueError(f"hosts names {len(self.hosts)} machines but nodes is {self.nodes}")
+        return self
 
     @property
     def world_size(self) -> int:

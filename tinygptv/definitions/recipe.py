@@ -300,6 +300,22 @@ class Optimizer(Definition):
     clip_norm: float | None = Field(gt=0)
 
 
+class Watch(Definition):
+    """What counts as trouble while a stage trains, and what is done about it.
+
+    A loss or gradient that is no number, and a step without anything to learn, always are. A loss above `loss_spike`
+    times the median of the last steps, and a gradient norm above `gradient_explosion` times theirs, are if given.
+    `then: roll_back` goes back to the last good checkpoint and leaves out the batch of the trouble and those before it,
+    `skip_steps` in all; after `retries` times, or with `halt` at once, the stage stops and keeps that checkpoint.
+    """
+
+    then: Literal["halt", "roll_back"] = "halt"
+    loss_spike: float | None = Field(default=None, gt=1)
+    gradient_explosion: float | None = Field(default=None, gt=1)
+    skip_steps: int = Field(default=1, ge=1)
+    retries: int = Field(default=2, ge=1)
+
+
 class Stage(Definition):
     """One training run: what it starts from, what it trains, what it sees, for how long."""
 
@@ -315,6 +331,7 @@ class Stage(Definition):
     schedule: Schedule
     optimizer: Optimizer
     checkpoint_every: int = Field(gt=0)
+    watch: Watch = Watch()
 
     @model_validator(mode="after")
     def _lora_is_there_to_be_trained(self) -> Self:

@@ -12,18 +12,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinygptv.errors import TinyGPTVError
-from tinygptv.train.launch import end_with_agent, record_failure
+from tinygptv.train.events import record
+from tinygptv.train.heartbeat import RANKS, Heartbeat
+from tinygptv.train.launch import end_with_agent, failures, record_failure
+
+Beat = Callable[[str], None]
 
 
-def run(train: Callable[[Path], None]) -> None:
-    """Call `train` with the job file named on the command line; an error ends the rank and is left for the launcher."""
+def run(train: Callable[[Path, Beat], None]) -> None:
+    """Call `train` with the job file named on the command line and with what says a sign of life.
+
+    An error ends the rank and is left for the launcher. A group that is started again after one that is certain to come
+    again ends at once.
+    """
     end_with_agent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", type=Path, required=True)
     job, rank = parser.parse_args().job, int(os.environ["RANK"])
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stdout)
+    if any(failure["final"] for failure in failures(job.parent)):
+        os._exit(1)
+    heartbeat = Heartbeat(job.parent / RANKS, rank)
+    if rank == 0 and (again := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))):
+        record(job.parent, "restarted", time=again)
     try:
-        train(job)
+        train(job, heartbeat.beat)
     except Exception as error:
         record_failure(job, rank, time.time(), error)
         if not isinstance(error, TinyGPTVError):
@@ -33,10 +46,10 @@ def run(train: Callable[[Path], None]) -> None:
         os._exit(1)
 
 
-def _train(job: Path) -> None:
+def _train(job: Path, beat: Beat) -> None:
     from tinygptv.train.worker import train_from_mixture
 
-    train_from_mixture(job)
+    train_from_mixture(job, beat)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import BACKBONES, Lora, Model, Recipe, Stage, Trainable
 from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.locations import local_path
+from tinygptv.train.heartbeat import RANKS
 from tinygptv.train.launch import DeepSpeedLauncher, Launcher
 from tinygptv.train.schedule import total_steps
 
@@ -26,7 +27,8 @@ JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "me
 
 class Job(Definition):
     """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on.
-    `tombstones`: how many there were when the ranks were started, which all of them mask alike."""
+    `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_token`: what
+    the model computes forward and backward, by the plan; for the utilisation."""
 
     stage: Stage
     model: Model
@@ -38,6 +40,7 @@ class Job(Definition):
     previous: str | None
     inherits: list[Trainable]
     tombstones: int = 0
+    flops_per_token: float | None = None
 
     def lineage(self) -> dict[str, Any]:
         """What a checkpoint must share to be gone on from: all that decides what is learned, and no machine.
@@ -46,7 +49,7 @@ class Job(Definition):
         """
         learned = {"stage", "model", "lora", "seed", "mixture", "inherits"}
         content = self.model_dump(mode="json", include=learned)
-        for field in ("about", "checkpoint_every"):
+        for field in ("about", "checkpoint_every", "watch"):
             del content["stage"][field]
         return content | {"previous": "/".join(Path(self.previous).parts[-2:]) if self.previous else None}
 
@@ -99,7 +102,8 @@ def plan_stage(recipe: Recipe, run_name: str, stage_name: str, mixture: str, pre
     if starts_inside != (previous is not None) or (previous and f"/{stage.starts_from}@" not in previous):
         raise HandoffError(f"{stage_name} starts from {stage.starts_from} but was handed {previous or 'nothing'}")
     definition = {
-        "stage": stage.model_dump(mode="json"),
+        # How trouble is met may be changed between an interruption and going on.
+        "stage": stage.model_dump(mode="json", exclude={"watch"}),
         "model": recipe.model.model_dump(mode="json"),
         "seed": recipe.seed,
         "weights": {} if starts_inside else _weight_hashes(recipe.model, stage),
@@ -132,7 +136,8 @@ def train_stage(
         from tinygptv.train.estimate import StageEstimator
         from tinygptv.train.fitting import refuse_unfit
 
-        refuse_unfit(StageEstimator(run.recipe, stage_name), run.hardware, run.hardware_name)
+        estimator = StageEstimator(run.recipe, stage_name)
+        refuse_unfit(estimator, run.hardware, run.hardware_name)
         if store.is_remote:
             # Once, here: the ranks would all fetch them at the same time.
             for artifact in [mixture.artifact, *mixture.parents]:
@@ -148,10 +153,12 @@ def train_stage(
             previous=_previous_weights(store, stage, previous),
             inherits=inherited(run.recipe, stage),
             tombstones=len(tombstones(store)),
+            flops_per_token=estimator.flops_per_token(run.hardware) if run.hardware.tflops else None,
         )
         (draft / JOB).write_text(job.model_dump_json(indent=2))
         launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
-        shutil.rmtree(draft / CHECKPOINTS, ignore_errors=True)
+        for passing in (CHECKPOINTS, RANKS):
+            shutil.rmtree(draft / passing, ignore_errors=True)
         return _outcome(draft, stage, run.hardware_name)
 
     return store.make(plan.artifact, f"train {stage_name}", plan.definition, plan.parents, build)

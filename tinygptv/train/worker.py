@@ -1,21 +1,20 @@
 """What each rank runs: the one training loop.
 
-Everything a step does is a function of (job, step): which samples, which dropout, which rate. Resuming therefore needs
-the parameters, the optimizer's moments and a step number, nothing else. The loss is the mean over all labelled tokens
-of the global batch, however it is cut into ranks and micro-batches, so that hardware does not change what is learned.
+Everything a step does is a function of (job, step) and of what was left out: which samples, which dropout, which rate.
+Resuming therefore needs the parameters, the optimizer's moments and a step number, nothing else. The loss is the mean
+over all labelled tokens of the global batch, however it is cut into ranks and micro-batches, so that hardware does not
+change what is learned.
 """
 
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from logging import getLogger
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
 
 from tinygptv.artifacts import Store
@@ -28,24 +27,32 @@ from tinygptv.models.weights import trained_file
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.checkpoint import Checkpoints, write_tensors
 from tinygptv.train.engine import build_model, join_ranks, open_engine, open_handoff, trained_parameters
+from tinygptv.train.events import read_events, record
 from tinygptv.train.holdings import forget_moments, open_holdings, whole_shape
-from tinygptv.train.metrics import Metrics, Totals
+from tinygptv.train.metrics import Losses, Metrics, StepResult
 from tinygptv.train.schedule import begins_round, learning_rate, total_steps
-from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job
+from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
+from tinygptv.train.watch import MEDIAN_OF, Trouble, Watcher, hole, position, skips
 
 logger = getLogger(__name__)
+
+Beat = Callable[[str], None]
 
 
 class Batches(Protocol):
     """Where a rank's share of a step comes from; `data.batching.Loader` in life."""
 
+    @property
+    def sources(self) -> list[str]:
+        """Where samples may come from."""
+
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
         """Pieces of at most `micro_batch_size` samples."""
 
 
-def train_from_mixture(job_file: Path) -> None:
+def train_from_mixture(job_file: Path, beat: Beat) -> None:
     """Train the job on the mixture it names."""
-    train(job_file, mixture_batches)
+    train(job_file, mixture_batches, beat)
 
 
 def mixture_batches(job: Job, model: VisionLanguageModel) -> Loader:
@@ -62,108 +69,159 @@ def mixture_batches(job: Job, model: VisionLanguageModel) -> Loader:
     )
 
 
-def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]) -> None:
-    """Train, from the newest good checkpoint if there is one, and leave the trained tensors beside the job file."""
+def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches], beat: Beat) -> None:
+    """Train, from the newest good checkpoint if there is one, and leave the trained tensors beside the job file.
+
+    `beat` is told what comes next, as a sign of life. Raises TrainingError if the stage's `watch` says so.
+    """
     job, folder = Job.model_validate_json(job_file.read_text()), job_file.parent
     join_ranks(job)
+    beat("building the model")
     model = build_model(job)
-    parameters = trained_parameters(model)
-    trainable = sum(parameter.numel() for parameter in parameters.values())
-    engine = open_engine(job, model)
-    checkpoints = Checkpoints(engine, parameters, folder / CHECKPOINTS, job.lineage())
-    begin, steps = checkpoints.resume(), total_steps(job.stage.schedule)
-    logger.info(
-        "%s: %d trainable parameters, steps %d to %d on %d ranks under ZeRO-%d",
-        job.stage.stage,
-        trainable,
-        begin,
-        steps,
-        dist.get_world_size(),
-        job.hardware.zero_stage,
-    )
-    _steps(job, engine, batches(job, model), folder, checkpoints, range(begin, steps))
-    checkpoints.wait()
-    _save_trained(job, engine, model, folder / TRAINED)
+    training = _Training(job, folder, model, batches(job, model), beat)
+    training.run()
+    beat("writing what was trained")
+    _save_trained(job, training.engine, model, folder / TRAINED)
     dist.barrier()
 
 
-def _steps(
-    job: Job, engine: DeepSpeedEngine, batches: Batches, folder: Path, checkpoints: Checkpoints, steps: range
-) -> None:
-    schedule = job.stage.schedule
-    metrics = Metrics(job, folder / METRICS, steps.start) if dist.get_rank() == 0 else None
-    for step in steps:
+class _Training:
+    """One rank's part in the steps of a stage."""
+
+    def __init__(self, job: Job, folder: Path, model: VisionLanguageModel, batches: Batches, beat: Beat) -> None:
+        self._job, self._folder, self._batches, self._beat = job, folder, batches, beat
+        self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self._steps = total_steps(job.stage.schedule)
+        parameters = trained_parameters(model)
+        self.engine = open_engine(job, model)
+        self._checkpoints = Checkpoints(self.engine, parameters, folder / CHECKPOINTS, job.lineage())
+        beat("reading a checkpoint")
+        self._step = self._checkpoints.resume()
+        events, self._recent = self._from_rank_0(lambda: (read_events(folder), recent(folder / METRICS, self._step)))
+        self._skipped, self._roll_backs = skips(events), sum(event["event"] == "rolled_back" for event in events)
+        self._watcher = Watcher(job.stage.watch, self._recent)
+        self._metrics = Metrics(job, folder / METRICS, self._step) if self._rank == 0 else None
+        logger.info(
+            "%s: %d trainable parameters, steps %d to %d on %d ranks under ZeRO-%d",
+            job.stage.stage,
+            sum(parameter.numel() for parameter in parameters.values()),
+            self._step,
+            self._steps,
+            self._ranks,
+            job.hardware.zero_stage,
+        )
+
+    def run(self) -> None:
+        """Take the steps that are left; all checkpoints are on disk then."""
+        watch, every = self._job.stage.watch, self._job.stage.checkpoint_every
+        if watch.then == "roll_back" and self._step == 0:
+            self._checkpoints.save(0)
+        while self._step < self._steps:
+            result, keys = self._take()
+            if trouble := self._watcher.judge(result.loss, result.grad_norm, result.labels):
+                self._recover(trouble, keys)
+                continue
+            if self._metrics:
+                self._metrics.write(self._step, position(self._step, self._skipped), result)
+            self._step += 1
+            self._checkpoints.check()
+            if self._step % every == 0 and self._step < self._steps:
+                if self._metrics:
+                    self._metrics.sync()
+                self._checkpoints.save(self._step)
+        self._checkpoints.wait()
+
+    def _take(self) -> tuple[StepResult, list[str]]:
+        """One optimizer step; what it gave over all ranks, and the keys of this rank's samples."""
         started = time.monotonic()
-        if begins_round(schedule, step):
+        schedule, engine = self._job.stage.schedule, self.engine
+        if begins_round(schedule, self._step):
             forget_moments(engine)
-        rate = learning_rate(schedule, step)
+        rate = learning_rate(schedule, self._step)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        totals = _step(job, engine, batches, step)
-        if metrics:
-            metrics.write(step, totals, rate, _grad_norm(engine), time.monotonic() - started)
-        checkpoints.check()
-        done = step + 1
-        if done % job.stage.checkpoint_every == 0 and done < steps.stop:
-            if metrics:
-                metrics.sync()
-            checkpoints.save(done)
+        self._beat(f"step {self._step + 1}: drawing its batch")
+        drawn = position(self._step, self._skipped)
+        micro_batches = self._batches.micro_batches(
+            drawn, self._rank, self._ranks, engine.train_micro_batch_size_per_gpu()
+        )
+        counts = [int((batch.labels[:, 1:] != IGNORE_INDEX).sum()) for batch in micro_batches]
+        tokens = sum(int(batch.attention_mask.sum()) for batch in micro_batches)
+        labels, all_tokens = self._sum_over_ranks([sum(counts), tokens])
+        losses = Losses(self._batches.sources, engine.device)
+        for number, (batch, count) in enumerate(zip(micro_batches, counts, strict=True)):
+            self._beat(f"step {self._step + 1}: piece {number + 1} of {len(micro_batches)}")
+            # Dropout belongs to the piece of the batch, not to the rank: the same pieces on fewer ranks learn the same.
+            torch.manual_seed(_seed(self._job.seed, drawn, self._rank * len(micro_batches) + number))
+            loss, logits = engine(*self._to_device(batch))
+            share = loss * (count / max(1, labels))
+            # DeepSpeed averages over micro-batches and ranks; the shares are to be added up.
+            engine.backward(share * (self._ranks * len(micro_batches)))
+            losses.add(share.detach(), logits.detach(), batch)
+            del loss, logits, share
+            engine.step()
+        dist.all_reduce(losses.sums)
+        norm = engine.get_global_grad_norm()
+        result = StepResult(
+            loss=losses.total,
+            losses=losses.by_source(),
+            labels=int(labels),
+            tokens=int(all_tokens),
+            rate=rate,
+            grad_norm=None if norm is None else float(norm),
+            seconds=time.monotonic() - started,
+        )
+        return result, [key for batch in micro_batches for key in batch.keys]
+
+    def _recover(self, trouble: Trouble, keys: list[str]) -> None:
+        """Go back to the last good checkpoint with other batches ahead, or raise TrainingError; all ranks together."""
+        watch, at = self._job.stage.watch, self._step
+        by_rank: list[list[str]] = [[] for _ in range(self._ranks)]
+        dist.all_gather_object(by_rank, keys)
+        everyone = [key for keys in by_rank for key in keys]
+        if self._rank == 0:
+            record(self._folder, trouble.event, step=at + 1, told=trouble.told, keys=everyone)
+        where = f"{self._job.stage.stage}, step {at + 1}: {trouble.told}"
+        shown = ", ".join(everyone[:8]) or "unnamed"
+        if watch.then == "halt" or self._roll_backs == watch.retries:
+            tried = f" after {self._roll_backs} roll-backs" if self._roll_backs else ""
+            raise TrainingError(f"{where}{tried}. The last good checkpoint is kept. Samples of the step: {shown}")
+        self._step = self._checkpoints.resume()
+        left_out = hole(at, self._step, self._skipped, watch.skip_steps)
+        self._skipped, self._roll_backs = sorted({*self._skipped, *left_out}), self._roll_backs + 1
+        if self._rank == 0:
+            record(self._folder, "rolled_back", step=at + 1, to_step=self._step, skipped=left_out)
+        if self._metrics:
+            self._metrics.rewind(self._step)
+        self._watcher.restart(self._from_rank_0(lambda: recent(self._folder / METRICS, self._step)))
+
+    def _from_rank_0(self, read: Callable[[], Any]) -> Any:
+        """What rank 0 reads, on every rank: files may reach the others late."""
+        value = [read() if self._rank == 0 else None]
+        dist.broadcast_object_list(value)
+        return value[0]
+
+    def _sum_over_ranks(self, values: Sequence[float]) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.engine.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def _to_device(self, batch: Batch) -> tuple[Tensor, ...]:
+        device, dtype = self.engine.device, next(self.engine.module.parameters()).dtype
+        texts = (batch.input_ids, batch.attention_mask, batch.labels)
+        return batch.pixel_values.to(device, dtype), *(tensor.to(device) for tensor in texts)
 
 
-def _step(job: Job, engine: DeepSpeedEngine, batches: Batches, step: int) -> Totals:
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    micro_batches = batches.micro_batches(step, rank, ranks, engine.train_micro_batch_size_per_gpu())
-    counts = [int((batch.labels[:, 1:] != IGNORE_INDEX).sum()) for batch in micro_batches]
-    tokens = sum(int(batch.attention_mask.sum()) for batch in micro_batches)
-    labels, all_tokens = _sum_over_ranks([sum(counts), tokens], engine.device)
-    loss_here = torch.zeros((), device=engine.device)
-    for number, (batch, count) in enumerate(zip(micro_batches, counts, strict=True)):
-        # Dropout belongs to the piece of the batch, not to the rank: the same pieces on fewer ranks learn the same.
-        torch.manual_seed(_seed(job.seed, step, rank * len(micro_batches) + number))
-        loss, _ = engine(*_to(engine, batch))
-        share = loss * (count / max(1, labels))
-        # DeepSpeed averages over micro-batches and ranks; the shares are to be added up.
-        engine.backward(share * (ranks * len(micro_batches)))
-        loss_here += share.detach()
-        if number == len(micro_batches) - 1:
-            (total,) = _sum_over_ranks([loss_here.item()], engine.device)
-            _check_finite(total, step, batch, job)
-        engine.step()
-    return Totals(total, int(all_tokens))
-
-
-def _sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor)
-    return tensor.tolist()
+def recent(metrics: Path, step: int) -> list[tuple[float, float | None]]:
+    """Loss and gradient norm of the last steps before `step`."""
+    return [(row["loss"], row["grad_norm"]) for row in read_metrics(metrics)[max(0, step - MEDIAN_OF) : step]]
 
 
 def _seed(*numbers: int) -> int:
     return functools.reduce(lambda seed, number: (seed * 1_000_003 + number) % 2**63, numbers)
 
 
-def _to(engine: DeepSpeedEngine, batch: Batch) -> tuple[Tensor, ...]:
-    dtype = next(engine.module.parameters()).dtype
-    texts = (batch.input_ids, batch.attention_mask, batch.labels)
-    return batch.pixel_values.to(engine.device, dtype), *(tensor.to(engine.device) for tensor in texts)
-
-
-def _grad_norm(engine: DeepSpeedEngine) -> float | None:
-    norm = engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
-
-
-def _check_finite(loss: float, step: int, batch: Batch, job: Job) -> None:
-    """All ranks see the same sum, so all of them stop here together, before the step is taken."""
-    if not math.isfinite(loss):
-        keys = ", ".join(batch.keys[:8])
-        raise TrainingError(
-            f"{job.stage.stage}, step {step + 1}: the loss is {loss}; the last good checkpoint is kept. Samples here: "
-            f"{keys or 'unnamed'}. Lower peak_lr, set clip_norm, or look at these samples"
-        )
-
-
-def _save_trained(job: Job, engine: DeepSpeedEngine, model: nn.Module, path: Path) -> None:
+def _save_trained(job: Job, engine: Any, model: nn.Module, path: Path) -> None:
     """Write all that was trained so far, by this stage and before it, in 32 bits, tensor by tensor."""
     parameters = trained_parameters(model)
     # All of it, also what this recipe's stages do not train: a published checkpoint may hold a Q-Former.

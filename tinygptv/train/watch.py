@@ -1,0 +1,99 @@
+"""Is a training still in order? What went wrong gets a name, and by the stage's policy an end or another chance.
+
+Every rank judges the same numbers, which are sums over all ranks, so all of them come to the same decision. A second
+chance is a roll-back with a hole: the batches around the trouble are not drawn again, those behind them move up. Holes
+are written down in the events, and are all there is to remember: after a crash the same batches are left out.
+"""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinygptv.definitions.recipe import Watch
+from tinygptv.train.events import Name
+
+MEDIAN_OF = 50
+"""Steps whose median a spike is measured against."""
+JUDGED_AFTER = 20
+"""Steps of a stage before its spikes are spikes: the first losses fall too fast."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What went wrong in a step, in words that end in what to do."""
+
+    event: Name
+    told: str
+
+
+class Watcher:
+    """Judges step after step by the policy `watch`; `recent` are (loss, gradient norm) of the steps before."""
+
+    def __init__(self, watch: Watch, recent: Iterable[tuple[float, float | None]] = ()) -> None:
+        self._watch = watch
+        self.restart(recent)
+
+    def restart(self, recent: Iterable[tuple[float, float | None]]) -> None:
+        """Go on as if `recent` had been the last steps."""
+        self._losses: deque[float] = deque(maxlen=MEDIAN_OF)
+        self._norms: deque[float] = deque(maxlen=MEDIAN_OF)
+        for loss, norm in recent:
+            self._remember(loss, norm)
+
+    def judge(self, loss: float, grad_norm: float | None, labels: int) -> Trouble | None:
+        """The trouble with a step, or None; then the step counts for the next ones."""
+        trouble = self._trouble(loss, grad_norm, labels)
+        if trouble is None:
+            self._remember(loss, grad_norm)
+        return trouble
+
+    def _trouble(self, loss: float, norm: float | None, labels: int) -> Trouble | None:
+        if not labels:
+            return Trouble("dead_data", "no sample of the batch has anything to learn; look at these samples")
+        if not math.isfinite(loss):
+            return Trouble(
+                "loss_not_finite", f"the loss is {loss}; lower peak_lr, set clip_norm, or look at these samples"
+            )
+        if norm is not None and not math.isfinite(norm):
+            return Trouble(
+                "gradients_exploded", f"the gradient norm is {norm}; lower peak_lr, or look at these samples"
+            )
+        if told := _above(loss, self._losses, self._watch.loss_spike):
+            return Trouble("loss_spike", f"the loss is {told}; lower peak_lr, set clip_norm, or look at these samples")
+        if norm is not None and (told := _above(norm, self._norms, self._watch.gradient_explosion)):
+            return Trouble("gradients_exploded", f"the gradient norm is {told}; lower peak_lr, or set clip_norm")
+        return None
+
+    def _remember(self, loss: float, norm: float | None) -> None:
+        self._losses.append(loss)
+        if norm is not None:
+            self._norms.append(norm)
+
+
+def position(step: int, skipped: Iterable[int]) -> int:
+    """Which batch of the mixture's order a step draws, both counted from 0, if those `skipped` are never drawn."""
+    for hole in sorted(skipped):
+        if hole <= step:
+            step += 1
+    return step
+
+
+def skips(events: Sequence[dict[str, Any]]) -> list[int]:
+    """Batches that earlier roll-backs left out."""
+    return sorted({batch for event in events if event["event"] == "rolled_back" for batch in event["skipped"]})
+
+
+def hole(step: int, checkpoint: int, skipped: Sequence[int], width: int) -> list[int]:
+    """The batches to leave out after trouble in `step`: its own and those before it, as far as they come again."""
+    steps = range(max(checkpoint, step - width + 1), step + 1)
+    return [position(each, skipped) for each in steps]
+
+
+def _above(value: float, before: Sequence[float], factor: float | None) -> str | None:
+    if factor is None or len(before) < JUDGED_AFTER:
+        return None
+    median = statistics.median(before)
+    return f"{value:.4g}, {value / median:.1f} times the {median:.4g} before" if value > factor * median else None
