@@ -109,13 +109,17 @@ class StageEstimator:
         stepping = int(self.trainable * share * (2 * size + 4))
         transient = max(highest, stepping) - accumulated - fresh - activations
         return Memory(
-            weights=self._weights(hardware, size),
-            optimizer=int(self.trainable * share * self._optimizer_bytes(hardware)),
+            weights=self._weights(hardware),
+            optimizer=self._optimizer(hardware),
             gradients=accumulated + fresh,
             activations=activations,
             transient=transient,
             runtime=RUNTIME_BYTES[hardware.device] + int(ALLOCATOR_LOSS[hardware.device] * max(highest, stepping)),
         )
+
+    def resident(self, hardware: Hardware) -> int:
+        """Bytes that a rank holds between steps already; found without tracing one."""
+        return self._weights(hardware) + self._optimizer(hardware) + RUNTIME_BYTES[hardware.device]
 
     def work(self, hardware: Hardware) -> Work:
         """What one optimizer step computes, and how long the stage takes at the profile's speed."""
@@ -146,8 +150,8 @@ class StageEstimator:
     def _pieces(self, hardware: Hardware) -> int:
         return accumulation_steps(self.stage.global_batch_size, hardware.world_size, hardware.micro_batch_size)
 
-    def _weights(self, hardware: Hardware, size: int) -> int:
-        everything = sum(self.parameters.values())
+    def _weights(self, hardware: Hardware) -> int:
+        everything, size = sum(self.parameters.values()), DTYPES[hardware.precision].itemsize
         if hardware.zero_stage < 3:
             return everything * size
         offloaded = hardware.offload == "optimizer_and_parameters" and hardware.device == "cuda"
@@ -160,9 +164,10 @@ class StageEstimator:
             return 0.0
         return 1 / hardware.world_size if hardware.zero_stage else 1.0
 
-    def _optimizer_bytes(self, hardware: Hardware) -> int:
+    def _optimizer(self, hardware: Hardware) -> int:
         """Two moments in 32 bits; and the weights once more, always under ZeRO, and beside those in 16 bits."""
-        return 8 if hardware.zero_stage == 0 and hardware.precision == "fp32" else 12
+        alone = hardware.zero_stage == 0 and hardware.precision == "fp32"
+        return int(self.trainable * self._optimizer_share(hardware) * (8 if alone else 12))
 
     def _empty(self) -> VisionLanguageModel:
         return empty_model(self._model, self.stage.inputs.image_size, self._lora)
