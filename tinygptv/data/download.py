@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pyarrow as pa
@@ -25,6 +25,7 @@ from tinygptv.data.fetching import Fetch
 from tinygptv.data.forget import predicate
 from tinygptv.data.guard import (
     ALLOW_PRIVATE,
+    CONTACT,
     FetchError,
     addresses,
     check_addresses,
@@ -40,16 +41,19 @@ from tinygptv.data.shapes.server import serve
 from tinygptv.data.shards import ShardWriter, content_hash, read_image
 from tinygptv.data.tombstones import tombstones
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
-from tinygptv.definitions.source import PairsSource, Table
+from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.locations import resolve
+
+if TYPE_CHECKING:
+    from tinygptv.data.ray_fetching import RayFetch
 
 logger = logging.getLogger(__name__)
 
 BASE_URL_VARIABLE = "TINYGPTV_BASE_URL"
 _EMBEDDED = "embedded:"
 _KEY_LENGTH = 20
-_HOW_FAST = {"processes", "threads", "connections_per_host", "requests_per_second_per_host"}
+_HOW_FAST = {"processes", "threads", "ray_workers", "connections_per_host", "requests_per_second_per_host"}
 """Settings that change when a picture arrives, but not which."""
 
 _HOW_STORED = ("engine", "image_size", "max_pixels", "min_side", "max_aspect", "jpeg_quality", "animated")
@@ -139,8 +143,10 @@ class Building:
         scratch.mkdir(exist_ok=True)
         if self._base_url is not None:
             _check_base_url(self._base_url, self._allow_private)
+        if not (self._allow_private or options.contact or os.environ.get(CONTACT)):
+            logger.warning("download %s: site owners cannot tell who asks; set %s", self._source_name, CONTACT)
         make_plan(_rows(tables), plan, self._earlier, forgotten)
-        fetch = Fetch(scratch, options, self._allow_private)
+        fetch = _fetch(scratch, options, self._allow_private)
         asked = (self._asked(row) for row in planned(plan) if row["is_asked"])
         while shard := list(islice(asked, options.samples_per_shard)):
             fetch.request(shard)
@@ -194,7 +200,15 @@ def _key(row: dict[str, Any]) -> str:
     return hashlib.sha256(row["url"].encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def _answered(plan: Path, fetch: Fetch) -> Iterator[tuple[dict[str, Any], Result | None]]:
+def _fetch(scratch: Path, options: Download, allow_private: bool) -> "Fetch | RayFetch":
+    if options.ray_workers is None:
+        return Fetch(scratch, options, allow_private)
+    from tinygptv.data.ray_fetching import RayFetch  # an extra that few need
+
+    return RayFetch(scratch, options, allow_private)
+
+
+def _answered(plan: Path, fetch: "Fetch | RayFetch") -> Iterator[tuple[dict[str, Any], Result | None]]:
     """Every planned row in order, with the result of its fetch, or None if it was not asked for."""
     shards = fetch.shards()
     results: Mapping[int, Result] = {}

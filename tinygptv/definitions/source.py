@@ -40,6 +40,9 @@ class Download(Definition):
     processes: int = Field(default=1, ge=1)
     """Of img2dataset; the native engine uses every core with the threads of one."""
     threads: int = Field(default=16, ge=1)
+    ray_workers: int | None = Field(default=None, ge=1)
+    """Null: this machine fetches. Else so many shards are fetched at a time on the Ray cluster of $RAY_ADDRESS, or on
+    one that is started here for the while."""
     samples_per_shard: int = Field(default=1000, ge=1)
 
     image_size: int = Field(default=448, ge=16)
