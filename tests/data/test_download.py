@@ -112,15 +112,12 @@ def good_and_bad(web: Any, answer: Any, picture: Callable[..., bytes]) -> Iterat
     yield [*rows, ("file:///etc/passwd", "not the web"), ("http://nowhere.invalid/x.jpg", "no such host")]
 
 
-@pytest.fixture(scope="module", params=["native", "img2dataset"])
+@pytest.fixture(scope="module")
 def made(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    web: Any,
-    good_and_bad: list[tuple[str, str]],
+    tmp_path_factory: pytest.TempPathFactory, web: Any, good_and_bad: list[tuple[str, str]]
 ) -> tuple[Store, PairsSource, Manifest]:
     folder = tmp_path_factory.mktemp("made")
-    store, source = Store(str(folder / "workdir")), source_of(folder, good_and_bad, engine=request.param)
+    store, source = Store(str(folder / "workdir")), source_of(folder, good_and_bad)
     return store, source, download(store, "pairs", source, base_url=web.address)
 
 
@@ -210,8 +207,7 @@ def test_a_foreign_file_in_the_workdir_disturbs_nobody(
 def test_another_workdir_and_other_parallelism_give_the_same_bytes(
     made: tuple[Store, PairsSource, Manifest], web: Any, tmp_path: Path, good_and_bad: list[tuple[str, str]]
 ) -> None:
-    engine = made[1].download.engine
-    source = source_of(tmp_path, good_and_bad, threads=2, processes=2, engine=engine)
+    source = source_of(tmp_path, good_and_bad, threads=2)
     again = download(Store(str(tmp_path / "other")), "pairs", source, base_url=f"{web.address}/")
     assert (again.artifact, again.drops) == (made[2].artifact, made[2].drops)
     for name in ("00000.tar", "sidecar.parquet", "quarantine.parquet"):

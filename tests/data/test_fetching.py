@@ -19,6 +19,7 @@ from tinygptv.data.results import Asked
 from tinygptv.definitions.source import Download
 from tinygptv.errors import LaunchError
 
+MANY = 400
 QUICK = {"image_size": 64, "threads": 1, "retries": 0, "timeout_seconds": 5.0}
 
 _CHILD = """
@@ -93,7 +94,7 @@ def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
 ) -> None:
     web.arrived.clear()
     web.asked.clear()
-    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(3)}
+    web.answers |= {f"/{number}.jpg": answer(picture(60, 50)) for number in range(MANY)}
     held = web.answers["/1.jpg"].wait = threading.Event()
 
     def terminate() -> None:
@@ -105,14 +106,14 @@ def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
     terminator = threading.Thread(target=terminate)
     terminator.start()
     fetch = Fetch(tmp_path, Download(**QUICK), True)
-    fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(3)])
+    fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(MANY)])
     with pytest.raises(LaunchError, match="exit code 143 and 1 of 1 shards missing"):
         list(fetch.shards())
     terminator.join()
     again = Fetch(tmp_path, Download(**QUICK), True)
-    again.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(3)])
-    assert shards_of(again) == [dict.fromkeys(range(3))]
-    assert sum(web.asked[f"/{number}.jpg"] for number in range(3)) == 3
+    again.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(MANY)])
+    assert shards_of(again) == [dict.fromkeys(range(MANY))]
+    assert sum(web.asked[f"/{number}.jpg"] for number in range(MANY)) == MANY
 
 
 def engine_that(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> Fetch:
@@ -158,14 +159,14 @@ def test_an_engine_that_stands_still_is_ended_with_its_workers(monkeypatch: pyte
         assert all(process.status() == psutil.STATUS_ZOMBIE for process in left)
 
 
-@pytest.mark.parametrize("engine", ["native", "img2dataset"])
+@pytest.mark.parametrize(("engine", "processes"), [("native", 1), ("img2dataset", 2)])
 def test_a_full_disk_ends_the_fetch_at_once_and_is_said_to_be_one(
-    engine: str, web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+    engine: str, processes: int, web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
 ) -> None:
     """A limit on the size of files stands for the full disk."""
     web.asked.clear()
     web.answers |= {f"/noise{number}.jpg": answer(picture(900, 900, number, quality=100)) for number in range(40)}
-    fetch = Fetch(tmp_path, Download(**QUICK | {"image_size": 900}, engine=engine), True)
+    fetch = Fetch(tmp_path, Download(**QUICK | {"image_size": 900}, engine=engine, processes=processes), True)
     fetch.request([Asked(number, f"{web.address}/noise{number}.jpg") for number in range(40)])
     limited = psutil.Process()
     before = limited.rlimit(psutil.RLIMIT_FSIZE)
