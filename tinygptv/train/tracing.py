@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
@@ -74,7 +73,7 @@ class _Meter(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return args[0].fake_device
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = _tensors((*args, *kwargs.values()))
         # Positions are known as well: the library looks at them to find out that it needs no mask.
         known = bool(tensors) or func._overloadpacket is aten.arange
         if known and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
@@ -85,9 +84,9 @@ class _Meter(TorchDispatchMode):
         result = func(*args, **kwargs)
         if count := FLOPS.get(func._overloadpacket):
             self.flops += count(*args, **kwargs, out_val=result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, FakeTensor):
-                self._follow(leaf.untyped_storage())
+        for tensor in _tensors((result,)):
+            if isinstance(tensor, FakeTensor):
+                self._follow(tensor.untyped_storage())
         return result
 
     def count_gradient(self, parameter: Tensor) -> None:
@@ -104,6 +103,17 @@ class _Meter(TorchDispatchMode):
 
     def _forget(self, size: int) -> None:
         self.alive -= size
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Those among `values`, and in the lists among them; kernels take and give nothing deeper."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [item for item in value if isinstance(item, Tensor)]
+    return found
 
 
 def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
