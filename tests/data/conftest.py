@@ -2,6 +2,8 @@
 one does, well and badly."""
 
 import io
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -16,6 +19,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.data.engine_process import Settings
+from tinygptv.data.fetching import Fetch
+from tinygptv.data.native.engine import fetch_all
 from tinygptv.data.shapes import language, layouts, tables
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.scenes import draw, scene
@@ -158,3 +164,20 @@ def picture() -> Callable[..., bytes]:
         return stream.getvalue()
 
     return draw_gradient
+
+
+@pytest.fixture
+def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Downloads are fetched within this process, which saves a second each; `test_fetching` is about engines as
+    processes."""
+
+    @contextmanager
+    def engine(fetch: Fetch) -> Iterator[SimpleNamespace]:
+        settings = Settings(download=fetch._download, allow_private=fetch._allow_private, parent=os.getppid())
+        fetch_all(fetch._folder, settings)
+        yield SimpleNamespace(returncode=0)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Fetch, "_engine", engine)
+    yield
+    signal.signal(signal.SIGTERM, handler)

@@ -60,7 +60,7 @@ class FakeRay:
 
 
 @pytest.fixture
-def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+def fake_ray(monkeypatch: pytest.MonkeyPatch, engine_in_this_process: None) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", fake)
     return fake

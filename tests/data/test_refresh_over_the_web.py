@@ -14,6 +14,7 @@ from tests.data.webfake import pixels
 from tinygptv import catalog
 from tinygptv.artifacts import Store
 from tinygptv.data.refresh import Refreshed, refresh
+from tinygptv.data.shards import SIDECAR
 from tinygptv.data.tombstones import bury, tombstone
 from tinygptv.definitions.filters import FilterChain, Rule
 from tinygptv.definitions.source import Download, PairsSource, Table
@@ -94,7 +95,7 @@ class Corpus:
 
 
 @pytest.fixture(autouse=True)
-def chain(monkeypatch: pytest.MonkeyPatch) -> None:
+def chain(monkeypatch: pytest.MonkeyPatch, engine_in_this_process: None) -> None:
     monkeypatch.setattr(catalog, "filter_chain", {"web_pairs": CHAIN}.__getitem__)
 
 
@@ -154,3 +155,18 @@ def test_what_is_to_be_forgotten_is_neither_asked_for_nor_kept(
     assert web.since_last_asked() == {304: {"a", "c"}}
     sidecar = pq.read_table(store.folder(second.raw.artifact) / "sidecar.parquet", columns=["url"])
     assert sorted(url.rpartition("/")[2] for url in sidecar["url"].to_pylist()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("recheck_days", [0.0, 7.0])
+def test_a_picture_that_is_to_be_forgotten_is_not_kept_whether_it_is_known_or_new(
+    store: Store, tmp_path: Path, pages: tuple[Pages, str], recheck_days: float
+) -> None:
+    web, corpus = pages[0], Corpus(tmp_path, pages[1], recheck_days)
+    web.pictures |= {"a": "one", "b": "two", "c": "three"}
+    first = corpus.refresh(store, ["a", "b", "c"])
+    stored = {row["url"][-1]: row for row in pq.read_table(store.file(first.raw.artifact, SIDECAR)).to_pylist()}
+    bury(store, tombstone("sha256", stored["b"]["content_sha256"], "asked for by its owner"))
+    web.pictures["d"] = "two"
+    second = corpus.refresh(store, ["a", "b", "c", "d"])
+    assert second.raw.drops == {"forgotten": 2}
+    assert second.changes == {"added": 0, "removed": 1, "changed": 0}

@@ -1,12 +1,8 @@
 """A download that knows an earlier version fetches exactly the difference."""
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +13,6 @@ from tests.data.faults.server import Site, conditional, page, serving, silence, 
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.data import ledger
 from tinygptv.data.download import download
-from tinygptv.data.engine_process import Settings
-from tinygptv.data.fetching import Fetch
-from tinygptv.data.native.engine import fetch_all
 from tinygptv.data.shards import read_image, sidecar_rows
 from tinygptv.data.tombstones import bury, tombstone
 from tinygptv.definitions.source import Download, PairsSource, Table
@@ -78,20 +71,9 @@ class Corpus:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, store: Store, picture: Pictures, monkeypatch: pytest.MonkeyPatch) -> Iterator[Corpus]:
-    """Fetched by an engine within this process; `test_fetching` is about engines as processes."""
-    monkeypatch.setattr(Fetch, "_engine", _engine_in_this_process)
-    handler = signal.getsignal(signal.SIGTERM)
+def corpus(tmp_path: Path, store: Store, picture: Pictures, engine_in_this_process: None) -> Iterator[Corpus]:
     with serving() as site:
         yield Corpus(tmp_path, store, site, picture)
-    signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _engine_in_this_process(fetch: Any) -> Iterator[Any]:
-    settings = Settings(download=fetch._download, allow_private=fetch._allow_private, parent=os.getppid())
-    fetch_all(fetch._folder, settings)
-    yield SimpleNamespace(returncode=0)
 
 
 def test_only_what_is_new_or_changed_crosses_the_network(corpus: Corpus) -> None:

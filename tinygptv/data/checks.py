@@ -2,8 +2,9 @@
 
 A check may ask the tables `new` and `old` (rows of the filtered sidecars), `new_raw` and `old_raw` (rows of the raw
 ones), `new_ledger` and `old_ledger`, and `forgotten` (rows of `new` that a tombstone names). Those called old are empty
-if nothing was published before, and without the rows that are to be forgotten: their absence is no loss. The comment a file begins with says why its question matters. Your own may lie
-in `checks/` below $TINYGPTV_DEFINITIONS; one called as a shipped check takes its place.
+if nothing was published before, and without the rows that are to be forgotten: their absence is no loss. The comment a
+file begins with says why its question matters. Your own may lie in `checks/` below $TINYGPTV_DEFINITIONS; one called as
+a shipped check takes its place.
 """
 
 import itertools

@@ -39,7 +39,7 @@ from tinygptv.data.results import Asked, Result
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.server import serve
 from tinygptv.data.shards import ShardWriter, content_hash, read_image
-from tinygptv.data.tombstones import tombstones
+from tinygptv.data.tombstones import FORGOTTEN, tombstones
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.errors import DataError, DefinitionError
@@ -94,8 +94,10 @@ def download(
             folder = (lambda: store.folder(corpus.artifact)) if corpus else None
             tables = [(table, resolve(table.location, folder)) for table in source.tables]
             earlier = _earlier(store, definition, previous) if previous else None
-            forgotten = predicate(one for one in tombstones(store) if one.kind != "sha256")
-            return Building(source_name, source, address, earlier).run(draft, tables, forgotten)
+            requests = tombstones(store)
+            hashes = frozenset(one.value for one in requests if one.kind == "sha256")
+            forgotten = predicate(one for one in requests if one.kind != "sha256")
+            return Building(source_name, source, address, earlier, hashes).run(draft, tables, forgotten)
 
     return store.make(artifact_name(f"raw/{source_name}", definition, parents), "download", definition, parents, build)
 
@@ -129,10 +131,19 @@ def _earlier(store: Store, definition: dict[str, Any], previous: Manifest) -> Ea
 
 
 class Building:
-    """One download into one draft folder."""
+    """One download into one draft folder. Pictures whose hash, as served or as stored, is to be `forgotten` are not
+    kept, wherever they come from."""
 
-    def __init__(self, source_name: str, source: PairsSource, base_url: str | None, earlier: Earlier | None) -> None:
+    def __init__(
+        self,
+        source_name: str,
+        source: PairsSource,
+        base_url: str | None,
+        earlier: Earlier | None,
+        forgotten: frozenset[str] = frozenset(),
+    ) -> None:
         self._source_name, self._source, self._earlier = source_name, source, earlier
+        self._forgotten = forgotten
         self._base_url = base_url.rstrip("/") if base_url else None
         self._allow_private = private_allowed(source.allow_private)
 
@@ -152,7 +163,8 @@ class Building:
             fetch.request(shard)
         outcomes = Outcomes(plan, self._earlier)
         with ShardWriter(draft, options.samples_per_shard) as shards:
-            for row, result in _answered(plan, fetch):
+            for row, answer in _answered(plan, fetch):
+                result = self._unless_forgotten(row, answer)
                 if result is None or outcomes.record(row, self._unbased(result)):
                     shards.write(*self._sample(row, result))
         settled = outcomes.settle(draft / LEDGER, options.recheck_days)
@@ -176,6 +188,18 @@ class Building:
                 "images"
             )
         return self._base_url + row["url"].removeprefix(BASE_URL)
+
+    def _unless_forgotten(self, row: dict[str, Any], result: Result | None) -> Result | None:
+        """The result, or that its picture is not to be kept; None: the earlier version's stays without being asked."""
+        if not self._forgotten:
+            return result
+        if result is not None and result.jpeg:
+            hashes = {result.content_sha256, content_hash(result.jpeg)}
+        else:
+            hashes = {row["stored"]["content_sha256"], row["stored"]["sha256"]} if row["stored"] else set()
+        if not hashes & self._forgotten:
+            return result
+        return replace(result or Result(row["position"]), failure=FORGOTTEN, is_unchanged=False, jpeg=b"")
 
     def _unbased(self, result: Result) -> Result:
         """A result that does not depend on where the base URL's server happened to be."""
