@@ -9,8 +9,16 @@ import torch
 from safetensors.torch import load_file
 
 from tinygptv.artifacts import sha256_of
-from tinygptv.errors import TrainingError
-from tinygptv.train.checkpoint import HASHES, STATE, TENSORS, differences, newest_valid, write_tensors
+from tinygptv.errors import StorageError, TrainingError
+from tinygptv.train.checkpoint import (
+    HASHES,
+    STATE,
+    TENSORS,
+    newest_valid,
+    refuse_full_disk,
+    write_checkpoint,
+    write_tensors,
+)
 
 
 def write(folder: Path, step: int) -> Path:
@@ -88,17 +96,30 @@ def test_what_is_no_number_is_not_saved(tmp_path: Path) -> None:
         write_tensors(tmp_path / "t", [("a", (2,)), ("b", (2,))], [torch.ones(2), torch.tensor([1.0, float("nan")])])
 
 
-def test_a_full_disk_ends_the_writing(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as raised:
-        write_tensors(Path("/dev/full"), [("a", (2**20,))], [torch.ones(2**20)])
-    assert raised.value.errno == errno.ENOSPC
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before_and_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = write(tmp_path, 100)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tinygptv.train.checkpoint.os.fsync", full)
+    with pytest.raises(StorageError, match="the disk is full; free some space, then start the same command again"):
+        write_checkpoint(tmp_path, 200, {}, [("a", (2,))], [torch.ones(2)])
+    assert list(tmp_path.iterdir()) == [kept]
+    assert newest_valid(tmp_path) == (100, kept)
 
 
-def test_differences_are_named_field_by_field() -> None:
-    before = {"stage": {"schedule": {"peak_lr": 0.003, "steps": 8}, "trains": ["a"]}, "seed": 1}
-    after = {"stage": {"schedule": {"peak_lr": 0.001, "steps": 8}, "trains": ["a", "b"]}, "seed": 1, "lora": None}
-    assert differences(before, after) == [
-        "stage.schedule.peak_lr: 0.003 → 0.001",
-        "stage.trains: ['a'] → ['a', 'b']",
-    ]
-    assert differences(before, before) == []
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_training(tmp_path: Path) -> None:
+    refuse_full_disk(tmp_path, 2**20)
+    with pytest.raises(StorageError, match=r"need 1000000\.00 GB and \d+\.\d\d GB are free; free some space"):
+        refuse_full_disk(tmp_path, 10**15)
+
+
+def test_only_the_newest_are_kept_and_no_leftovers(tmp_path: Path) -> None:
+    (tmp_path / ".partial-step000050").mkdir()
+    for step in (100, 200, 300):
+        write_checkpoint(tmp_path, step, {"step": step}, [("a", (2,))], [torch.ones(2)])
+    assert {path.name for path in tmp_path.iterdir()} == {"step000200", "step000300"}
+    assert newest_valid(tmp_path) == (300, tmp_path / "step000300")

@@ -7,9 +7,9 @@ from tests.train.small import small_recipe, small_run
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.definitions.recipe import Recipe
-from tinygptv.errors import DefinitionError, HandoffError
+from tinygptv.errors import DefinitionError, HandoffError, LaunchError
 from tinygptv.train.launch import RecordingLauncher
-from tinygptv.train.stage import adapters, inherited, plan_stage, read_metrics, train_stage
+from tinygptv.train.stage import adapters, differences, inherited, plan_stage, read_metrics, train_stage
 
 PUBLISHED = catalog.recipe("tinygptv")
 MIXTURE = "mixtures/tiny_pairs@1"
@@ -32,7 +32,7 @@ def changed(recipe: Recipe, position: int, **fields: object) -> Recipe:
 def train_in_pretence(folder: Path) -> None:
     """What ranks would leave behind."""
     stage = json.loads((folder / "job.json").read_text())["stage"]
-    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints").mkdir(exist_ok=True)
     (folder / "trained.safetensors").write_text("tensors")
     row = {"loss": 2.0, "seconds": 0.5, "peak_memory_bytes": 7}
     (folder / "metrics.jsonl").write_text((json.dumps(row) + "\n") * stage["schedule"]["steps"])
@@ -124,3 +124,35 @@ def test_metrics_end_where_a_crash_tore_them(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
     assert read_metrics(tmp_path / "absent.jsonl") == []
+
+
+def test_differences_are_named_field_by_field() -> None:
+    before = {"stage": {"schedule": {"peak_lr": 0.003, "steps": 8}, "trains": ["a"]}, "seed": 1}
+    after = {"stage": {"schedule": {"peak_lr": 0.001, "steps": 8}, "trains": ["a", "b"]}, "seed": 1, "lora": None}
+    assert differences(before, after) == [
+        "stage.schedule.peak_lr: 0.003 → 0.001",
+        "stage.trains: ['a'] → ['a', 'b']",
+    ]
+    assert differences(before, before) == []
+
+
+def test_an_attempt_with_other_settings_is_not_lost_in_silence(store: Store, recipe: Recipe) -> None:
+    def crash(folder: Path) -> None:
+        (folder / "checkpoints" / "step000300").mkdir(parents=True)
+        raise LaunchError("crashed")
+
+    profile = catalog.hardware("cpu")
+    with pytest.raises(LaunchError, match="crashed"):
+        train_stage(store, small_run(recipe, profile), "mine", "stage1", mixed(store), None, RecordingLauncher(crash))
+    other = small_run(changed(recipe, 0, global_batch_size=16), profile)
+    launcher = RecordingLauncher(train_in_pretence)
+    with pytest.raises(HandoffError, match=r"up to step000300, .* stage.global_batch_size: 8 → 16. Put these back"):
+        train_stage(store, other, "mine", "stage1", mixed(store), None, launcher)
+    assert launcher.jobs == []
+    train_stage(store, other, "yours", "stage1", mixed(store), None, launcher)
+    train_stage(store, small_run(recipe, profile), "mine", "stage1", mixed(store), None, launcher)
+
+
+def test_what_is_done_about_trouble_may_be_changed_before_going_on(recipe: Recipe) -> None:
+    patient = changed(recipe, 0, watch={"then": "roll_back"})
+    assert plan_stage(patient, "mine", "stage1", MIXTURE, None) == plan_stage(recipe, "mine", "stage1", MIXTURE, None)

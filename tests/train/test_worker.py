@@ -1,5 +1,6 @@
 """The training loop under DeepSpeed ZeRO-2 on two ranks; all trainings happen in one start of torchrun."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from tests.train.small import mix_pairs, small_recipe, small_run, write_backbone
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.recipe import Recipe, Watch
 from tinygptv.train.assemble import load_stage_model
+from tinygptv.train.events import read_events
 from tinygptv.train.launch import DeepSpeedLauncher
 from tinygptv.train.stage import Job, adapters, inherited, read_metrics, train_stage
 
@@ -22,6 +24,12 @@ ONE_RANK = Hardware(
     about="one", device="cpu", ranks=1, threads_per_rank=1, micro_batch_size=2, precision="fp32", zero_stage=2
 )
 TWO_RANKS = ONE_RANK.model_copy(update={"ranks": 2})
+PROFILES: dict[str, dict[str, Any]] = {
+    "zero0": {"zero_stage": 0},
+    "zero1": {"zero_stage": 1},
+    "zero2_offloaded": {"offload": "optimizer"},
+    "zero3_offloaded": {"zero_stage": 3, "offload": "optimizer_and_parameters"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     mixture = mix_pairs(store)
     first, second = recipe.stages
     rounds = first.model_copy(update={"schedule": first.schedule.model_copy(update={"steps": 4, "rounds": 2})})
-    jobs = {name: job(store, recipe, first, mixture) for name in ("whole", "interrupted", "torn", "blind")}
+    jobs = {name: job(store, recipe, first, mixture) for name in ("whole", "interrupted", "torn", "blind", "left")}
+    patient = first.model_copy(update={"watch": Watch(then="roll_back")})
+    jobs["rolled_back"] = job(store, recipe, patient, mixture)
+    slower = first.model_copy(update={"schedule": first.schedule.model_copy(update={"peak_lr": 2e-3})})
+    jobs["changed"] = job(store, recipe, slower, mixture)
+    for name, profile in PROFILES.items():
+        jobs[name] = job(store, recipe, first, mixture).model_copy(
+            update={"hardware": TWO_RANKS.model_copy(update=profile)}
+        )
     jobs["rounds"] = job(store, recipe, rounds, mixture)
     jobs["second"] = job(store, recipe, second, mixture, previous=folder / "whole" / "trained.safetensors")
     still = second.schedule.model_copy(update={"peak_lr": 1e-12, "warmup_lr": 0.0, "final_lr": 0.0, "steps": 1})
@@ -80,6 +96,7 @@ def test_a_stage_learns_and_records_every_step(root: Path) -> None:
     assert [row["step"] for row in rows] == list(range(1, 9))
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
     assert all(row["grad_norm"] > 0 for row in rows)
+    assert all(row["losses"]["$source"] == pytest.approx(row["loss"], abs=1e-5) for row in rows)
     assert (root / "whole" / "checkpoints").exists()
 
 
@@ -107,6 +124,35 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_names_the_samples(ro
     assert len(metrics(root / "blind")) == 4
 
 
+def test_a_loss_that_is_no_number_can_be_stepped_over(root: Path) -> None:
+    rows = metrics(root / "rolled_back")
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert [row["batch"] for row in rows] == [1, 2, 3, 4, 6, 7, 8, 9]
+    lost, back = read_events(root / "rolled_back")
+    assert (lost["event"], lost["step"], len(lost["keys"])) == ("loss_not_finite", 5, 8)
+    assert (back["event"], back["to_step"], back["skipped"]) == ("rolled_back", 3, [4])
+    assert rows[:4] == metrics(root / "whole")[:4]
+    trained = load_file(root / "rolled_back" / "trained.safetensors")
+    assert all(tensor.isfinite().all() for tensor in trained.values())
+
+
+def test_a_checkpoint_of_another_training_is_refused_with_what_differs(root: Path) -> None:
+    told = (root / "changed" / "error.txt").read_text()
+    assert told.startswith("HandoffError: ")
+    assert "step000003 belongs to another training: stage.schedule.peak_lr: 0.003 → 0.002. Put these back" in told
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_way_to_share_the_optimizer_learns_the_same(root: Path, name: str) -> None:
+    alike, whole = metrics(root / name), metrics(root / "whole")
+    # DeepSpeed does not tell the norm without ZeRO.
+    for field in ("loss",) if name == "zero0" else ("loss", "grad_norm"):
+        assert [row[field] for row in alike] == pytest.approx([row[field] for row in whole], abs=1e-5), field
+    trained, expected = (load_file(root / one / "trained.safetensors") for one in (name, "whole"))
+    for tensor in expected:
+        torch.testing.assert_close(trained[tensor], expected[tensor], atol=1e-5, rtol=1e-4)
+
+
 def test_the_next_stage_begins_where_the_last_one_ended(root: Path) -> None:
     first, second = (load_file(root / name / "trained.safetensors") for name in ("whole", "second"))
     adapters_added = {name for name in second if ".lora_" in name}
@@ -132,10 +178,21 @@ def test_every_round_begins_with_a_new_optimizer(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def one_rank(root: Path) -> tuple[Store, ResolvedRun, Manifest, list[str]]:
-    """The first stage again, by `train_stage`, on one rank that takes twice as many pieces."""
+    """The first stage again, by `train_stage`, on one rank that takes twice as many pieces.
+
+    In the same start it goes on from what two ranks left under ZeRO-2, under ZeRO-3.
+    """
     store, lines = Store(str(root / "workdir")), list[str]()
     run = small_run(small_recipe(root), ONE_RANK)
-    manifest = train_stage(store, run, "one", "stage1", mix_pairs(store), None, on_line=lines.append)
+    shutil.copytree(root / "left", root / "moved")
+    moved = Job.model_validate_json((root / "moved" / "job.json").read_text())
+    moved = moved.model_copy(update={"hardware": ONE_RANK.model_copy(update={"zero_stage": 3})})
+    (root / "moved" / "job.json").write_text(moved.model_dump_json())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        patch.setenv("MOVED", str(root / "moved"))
+        launcher = DeepSpeedLauncher("tests.train.one_rank_scenario")
+        manifest = train_stage(store, run, "one", "stage1", mix_pairs(store), None, launcher, on_line=lines.append)
     return store, run, manifest, lines
 
 
@@ -143,6 +200,19 @@ def test_fewer_ranks_learn_the_same(root: Path, one_rank: tuple[Store, ResolvedR
     store, _, manifest, _ = one_rank
     alone, together = metrics(store.folder(manifest.artifact)), metrics(root / "whole")
     assert [row["loss"] for row in alone] == pytest.approx([row["loss"] for row in together], abs=1e-4)
+
+
+def test_what_two_ranks_left_is_gone_on_with_by_one_under_another_zero_stage(
+    root: Path, one_rank: tuple[Store, ResolvedRun, Manifest, list[str]]
+) -> None:
+    _, _, _, lines = one_rank
+    assert any("steps 3 to 8 on 1 ranks under ZeRO-3" in line for line in lines)
+    moved, whole = metrics(root / "moved"), metrics(root / "whole")
+    assert moved[:3] == whole[:3]
+    assert [row["loss"] for row in moved] == pytest.approx([row["loss"] for row in whole], abs=1e-5)
+    trained, expected = (load_file(root / one / "trained.safetensors") for one in ("moved", "whole"))
+    for tensor in expected:
+        torch.testing.assert_close(trained[tensor], expected[tensor], atol=1e-5, rtol=1e-4)
 
 
 def test_a_finished_stage_is_an_artifact_with_its_figures(

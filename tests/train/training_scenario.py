@@ -5,6 +5,7 @@ Each folder beside the job file's holds a job of its own; what went wrong in it 
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def cut_in_half(file: Path) -> None:
     dist.barrier()
 
 
+def continue_from(before: Path, after: Path) -> None:
+    if dist.get_rank() == 0:
+        shutil.copytree(before / "checkpoints", after / "checkpoints")
+    dist.barrier()
+
+
 def scenario(job: Path, beat: worker.Beat) -> None:
     root = job.parent.parent
     train(root / "whole")
@@ -79,9 +86,12 @@ def scenario(job: Path, beat: worker.Beat) -> None:
     cut_in_half(root / "torn" / "checkpoints" / "step000006" / "tensors.safetensors")
     train(root / "torn")
     train(root / "blind", blind_at(4))
-    train(root / "second")
-    train(root / "rounds")
-    train(root / "halved")
+    train(root / "rolled_back", blind_at(4))
+    train(root / "left", stop_at(4))
+    continue_from(root / "left", root / "changed")
+    train(root / "changed")
+    for name in ("zero0", "zero1", "zero2_offloaded", "zero3_offloaded", "second", "rounds", "halved"):
+        train(root / name)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ profile goes on from any other's. DeepSpeed's own files would not, and when its 
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -38,6 +39,7 @@ from tinygptv.train.holdings import (
     steps_taken,
     whole_shape,
 )
+from tinygptv.train.stage import differences
 
 logger = getLogger(__name__)
 
@@ -84,11 +86,12 @@ class Checkpoints:
             for _ in self._read():
                 pass
             return
-        self._check_space()
+        refuse_full_disk(self._folder, self._bytes())
         if self._bytes() <= SNAPSHOT_BYTES:
-            self._written = self._writer.submit(self._write, step, state, list(self._read()))
+            tensors = list(self._read())
+            self._written = self._writer.submit(write_checkpoint, self._folder, step, state, self._names(), tensors)
         else:
-            self._write(step, state, self._read())
+            write_checkpoint(self._folder, step, state, self._names(), self._read())
 
     def check(self) -> None:
         """Raise what went wrong with a checkpoint written meanwhile."""
@@ -104,10 +107,13 @@ class Checkpoints:
     def resume(self) -> int:
         """Take over the newest checkpoint that verifies and return its step, 0 if there is none.
 
-        Raises HandoffError if it is of another training.
+        Raises HandoffError if it is of another training, StorageError if the disk cannot hold the next ones.
         """
         self.wait()
-        found = newest_valid(self._folder) if dist.get_rank() == 0 else None
+        found = None
+        if dist.get_rank() == 0:
+            refuse_full_disk(self._folder, (KEPT + 1 - len(_steps(self._folder))) * self._bytes())
+            found = newest_valid(self._folder)
         step = torch.tensor(found[0] if found else 0, device=self._engine.device)
         dist.broadcast(step, 0)
         if not step:
@@ -133,52 +139,17 @@ class Checkpoints:
                 whole = holdings.read(parameter, part)
                 yield whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0)
 
-    def _names(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        for name, shape in self._shapes.items():
-            for part in PARTS:
-                yield f"{part}/{name}", shape
+    def _names(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(f"{part}/{name}", shape) for name, shape in self._shapes.items() for part in PARTS]
 
     def _bytes(self) -> int:
-        return sum(4 * torch.Size(shape).numel() for _, shape in self._names())
-
-    def _check_space(self) -> None:
-        with storage_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            free, needed = shutil.disk_usage(self._folder).free, self._bytes() + 2**20
-        if free < needed:
-            raise StorageError(
-                f"{self._folder}: a checkpoint needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free some "
-                "space, then start the same command again: it goes on from the last good checkpoint"
-            )
-
-    def _write(self, step: int, state: dict[str, Any], tensors: Iterable[Tensor]) -> None:
-        with storage_errors(self._folder):
-            for leftover in self._folder.glob(f"{_PARTIAL}-*"):
-                shutil.rmtree(leftover)
-            aside, final = (self._folder / f"{prefix}step{step:06d}" for prefix in (f"{_PARTIAL}-", ""))
-            aside.mkdir(parents=True)
-            try:
-                hashes = {
-                    TENSORS: write_tensors(aside / TENSORS, list(self._names()), tensors),
-                    STATE: _write_synced(aside / STATE, json.dumps(state).encode()),
-                }
-                _write_synced(aside / HASHES, json.dumps(hashes).encode())
-                shutil.rmtree(final, ignore_errors=True)
-                aside.rename(final)
-            except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
-                raise
-            steps = _steps(self._folder)
-            for old in sorted(steps)[:-KEPT]:
-                shutil.rmtree(steps[old])
-            _sync_folder(self._folder)
+        return sum(4 * math.prod(shape) for _, shape in self._names()) + 2**20
 
     def _check_lineage(self, path: Path, lineage: dict[str, Any]) -> None:
         if changes := differences(lineage, self._lineage):
-            told = "; ".join(changes[:8]) + (f"; and {len(changes) - 8} more" if len(changes) > 8 else "")
             raise HandoffError(
-                f"{path} belongs to another training: {told}. Put these back as they were to go on, or remove "
-                f"{path.parent} to train the stage from its beginning"
+                f"{path} belongs to another training: {'; '.join(changes)}. Put these back as they were to go "
+                f"on, or remove {path.parent} to train the stage from its beginning"
             )
 
     def _check_names(self, path: Path, found: set[str]) -> None:
@@ -204,13 +175,45 @@ def newest_valid(folder: Path) -> tuple[int, Path] | None:
     return None
 
 
-def differences(before: Any, after: Any, place: str = "") -> list[str]:
-    """`schedule.peak_lr: 0.003 → 0.001` for every field in which two JSON-like values differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        fields = dict.fromkeys([*before, *after])
-        inner = [(f"{place}.{field}".lstrip("."), before.get(field), after.get(field)) for field in fields]
-        return [line for name, old, new in inner for line in differences(old, new, name)]
-    return [] if before == after else [f"{place}: {before} → {after}"]
+def write_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]
+) -> None:
+    """Write one checkpoint, whole or not at all, and remove those that are too old.
+
+    Raises StorageError if the disk is full, TrainingError if a value is no number.
+    """
+    with storage_errors(folder):
+        for leftover in folder.glob(f"{_PARTIAL}-*"):
+            shutil.rmtree(leftover)
+        aside, final = (folder / f"{prefix}step{step:06d}" for prefix in (f"{_PARTIAL}-", ""))
+        aside.mkdir(parents=True)
+        try:
+            hashes = {
+                TENSORS: write_tensors(aside / TENSORS, names, tensors),
+                STATE: _write_synced(aside / STATE, json.dumps(state).encode()),
+            }
+            _write_synced(aside / HASHES, json.dumps(hashes).encode())
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        steps = _steps(folder)
+        for old in sorted(steps)[:-KEPT]:
+            shutil.rmtree(steps[old])
+        _sync_folder(folder)
+
+
+def refuse_full_disk(folder: Path, needed: int) -> None:
+    """Raise StorageError unless `needed` bytes are free."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            f"{folder}: checkpoints need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free some space, then "
+            "start the same command again: it goes on from the last good checkpoint"
+        )
 
 
 def write_tensors(path: Path, names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> str:
@@ -221,7 +224,7 @@ def write_tensors(path: Path, names: list[tuple[str, tuple[int, ...]]], tensors:
     header: dict[str, Any] = {}
     end = 0
     for name, shape in names:
-        begin, end = end, end + 4 * torch.Size(shape).numel()
+        begin, end = end, end + 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

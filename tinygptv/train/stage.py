@@ -155,6 +155,7 @@ def train_stage(
             tombstones=len(tombstones(store)),
             flops_per_token=estimator.flops_per_token(run.hardware) if run.hardware.tflops else None,
         )
+        _refuse_other_attempts(draft, stage_name, job)
         (draft / JOB).write_text(job.model_dump_json(indent=2))
         launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
         for passing in (CHECKPOINTS, RANKS):
@@ -162,6 +163,15 @@ def train_stage(
         return _outcome(draft, stage, run.hardware_name)
 
     return store.make(plan.artifact, f"train {stage_name}", plan.definition, plan.parents, build)
+
+
+def differences(before: Any, after: Any, place: str = "") -> list[str]:
+    """`schedule.peak_lr: 0.003 → 0.001` for every field in which two JSON-like values differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        fields = dict.fromkeys([*before, *after])
+        inner = [(f"{place}.{field}".lstrip("."), before.get(field), after.get(field)) for field in fields]
+        return [line for name, old, new in inner for line in differences(old, new, name)]
+    return [] if before == after else [f"{place}: {before} → {after}"]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -173,6 +183,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def _refuse_other_attempts(draft: Path, stage_name: str, job: Job) -> None:
+    """Raise HandoffError if this stage was begun under the same run's name with other settings, and got somewhere.
+
+    A changed recipe has a folder of its own, so the steps already taken would be lost without a word.
+    """
+    for other in sorted(draft.parent.glob(f"{stage_name}@*/{CHECKPOINTS}/step*")):
+        begun = other.parents[1]
+        if begun != draft:
+            before = Job.model_validate_json((begun / JOB).read_text())
+            changes = differences(before.lineage(), job.lineage()) or ["the content of its weight files"]
+            raise HandoffError(
+                f"{begun} holds {stage_name} up to {other.name}, begun with other settings: {'; '.join(changes)}. Put "
+                "these back as they were to go on with it, choose another run name, or remove that folder to begin anew"
+            )
 
 
 def _previous_weights(store: Store, stage: Stage, previous: Manifest | None) -> str | None:
