@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,7 +211,8 @@ class Building:
         """The sidecar row and the picture: as it was fetched now, or as the earlier version stored it."""
         if result is not None and result.jpeg:
             image = result.jpeg
-            described = asdict(result) | {"sha256": content_hash(image), "bytes": len(image)}
+            described = {name: getattr(result, name, None) for name in STORED_PICTURE}
+            described |= {"sha256": content_hash(image), "bytes": len(image)}
         else:
             assert self._earlier is not None
             described = row["stored"]

@@ -144,6 +144,9 @@ class Results(Mapping[int, Result]):
             raise DataError(f"{self._path}: what was fetched is damaged on disk; remove this file to fetch it again")
         return result
 
+    def __contains__(self, position: object) -> bool:
+        return position in self._places
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)
 

@@ -106,6 +106,8 @@ def faults(picture: Callable[..., bytes], here: str, other: str) -> dict[str, An
         "tdm.jpg": page(good(), tdm_reservation="1"),
         "noai_for_us.jpg": page(good(), X_Robots_Tag="tinygptv-curation: noai"),
         "noai_for_others.jpg": page(good(), X_Robots_Tag="otherbot: noai"),
+        "noindex_404.jpg": status(404, X_Robots_Tag="noindex"),
+        "noindex_503.jpg": in_turn(status(503, X_Robots_Tag="noindex"), page(good())),
         "private/picture.jpg": page(good()),
         "robots.txt": page(b"User-agent: *\nDisallow: /private/"),
     }
@@ -275,6 +277,11 @@ def test_an_opt_out_is_honoured_and_asked_for_once(catalogue: Catalogue, name: s
 
 def test_an_opt_out_for_somebody_else_is_none_for_us(catalogue: Catalogue) -> None:
     assert catalogue.outcomes["noai_for_others.jpg"] == "kept"
+
+
+def test_an_error_page_that_wants_no_index_says_nothing_of_the_picture(catalogue: Catalogue) -> None:
+    assert catalogue.outcomes["noindex_404.jpg"] == "http_404"
+    assert catalogue.outcomes["noindex_503.jpg"] == "kept"
 
 
 def test_robots_txt_is_asked_for_once_and_obeyed(catalogue: Catalogue) -> None:

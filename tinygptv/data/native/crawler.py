@@ -218,6 +218,8 @@ class Crawler:
         if failure.failure in WORTH_ASKING_AT_ONCE and attempts < self._limits.retries:
             site.robots_attempts += is_robots
             request.attempts += not is_robots
+            if is_robots:
+                self._schedule.pause(site, backoff)
             self._schedule.add(site, request, wait or backoff)
             return None
         if is_robots:

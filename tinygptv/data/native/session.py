@@ -98,7 +98,8 @@ class Connection:
 
 
 def _refusal(response: http.client.HTTPResponse, max_bytes: int, agent_token: str | None) -> str | None:
-    if agent_token is not None and opted_out(response.headers, agent_token):
+    # Pages that say "not found" or "come back later" are often marked noindex; that is not about the picture.
+    if response.status < 400 and agent_token is not None and opted_out(response.headers, agent_token):
         return "opted_out"
     if response.status in _PICTURE_STATUS:
         return "too_large" if (response.length or 0) > max_bytes else None
