@@ -206,6 +206,16 @@ def test_what_somebody_asked_to_forget_is_not_asked_for(corpus: Corpus) -> None:
     assert corpus.asked() == {"/1"}
 
 
+def test_what_is_forgotten_later_leaves_the_next_version(corpus: Corpus) -> None:
+    corpus.add(1, 2)
+    first = corpus.fetch()
+    bury(corpus.store, tombstone("url", "__BASE_URL__/2", "asked for by the owner"))
+    second = corpus.fetch(first)
+    assert (second.rows_out, second.drops) == (1, {"forgotten": 1})
+    assert corpus.asked() == {"/1"}
+    assert corpus.rows(second)["2"]["state"] == "refused"
+
+
 def test_rot_is_told_by_host(corpus: Corpus) -> None:
     corpus.add(1, 2)
     port = corpus.site.address.rpartition(":")[2]

@@ -122,15 +122,11 @@ class SampleMaker:
 
 
 class Worker:
-    """One process's crawler, which all its shards share."""
+    """Fetches shards, one after the other, with one crawler for all of them."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        own_share = max(1, settings.download.connections_per_host // settings.download.processes)
-        self._folder = folder
-        self._download = settings.download.model_copy(update={"connections_per_host": own_share})
-        self._progress = Progress(folder)
-        crawler = Crawler(self._download, settings.allow_private, queue.SimpleQueue())
-        self._opener = CrawlerOpener(crawler.__enter__())
+    def __init__(self, folder: Path, download: Download, crawler: Crawler) -> None:
+        self._folder, self._download, self._progress = folder, download, Progress(folder)
+        self._opener = CrawlerOpener(crawler)
         urllib.request.install_opener(self._opener)
 
     def fetch_shard(self, path: Path) -> None:
@@ -186,10 +182,13 @@ def fetch_all(folder: Path, settings: Settings) -> None:
 
 
 def fetch_some(folder: Path, settings: Settings, todo: list[Path]) -> None:
-    """Fetch some shards, one after the other, in this process."""
-    worker = Worker(folder, settings)
-    for path in todo:
-        worker.fetch_shard(path)
+    """Fetch some shards in this process, which has its share of what each host's due is."""
+    own_share = max(1, settings.download.connections_per_host // settings.download.processes)
+    download = settings.download.model_copy(update={"connections_per_host": own_share})
+    with Crawler(download, settings.allow_private, queue.SimpleQueue()) as crawler:
+        worker = Worker(folder, download, crawler)
+        for path in todo:
+            worker.fetch_shard(path)
 
 
 if __name__ == "__main__":

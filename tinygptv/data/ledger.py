@@ -129,7 +129,7 @@ COPY (
         FROM read_parquet({plan}) AS plan LEFT JOIN read_parquet({outcomes}) AS answers USING (position)
     ), stated AS (
         SELECT *, CASE WHEN outcome = 'kept' THEN 'kept'
-            WHEN NOT is_answered THEN coalesce(before_state, 'refused')
+            WHEN NOT is_answered THEN coalesce(nullif(before_state, 'kept'), 'refused')
             WHEN outcome IN ({never_again}) THEN 'tombstone'
             WHEN outcome IN ({transient}) THEN 'retry'
             ELSE 'failed' END AS state

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.faults.server import (
+    PATIENCE_SECONDS,
     Site,
     chunked,
     endless,
@@ -155,7 +156,7 @@ def test_every_row_is_a_sample_or_counted_under_one_reason(catalogue: Catalogue)
 
 
 def test_no_fault_holds_the_others_up(catalogue: Catalogue) -> None:
-    assert catalogue.seconds < 30
+    assert catalogue.seconds < PATIENCE_SECONDS / 3
 
 
 def test_a_body_shorter_than_declared_is_truncated_and_asked_for_again(catalogue: Catalogue) -> None:

@@ -119,7 +119,7 @@ class Crawler:
                 site, request = taken
                 answer: Answer | FetchError | None
                 try:
-                    answer = self._answer(site, request)
+                    answer = site.closed or self._answer(site, request)
                 except Exception as error:
                     answer = self._after_failure(site, request, error)
                 finally:
@@ -132,8 +132,6 @@ class Crawler:
             self._failed.put(error)
 
     def _answer(self, site: Site, request: Request) -> Answer:
-        if site.closed:
-            raise site.closed
         if request.has_left_its_origin:
             check_addresses(site.addresses, allow_private=False)
         target = _target(request.url)
