@@ -242,6 +242,18 @@ class Store:
                 self._publish(draft, manifest, check)
         return manifest
 
+    def discard(self, artifact: str) -> None:
+        """Remove an artifact that nothing refers to any more: first its manifest, so that it is never half there."""
+        manifest = self.find(artifact)
+        if manifest is None:
+            return
+        if self._s3:
+            self._s3.remove([f"{artifact}/{name}" for name in (MANIFEST, *manifest.files)])
+        final = self.local_root / artifact
+        if final.is_dir():
+            (final / MANIFEST).unlink()
+            shutil.rmtree(final)
+
     def draft(self, artifact: str) -> Path:
         """Where an unfinished artifact is being built; may not exist."""
         return self._draft_folder(artifact)

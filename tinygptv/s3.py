@@ -7,6 +7,7 @@ lease: a small object, written on condition, that expires unless it is renewed.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -80,6 +81,12 @@ class S3Storage:
     def put(self, name: str, content: bytes) -> None:
         """Write one object; it appears whole or not at all."""
         _patiently(f"writing {name}", lambda: self._files.pipe_file(self._url(name), content))
+
+    def remove(self, names: list[str]) -> None:
+        """Remove objects, the first one first."""
+        for name in names:
+            request = {"Bucket": self._bucket, "Key": self._key(name)}
+            _patiently(f"removing {name}", functools.partial(self._files.call_s3, "delete_object", **request))
 
     def upload(self, folder: Path, sizes: Mapping[str, int], place: str) -> None:
         """Put files (name → bytes) of a folder under `place`, many side by side, and measure what arrived."""

@@ -102,4 +102,4 @@ def this_process() -> str:
 
 def taken(name: str, holder: str) -> StorageError:
     """The error of whoever comes second."""
-    return StorageError(f"{name}: {holder or 'another process is at it'}; wait for it, or choose another run name")
+    return StorageError(f"{name}: {holder or 'another process is at it'}; wait until it is done")

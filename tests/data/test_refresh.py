@@ -11,7 +11,7 @@ from tinygptv.artifacts import Manifest, Store
 from tinygptv.data import refresh as refresh_module
 from tinygptv.data.refresh import Refreshed, refresh
 from tinygptv.data.tombstones import bury, tombstone
-from tinygptv.data.versions import published
+from tinygptv.data.versions import pin, published
 from tinygptv.definitions.filters import FilterChain, Rule
 from tinygptv.definitions.source import PairsSource
 from tinygptv.errors import StorageError
@@ -69,6 +69,17 @@ def test_a_failed_check_leaves_the_old_version_current_and_the_new_data_for_a_lo
     web.rows = whole
     assert again().outcome == "nothing_new"
     assert web.asked[-1] == refused.raw.artifact
+    assert store.find(refused.filtered.artifact) is None
+
+
+def test_only_versions_pinned_data_and_the_newest_ledger_are_kept(
+    again: Callable[..., Refreshed], store: Store
+) -> None:
+    first, pinned = again(), again()
+    pin(store, "some-run", "web", pinned.raw)
+    superseded, newest = again(), again()
+    assert store.names("raw/web") == sorted({made.raw.artifact for made in (first, pinned, newest)})
+    assert superseded.raw.artifact not in store.names("raw/web")
 
 
 def test_a_failure_that_is_meant_can_be_accepted_by_name(again: Callable[..., Refreshed], web: Web) -> None:

@@ -1,7 +1,8 @@
 """A source's next version: fetch what changed, filter it, ask the checks, and only then publish it.
 
 One refresh of a source runs at a time. Nothing new gives no version; a check that fails leaves the old version current
-and the new artifacts where they are, for a look at them. Either way the next refresh goes on from the newest ledger.
+and the new artifacts where they are, for a look at them. Either way the next refresh goes on from the newest ledger,
+and then removes what it went on from, if neither a version nor a run is made of it.
 """
 
 import logging
@@ -18,7 +19,17 @@ from tinygptv.data.filtering import filter_source
 from tinygptv.data.forget import without_forgotten
 from tinygptv.data.ledger import KEPT
 from tinygptv.data.tombstones import FORGOTTEN
-from tinygptv.data.versions import Newest, Published, Version, diff, note_newest, publish, published, settings_of
+from tinygptv.data.versions import (
+    Newest,
+    Published,
+    Version,
+    diff,
+    is_kept,
+    note_newest,
+    publish,
+    published,
+    settings_of,
+)
 from tinygptv.definitions.source import AnnotationsSource, PairsSource
 
 logger = logging.getLogger(__name__)
@@ -85,31 +96,45 @@ def refresh(
     check that cannot be asked.
     """
     with store.exclusive(f"refresh/{source_name}", "refreshing it"):
-        known = published(store, source_name)
-        raw = download(store, source_name, source, _previous(store, known, source))
-        current, newest = known.current, Newest(raw=raw.artifact, settings=settings_of(source))
-        chain = without_forgotten(store, catalog.filter_chain(source.filter), raw, None).model_dump()
-        judged_by = fingerprint(chain, {name: benchmark.model_dump() for name, benchmark in benchmarks.items()})
-        if current and not any(_changes(store, current.raw, raw).values()) and current.filter == judged_by:
-            note_newest(store, source_name, newest)
-            return Refreshed(source_name, "nothing_new", current, raw)
-        filtered = filter_source(store, source_name, source.filter, raw, benchmarks=benchmarks)
-        changes = _changes(store, current.filtered, filtered) if current else {"added": filtered.rows_out}
-        made = (current.raw, current.filtered) if current else (None, None)
-        failures = [one for one in run_checks(store, raw.artifact, filtered.artifact, *made) if one.check not in accept]
-        if failures:
-            note_newest(store, source_name, newest)
-            return Refreshed(source_name, "refused", current, raw, filtered, changes, failures)
-        version = Version(
-            number=len(known.versions) + 1,
-            raw=raw.artifact,
-            filtered=filtered.artifact,
-            settings=newest.settings,
-            filter=judged_by,
-            rows=filtered.rows_out,
-            published=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        publish(store, source_name, version)
+        before = published(store, source_name).newest
+        done = _refresh(store, source_name, source, accept, benchmarks)
+        if before and before.raw != done.raw.artifact and not is_kept(store, source_name, before.raw):
+            _discard(store, before.raw)
+    return done
+
+
+def _refresh(
+    store: Store,
+    source_name: str,
+    source: PairsSource,
+    accept: Collection[str],
+    benchmarks: Mapping[str, AnnotationsSource],
+) -> Refreshed:
+    known = published(store, source_name)
+    raw = download(store, source_name, source, _previous(store, known, source))
+    current, newest = known.current, Newest(raw=raw.artifact, settings=settings_of(source))
+    chain = without_forgotten(store, catalog.filter_chain(source.filter), raw, None).model_dump()
+    judged_by = fingerprint(chain, {name: benchmark.model_dump() for name, benchmark in benchmarks.items()})
+    if current and not any(_changes(store, current.raw, raw).values()) and current.filter == judged_by:
+        note_newest(store, source_name, newest)
+        return Refreshed(source_name, "nothing_new", current, raw)
+    filtered = filter_source(store, source_name, source.filter, raw, benchmarks=benchmarks)
+    changes = _changes(store, current.filtered, filtered) if current else {"added": filtered.rows_out}
+    made = (current.raw, current.filtered) if current else (None, None)
+    failures = [one for one in run_checks(store, raw.artifact, filtered.artifact, *made) if one.check not in accept]
+    if failures:
+        note_newest(store, source_name, newest)
+        return Refreshed(source_name, "refused", current, raw, filtered, changes, failures)
+    version = Version(
+        number=len(known.versions) + 1,
+        raw=raw.artifact,
+        filtered=filtered.artifact,
+        settings=newest.settings,
+        filter=judged_by,
+        rows=filtered.rows_out,
+        published=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    publish(store, source_name, version)
     return Refreshed(source_name, "published", version, raw, filtered, changes)
 
 
@@ -118,6 +143,16 @@ def _previous(store: Store, known: Published, source: PairsSource) -> Manifest |
     if known.newest is None or known.newest.settings != settings_of(source):
         return None
     return store.find(known.newest.raw)
+
+
+def _discard(store: Store, artifact: str) -> None:
+    """Remove a superseded raw artifact and what curation made of it, which is made of nothing else."""
+    for place in ("described/", "filtered/", "cards/"):
+        for name in store.names(place):
+            made = store.find(name)
+            if made and artifact in made.parents:
+                _discard(store, name)
+    store.discard(artifact)
 
 
 def _changes(store: Store, before: str, after: Manifest) -> dict[str, int]:

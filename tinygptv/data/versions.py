@@ -27,6 +27,8 @@ from tinygptv.errors import DataError, DefinitionError, did_you_mean
 _STORED = {"image_size", "max_pixels", "min_side", "max_aspect", "jpeg_quality", "animated"}
 """The download settings that decide what a stored picture looks like; the others say how it is asked for."""
 
+_PINS = "data.json"
+
 CHANGES = ("added", "removed", "changed")
 _DIFFERENCES = """
 SELECT coalesce(after.key, before.key) AS key, coalesce(after.url, before.url) AS url,
@@ -165,6 +167,14 @@ def pin(store: Store, run_name: str, source_name: str, raw: Manifest) -> None:
     store.update(_pins_document(run_name), change)
 
 
+def is_kept(store: Store, source_name: str, raw: str) -> bool:
+    """Whether a version or a run has this raw artifact for its data."""
+    pins = (_pins(store, run).sources.values() for run in store.documents("runs/", f"/{_PINS}"))
+    return any(raw == one.raw for one in published(store, source_name).versions) or any(
+        raw == pin.raw for pinned in pins for pin in pinned
+    )
+
+
 def number_of(store: Store, artifact: str) -> int | None:
     """The number of the version that a raw or filtered artifact belongs to, if it was published.
 
@@ -229,4 +239,4 @@ def _published_document(source_name: str) -> str:
 
 
 def _pins_document(run_name: str) -> str:
-    return f"runs/{run_name}/data.json"
+    return f"runs/{run_name}/{_PINS}"

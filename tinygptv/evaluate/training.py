@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tinygptv.artifacts import Store
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.drawing import realised_shares
+from tinygptv.data.drawing import order_seed, realised_shares
 from tinygptv.definitions.mixture import RUN_SOURCE
 from tinygptv.definitions.recipe import Stage
 from tinygptv.evaluate.figures import read_curve, stage_svg
@@ -50,7 +50,8 @@ def stage_mixtures(run: ResolvedRun, artifacts: RunArtifacts) -> list[StageMixtu
         if manifest is None:
             continue
         steps, batch = total_steps(stage.schedule), stage.global_batch_size
-        drawn = realised_shares(run.mixtures[stage.mixture], run.recipe.seed, steps, batch)
+        seed = order_seed(run.recipe.seed, stage.stage)
+        drawn = realised_shares(run.mixtures[stage.mixture], seed, steps, batch)
         rows = [
             ComponentRow(
                 source=run.source_name if component["source"] == RUN_SOURCE else component["source"],
