@@ -17,6 +17,7 @@ from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.data.filtering import check_chain, filter_source
 from tinygptv.data.shards import ShardWriter, content_hash, read_image, sidecar_rows
 from tinygptv.definitions.filters import Deduplicate, FilterChain, Rule
+from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
 
 ROWS: list[dict[str, Any]] = [
@@ -172,6 +173,43 @@ def test_a_filter_that_drops_more_than_it_may_fails(
     chains["chain"] = CHAIN.model_copy(update={"max_drop_fraction": 0.5})
     with pytest.raises(DataError, match=r"4 of 6 rows dropped .* more than max_drop_fraction 0\.5"):
         filter_source(store, "t", "chain", raw)
+
+
+def test_near_copies_need_a_hash_of_64_bits() -> None:
+    near = Deduplicate(name="near", by="sha256", within=4, why="test")
+    with pytest.raises(DefinitionError, match=r"near: `sha256` gives VARCHAR; `within` needs a 64-bit hash"):
+        check_chain("chain", FilterChain(about="test", rules=[], duplicates=[near]))
+
+
+def test_what_a_benchmark_shows_is_left_out_and_said(
+    store: Store, raw: Manifest, chains: dict[str, FilterChain], tmp_path: Path
+) -> None:
+    row = next(row for row in sidecar_rows(store.folder(raw.artifact)) if row["key"] == "f")
+    (tmp_path / "f.jpg").write_bytes(read_image(store.folder(raw.artifact), row))
+    statement = {"image": "f.jpg", "caption": "it is night", "label": 1, "relation": "at"}
+    (tmp_path / "statements.jsonl").write_text(json.dumps(statement))
+    benchmark = AnnotationsSource(
+        kind="annotations",
+        about="test",
+        licence="CC0-1.0",
+        format="vsr",
+        files={"annotations": str(tmp_path / "statements.jsonl")},
+        images=str(tmp_path),
+    )
+    made = filter_source(store, "t", "chain", raw, benchmarks={"streets": benchmark})
+    assert made.drops == {"min_side": 2, "aspect_ratio": 1, "in_benchmark": 1, "duplicate_image": 1}
+    assert made.details["in_benchmarks"] == {"bytes": 1, "look": 0, "words": 0}
+    assert [name.partition("@")[0] for name in made.parents][1:] == ["described/t-web", "fingerprints/streets"]
+    chains["chain"] = CHAIN.model_copy(update={"decontaminate": None})
+    assert "in_benchmark" not in filter_source(store, "t", "chain", raw, benchmarks={"streets": benchmark}).drops
+
+
+def test_what_an_earlier_snapshot_holds_is_not_kept_again(
+    store: Store, raw: Manifest, chains: dict[str, FilterChain]
+) -> None:
+    first = filter_source(store, "t", "chain", raw)
+    with pytest.raises(DataError, match=r"nothing is left of 6 rows \(duplicate_image 3, min_side 2, aspect_ratio 1\)"):
+        filter_source(store, "t", "chain", raw, earlier=[first])
 
 
 @pytest.mark.parametrize("name", catalog.names("filter"))

@@ -1,0 +1,270 @@
+"""Two million rows filtered and freed of copies, beside pandas; previews; growth from half a million to four.
+
+    python benchmarks/metadata.py [ROWS]
+
+Every measurement is a process of its own, ours and the peer's in turns: so the peak of memory is its own. The metadata
+is made up in the shape of LAION's: Zipf-like words and hosts, every eighth picture a copy, captions that recur. Both
+sides apply the same rules and drop the same copies, which is checked; ours also says what each step drops first, alone
+and only. Times are CPU seconds; `seconds` is the clock's.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from comparison import report
+
+from tinygptv import catalog
+from tinygptv.artifacts import Manifest, Outcome, Store
+from tinygptv.definitions.filters import FilterChain
+
+CHAIN = "laion_pairs"
+COPIES = ("duplicate_image", "duplicate_caption")
+ROUNDS = 3
+PREVIEWS = {"min_side": 256.0, "similarity": 0.3, "caption_words": 4.0}
+SIDECAR = "sidecar.parquet"
+
+
+def chain() -> FilterChain:
+    """The rules of the LAION chain, and the copies that pandas can find too."""
+    whole = catalog.filter_chain(CHAIN)
+    duplicates = [step for step in whole.duplicates if step.name in COPIES]
+    return whole.model_copy(update={"duplicates": duplicates, "placeholders": [], "decontaminate": None})
+
+
+def ours(sidecar: Path, kept: Path) -> None:
+    """The keys of the rows that our filter keeps."""
+    from tinygptv.data.database import connect
+    from tinygptv.data.judging import KEPT, judge
+    from tinygptv.data.rows import Rows
+
+    with connect(kept.parent, 64 << 20) as database:
+        judgement = judge(Rows(database, sidecar, sidecar.parent), chain())
+    first = 0
+    with pq.ParquetFile(sidecar) as file, pq.ParquetWriter(kept, pa.schema([("key", pa.string())])) as writer:
+        for batch in file.iter_batches(20_000, columns=["key"]):
+            is_kept = judgement.verdicts[first : first + batch.num_rows] == KEPT
+            writer.write_batch(batch.filter(pa.array(is_kept)))
+            first += batch.num_rows
+
+
+def pandas(sidecar: Path, kept: Path) -> None:
+    """The same rules and copies, as one writes them with pandas."""
+    import pandas as pd
+
+    columns = ["key", "caption", "language", "width", "height", "content_sha256", "sha256", "similarity", "punsafe"]
+    rows = pd.read_parquet(sidecar, columns=[*columns, "pwatermark", "nsfw", "table_row"])
+    short, long = rows[["width", "height"]].min(axis=1), rows[["width", "height"]].max(axis=1)
+    lower = rows.caption.str.lower()
+    words, letters = lower.str.split(" "), rows.caption.str.replace(r"[^a-zA-Z\s]", "", regex=True).str.len()
+    length = rows.caption.str.len()
+    is_varied = pd.Series(True, rows.index)
+    is_long = length >= 60
+    is_varied[is_long] = words[is_long].map(lambda each: len(set(each)) / len(each)) >= 0.34
+    keep = (short >= 200) & (long / short <= 3) & (length >= 6) & (length <= 1000) & (words.str.len() >= 3)
+    keep &= (letters / length >= 0.5) & is_varied
+    keep &= ~lower.str.contains(r"^(?:img|dsc|dscn|dscf|screenshot)[ _-]*[0-9]|\.(?:jpe?g|png|gif|webp)$")
+    keep &= ~lower.str.contains("all rights reserved|click (?:here|to enlarge)|image not available|no image")
+    keep &= (rows.similarity.fillna(1) >= 0.28) & (rows.punsafe.fillna(0) < 0.5) & (rows.pwatermark.fillna(0) < 0.8)
+    keep &= (rows.nsfw.fillna("UNLIKELY") != "NSFW") & (rows.language.fillna("en") == "en")
+    left = rows[keep].assign(picture=rows.content_sha256.fillna(rows.sha256), said=lower)
+    left = left.sort_values(["similarity", "table_row", "key"], ascending=[False, True, True])
+    left = left.drop_duplicates("picture").drop_duplicates("said")
+    left[["key"]].sort_index().to_parquet(kept)
+
+
+def near_copies(sidecar: Path, _: Path) -> None:
+    """All pairs of perceptual hashes within four bits, and who of them stays."""
+    from tinygptv.data.database import connect
+    from tinygptv.data.duplicates import compare
+    from tinygptv.data.rows import Rows
+
+    (step,) = (one for one in catalog.filter_chain(CHAIN).duplicates if one.within is not None)
+    with connect(sidecar.parent, 64 << 20) as database:
+        rows = Rows(database, sidecar, sidecar.parent)
+        compare(rows, step.model_copy(update={"confirm": False})).dropped(np.ones(rows.total, np.bool_))
+
+
+def describe(sidecar: Path, _: Path) -> None:
+    """Captions cleaned, languages told."""
+    from tinygptv.data import captions
+
+    raw = stored(sidecar)
+    captions.describe(raw[0], "made_up", "web", raw[1])
+
+
+def previews(sidecar: Path, _: Path) -> dict[str, float]:
+    """Seconds by the clock to try another threshold, the pictures left out."""
+    from tinygptv.data import preview as module
+
+    store, raw = stored(sidecar)
+    module.describe = lambda *_: raw
+    module.read_image, module.thumbnail = (lambda *_: b""), (lambda _: b"")
+    taken = {}
+    for rule, threshold in PREVIEWS.items():
+        started = time.perf_counter()
+        module.preview(store, "made_up", CHAIN, raw, rule, threshold)
+        taken[rule] = time.perf_counter() - started
+    return taken
+
+
+def stored(sidecar: Path) -> tuple[Store, Manifest]:
+    """The sidecar as a raw artifact without pictures."""
+    store = Store(tempfile.mkdtemp(dir=sidecar.parent))
+
+    def build(draft: Path) -> Outcome:
+        (draft / SIDECAR).symlink_to(sidecar)
+        return Outcome()
+
+    return store, store.make("raw/made_up@0", "benchmark", {}, [], build)
+
+
+WORK: dict[str, Callable[[Path, Path], Any]] = {
+    work.__name__: work for work in (ours, pandas, near_copies, describe, previews)
+}
+
+
+def measured(name: str, sidecar: Path, kept: Path) -> dict[str, Any]:
+    """One piece of work in a process of its own: CPU seconds, seconds, peak bytes, and what it answers."""
+    command = [sys.executable, __file__, "--work", name, str(sidecar), str(kept)]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def median(name: str, sidecars: Path, kept: Path, rounds: int = ROUNDS) -> dict[str, float]:
+    """Medians of several processes."""
+    runs = [measured(name, sidecars, kept) for _ in range(rounds)]
+    return {figure: statistics.median(run[figure] for run in runs) for figure in ("cpu", "seconds", "peak_bytes")}
+
+
+def beside_pandas(sidecar: Path, folder: Path) -> None:
+    """In turns, so that a busy minute of the machine falls on both."""
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "pandas": []}
+    for _ in range(ROUNDS):
+        for name, done in runs.items():
+            done.append(measured(name, sidecar, folder / name))
+    keys = [sorted(pq.read_table(folder / name)["key"].to_pylist()) for name in runs]
+    if keys[0] != keys[1]:
+        raise SystemExit(f"ours keeps {len(keys[0])} rows, pandas {len(keys[1])}, or others")
+    count = pq.read_metadata(sidecar).num_rows
+    for figure, unit, goal in (
+        ("cpu", "CPU s", "<= 0.25 of pandas"),
+        ("seconds", "s", "<= 0.25 of pandas"),
+        ("peak_bytes", "bytes", "<= 256 MB"),
+    ):
+        mine, theirs = (statistics.median(run[figure] for run in done) for done in runs.values())
+        report(f"filter and deduplicate, {figure}", mine, theirs, unit, goal, rows=count, kept=len(keys[0]))
+
+
+def growth(sidecar: Path, folder: Path) -> None:
+    """Time and memory for four sizes, and the line through them."""
+    counts, figures = [], []
+    total = pq.read_metadata(sidecar).num_rows
+    for count in (total // 4, total // 2, total, 2 * total):
+        path = folder / f"{count}.parquet"
+        make_rows(path, count)
+        counts.append(count)
+        figures.append(median("ours", path, folder / "kept", rounds=2))
+        path.unlink()
+    millions = np.array(counts) / 1e6
+    for figure, unit, goal in (("cpu", "CPU s", "linear"), ("peak_bytes", "bytes", "flat")):
+        values = [one[figure] for one in figures]
+        slope, start = np.polyfit(millions, values, 1)
+        details = {"rows": counts, "values": [round(value, 2) for value in values], "start": round(float(start), 2)}
+        report(f"growth, {figure} per million rows", float(slope), None, f"{unit}/million rows", goal, **details)
+
+
+def peak_bytes() -> int:
+    """Of this process alone; `getrusage` begins with what its parent held."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
+
+
+def make_rows(path: Path, count: int) -> None:
+    """Metadata of `count` rows as a described sidecar holds it."""
+    from tinygptv.data.shards import SCHEMA
+
+    chance = np.random.default_rng(0)
+    letters = chance.integers(97, 123, (30_000, 10)).astype(np.uint8).view("S10").ravel().astype(str)
+    words = np.array([word[:length] for word, length in zip(letters, chance.integers(2, 11, 30_000), strict=True)])
+    words[:12] = ["the", "of", "and", "a", "in", "with", "dog", "cat", "red", "house", "street", "tree"]
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for first in range(0, count, 50_000):
+            rows = min(50_000, count - first)
+            known = _columns(chance, words, np.arange(first, first + rows))
+            arrays = [
+                pa.array(known[field.name], field.type) if field.name in known else pa.nulls(rows, field.type)
+                for field in SCHEMA
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+
+
+def _columns(chance: np.random.Generator, words: Any, places: Any) -> dict[str, Any]:
+    rows = len(places)
+    chosen = np.minimum(chance.zipf(1.25, (rows, 14)) - 1, len(words) - 1)
+    captions = [" ".join(words[row[:length]]) for row, length in zip(chosen, chance.integers(1, 15, rows), strict=True)]
+    for place in np.flatnonzero(chance.random(rows) < 0.05).tolist():
+        captions[place] = captions[place // 7]
+    pictures = np.where(chance.random(rows) < 0.12, chance.integers(0, places[0] // 3 + 1, rows), places)
+    hashes = [f"{int(picture) * 2654435761 % 2**64:064x}" for picture in pictures]
+    hosts = np.minimum(chance.zipf(1.3, rows), 200_000)
+    return {
+        "key": [f"{place:020x}" for place in places],
+        "url": [f"https://cdn{host}.example/images/{place}.jpg" for host, place in zip(hosts, places, strict=True)],
+        "caption": captions,
+        "caption_raw": captions,
+        "language": ["en"] * rows,
+        "table_name": ["part-00000"] * rows,
+        "table_row": places,
+        "width": chance.integers(60, 1600, rows).astype(np.int32),
+        "height": chance.integers(60, 1600, rows).astype(np.int32),
+        "original_width": chance.integers(60, 1600, rows).astype(np.int32),
+        "original_height": chance.integers(60, 1600, rows).astype(np.int32),
+        "sha256": hashes,
+        "content_sha256": hashes,
+        "phash": (pictures.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)).view(np.int64),
+        "similarity": chance.normal(0.31, 0.03, rows),
+        "punsafe": chance.beta(0.3, 3, rows),
+        "pwatermark": chance.beta(0.5, 1.5, rows),
+        "nsfw": ["UNLIKELY"] * rows,
+        "licence": ["?"] * rows,
+    }
+
+
+def main() -> None:
+    """All figures, or with --work one measurement, printed as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="?", type=int, default=2_000_000)
+    parser.add_argument("--work", nargs=3, metavar=("NAME", "SIDECAR", "KEPT"))
+    options = parser.parse_args()
+    if options.work:
+        name, sidecar, kept = options.work
+        started, cpu = time.perf_counter(), time.process_time()
+        answer = WORK[name](Path(sidecar), Path(kept))
+        took = {"cpu": time.process_time() - cpu, "seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
+        print(json.dumps(took | {"answer": answer}))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        sidecar = folder / SIDECAR
+        make_rows(sidecar, options.rows)
+        beside_pandas(sidecar, folder)
+        for rule, seconds in measured("previews", sidecar, folder / "kept")["answer"].items():
+            report(f"preview of {rule}", seconds, None, "s", "< 1 s", rows=options.rows)
+        for name in ("near_copies", "describe"):
+            figures = measured(name, sidecar, folder / "kept")
+            report(f"{name}, cpu", figures["cpu"], None, "CPU s", "-", rows=options.rows, peak=figures["peak_bytes"])
+        growth(sidecar, folder)
+
+
+if __name__ == "__main__":
+    main()
