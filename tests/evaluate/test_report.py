@@ -8,6 +8,7 @@ import pytest
 
 from tests.evaluate.fake_run import RUN, finished_run, resolved
 from tinygptv.artifacts import Manifest, Store
+from tinygptv.data.versions import Version, publish
 from tinygptv.evaluate.curation import funnel
 from tinygptv.evaluate.report import REPORT, report
 from tinygptv.evaluate.results import score_table, verdict
@@ -124,3 +125,11 @@ def test_a_run_without_scores_still_has_a_report(store: Store, manifests: list[M
 def test_a_second_report_of_the_same_artifacts_is_the_first(store: Store, manifests: list[Manifest]) -> None:
     first = report(store, resolved(), RUN, manifests)
     assert report(store, resolved(), RUN, manifests) == first
+
+
+def test_a_published_version_of_the_data_is_named(store: Store, manifests: list[Manifest]) -> None:
+    raw, filtered = (one.artifact for one in manifests[:2])
+    assert "version 1" not in page_of(store, manifests)
+    made = {"raw": raw, "filtered": filtered, "settings": "s", "filter": "f", "rows": 1, "published": "2026-01-01"}
+    publish(store, "shapes", Version(number=1, **made))
+    assert "<b>shapes, version 1</b>" in page_of(store, manifests)
