@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tinygptv.data.balancing import Balanced
 from tinygptv.data.decontamination import Contaminated
-from tinygptv.data.duplicates import Comparison, Mask, compare
+from tinygptv.data.duplicates import Comparison, Fixed, Mask, compare
 from tinygptv.data.rows import Positions, Rows
 from tinygptv.definitions.filters import Balance, Decontaminate, FilterChain, Placeholder, Rule, Step
 
@@ -88,7 +88,7 @@ def _apply_rules(rows: Rows, rules: Sequence[Rule], judgement: Judgement) -> Non
 def _prepare(rows: Rows, step: Step, held_out: Sequence[Path]) -> Comparison:
     match step:
         case Decontaminate():
-            return Contaminated(rows, step, held_out)
+            return Contaminated(rows, step, held_out) if held_out else Fixed(np.empty(0, np.int64))
         case Balance():
             return Balanced(rows, step)
         case _:
