@@ -14,6 +14,7 @@ from torch import nn
 from tinygptv.definitions.recipe import Optimizer
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import LORA, Handoff, empty_model, load_weights, parameters_by_name, trained_file
+from tinygptv.train.allocator import LARGE_MODEL_BYTES, return_large_blocks
 from tinygptv.train.assemble import DTYPES, set_up
 from tinygptv.train.deepspeed import deepspeed_config
 from tinygptv.train.freezing import decays, trainable_names
@@ -39,9 +40,10 @@ def build_model(job: Job) -> VisionLanguageModel:
 
     It is in the precision of the hardware profile from the start, so that its peak in memory is what it will weigh.
     """
-    model = empty_model(job.model, job.stage.inputs.image_size, job.lora)
-    handoff = open_handoff(job, model)
-    load_weights(model, job.model, handoff=handoff, dtype=DTYPES[job.hardware.precision], seed=job.seed)
+    model, dtype = empty_model(job.model, job.stage.inputs.image_size, job.lora), DTYPES[job.hardware.precision]
+    if dtype.itemsize * sum(parameter.numel() for parameter in model.parameters()) > LARGE_MODEL_BYTES:
+        return_large_blocks()
+    load_weights(model, job.model, handoff=open_handoff(job, model), dtype=dtype, seed=job.seed)
     return set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
 
 
