@@ -101,6 +101,15 @@ def test_retry_after_holds_for_the_whole_host(site: Site) -> None:
     assert all(0.95 <= moments[-1] - refused <= 2 for path, moments in site.asked.items() if path != "/robots.txt")
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
+def test_letters_beyond_ascii_in_a_redirect_are_understood(site: Site, coding: str) -> None:
+    site.pages |= {
+        "/old": redirect("/caf\u00e9.jpg".encode(coding).decode("latin-1")),
+        "/caf%C3%A9.jpg": page(b"content"),
+    }
+    assert ask([f"{site.address}/old"]) == {f"{site.address}/old": "ok"}
+
+
 def test_a_host_that_asks_for_a_long_wait_is_not_asked_again(site: Site) -> None:
     urls = numbered(site, 5)
     site.pages["/0"] = status(429, Retry_After="3600")

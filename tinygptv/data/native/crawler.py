@@ -4,6 +4,7 @@ Each hop of a redirect and each further attempt is a request like any other: it 
 rule is applied to it anew.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -252,9 +253,15 @@ def _target(url: str) -> str:
 
 
 def _location(url: str, answer: Answer) -> str:
-    """Where a redirect leads. Raises FetchError `bad_url`."""
+    """Where a redirect leads. Raises FetchError `bad_url`.
+
+    Letters beyond ASCII come as UTF-8, which http.client reads as Latin-1; it is right where they are not UTF-8.
+    """
+    location = answer.headers.get("Location", "")
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode()
     try:
-        return normalise_url(urllib.parse.urljoin(url, answer.headers.get("Location", "")))
+        return normalise_url(urllib.parse.urljoin(url, location))
     except ValueError as error:
         raise FetchError("bad_url", answer.status) from error
 
