@@ -151,7 +151,7 @@ def samples(number: int) -> list[tuple[Sample, Task]]:
     tasks: list[Task] = ["vqa", "vqa", "statement", "identify", "caption", "caption", "describe", "describe"]
     pictures = (scene("train", 8 * number + place) for place in range(len(tasks)))
     return [
-        (Sample(f"{number}", NO_IMAGE_FILE, (turn(picture, task, rng),)), task)
+        (Sample(f"{number}", (NO_IMAGE_FILE,), (turn(picture, task, rng),)), task)
         for picture, task in zip(pictures, tasks, strict=True)
     ]
 

@@ -1,6 +1,9 @@
 """The values the journey carries: a sample, its turns, where its image lies, and the two marks in a batch's ids."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+IMAGE_PLACE = "<ImageHere>"
+"""In an instruction or prompt: an image is shown here. It is never tokenised itself."""
 
 IMAGE_SLOT = -1
 """In `input_ids`: one image embedding goes here. Images fill the slots of a batch in reading order."""
@@ -31,16 +34,17 @@ class ImageReference:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training or evaluation item; `image` is None for text only. `answers` are accepted answers, for scoring.
+    """One training or evaluation item; text only without `images`. `answers` are accepted answers, for scoring.
 
-    `box` is (x0, y0, x1, y1) in fractions of width and height, the ground truth of referring items.
+    Images are in reading order: each is shown where an instruction says IMAGE_PLACE, or all before the first one if
+    there are not as many places. `boxes` are those that the turns write, in reading order, as (x0, y0, x1, y1) in
+    fractions of width and height; the first is the ground truth of referring items.
     """
 
     key: str
-    image: ImageReference | None
+    images: tuple[ImageReference, ...]
     turns: tuple[Turn, ...]
     source: str = ""
     group: str = ""
     answers: tuple[str, ...] = ()
-    box: tuple[float, float, float, float] | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    boxes: tuple[tuple[float, float, float, float], ...] = ()

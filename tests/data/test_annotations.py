@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tinygptv import catalog
 from tinygptv.artifacts import Store
@@ -38,7 +39,7 @@ def source(folder: Path, layout: AnnotationFormat, split: str | None = None, **f
 def read(store: Store, folder: Path, layout: AnnotationFormat, *images: str, **files: Any) -> Annotations:
     made = source(folder, layout, **files)
     for name in images:
-        (folder / "images" / name).touch()
+        Image.new("RGB", (100, 50)).save(folder / "images" / name)
     found = read_annotations(store, "made_up", made)
     assert found.rows_in == len(found.samples) + found.drops.total()
     return found
@@ -59,8 +60,7 @@ def test_cc_sbu_align(store: Store, tmp_path: Path) -> None:
     found = read(store, tmp_path, "cc_sbu_align", "2.jpg", "4.jpg", annotations={"annotations": records})
     (sample,) = found.samples
     assert (sample.key, sample.turns, sample.source) == ("2", (Turn("", "A dog."),), "made_up")
-    assert sample.image is not None
-    assert sample.image.path == str(tmp_path / "images" / "2.jpg")
+    assert [image.path for image in sample.images] == [str(tmp_path / "images" / "2.jpg")]
     assert found.drops == {"missing_image": 1, "duplicate_key": 1, "empty_answer": 1, "malformed_record": 1}
 
 
@@ -79,8 +79,8 @@ def test_llava_conversations(store: Store, tmp_path: Path) -> None:
     found = read(store, tmp_path, "llava_conversation", "COCO_train2014_000000000001.jpg", annotations=records)
     with_image, text_only = found.samples
     assert with_image.turns == (Turn("What is it?", "A dog."), Turn("Where?", "Here."))
-    assert with_image.image is not None
-    assert text_only.image is None
+    assert len(with_image.images) == 1
+    assert text_only.images == ()
     assert found.drops == {"turns_do_not_alternate": 3}
 
 
@@ -157,7 +157,7 @@ def test_refcoco_and_its_inverse_ask_about_the_same_box(store: Store, tmp_path: 
     identify = read(store, tmp_path, "invrefcoco", image, annotations=records)
     assert refer.samples[0].turns == (Turn("left dog", "{<10><20><30><80>}"),)
     assert identify.samples[0].turns == (Turn("{<10><20><30><80>}", "left dog"),)
-    assert refer.samples[0].box == identify.samples[0].box == (0.1, 0.2, 0.305, 0.8)
+    assert refer.samples[0].boxes == identify.samples[0].boxes == ((0.1, 0.2, 0.305, 0.8),)
     assert refer.drops == identify.drops == {"empty_phrase": 1}
 
 
@@ -194,14 +194,15 @@ def test_records_that_are_no_objects_are_counted(store: Store, tmp_path: Path) -
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_file_of_another_shape_is_named(store: Store, tmp_path: Path, layout: AnnotationFormat) -> None:
-    made = source(tmp_path, layout, annotations={"wrong": 1})
-    Path(made.files["annotations"]).write_text("{broken")
-    with pytest.raises(DataError, match=r"annotations.json.*not valid JSON"):
+    made = source(tmp_path, layout, **{role: {} for role in min(LAYOUTS[layout].roles, key=len)})
+    for file in made.files.values():
+        Path(file).write_text("{broken")
+    with pytest.raises(DataError, match=r"(annotations|images).json.*(not valid JSON|expected)"):
         read_annotations(store, "made_up", made)
 
 
 def test_a_list_under_another_key_is_named(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="want an object with a list under 'annotations'"):
+    with pytest.raises(DataError, match="expected a list 'annotations'; found annotation"):
         read(store, tmp_path, "cc_sbu_align", annotations={"annotation": []})
 
 

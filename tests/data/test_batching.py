@@ -33,8 +33,9 @@ def image(tmp_path: Path) -> ImageReference:
 
 
 def collated(collator: Collator, image: ImageReference | None, *conversations: Sequence[tuple[str, str]]) -> Batch:
+    shown = () if image is None else (image,)
     samples = [
-        Sample(str(number), image, tuple(Turn(*turn) for turn in turns)) for number, turns in enumerate(conversations)
+        Sample(str(number), shown, tuple(Turn(*turn) for turn in turns)) for number, turns in enumerate(conversations)
     ]
     return collator.training(samples, [render(sample, "conversation", collator.inputs) for sample in samples])
 
@@ -48,7 +49,7 @@ def test_text_only_samples_have_no_image_slots_and_no_pixels(
     byte_tokenizer: PreTrainedTokenizerFast, image: ImageReference
 ) -> None:
     collator = Collator(byte_tokenizer, inputs(), SLOTS)
-    samples = [Sample("a", None, (Turn("who?", "she"),)), Sample("b", image, (Turn("what?", "cat"),))]
+    samples = [Sample("a", (), (Turn("who?", "she"),)), Sample("b", (image,), (Turn("what?", "cat"),))]
     batch = collator.training(samples, [render(sample, "conversation", inputs()) for sample in samples])
     assert (batch.input_ids == IMAGE_SLOT).sum(dim=1).tolist() == [0, SLOTS]
     assert batch.pixel_values.shape == (1, 3, 16, 16)
@@ -61,7 +62,7 @@ def test_several_images_in_one_prompt_each_get_their_slots(
 ) -> None:
     collator = Collator(byte_tokenizer, inputs(), SLOTS)
     prompt = "compare <ImageHere> with <ImageHere>: "
-    batch = collator.training([Sample("a", image, (Turn("", ""),))], [(Turn(prompt, "same"),)])
+    batch = collator.training([Sample("a", (image, image), (Turn("", ""),))], [(Turn(prompt, "same"),)])
     assert (batch.input_ids == IMAGE_SLOT).sum() == 2 * SLOTS
     assert batch.pixel_values.shape[0] == 2
 
@@ -70,7 +71,7 @@ def test_prompts_for_generation_end_where_the_answer_begins(
     byte_tokenizer: PreTrainedTokenizerFast, image: ImageReference
 ) -> None:
     collator = Collator(byte_tokenizer, inputs(), SLOTS)
-    samples = [Sample(str(n), image, (Turn("is it red?"[: 5 * n + 5], "yes"),)) for n in range(2)]
+    samples = [Sample(str(n), (image,), (Turn("is it red?"[: 5 * n + 5], "yes"),)) for n in range(2)]
     batch = collator.prompts(samples, "vqa")
     ends = [byte_tokenizer.decode(row[-14:].tolist()) for row in batch.input_ids]
     assert ends == [" ###Assistant:"[-13:] + " "] * 2
@@ -81,8 +82,8 @@ def test_prompts_for_generation_end_where_the_answer_begins(
 
 def test_a_prompt_that_shows_an_image_its_sample_lacks_is_named(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     collator = Collator(byte_tokenizer, inputs(), SLOTS)
-    with pytest.raises(DataError, match="made_up, key7: its prompt shows an image"):
-        collator.training([Sample("key7", None, (Turn("", ""),), source="made_up")], [(Turn("<ImageHere>", "a"),)])
+    with pytest.raises(DataError, match="made_up, key7: its prompt shows 1 images, the sample has 0"):
+        collator.training([Sample("key7", (), (Turn("", ""),), source="made_up")], [(Turn("<ImageHere>", "a"),)])
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def test_every_tiny_mixture_is_made_and_every_image_in_it_decodes(store: Store, 
         assert len({sample.key for sample in samples}) == size
         for sample in samples:
             assert sample.source == mixed.mixture.components[component].source
-            assert sample.image is not None
-            assert reader.read(sample.image, sample.key).shape == (16, 16, 3)
+            (image,) = sample.images
+            assert reader.read(image, sample.key).shape == (16, 16, 3)
 
 
 def test_pairs_keep_their_captions_and_their_very_bytes(store: Store, pairs: Manifest) -> None:
@@ -73,10 +73,10 @@ def test_pairs_keep_their_captions_and_their_very_bytes(store: Store, pairs: Man
     (sample,) = mixed.samples([(0, 25)])
     picture = scene("train", 25)
     assert sample.turns[0].answer.endswith(picture.objects[0].kind)
-    assert sample.image is not None
-    with Path(sample.image.path).open("rb") as shard:
-        shard.seek(sample.image.offset)
-        assert shard.read(sample.image.length) == jpeg(draw(picture, 64))
+    (image,) = sample.images
+    with Path(image.path).open("rb") as shard:
+        shard.seek(image.offset)
+        assert shard.read(image.length) == jpeg(draw(picture, 64))
 
 
 def test_a_mixture_stays_valid_when_its_workdir_moves(store: Store, pairs: Manifest, tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_a_mixture_stays_valid_when_its_workdir_moves(store: Store, pairs: Manif
     Path(store.workdir).rename(tmp_path / "moved")
     mixed = MixedSamples(Store(str(tmp_path / "moved")), artifact)
     (sample,) = mixed.samples([(0, 0)])
-    assert sample.image is not None
-    ImageReader(8).read(sample.image, sample.key)
+    (image,) = sample.images
+    ImageReader(8).read(image, sample.key)
 
 
 def test_mixing_again_finds_the_finished_mixture(store: Store, pairs: Manifest) -> None:

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from tinygptv.data.prompts import IMAGE_PLACE, WORDINGS, ask, box_text, plain, read_box, render
+from tinygptv.data.prompts import WORDINGS, ask, plain, render
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
-from tinygptv.sample import ImageReference, Sample, Turn
+from tinygptv.sample import IMAGE_PLACE, ImageReference, Sample, Turn
 
 HUMAN = "###Human: {} ###Assistant: "
 IMAGE = ImageReference("picture.jpg")
@@ -20,7 +20,7 @@ def told(template: str | None = HUMAN, **change: object) -> Inputs:
 
 
 def sample(*turns: tuple[str, str], image: ImageReference | None = IMAGE, answers: tuple[str, ...] = ()) -> Sample:
-    return Sample("key", image, tuple(Turn(*turn) for turn in turns), answers=answers)
+    return Sample("key", (image,) if image else (), tuple(Turn(*turn) for turn in turns), answers=answers)
 
 
 @pytest.mark.parametrize(
@@ -148,29 +148,28 @@ def test_plain_text_is_the_references_caption_processor(text: str, expected: str
     assert plain(text) == expected
 
 
-def test_boxes_are_truncated_never_rounded() -> None:
-    assert box_text((0.0, 0.129, 0.5, 1.0)) == "{<0><12><50><100>}"
-
-
-@pytest.mark.parametrize("edges", [(0, 0, 100, 100), (12, 3, 99, 56), (7, 29, 58, 97)])
-def test_a_written_box_is_read_back_as_it_was(edges: tuple[int, int, int, int]) -> None:
-    text = "{" + "".join(f"<{edge}>" for edge in edges) + "}"
-    box = read_box(text)
-    assert box == tuple(edge / 100 for edge in edges)
+def test_several_images_come_first_or_where_they_are_named() -> None:
+    two = (IMAGE, ImageReference("other.jpg"))
+    (turn,) = render(Sample("key", two, (Turn("Which is it?", "none"),)), "conversation", told("{}"))
+    assert turn.instruction == "<Img><ImageHere></Img> <Img><ImageHere></Img> Which is it?"
+    named = Sample("key", two, (Turn(f"Is {IMAGE_PLACE} like", "what?"), Turn(f"{IMAGE_PLACE}?", "yes")))
+    first, second = render(named, "conversation", told("{}"))
+    assert (first.instruction, second.instruction) == ("Is <Img><ImageHere></Img> like", "<Img><ImageHere></Img>?")
+    (bare,) = render(Sample("key", two, (Turn("", "cats"),)), "caption_only", told())
+    assert bare.instruction == IMAGE_PLACE * 2
 
 
 @pytest.mark.parametrize(
-    ("answer", "box"),
+    ("form", "question", "answer"),
     [
-        ("{ <1> <2> <30> <40> } and more", (0.01, 0.02, 0.3, 0.4)),
-        ("it is at {<1><2><3><4>}{<5><6><7><8>}", (0.01, 0.02, 0.03, 0.04)),
-        ("{<1><2><3>}", None),
-        ("{<1><2><3><4000>}", None),
-        ("<1><2><3><4>", None),
-        ("", None),
+        ("percent", "what is in {<12><0><50><100>}", "it is {<12><0><50><100>}<delim>{<0><0><10><10>}."),
+        ("cogvlm", "what is in [[129,000,500,999]]", "it is [[129,000,500,999;000,000,100,100]]."),
+        ("qwen_vl", "what is in <box>(129,0),(500,999)</box>",
+         "it is <box>(129,0),(500,999)</box><box>(0,0),(100,100)</box>."),
     ],
-)
-def test_the_first_well_formed_box_of_an_answer_counts(
-    answer: str, box: tuple[float, float, float, float] | None
-) -> None:
-    assert read_box(answer) == box
+)  # fmt: skip
+def test_boxes_are_written_as_the_family_writes_them(form: str, question: str, answer: str) -> None:
+    box = (0.1295, 0.0, 0.5, 1.0)
+    turn = Turn("what is in {<12><0><50><100>}", "it is {<12><0><50><100>}<delim>{<0><0><10><10>}.")
+    asked = Sample("key", (), (turn,), boxes=(box, box, (0.0, 0.0, 0.1, 0.1)))
+    assert render(asked, "conversation", told("{}", boxes=form)) == (Turn(question, answer),)

@@ -41,8 +41,8 @@ def inputs(
 
 def conversations(settings: Inputs, *turns: Sequence[tuple[str, str]], image: bool = True) -> list[tuple[Turn, ...]]:
     """Rendered as for training; every first turn shows an image, unless told otherwise."""
-    picture = ImageReference("picture.jpg") if image else None
-    samples = [Sample("key", picture, tuple(Turn(*turn) for turn in conversation)) for conversation in turns]
+    shown = (ImageReference("picture.jpg"),) if image else ()
+    samples = [Sample("key", shown, tuple(Turn(*turn) for turn in conversation)) for conversation in turns]
     return [render(sample, "conversation", settings) for sample in samples]
 
 
@@ -277,3 +277,27 @@ def test_a_tokenizer_without_the_tokens_it_needs_is_refused(
     setattr(tokenizer, missing, None)
     with pytest.raises(DefinitionError, match=message):
         Sequences(tokenizer, inputs(ends_with_eos=True), SLOTS)
+
+
+@pytest.mark.parametrize(
+    ("most", "left"),
+    [
+        (3 + 36, "<p>a</p> {<1><2><3><4>}<delim>{<5><6><7><8>}"[:8]),
+        (3 + 21, "<p>a</p>"),
+        (3 + 8, "<p>a</p>"),
+        (3 + 4, "<p>a"),
+        (3 + 44, "<p>a</p> {<1><2><3><4>}<delim>{<5><6><7><8>}"),
+    ],
+)
+def test_an_answer_is_never_cut_within_a_box(byte_tokenizer: PreTrainedTokenizerFast, most: int, left: str) -> None:
+    answer = "<p>a</p> {<1><2><3><4>}<delim>{<5><6><7><8>} and more"
+    texts = built(Sequences(byte_tokenizer, inputs(most=most), SLOTS), [("q", answer)])
+    assert learned(texts, 0, byte_tokenizer).rstrip(" #") == left
+    assert learned(texts, 0, byte_tokenizer).endswith("###")
+
+
+def test_a_cut_that_the_oddity_makes_spares_images_alone(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    sequences = Sequences(byte_tokenizer, inputs(most=20, oddities=["end_symbol_cut"]), SLOTS)
+    texts = sequences.training([(Turn("<ImageHere>q", "a" * 10), Turn("<ImageHere>again", "b"))])
+    assert sequences.images(texts.input_ids) == [1]
+    assert (texts.input_ids == IMAGE_SLOT).sum() == SLOTS

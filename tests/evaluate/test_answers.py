@@ -30,7 +30,7 @@ def samples(tmp_path: Path) -> list[Sample]:
     for number, question in enumerate(QUESTIONS):
         path = tmp_path / f"{number}.png"
         Image.new("RGB", (16, 16), (50 * number, 90, 255 - 50 * number)).save(path)
-        samples.append(Sample(f"key{number}", ImageReference(str(path)), (Turn(question, "yes"),)))
+        samples.append(Sample(f"key{number}", (ImageReference(str(path)),), (Turn(question, "yes"),)))
     return samples
 
 
@@ -48,7 +48,7 @@ def test_answers_come_in_the_order_of_the_samples(release: Release, samples: lis
 
 def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[Sample]) -> None:
     swapped = [
-        Sample(sample.key, other.image, sample.turns) for sample, other in zip(samples, samples[::-1], strict=True)
+        Sample(sample.key, other.images, sample.turns) for sample, other in zip(samples, samples[::-1], strict=True)
     ]
     noisy = answer_all(release, samples, "vqa", 12, noise=True)
     assert noisy == answer_all(release, swapped, "vqa", 12, noise=True)

@@ -112,7 +112,7 @@ def test_a_benchmark_without_usable_items_is_an_error(
 
 
 def test_a_limited_choice_does_not_depend_on_the_order_of_the_file() -> None:
-    samples = [Sample(str(number), None, (Turn("q", "a"),)) for number in range(50)]
+    samples = [Sample(str(number), (), (Turn("q", "a"),)) for number in range(50)]
     assert chosen(samples, 7) == chosen(samples[::-1], 7)
     assert chosen(samples, None) == samples
 
@@ -120,7 +120,7 @@ def test_a_limited_choice_does_not_depend_on_the_order_of_the_file() -> None:
 def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     image = ImageReference(str(tmp_path / "a.png"))
-    truth = truth_of(Sample("k", image, (Turn("the dog", "{<0><0><50><50>}"),), box=(0, 0, 0.5, 0.5)))
+    truth = truth_of(Sample("k", (image,), (Turn("the dog", "{<0><0><50><50>}"),), boxes=((0, 0, 0.5, 0.5),)))
     assert truth.image_size == (30, 20)
     assert truth.answers == ("{<0><0><50><50>}",)
 

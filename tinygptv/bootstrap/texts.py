@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinygptv.data.prompts import box_text
+from tinygptv.data.boxes import box_text
 from tinygptv.data.shapes import language
 from tinygptv.data.shapes.scenes import GRID, Scene, SceneObject
 

@@ -66,7 +66,7 @@ class Collator:
 
     def _batch(self, samples: Sequence[Sample], texts: Texts) -> Batch:
         shown = zip(samples, self.sequences.images(texts.input_ids), strict=True)
-        pixels = [self._pixels(sample) for sample, images in shown for _ in range(images)]
+        pixels = [pixels for sample, images in shown for pixels in self._pixels(sample, images)]
         side = self.inputs.image_size
         stacked = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
         return Batch(
@@ -76,10 +76,13 @@ class Collator:
             sources=tuple(sample.source for sample in samples),
         )
 
-    def _pixels(self, sample: Sample) -> Pixels:
-        if sample.image is None:
-            raise DataError(f"{sample.source}, {sample.key}: its prompt shows an image but the sample has none")
-        return self._images.read(sample.image, sample.key)
+    def _pixels(self, sample: Sample, shown: int) -> list[Pixels]:
+        """Those images, in reading order, that are left in a sequence of at most so many tokens."""
+        if shown > len(sample.images):
+            raise DataError(
+                f"{sample.source}, {sample.key}: its prompt shows {shown} images, the sample has {len(sample.images)}"
+            )
+        return [self._images.read(image, sample.key) for image in sample.images[:shown]]
 
 
 class Loader:

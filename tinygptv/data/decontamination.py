@@ -45,7 +45,7 @@ def fingerprints(store: Store, name: str, source: AnnotationsSource) -> Manifest
             text for one in samples for turn in one.turns for text in (turn.instruction, turn.answer, *one.answers)
         }
         pq.write_table(pa.table({"text": pa.array(sorted(texts), pa.string())}), draft / TEXTS)
-        paths = sorted({one.image.path for one in samples if one.image is not None})
+        paths = sorted({image.path for one in samples for image in one.images})
         rows = [row for path in paths if (row := _fingerprint(Path(path).read_bytes())) is not None]
         pq.write_table(pa.Table.from_pylist(rows, _PICTURES), draft / PICTURES)
         drops = {"no_picture": len(paths) - len(rows)} if len(rows) < len(paths) else {}

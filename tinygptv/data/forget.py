@@ -54,7 +54,10 @@ def masked_rows(store: Store, mixture: str, samples: Path, wanted: Sequence[Tomb
         answer = database.execute(
             f"""SELECT pairs.key IS NOT NULL
                 OR (coalesce(samples.root, '') NOT LIKE 'filtered/%' AND ({said})) AS masked
-            FROM (SELECT *, file_row_number FROM read_parquet({literal(samples)}, file_row_number = TRUE)) AS samples
+            FROM (
+                SELECT *, images[1].root AS root, file_row_number
+                FROM read_parquet({literal(samples)}, file_row_number = TRUE)
+            ) AS samples
             LEFT JOIN pairs USING (root, key) ORDER BY samples.file_row_number"""
         )
         return np.asarray(answer.fetchnumpy()["masked"], dtype=np.bool_)

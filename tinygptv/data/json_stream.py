@@ -36,6 +36,17 @@ def member_items(stream: IO[str], path: str, key: str) -> Iterator[Any]:
     raise DataError(f"{path}: expected a list '{key}'; found {', '.join(map(str, seen)) or 'nothing'}")
 
 
+def object_items(stream: IO[str], path: str) -> Iterator[tuple[str, Any]]:
+    """The names and values of the object in `stream`. Raises DataError where the text is not JSON."""
+    scanner = _Scanner(stream, path)
+    scanner.expect("{", "an object")
+    while not scanner.accept("}"):
+        scanner.accept(",")
+        name = scanner.value()
+        scanner.expect(":", "a colon")
+        yield str(name), scanner.value()
+
+
 class _Scanner:
     """A window that slides over the text; values are whole in it when they are decoded."""
 

@@ -6,6 +6,7 @@ workdir moves, and on S3. The order in which training draws is `drawing.py`'s.
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 from collections import Counter
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
-from tinygptv.data.annotations import TASKS, Annotations, contents_of, read_annotations
+from tinygptv.data.annotations import TASKS, AnnotationReader, contents_of
 from tinygptv.data.drawing import Mask, declared_shares, draw
 from tinygptv.data.shapes.files import corpus_folder, draw_corpus
 from tinygptv.data.shards import SIDECAR
@@ -36,21 +37,28 @@ from tinygptv.sample import ImageReference, Sample, Turn
 log = logging.getLogger(__name__)
 
 SAMPLES, SUMMARY = "samples.parquet", "mixture.json"
+_LAYOUT = 2  # of the table; raise it when its columns change
 PAIR_TASKS: tuple[Task, ...] = ("caption_only", "describe", "caption")
 
 _TURNS = pa.list_(pa.struct([("instruction", pa.string()), ("answer", pa.string())]))
-_SCHEMA = pa.schema(
+_IMAGE = pa.struct(
     [
-        ("key", pa.string()),
-        ("root", pa.string()),  # an artifact's name or a definition's location: where `path` starts; null: no image
+        ("root", pa.string()),  # an artifact's name or a definition's location: where `path` starts
         ("path", pa.string()),
         ("offset", pa.int64()),
         ("length", pa.int64()),
+    ]
+)
+_BATCH = 10_000  # annotated samples that are Python objects at a time
+_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("images", pa.list_(_IMAGE)),
         ("turns", _TURNS),
         ("source", pa.string()),
         ("group", pa.string()),
         ("answers", pa.list_(pa.string())),
-        ("box", pa.list_(pa.float64())),
+        ("boxes", pa.list_(pa.list_(pa.float64()))),
     ]
 )
 
@@ -86,6 +94,7 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstone
     if any(place.startswith("embedded:") for place in places):
         parents.append(draw_corpus(store).artifact)
     definition: dict[str, Any] = {
+        "layout": _LAYOUT,
         "mixture": mixture.model_dump(exclude={"about"}),
         "sources": {name: source.model_dump(exclude={"about", "licence"}) for name, source in sources.items()},
         "contents": {name: contents_of(source) for name, source in sources.items()},
@@ -95,13 +104,14 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstone
         definition["forgotten"] = patterns
 
     def build(folder: Path) -> Outcome:
-        read = functools.cache(lambda name: read_annotations(store, name, sources[name]))
+        annotated = functools.cache(lambda name: _annotated(store, name, sources[name]))
         parts = []
         for place, component in enumerate(mixture.components):
             if pairs is not None and component.source == RUN_SOURCE:
                 part = _pairs(store, pairs)
             else:
-                part = _annotated(read(component.source), sources[component.source].images)
+                read = annotated(component.source)
+                part = _Part(read.table, read.rows_in, Counter(read.drops))
                 _forget(part, patterns)
             _limit(part, component.max_samples)
             if not part.table.num_rows:
@@ -149,42 +159,44 @@ def _pairs(store: Store, pairs: Manifest) -> _Part:
     captions = pa.StructArray.from_arrays(
         [pa.repeat("", count), sidecar["caption"].combine_chunks()], ["instruction", "answer"]
     )
+    places = [sidecar[column].combine_chunks() for column in ("shard", "offset", "length")]
+    images = pa.StructArray.from_arrays([pa.repeat(pairs.artifact, count), *places], fields=list(_IMAGE))
+    one_each = np.arange(count + 1, dtype=np.int32)
     table = pa.table(
         {
             "key": sidecar["key"],
-            "root": pa.repeat(pairs.artifact, count),
-            "path": sidecar["shard"],
-            "offset": sidecar["offset"],
-            "length": sidecar["length"],
-            "turns": pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32), captions),
+            "images": pa.ListArray.from_arrays(one_each, images),
+            "turns": pa.ListArray.from_arrays(one_each, captions),
             "source": pa.repeat(RUN_SOURCE, count),
             "group": pa.repeat("", count),
             "answers": pa.nulls(count, _SCHEMA.field("answers").type),
-            "box": pa.nulls(count, _SCHEMA.field("box").type),
+            "boxes": pa.nulls(count, _SCHEMA.field("boxes").type),
         },
         _SCHEMA,
     )
     return _Part(table, count, Counter())
 
 
-def _annotated(found: Annotations, root: str) -> _Part:
-    rows = [_row(sample, root, found.images) for sample in found.samples]
-    return _Part(pa.Table.from_pylist(rows, _SCHEMA), found.rows_in, Counter(found.drops))
+def _annotated(store: Store, name: str, source: AnnotationsSource) -> _Part:
+    reader = AnnotationReader(store, name, source)
+    samples, tables = iter(reader), [_SCHEMA.empty_table()]
+    while some := list(itertools.islice(samples, _BATCH)):
+        rows = [_row(sample, source.images, reader.images) for sample in some]
+        tables.append(pa.Table.from_pylist(rows, _SCHEMA))
+    return _Part(pa.concat_tables(tables), reader.rows_in, reader.drops)
 
 
 def _row(sample: Sample, root: str, images: Path) -> dict[str, Any]:
-    image = sample.image
     return {
         "key": sample.key,
-        "root": root if image else None,
-        "path": str(Path(image.path).relative_to(images)) if image else None,
-        "offset": image.offset if image else 0,
-        "length": image.length if image else 0,
+        "images": [
+            asdict(image) | {"root": root, "path": str(Path(image.path).relative_to(images))} for image in sample.images
+        ],
         "turns": [asdict(turn) for turn in sample.turns],
         "source": sample.source,
         "group": sample.group,
         "answers": sample.answers,
-        "box": sample.box,
+        "boxes": sample.boxes,
     }
 
 
@@ -288,17 +300,18 @@ class MixedSamples:
         return masks
 
     def _sample(self, row: dict[str, Any]) -> Sample:
-        image = None
-        if row["root"] is not None:
-            image = ImageReference(str(self._root(row["root"]) / row["path"]), row["offset"], row["length"])
+        images = (
+            ImageReference(str(self._root(image["root"]) / image["path"]), image["offset"], image["length"])
+            for image in row["images"]
+        )
         return Sample(
             key=row["key"],
-            image=image,
+            images=tuple(images),
             turns=tuple(Turn(**turn) for turn in row["turns"]),
             source=row["source"],
             group=row["group"],
             answers=tuple(row["answers"] or ()),
-            box=tuple(row["box"]) if row["box"] else None,
+            boxes=tuple(map(tuple, row["boxes"] or ())),
         )
 
 

@@ -7,13 +7,12 @@ apart, as the published models were trained. Sources: MiniGPT-4 `prompts/alignme
 
 import random
 import re
+from dataclasses import replace
 
+from tinygptv.data.boxes import respell
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
-from tinygptv.sample import Sample, Turn
-
-IMAGE_PLACE = "<ImageHere>"
-"""Where the image's tokens are put; never tokenised itself."""
+from tinygptv.sample import IMAGE_PLACE, Sample, Turn
 
 _IMAGE = f"<Img>{IMAGE_PLACE}</Img>"
 
@@ -52,19 +51,24 @@ WORDINGS: dict[Task, tuple[str, ...]] = {
         "[identify] this {} is",
         "[identify] the object in {} is",
     ),
+    "ground": (
+        "[grounding] please describe this image in details",
+        "[grounding] describe this image as detailed as possible",
+        "[grounding] summarize this image in details",
+        "[grounding] give a thorough description of what you see in this image",
+    ),
+    "detect": ("[detection] {}",),
     "conversation": ("{}",),
+    "explain": ("{}",),
 }
 """How each task is asked, `{}` standing for the sample's own instruction. The first wording is the evaluation's."""
 
 # Which sides of a turn the published readers send through their caption processor.
-_PLAIN_INSTRUCTIONS = frozenset({"vqa", "refer"})
+_PLAIN_INSTRUCTIONS = frozenset({"vqa", "refer", "explain"})
 _PLAIN_ANSWERS = frozenset({"caption_only", "caption", "vqa", "identify"})
 
 _PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
 _MOST_WORDS = 50
-
-Box = tuple[float, float, float, float]
-_BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
 
 def render(
@@ -78,16 +82,18 @@ def render(
 
     `rng` draws the wording and one of the accepted answers; without it both are the first. `wording_rng` draws the
     wording in its place, for batches that share one. With no template, and for `caption_only`, the prompt is the image
-    alone and only the first turn remains.
+    alone and only the first turn remains, as it does for `explain`.
     """
+    sample = _spelled(sample, inputs)
     drawer = wording_rng or rng
     wording = drawer.choice(WORDINGS[task]) if drawer else WORDINGS[task][0]
     if inputs.template is None or task == "caption_only":
-        return (Turn(IMAGE_PLACE if sample.image else "", _answer(sample, task, rng)),)
+        return (Turn(IMAGE_PLACE * len(sample.images), _answer(sample, task, rng)),)
     # The readers of single descriptions and of text without an image do not add this space, all others do.
-    spaced = "space_after_instruction" in inputs.oddities and sample.image is not None and task != "describe"
+    spaced = "space_after_instruction" in inputs.oddities and bool(sample.images) and task != "describe"
     rendered = []
-    for number, turn in enumerate(sample.turns):
+    turns = sample.turns[:1] if task == "explain" else sample.turns
+    for number, turn in enumerate(turns):
         instruction = _instruction(sample, number, task, wording) + (" " if spaced else "")
         answer = turn.answer if number else _answer(sample, task, rng)
         rendered.append(Turn(inputs.template.replace("{}", instruction), answer))
@@ -98,8 +104,8 @@ def ask(sample: Sample, task: Task, inputs: Inputs) -> str:
     """The prompt to be answered: the sample's first turn in the evaluation wording and the template for asking."""
     template = inputs.asking_template or inputs.template
     if template is None or task == "caption_only":
-        return IMAGE_PLACE if sample.image else ""
-    return template.replace("{}", _instruction(sample, 0, task, WORDINGS[task][0]))
+        return IMAGE_PLACE * len(sample.images)
+    return template.replace("{}", _instruction(_spelled(sample, inputs), 0, task, WORDINGS[task][0]))
 
 
 def plain(text: str) -> str:
@@ -108,24 +114,25 @@ def plain(text: str) -> str:
     return " ".join(text.split(" ")[:_MOST_WORDS])
 
 
-def box_text(box: Box) -> str:
-    """Fractions of width and height as `{<x0><y0><x1><y1>}`: integers 0..100, truncated."""
-    return "{" + "".join(f"<{int(edge * 100)}>" for edge in box) + "}"
-
-
-def read_box(text: str) -> Box | None:
-    """The first box in a model's answer, as fractions; None if there is none. Spaces are overlooked."""
-    found = _BOX.search(text.replace(" ", ""))
-    if not found:
-        return None
-    x0, y0, x1, y1 = (int(edge) / 100 for edge in found.groups())
-    return x0, y0, x1, y1
+def _spelled(sample: Sample, inputs: Inputs) -> Sample:
+    """The sample with its boxes as the model's family writes them, and its text as the oddities want it."""
+    texts = [text for turn in sample.turns for text in (turn.instruction, turn.answer)]
+    spelled = respell(texts, sample.boxes, inputs.boxes)
+    if "plain_without_image" in inputs.oddities and not sample.images:
+        spelled = [plain(text) for text in spelled]
+    if spelled == texts:
+        return sample
+    return replace(sample, turns=tuple(map(Turn, spelled[::2], spelled[1::2])))
 
 
 def _instruction(sample: Sample, number: int, task: Task, wording: str) -> str:
-    text = sample.turns[number].instruction.replace(IMAGE_PLACE, "")
-    instruction = wording.replace("{}", plain(text) if task in _PLAIN_INSTRUCTIONS else text)
-    return f"{_IMAGE} {instruction}" if number == 0 and sample.image else instruction
+    text = sample.turns[number].instruction
+    in_front = ""
+    if sum(turn.instruction.count(IMAGE_PLACE) for turn in sample.turns) != len(sample.images) or not sample.images:
+        text = text.replace(IMAGE_PLACE, "")
+        in_front = f"{_IMAGE} " * len(sample.images) if number == 0 else ""
+    pieces = (plain(piece) if task in _PLAIN_INSTRUCTIONS else piece for piece in text.split(IMAGE_PLACE))
+    return in_front + wording.replace("{}", _IMAGE.join(pieces))
 
 
 def _answer(sample: Sample, task: Task, rng: random.Random | None) -> str:

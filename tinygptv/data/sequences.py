@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.data.prompts import IMAGE_PLACE
+from tinygptv.data.boxes import CODECS
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DefinitionError
-from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT, Turn
+from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, IMAGE_SLOT, Turn
 
 
 class Texts(NamedTuple):
@@ -59,6 +59,7 @@ class Sequences:
         self._ids = functools.lru_cache(maxsize=2**16)(
             lambda text: tuple(backend.encode(text, add_special_tokens=False).ids)
         )
+        self._encode = functools.partial(backend.encode, add_special_tokens=False)
         self._begin = (int(tokenizer.bos_token_id),)
         self._eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
         self._symbol = self._ids(inputs.end_symbol)
@@ -106,8 +107,8 @@ class Sequences:
 
     def _conversation(self, turns: Sequence[Turn]) -> _Sequence:
         """All that follows the first prompt is at most `max_text_tokens` long: the answer that does not fit is cut
-        before its end, and turns for which there is no room are left out. Under `end_symbol_cut` what is beyond is
-        cut off, whatever it is."""
+        before its end, or before a box of which it would be left half, and turns for which there is no room are left
+        out. Under `end_symbol_cut` what is beyond is cut off, whatever it is but an image."""
         sequence = _Sequence()
         self._add_prompt(sequence, turns[0].instruction)
         most = len(sequence.ids) + self.inputs.max_text_tokens
@@ -122,13 +123,24 @@ class Sequences:
                     sequence.unseen.append(len(sequence.ids))
                 sequence.add(prompt.ids)
             sequence.add(self._answer(turn.answer, most - len(sequence.ids), cut), learned=True)
+        while most < len(sequence.ids) and sequence.ids[most - 1] == sequence.ids[most] == IMAGE_SLOT:
+            most -= 1
         return _Sequence(sequence.ids[:most], sequence.labels[:most], [here for here in sequence.unseen if here < most])
 
     def _answer(self, answer: str, room: int, cut: bool) -> tuple[int, ...]:
         whole = self._ids(answer + self.inputs.end_symbol) + self._after_symbol
         if cut or len(whole) <= room:
             return whole
-        return self._ids(answer)[: room - len(self._end)] + self._end
+        return self._beginning(answer, room - len(self._end)) + self._end
+
+    def _beginning(self, answer: str, most: int) -> tuple[int, ...]:
+        """At most so many of an answer's tokens, no box broken in two."""
+        encoded = self._encode(answer)
+        ids, ends = encoded.ids[: max(most, 0)], [end for _, end in encoded.offsets]
+        for begin, end in CODECS[self.inputs.boxes].spans(answer):
+            if ids and begin < ends[len(ids) - 1] < end:
+                ids = [token for token, its_end in zip(ids, ends, strict=False) if its_end <= begin]
+        return tuple(ids)
 
     def _add_prompt(self, sequence: _Sequence, prompt: str, begin: bool = True) -> None:
         sequence.add(self._begin if begin else ())

@@ -6,9 +6,22 @@ from pydantic import Field
 
 from tinygptv.definitions.base import Definition
 
-Task = Literal["caption_only", "describe", "caption", "vqa", "refer", "identify", "statement", "conversation"]
+Task = Literal[
+    "caption_only",
+    "describe",
+    "caption",
+    "vqa",
+    "statement",
+    "refer",
+    "identify",
+    "ground",
+    "detect",
+    "conversation",
+    "explain",
+]
 """What is asked about an image: `caption_only` has no instruction (stages 1-2), `describe` draws one of the alignment
-prompts (stage 3), the others carry the task tags of MiniGPT-v2 ([caption], [vqa], [refer], [identify])."""
+prompts (stage 3), `conversation` holds all turns of a talk and `explain` the first alone; the others carry the task
+tags of MiniGPT-v2 ([caption], [vqa], [refer], [identify], [grounding], [detection])."""
 
 RUN_SOURCE = "$source"
 """In a component: the pairs source the run was started with (`-p source=…`)."""

@@ -234,13 +234,19 @@ Oddity = Literal[
     "no_bos_when_asking",
     "one_wording_per_batch",
     "space_after_instruction",
+    "plain_without_image",
 ]
 """What the published code does to its inputs and hardly meant, off unless a stage names it:
 `later_bos_unseen`        the BOS before later turns of a conversation is hidden from attention, as pad has its id
 `end_symbol_cut`          an answer that is too long loses its end symbol, which is appended before the cut
 `no_bos_when_asking`      no BOS at inference, although every training sequence began with one
 `one_wording_per_batch`   one instruction is drawn per batch, not per sample
-`space_after_instruction` an instruction about an image ends with a space, which joins that of the template"""
+`space_after_instruction` an instruction about an image ends with a space, which joins that of the template
+`plain_without_image`     text without an image loses its case, most punctuation and all but 50 words on each side"""
+
+BoxForm = Literal["percent", "cogvlm", "qwen_vl"]
+"""How boxes are written: `{<10><20><30><80>}` of 0..100, `[[100,200,305,800]]` of 000..999, or
+`<box>(100,200),(305,799)</box>` of [0, 1000)."""
 
 
 class Inputs(Definition):
@@ -256,6 +262,7 @@ class Inputs(Definition):
     end_symbol: str
     ends_with_eos: bool = False
     asking_template: str | None = None
+    boxes: BoxForm = "percent"
     oddities: list[Oddity] = Field(default_factory=list)
 
     @model_validator(mode="after")

@@ -15,7 +15,24 @@ saved by Hugging Face `datasets` (Arrow), CC3M/CC12M TSV (caption TAB url or url
 and CSV with named columns."""
 
 AnnotationFormat = Literal[
-    "cc_sbu_align", "llava_conversation", "vqav2", "aokvqa", "refcoco", "invrefcoco", "vsr", "coco_caption"
+    "cc_sbu_align",
+    "coco_caption",
+    "coco_karpathy",
+    "textcaps",
+    "llava_conversation",
+    "multitask_conversation",
+    "unnatural_instruction",
+    "vqav2",
+    "aokvqa",
+    "gqa",
+    "ocrvqa",
+    "vsr",
+    "refcoco",
+    "invrefcoco",
+    "visual_genome",
+    "flickr_grounded_caption",
+    "flickr_caption_to_boxes",
+    "flickr_phrase_to_boxes",
 ]
 """Layouts of annotation files, named after the dataset that published them."""
 

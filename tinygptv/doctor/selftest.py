@@ -64,7 +64,7 @@ def release_sees(folder: Path) -> str:
             path = Path(pictures) / f"{number}.png"
             scenes.draw(picture, _SIDE).save(path)
             turn = Turn(question.text, question.answer)
-            samples.append(Sample(str(number), ImageReference(str(path)), (turn,)))
+            samples.append(Sample(str(number), (ImageReference(str(path)),), (turn,)))
         answers = answer_all(load_release(folder), samples, "vqa", max_new_tokens=12)
     expected = [sample.turns[0].answer for sample in samples]
     right = sum(wanted in answer.lower() for wanted, answer in zip(expected, answers, strict=True))

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tinygptv.data.prompts import Box, box_text, read_box
+from tinygptv.data.boxes import Box, box_text, read_box
 from tinygptv.definitions.benchmark import Metric
 from tinygptv.evaluate import captions
 from tinygptv.evaluate.boxes import in_pixels, iou

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tinygptv.data.prompts import Box
+from tinygptv.data.boxes import Box
 
 TRUTH_COLOUR, PREDICTED_COLOUR = "#3b82f6", "#e8730c"
 _SIDE = 240

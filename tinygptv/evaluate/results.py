@@ -10,7 +10,7 @@ from typing import Any
 
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.prompts import read_box
+from tinygptv.data.boxes import read_box
 from tinygptv.data.shapes.files import corpus_folder
 from tinygptv.errors import DataError
 from tinygptv.evaluate.curation import shortened

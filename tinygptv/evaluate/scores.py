@@ -104,12 +104,12 @@ def chosen(samples: list[Sample], most: int | None) -> list[Sample]:
 
 def truth_of(sample: Sample) -> Truth:
     """What the metrics need to know of a sample; without accepted answers its own turn is the only one."""
-    size = (1, 1)
-    if sample.box is not None and sample.image is not None:
-        with Image.open(sample.image.path) as image:
+    size, box = (1, 1), sample.boxes[0] if sample.boxes else None
+    if box is not None and sample.images:
+        with Image.open(sample.images[0].path) as image:
             size = image.size
     answers = sample.answers or (sample.turns[0].answer,)
-    return Truth(answers, sample.box, size, sample.group or sample.turns[0].instruction)
+    return Truth(answers, box, size, sample.group or sample.turns[0].instruction)
 
 
 def asking_inputs(recipe: Recipe, stage_name: str) -> Inputs:
@@ -175,7 +175,7 @@ def _write(
 
 
 def _record(sample: Sample, answer: str, judged: Mark, images: Path) -> dict[str, Any]:
-    image = str(Path(sample.image.path).relative_to(images)) if sample.image else None
+    image = str(Path(sample.images[0].path).relative_to(images)) if sample.images else None
     return {
         "key": sample.key,
         "question": sample.turns[0].instruction,
@@ -185,7 +185,7 @@ def _record(sample: Sample, answer: str, judged: Mark, images: Path) -> dict[str
         "lenient": judged.lenient,
         "parsed": judged.parsed,
         "image": image,
-        "box": sample.box,
+        "box": sample.boxes[0] if sample.boxes else None,
     }
 
 

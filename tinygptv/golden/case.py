@@ -18,14 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.batching import load_tokenizer
-from tinygptv.data.prompts import IMAGE_PLACE
 from tinygptv.definitions.recipe import Decoder, Inputs, Llama, Lora, Model, Oddity, Phi
 from tinygptv.errors import DataError
 from tinygptv.golden.description import Description, first_problem, read_description
 from tinygptv.models.weights.configs import described
 from tinygptv.models.weights.files import open_weights
 from tinygptv.models.weights.stored import Table, read_all
-from tinygptv.sample import IGNORE_INDEX, Turn
+from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, Turn
 
 CHECKPOINT, IO, GRADIENTS, CONVERSATION_IO = (
     "checkpoint_0.pth",

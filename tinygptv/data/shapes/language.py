@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tinygptv.data.prompts import box_text
+from tinygptv.data.boxes import box_text
 from tinygptv.data.shapes.scenes import COLOURS, KINDS, SIZES, Scene, SceneObject, scene
 
 PLACES = (

@@ -4,7 +4,6 @@ Questions and statements are exactly balanced (`language.balanced_*`), so that a
 Images carry COCO's names; the number in a name is the scene's index.
 """
 
-import json
 import random
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -12,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tinygptv.data.shapes import language
+from tinygptv.data.shapes.gallery import SEED, Gallery, write_json, write_lines
 from tinygptv.data.shapes.language import Question, Statement
 from tinygptv.data.shapes.scenes import Scene, SceneObject, draw, scene
 from tinygptv.data.shapes.tables import jpeg
+from tinygptv.data.shapes.twins import write_twins
 
 SIZES = {
     "train": {
@@ -32,6 +33,7 @@ SIZES = {
         "attribute_statements": 2400,
         "count_statements": 800,
         "spatial_statements": 1600,
+        "twins": 60,
     },
     "heldout": {
         "caption": 200,
@@ -46,7 +48,6 @@ SIZES = {
 }
 """Items per split and type."""
 
-_SEED = 1  # scenes from 1,000,000 on: none that the tables show
 _FOLDERS = {"train": "train2014", "heldout": "val2014"}  # COCO's names of the two splits
 _CAPTIONS_PER_IMAGE = 5
 
@@ -55,7 +56,7 @@ def write_annotations(folder: Path, side: int) -> dict[str, int]:
     """Write all files below `folder`; how many items, and images, each split holds."""
     counts: dict[str, int] = {}
     for split, sizes in SIZES.items():
-        gallery = _Gallery(folder / "coco" / _FOLDERS[split], split, side)
+        gallery = Gallery(folder / "coco" / _FOLDERS[split], split, side)
         _write_questions(folder, gallery, sizes)
         _write_statements(folder, gallery, sizes)
         _write_references(folder, gallery, sizes)
@@ -64,57 +65,24 @@ def write_annotations(folder: Path, side: int) -> dict[str, int]:
             _write_aokvqa(folder, gallery, sizes["aokvqa"])
             _write_llava(folder, gallery, sizes)
             _write_align(folder, side, sizes["align"])
+            write_twins(folder, gallery, sizes["twins"])
         counts |= {f"{split}_items": sum(sizes.values()), f"{split}_images": len(gallery.drawn)}
     return counts
-
-
-class _Gallery:
-    """The images of one split: each scene is drawn once, however many files mention it."""
-
-    def __init__(self, folder: Path, split: str, side: int) -> None:
-        self.folder, self.split, self.side = folder, split, side
-        self.drawn: set[int] = set()
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def scenes(self, count: int) -> list[Scene]:
-        """The first `count` scenes of this split's own range."""
-        return [scene(self.split, _SEED * 1_000_000 + number) for number in range(count)]
-
-    def name(self, picture: Scene) -> str:
-        """The image's file name; the image is there from now on."""
-        name = f"COCO_{self.folder.name}_{picture.index:012d}.jpg"
-        if picture.index not in self.drawn:
-            self.drawn.add(picture.index)
-            (self.folder / name).write_bytes(jpeg(draw(picture, self.side)))
-        return name
-
-    def rng(self, purpose: str, picture: Scene) -> random.Random:
-        return random.Random(f"{purpose} {self.split} {picture.index}")
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
 
 
 # VQAv2: a file of questions and one of annotations with ten answers each
 
 
-def _write_questions(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+def _write_questions(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> None:
     files: dict[str, tuple[str, ...]] = {"": ("colour", "kind", "count", "position")}
     if gallery.split == "heldout":  # one file per benchmark
         files = {"attributes_": ("colour", "kind"), "counting_": ("count",), "position_": ("position",)}
     for prefix, kinds in files.items():
-        asked = [(k, *item) for k in kinds for item in language.balanced_questions(k, gallery.split, sizes[k], _SEED)]
+        asked = [(k, *item) for k in kinds for item in language.balanced_questions(k, gallery.split, sizes[k], SEED)]
         _write_vqav2(folder / "vqav2", prefix, gallery, asked)
 
 
-def _write_vqav2(folder: Path, prefix: str, gallery: _Gallery, asked: list[tuple[str, Scene, Question]]) -> None:
+def _write_vqav2(folder: Path, prefix: str, gallery: Gallery, asked: list[tuple[str, Scene, Question]]) -> None:
     questions, annotations = [], []
     for number, (kind, picture, question) in enumerate(asked):
         gallery.name(picture)
@@ -134,15 +102,15 @@ def _write_vqav2(folder: Path, prefix: str, gallery: _Gallery, asked: list[tuple
         )
     head = {"info": {"description": "shapes"}, "data_type": "mscoco", "data_subtype": gallery.folder.name}
     stem = f"{prefix}v2"
-    _write_json(
+    write_json(
         folder / f"{stem}_OpenEnded_mscoco_{gallery.folder.name}_questions.json", head | {"questions": questions}
     )
-    _write_json(folder / f"{stem}_mscoco_{gallery.folder.name}_annotations.json", head | {"annotations": annotations})
+    write_json(folder / f"{stem}_mscoco_{gallery.folder.name}_annotations.json", head | {"annotations": annotations})
 
 
-def _write_aokvqa(folder: Path, gallery: _Gallery, count: int) -> None:
+def _write_aokvqa(folder: Path, gallery: Gallery, count: int) -> None:
     records = []
-    for picture, question in language.balanced_questions("yes_no", gallery.split, count, _SEED):
+    for picture, question in language.balanced_questions("yes_no", gallery.split, count, SEED):
         gallery.name(picture)
         records.append(
             {
@@ -157,28 +125,28 @@ def _write_aokvqa(folder: Path, gallery: _Gallery, count: int) -> None:
                 "rationales": [language.full_caption(picture, gallery.rng("rationale", picture))],
             }
         )
-    _write_json(folder / "aokvqa" / "aokvqa_v1p0_train.json", records)
+    write_json(folder / "aokvqa" / "aokvqa_v1p0_train.json", records)
 
 
 # VSR: one line per statement
 
 
-def _write_statements(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+def _write_statements(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> None:
     kinds = [kind for kind in language.STATING if f"{kind}_statements" in sizes]
     stated = {
-        kind: language.balanced_statements(kind, gallery.split, sizes[f"{kind}_statements"], _SEED) for kind in kinds
+        kind: language.balanced_statements(kind, gallery.split, sizes[f"{kind}_statements"], SEED) for kind in kinds
     }
     if gallery.split == "train":
         stated = {"train": chain.from_iterable(stated.values())}
     for name, statements in stated.items():
-        _write_lines(folder / "vsr" / f"{_vsr_file(name)}.jsonl", _vsr_records(gallery, statements))
+        write_lines(folder / "vsr" / f"{_vsr_file(name)}.jsonl", _vsr_records(gallery, statements))
 
 
 def _vsr_file(name: str) -> str:
     return name if name == "train" else f"{name}_test"
 
 
-def _vsr_records(gallery: _Gallery, statements: Iterable[tuple[Scene, Statement]]) -> Iterator[dict[str, Any]]:
+def _vsr_records(gallery: Gallery, statements: Iterable[tuple[Scene, Statement]]) -> Iterator[dict[str, Any]]:
     for picture, statement in statements:
         name = gallery.name(picture)
         yield {
@@ -193,21 +161,21 @@ def _vsr_records(gallery: _Gallery, statements: Iterable[tuple[Scene, Statement]
 # RefCOCO and its inverse, as MiniGPT-v2 evaluates them: x, y, width, height in px
 
 
-def _write_references(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+def _write_references(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> None:
     referring, describing = [], []
     for picture in gallery.scenes(sizes["refer"]):
         reference = language.reference(picture, gallery.rng("refer", picture))
         if reference is not None:
             referring.append(_refcoco_record(gallery, picture, reference.target, reference.phrase))
-    _write_json(folder / "refcoco" / f"refcoco_{'train' if gallery.split == 'train' else 'val'}.json", referring)
+    write_json(folder / "refcoco" / f"refcoco_{'train' if gallery.split == 'train' else 'val'}.json", referring)
     if gallery.split == "train":
         for picture in gallery.scenes(sizes["identify"]):
             thing = gallery.rng("identify", picture).choice(picture.objects)
             describing.append(_refcoco_record(gallery, picture, thing, language.region_description(thing)))
-        _write_json(folder / "refcoco" / "invrefcoco_train.json", describing)
+        write_json(folder / "refcoco" / "invrefcoco_train.json", describing)
 
 
-def _refcoco_record(gallery: _Gallery, picture: Scene, thing: SceneObject, phrase: str) -> dict[str, Any]:
+def _refcoco_record(gallery: Gallery, picture: Scene, thing: SceneObject, phrase: str) -> dict[str, Any]:
     x0, y0, x1, y1 = (edge * gallery.side for edge in thing.box)
     return {
         "img_id": f"{gallery.name(picture).removesuffix('.jpg')}_{picture.objects.index(thing)}",
@@ -221,7 +189,7 @@ def _refcoco_record(gallery: _Gallery, picture: Scene, thing: SceneObject, phras
 # COCO captions, LLaVA, cc_sbu_align
 
 
-def _write_captions(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+def _write_captions(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for picture in gallery.scenes(sizes["caption"]):
@@ -231,10 +199,10 @@ def _write_captions(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> N
             caption = language.full_caption(picture, rng)
             annotations.append({"image_id": picture.index, "id": len(annotations) + 1, "caption": caption})
     content = {"info": {"description": "shapes"}, "images": images, "licenses": [], "annotations": annotations}
-    _write_json(folder / "coco" / f"captions_{gallery.folder.name}.json", content)
+    write_json(folder / "coco" / f"captions_{gallery.folder.name}.json", content)
 
 
-def _write_llava(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None:
+def _write_llava(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> None:
     talks, details = [], []
     for picture in gallery.scenes(sizes["conversation"]):
         asked = language.conversation(picture, gallery.rng("conversation", picture))
@@ -242,11 +210,11 @@ def _write_llava(folder: Path, gallery: _Gallery, sizes: dict[str, int]) -> None
     for picture in gallery.scenes(sizes["detail"]):
         answer = language.detailed_description(picture, gallery.rng("detail", picture))
         details.append(_llava_record(gallery, picture, [("what do you see happening in this image?", answer)]))
-    _write_json(folder / "llava" / "conversation_58k.json", talks)
-    _write_json(folder / "llava" / "detail_23k.json", details)
+    write_json(folder / "llava" / "conversation_58k.json", talks)
+    write_json(folder / "llava" / "detail_23k.json", details)
 
 
-def _llava_record(gallery: _Gallery, picture: Scene, turns: list[tuple[str, str]]) -> dict[str, Any]:
+def _llava_record(gallery: Gallery, picture: Scene, turns: list[tuple[str, str]]) -> dict[str, Any]:
     said = [part for q, a in turns for part in ({"from": "human", "value": q}, {"from": "gpt", "value": a})]
     said[0] = {"from": "human", "value": f"<image>\n{turns[0][0]}"}
     return {"id": f"{picture.index:012d}", "image": gallery.name(picture), "conversations": said}
@@ -258,8 +226,8 @@ def _write_align(folder: Path, side: int, count: int) -> None:
     images.mkdir(parents=True, exist_ok=True)
     records = []
     for number in range(count):
-        picture = scene("train", (_SEED + 1) * 1_000_000 + number)
+        picture = scene("train", (SEED + 1) * 1_000_000 + number)
         (images / f"{number}.jpg").write_bytes(jpeg(draw(picture, side)))
         caption = language.detailed_description(picture, random.Random(f"align {number}"))
         records.append({"image_id": str(number), "caption": caption})
-    _write_json(folder / "cc_sbu_align" / "filter_cap.json", {"annotations": records})
+    write_json(folder / "cc_sbu_align" / "filter_cap.json", {"annotations": records})

@@ -1,0 +1,148 @@
+"""Annotation files in the layouts their datasets published → Samples, every record that is no use counted by reason.
+
+A layout is a way to iterate over records and a way to turn one record into a sample; those of a kind share a file.
+Images are looked up under every name their dataset was published with (COCO 2014 and 2017 name the same picture
+differently). A sample's turns hold the bare question, phrase or box; wordings and tags are `prompts.py`'s.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tinygptv.artifacts import Store, sha256_of
+from tinygptv.data.annotations import captions, conversations, grounding, questions
+from tinygptv.data.annotations.images import ImageFolder
+from tinygptv.data.annotations.records import Layout, Record, RejectedError
+from tinygptv.data.shapes.files import corpus_folder
+from tinygptv.definitions.mixture import Task
+from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
+from tinygptv.errors import DefinitionError
+from tinygptv.locations import local_path
+from tinygptv.sample import Sample
+
+LAYOUTS: dict[AnnotationFormat, Layout] = {
+    "cc_sbu_align": captions.ALIGN,
+    "coco_caption": captions.COCO,
+    "coco_karpathy": captions.KARPATHY,
+    "textcaps": captions.TEXTCAPS,
+    "llava_conversation": conversations.LLAVA,
+    "multitask_conversation": conversations.MULTITASK,
+    "unnatural_instruction": conversations.UNNATURAL,
+    "vqav2": questions.VQA,
+    "aokvqa": questions.AOKVQA,
+    "gqa": questions.GQA,
+    "ocrvqa": questions.OCRVQA,
+    "vsr": questions.VSR,
+    "refcoco": grounding.REFER,
+    "invrefcoco": grounding.IDENTIFY,
+    "visual_genome": grounding.REGIONS,
+    "flickr_grounded_caption": grounding.GROUNDED_CAPTION,
+    "flickr_caption_to_boxes": grounding.CAPTION_TO_BOXES,
+    "flickr_phrase_to_boxes": grounding.PHRASE_TO_BOXES,
+}
+
+TASKS: dict[AnnotationFormat, tuple[Task, ...]] = {
+    "cc_sbu_align": ("describe", "caption", "caption_only"),
+    "coco_caption": ("caption", "describe", "caption_only"),
+    "coco_karpathy": ("caption", "describe", "caption_only"),
+    "textcaps": ("caption", "describe", "caption_only"),
+    "llava_conversation": ("conversation", "explain"),
+    "multitask_conversation": ("conversation",),
+    "unnatural_instruction": ("conversation",),
+    "vqav2": ("vqa",),
+    "aokvqa": ("vqa",),
+    "gqa": ("vqa",),
+    "ocrvqa": ("vqa",),
+    "vsr": ("statement",),
+    "refcoco": ("refer",),
+    "invrefcoco": ("identify",),
+    "visual_genome": ("refer",),
+    "flickr_grounded_caption": ("ground",),
+    "flickr_caption_to_boxes": ("detect",),
+    "flickr_phrase_to_boxes": ("detect",),
+}
+"""What can be asked of each layout."""
+
+
+@dataclass
+class Annotations:
+    """What a source gave: `rows_in = len(samples) + sum(drops)`. Image paths are absolute, inside `images`."""
+
+    images: Path
+    samples: list[Sample] = field(default_factory=list)
+    rows_in: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+
+
+def read_annotations(store: Store, name: str, source: AnnotationsSource) -> Annotations:
+    """All usable samples of a source, in the order of its file. Raises as `AnnotationReader`."""
+    reader = AnnotationReader(store, name, source)
+    return Annotations(reader.images, list(reader), reader.rows_in, reader.drops)
+
+
+class AnnotationReader:
+    """Iterating gives a source's usable samples one by one; how many rows came in and were dropped is told beside.
+
+    Image paths are absolute, inside `images`. Raises DefinitionError for roles the layout does not have, DataError for
+    files that are absent or of another shape.
+    """
+
+    def __init__(self, store: Store, name: str, source: AnnotationsSource) -> None:
+        corpus = functools.partial(corpus_folder, store)
+        self._layout = LAYOUTS[source.format]
+        if set(source.files) not in self._layout.roles:
+            expected = " or ".join(" + ".join(sorted(roles)) for roles in self._layout.roles)
+            raise DefinitionError(
+                f"source '{name}', files: found {', '.join(source.files)}; {source.format} needs {expected}"
+            )
+        self._files = {role: local_path(location, corpus) for role, location in source.files.items()}
+        self._name, self._split = name, source.split
+        self.images = local_path(source.images, corpus)
+        self.rows_in = 0
+        self.drops: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Sample]:
+        """All of them, once."""
+        folder, seen = ImageFolder(self.images), set[str]()
+        for record in self._layout.records(self._files):
+            self.rows_in += 1
+            try:
+                sample = self._convert(record, folder)
+                if sample.key in seen:
+                    raise RejectedError("duplicate_key")
+            except RejectedError as reason:
+                self.drops[str(reason)] += 1
+            else:
+                seen.add(sample.key)
+                yield replace(sample, source=self._name)
+
+    def _convert(self, record: Record | RejectedError, folder: ImageFolder) -> Sample:
+        if isinstance(record, RejectedError):
+            raise record
+        try:
+            if self._split is not None and record.get("split", self._split) != self._split:
+                raise RejectedError("other_split")
+            sample = self._layout.convert(record, folder)
+            _check_text(sample)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
+            raise RejectedError("malformed_record") from None
+        if not all(turn.answer.strip() for turn in sample.turns) or not sample.turns:
+            raise RejectedError("empty_answer")
+        return sample
+
+
+def contents_of(source: AnnotationsSource) -> dict[str, str]:
+    """Content hashes of files that no artifact stands for, so that a corrected file gives what is made of it anew."""
+    outside = {role: place for role, place in source.files.items() if not place.startswith("embedded:")}
+    return {role: sha256_of(local_path(place)) for role, place in outside.items()}
+
+
+def _check_text(sample: Sample) -> None:
+    """Raises RejectedError for text that stands for no characters: bytes that were no UTF-8, or half of a pair."""
+    spoken = (text for turn in sample.turns for text in (turn.instruction, turn.answer))
+    try:
+        "".join((sample.key, *sample.answers, *spoken)).encode()
+    except UnicodeEncodeError:
+        raise RejectedError("not_utf8") from None

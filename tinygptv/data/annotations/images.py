@@ -1,0 +1,51 @@
+"""The pictures that annotations are about: found under the names a record gives them, and measured."""
+
+import functools
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from tinygptv.data.annotations.records import RejectedError
+from tinygptv.sample import ImageReference
+
+_REMEMBERED = 2**16  # images; annotations of one image mostly follow each other
+
+
+class ImageFolder:
+    """Finds images by the names a record may give them; hardly ever asks the disk twice about one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._find = functools.lru_cache(_REMEMBERED)(self._look_up)
+        self._size = functools.lru_cache(_REMEMBERED)(_size_of)
+
+    def find(self, *names: str) -> ImageReference:
+        """The first of `names` that is there. Raises RejectedError."""
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
+            raise RejectedError("image_outside_folder")
+        if image := self._find(names):
+            return image
+        raise RejectedError("missing_image")
+
+    def find_coco(self, image_id: int, *names: str) -> ImageReference:
+        """A COCO image by `names` or its id, as COCO 2014 and 2017 call it. Raises RejectedError."""
+        digits = f"{image_id:012d}.jpg"
+        return self.find(*names, f"COCO_train2014_{digits}", f"COCO_val2014_{digits}", digits)
+
+    def check_size(self, image: ImageReference, width: float, height: float) -> None:
+        """Raises RejectedError unless the picture is `width` x `height` px, or a scaled copy of one that is."""
+        across, down = self._size(image)
+        if abs(width * down - height * across) > max(width, height, across, down):
+            raise RejectedError("wrong_image_size")
+
+    def _look_up(self, names: tuple[str, ...]) -> ImageReference | None:
+        paths = (self._folder / name for name in names)
+        return next((ImageReference(str(path)) for path in paths if path.is_file()), None)
+
+
+def _size_of(image: ImageReference) -> tuple[int, int]:
+    try:
+        with Image.open(image.path) as picture:
+            return picture.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise RejectedError("unreadable_image") from None
