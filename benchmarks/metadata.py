@@ -48,7 +48,7 @@ def ours(sidecar: Path, kept: Path) -> None:
     from tinygptv.data.judging import KEPT, judge
     from tinygptv.data.rows import Rows
 
-    with connect(kept.parent, 64 << 20) as database:
+    with connect(kept.parent) as database:
         judgement = judge(Rows(database, sidecar, sidecar.parent), chain())
     first = 0
     with pq.ParquetFile(sidecar) as file, pq.ParquetWriter(kept, pa.schema([("key", pa.string())])) as writer:
@@ -90,7 +90,7 @@ def near_copies(sidecar: Path, _: Path) -> None:
     from tinygptv.data.rows import Rows
 
     (step,) = (one for one in catalog.filter_chain(CHAIN).duplicates if one.within is not None)
-    with connect(sidecar.parent, 64 << 20) as database:
+    with connect(sidecar.parent) as database:
         rows = Rows(database, sidecar, sidecar.parent)
         compare(rows, step.model_copy(update={"confirm": False})).dropped(np.ones(rows.total, np.bool_))
 

@@ -11,16 +11,13 @@ _MEMORY_BYTES = 256 << 20
 
 
 @contextlib.contextmanager
-def connect(folder: Path, memory_bytes: int = _MEMORY_BYTES) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database that spills into `folder` beyond `memory_bytes`.
-
-    Enough for any query over columns of text; one over a few numbers per row does with a quarter.
-    """
+def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory database that spills into `folder` beyond 256 MB."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="spill-") as spill:
         config: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
-            "memory_limit": f"{memory_bytes >> 20}MiB",
+            "memory_limit": f"{_MEMORY_BYTES >> 20}MiB",
             "temp_directory": spill,
         }
         with duckdb.connect(config=config) as database:

@@ -34,7 +34,7 @@ FROM fellows WINDOW same AS (PARTITION BY {by})
 _PLACEHOLDERS = (
     _REPEATED
     + """
-SELECT unnest(list(position)) AS position FROM fellows GROUP BY {by} HAVING count(DISTINCT caption) >= {captions}
+SELECT unnest(list(position)) AS position FROM fellows GROUP BY {by} HAVING count(DISTINCT hash(caption)) >= {captions}
 """
 )
 _CODES = "SELECT position, {by} AS code FROM rows WHERE {by} IS NOT NULL"

@@ -34,7 +34,6 @@ from tinygptv.errors import DataError, DefinitionError
 logger = logging.getLogger(__name__)
 
 _SAMPLES_PER_SHARD = 1000
-_LEAST_MEMORY, _MEMORY_PER_ROW = 64 << 20, 16
 _BATCH_ROWS = 1000
 
 
@@ -65,14 +64,14 @@ def filter_source(
 
     def build(draft: Path) -> Outcome:
         sidecar, images = store.folder(described.artifact) / SIDECAR, store.folder(raw.artifact)
-        with connect(draft, max(_LEAST_MEMORY, _MEMORY_PER_ROW * described.rows_out)) as database:
+        with connect(draft) as database:
             rows = Rows(database, sidecar, images, [store.folder(made.artifact) for made in earlier])
             count = _check_keys(rows, images)
             judgement = judge(rows, chain, [store.folder(made.artifact) for made in held_out])
             drops = {entry["rule"]: entry["dropped_first"] for entry in judgement.funnel if entry["dropped_first"]}
             _check_what_is_left(name, count, drops, chain.max_drop_fraction)
-            tables = _write(judgement, sidecar, images, draft)
-            write_gallery(database, draft, images)
+        tables = _write(judgement, sidecar, images, draft)
+        write_gallery(draft, images)
         kept = count - sum(drops.values())
         listed = ", ".join(f"{reason} {dropped}" for reason, dropped in drops.items()) or "nothing dropped"
         logger.info("filter %s: kept %d of %d (%s)", name, kept, count, listed)
@@ -115,8 +114,7 @@ def _probe(step: Rule | Step) -> str:
 
 def _check_keys(rows: Rows, raw: Path) -> int:
     """How many rows there are. Raises DataError if two share a key."""
-    query = "SELECT count(DISTINCT hash(key)) FROM rows WHERE NOT earlier"
-    ((distinct,),) = rows.database.sql(query).fetchall()
+    distinct = int(rows.columns("SELECT count(DISTINCT hash(key)) AS keys FROM rows WHERE NOT earlier")["keys"][0])
     if distinct != rows.count:
         raise DataError(f"{raw}: {rows.count - distinct} keys occur twice; remove this folder to have it made again")
     return rows.count

@@ -4,10 +4,9 @@ import io
 import json
 from pathlib import Path
 
-import duckdb
 from PIL import Image
 
-from tinygptv.data.database import literal
+from tinygptv.data.database import connect, literal
 from tinygptv.data.shards import SIDECAR, read_image
 
 FOLDER, INDEX = "gallery", "index.json"
@@ -19,14 +18,16 @@ _SIDE = 128
 _QUALITY = 85
 
 _CHOOSE = """
+WITH chosen AS (
+    SELECT key, row_number() OVER (PARTITION BY {reason} ORDER BY key) AS turn FROM read_parquet({rows})
+    QUALIFY turn <= {pictures} ORDER BY turn, {reason}, key LIMIT {pictures}
+)
 SELECT key, {reason} AS reason, caption, width, height, shard, "offset", length, sha256
-FROM read_parquet({rows})
-ORDER BY row_number() OVER (PARTITION BY {reason} ORDER BY key), reason, key
-LIMIT {pictures}
+FROM read_parquet({rows}) JOIN chosen USING (key) ORDER BY turn, reason, key
 """
 
 
-def write_gallery(database: duckdb.DuckDBPyConnection, filtered: Path, raw: Path) -> None:
+def write_gallery(filtered: Path, raw: Path) -> None:
     """Thumbnails of at most 24 dropped and 24 kept images of a filtered artifact, every reason in turn.
 
     `gallery/index.json` lists them: file, key, reason (null: kept), caption, width, height (px, of the stored image).
@@ -36,15 +37,16 @@ def write_gallery(database: duckdb.DuckDBPyConnection, filtered: Path, raw: Path
     gallery.mkdir(exist_ok=True)
     index = []
     sides = (("dropped", DROPPED, "reason", raw), ("kept", SIDECAR, "NULL::VARCHAR", filtered))
-    for side, file, reason, images in sides:
-        chosen = database.execute(_CHOOSE.format(reason=reason, rows=literal(filtered / file), pictures=_PICTURES))
-        names = [column[0] for column in chosen.description or []]
-        for number, values in enumerate(chosen.fetchall()):
-            row = dict(zip(names, values, strict=True))
-            name = f"{side}-{number:02d}.jpg"
-            (gallery / name).write_bytes(thumbnail(read_image(images, row)))
-            shown = {column: row[column] for column in ("key", "reason", "caption", "width", "height")}
-            index.append({"file": name} | shown)
+    with connect(filtered) as database:
+        for side, file, reason, images in sides:
+            query = _CHOOSE.format(reason=reason, rows=literal(filtered / file), pictures=_PICTURES)
+            chosen = database.sql(query)
+            for number, values in enumerate(chosen.fetchall()):
+                row = dict(zip(chosen.columns, values, strict=True))
+                name = f"{side}-{number:02d}.jpg"
+                (gallery / name).write_bytes(thumbnail(read_image(images, row)))
+                shown = {column: row[column] for column in ("key", "reason", "caption", "width", "height")}
+                index.append({"file": name} | shown)
     (gallery / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False))
 
 

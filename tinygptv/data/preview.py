@@ -18,6 +18,7 @@ from tinygptv.definitions.filters import FilterChain, Rule, Threshold
 from tinygptv.errors import DefinitionError, did_you_mean
 
 _PICTURES, _LOOKED_AT = 16, 400
+_MEMORY_BYTES = 256 << 20
 _VALUES = "CREATE TEMP TABLE measured AS SELECT position, ({value})::DOUBLE AS value FROM rows"
 _COUNTS = "SELECT count(*), count(*) FILTER ({now}), count(*) FILTER ({then}) FROM measured"
 # Most rows stay on their side. The other rules are asked about the rest only, in places from which DuckDB does not move
@@ -68,7 +69,7 @@ def preview(store: Store, source_name: str, filter_name: str, raw: Manifest, rul
     folder = store.local_root / "previews" / f"{source_name}-{filter_name}-{rule_name}"
     folder.mkdir(parents=True, exist_ok=True)
     with connect(folder) as database:
-        rows = Rows(database, store.folder(described.artifact) / SIDECAR, images)
+        rows = Rows(database, store.folder(described.artifact) / SIDECAR, images, memory_bytes=_MEMORY_BYTES)
         database.execute(_VALUES.format(value=value))
         ((total, kept, would_keep),) = database.sql(_COUNTS.format(now=now, then=then)).fetchall()
         ((goes, comes),) = database.sql(_CHANGES.format(now=now, then=then, others=others)).fetchall()

@@ -15,6 +15,9 @@ from tinygptv.data.shards import SIDECAR, read_image
 
 Positions = NDArray[np.int64]
 
+_LEAST_MEMORY, _MOST_MEMORY = 64 << 20, 4 << 30
+"""Bytes. What steps ask for is a few numbers per row, and what does not fit is spilled; but not everything can be."""
+
 _BATCH_ROWS = 20_000
 _PLACES = """
 SELECT position, key, shard, "offset", length, sha256 FROM rows JOIN wanted USING (position) ORDER BY position
@@ -29,7 +32,12 @@ class Rows:
     """
 
     def __init__(
-        self, database: duckdb.DuckDBPyConnection, sidecar: Path, images: Path, earlier: Sequence[Path] = ()
+        self,
+        database: duckdb.DuckDBPyConnection,
+        sidecar: Path,
+        images: Path,
+        earlier: Sequence[Path] = (),
+        memory_bytes: int = _LEAST_MEMORY,
     ) -> None:
         """`images` holds the shards that `sidecar` points into, each folder of `earlier` its own and a sidecar."""
         self.database = database
@@ -44,10 +52,21 @@ class Rows:
             for number, (path, size, end) in enumerate(zip(sidecars, sizes, self._ends.tolist(), strict=True))
         ]
         database.execute(f"CREATE VIEW rows AS {' UNION ALL BY NAME '.join(parts)}")
+        self._allow(memory_bytes)
 
     def columns(self, query: str) -> dict[str, NDArray[Any]]:
-        """All that a query answers, by column."""
-        return self.database.sql(query).fetchnumpy()
+        """All that a query answers, by column. One that cannot do with the memory it has is given more."""
+        try:
+            return self.database.sql(query).fetchnumpy()
+        except duckdb.OutOfMemoryException:
+            if self._memory_bytes >= _MOST_MEMORY:
+                raise
+        self._allow(2 * self._memory_bytes)
+        return self.columns(query)
+
+    def _allow(self, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
+        self.database.execute(f"SET memory_limit = '{memory_bytes >> 20}MiB'")
 
     def batches(self, query: str, batch_rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """What a query answers, in pieces."""
