@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 300.0
 class Site:
     """What a server does for each path, and what it has seen; paths it does not know are 404.
 
-    `asked` holds the times of the requests for each path, `most_connections` how many were open at once.
+    `asked` holds the times of the requests for each path, `connections` counts those that were opened.
     """
 
     address: str = ""
@@ -27,8 +27,6 @@ class Site:
     asked: dict[str, list[float]] = field(default_factory=dict)
     agents: Counter[str] = field(default_factory=Counter)
     connections: int = 0
-    open_connections: int = 0
-    most_connections: int = 0
     sent_bytes: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -48,12 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         super().setup()
         with self.site.lock:
             self.site.connections += 1
-            self.site.open_connections += 1
-            self.site.most_connections = max(self.site.most_connections, self.site.open_connections)
 
     def finish(self) -> None:
-        with self.site.lock:
-            self.site.open_connections -= 1
         with suppress(OSError):
             super().finish()
 

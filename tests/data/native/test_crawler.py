@@ -63,8 +63,15 @@ def numbered(site: Site, count: int) -> list[str]:
 
 def test_connections_are_kept_and_never_more_than_allowed(site: Site) -> None:
     assert set(ask(numbered(site, 60), connections_per_host=3).values()) == {"ok"}
-    assert site.connections <= 3 + 1, "robots.txt has one of its own"
-    assert site.most_connections <= 3
+    assert site.connections <= 3, "robots.txt comes over one of them"
+
+
+def test_an_error_page_does_not_cost_a_connection(site: Site) -> None:
+    site.pages = {f"/{number}": status(404) for number in range(20)}
+    assert set(ask([f"{site.address}/{number}" for number in range(20)], connections_per_host=2).values()) == {
+        "http_404"
+    }
+    assert site.connections <= 2
 
 
 def test_requests_keep_their_distance(site: Site) -> None:

@@ -151,9 +151,10 @@ class Crawler:
 
     def _get(self, site: Site, target: str, headers: dict[str, str]) -> Answer:
         connection = self._connections.take(site.origin) or Connection(site.origin, site.addresses, self._limits)
-        answer = connection.get(target, self._headers | headers, self._limits.max_bytes, self._agent_token)
-        self._connections.keep(site.origin, connection)
-        return answer
+        try:
+            return connection.get(target, self._headers | headers, self._limits.max_bytes, self._agent_token)
+        finally:
+            self._connections.keep(site.origin, connection)
 
     def _robots(self, site: Site) -> Robots:
         """What a site's robots.txt allows: all if it has none.
@@ -168,7 +169,7 @@ class Crawler:
             if origin != site.origin:
                 found = addresses(origin.host)
                 check_addresses(found, allow_private=False)
-            connection = Connection(origin, found, self._limits)
+            connection = self._connections.take(origin) or Connection(origin, found, self._limits)
             try:
                 answer = connection.get(_target(url), self._headers, MAX_BYTES, agent_token=None)
             except FetchError as error:
@@ -178,7 +179,10 @@ class Crawler:
                     ) from error
                 return Robots()
             finally:
-                connection.close()
+                if origin == site.origin:
+                    self._connections.keep(origin, connection)
+                else:
+                    connection.close()
             if answer.status not in REDIRECTS:
                 return parse(answer.body.decode("utf-8", errors="replace"), self._agent_token)
             url = _location(url, answer)
