@@ -36,7 +36,7 @@ from tinygptv.train.estimate import StageEstimator
 from tinygptv.train.stage import METRICS, read_metrics, train_stage
 
 RECIPE, HARDWARE = "tinygptv", "cpu_bf16"
-GLOBAL_BATCH = {"stage1": 8, "stage2": 4, "stage3": 2, "stage4": 1}
+GLOBAL_BATCH = {"stage1": 4, "stage2": 4, "stage3": 2, "stage4": 1}
 STEPS = 2
 PICTURES, CAPTION_WORDS = 16, 1200
 TOKENIZER = "embedded:backbones/shapes/tokenizer"
