@@ -20,8 +20,7 @@ CALLER = """
     import sys
     from pathlib import Path
     from tinygptv.definitions.hardware import Hardware
-    from tinygptv.train.events import read_events
-from tinygptv.train.launch import DeepSpeedLauncher
+    from tinygptv.train.launch import DeepSpeedLauncher
 
     job = Path(sys.argv[1])
     profile = Hardware.model_validate_json(sys.argv[2])

@@ -20,7 +20,7 @@ def test_one_machine_meets_nobody() -> None:
 
 def test_hosts_get_an_agent_each_over_ssh_that_ends_with_the_caller() -> None:
     two = ONE.model_copy(update={"nodes": 2, "hosts": ["first", "second"]})
-    here, there = agent_commands(two, AGENT, RANKS, {"OMP_NUM_THREADS": "1", "SECRET": "s"})
+    here, there = agent_commands(two, AGENT, RANKS, {"OMP_NUM_THREADS": "1", "HOME": "/root"})
     meeting = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "first:29400"]
     assert here == [*AGENT, str(os.getpid()), *meeting, *RANKS]
     assert there[1:] == [

@@ -6,6 +6,7 @@ Each folder beside the job file's holds a job of its own; what went wrong in it 
 import dataclasses
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def blind_at(last: int) -> Spoil:
     return spoil
 
 
+def die_at(last: int) -> Spoil:
+    """Rank 1 is killed there, unless it has been started again."""
+
+    def spoil(step: int, batches: list[Batch]) -> list[Batch]:
+        if step == last and dist.get_rank() == 1 and not started_again():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batches
+
+    return spoil
+
+
+def started_again() -> bool:
+    return os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
+
+
 def train(folder: Path, spoil: Spoil = lambda step, batches: batches) -> None:
     def batches(job: Job, model: VisionLanguageModel) -> SpoiledBatches:
         return SpoiledBatches(worker.mixture_batches(job, model), spoil)
@@ -79,6 +95,12 @@ def continue_from(before: Path, after: Path) -> None:
 
 def scenario(job: Path, beat: worker.Beat) -> None:
     root = job.parent.parent
+    if not started_again():
+        everything_but_death(root)
+    train(root / "killed", die_at(4))
+
+
+def everything_but_death(root: Path) -> None:
     train(root / "whole")
     train(root / "interrupted", stop_at(4))
     train(root / "interrupted")

@@ -127,6 +127,8 @@ def _environment(hardware: Hardware) -> dict[str, str]:
         "DS_ACCELERATOR": hardware.device,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        # Else a group that is started again meets in the store of the one before, and calls at its dead ranks.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     if hardware.device == "cpu":
         # DeepSpeed decorates an optimizer we do not use with torch.compile, whose import takes a rank longer than

@@ -8,6 +8,7 @@ The ranks find each other at the rendezvous, which is on the first machine; the 
 """
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from tinygptv.errors import LaunchError
 PORT = 29400
 ELSEWHERE = "0"
 """Instead of the caller's process id, for agents that are no children of it."""
-_PASSED_ON = ("OMP_NUM_THREADS", "DS_ACCELERATOR", "TOKENIZERS_PARALLELISM", "PYTHONUNBUFFERED", "TORCHDYNAMO_DISABLE")
+_PASSED_ON = re.compile("OMP_NUM_THREADS|DS_ACCELERATOR|TOKENIZERS_PARALLELISM|PYTHONUNBUFFERED|(TORCH|TINYGPTV_).*")
 
 
 def agent_commands(
@@ -56,6 +57,6 @@ def _meeting(hardware: Hardware, first: str) -> list[str]:
 
 def _over_ssh(host: str, command: list[str], environment: Mapping[str, str]) -> list[str]:
     """The command on another machine; the terminal (-tt) is what ends it there when the connection breaks."""
-    settings = [f"{name}={environment[name]}" for name in _PASSED_ON if name in environment]
+    settings = [f"{name}={value}" for name, value in environment.items() if _PASSED_ON.fullmatch(name)]
     there = f"cd {shlex.quote(str(Path.cwd()))} && exec env {shlex.join([*settings, *command])}"
     return ["ssh", "-tt", "-o", "BatchMode=yes", host, there]

@@ -39,9 +39,8 @@ def run(train: Callable[[Path, Beat], None]) -> None:
         train(job, heartbeat.beat)
     except Exception as error:
         record_failure(job, rank, time.time(), error)
-        if not isinstance(error, TinyGPTVError):
-            raise
-        logging.error("rank %d: %s: %s", rank, type(error).__name__, error)
+        expected = isinstance(error, TinyGPTVError)
+        logging.error("rank %d: %s: %s", rank, type(error).__name__, error, exc_info=None if expected else error)
         # Leave at once: a regular exit would wait for collectives that the other ranks are still in.
         os._exit(1)
 

@@ -79,7 +79,10 @@ def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]
     beat("building the model")
     model = build_model(job)
     training = _Training(job, folder, model, batches(job, model), beat)
-    training.run()
+    try:
+        training.run()
+    finally:
+        training.finish()
     beat("writing what was trained")
     _save_trained(job, training.engine, model, folder / TRAINED)
     dist.barrier()
@@ -112,7 +115,7 @@ class _Training:
         )
 
     def run(self) -> None:
-        """Take the steps that are left; all checkpoints are on disk then."""
+        """Take the steps that are left."""
         watch, every = self._job.stage.watch, self._job.stage.checkpoint_every
         if watch.then == "roll_back" and self._step == 0:
             self._checkpoints.save(0)
@@ -129,6 +132,9 @@ class _Training:
                 if self._metrics:
                     self._metrics.sync()
                 self._checkpoints.save(self._step)
+
+    def finish(self) -> None:
+        """Have the last checkpoint on disk; also of a training that failed after it."""
         self._checkpoints.wait()
 
     def _take(self) -> tuple[StepResult, list[str]]:
