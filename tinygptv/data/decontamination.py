@@ -19,7 +19,7 @@ from tinygptv.data.near import near_any
 from tinygptv.data.phrases import Phrases, words_of
 from tinygptv.data.pictures import PictureError, store_picture
 from tinygptv.data.rows import Positions, Rows
-from tinygptv.data.shapes.files import draw_corpus
+from tinygptv.data.shapes.files import draw_corpus, draw_held_out, is_held_out
 from tinygptv.data.shards import content_hash
 from tinygptv.definitions.filters import Decontaminate
 from tinygptv.definitions.source import AnnotationsSource, Download
@@ -35,12 +35,13 @@ def fingerprints(store: Store, name: str, source: AnnotationsSource) -> Manifest
     Pictures that cannot be decoded are counted as dropped.
     """
     embedded = any(place.startswith("embedded:") for place in (*source.files.values(), source.images))
-    parents = [draw_corpus(store).artifact] if embedded else []
+    draw = draw_held_out if is_held_out(source.images) else draw_corpus
+    parents = [draw(store).artifact] if embedded else []
     about = source.model_dump(exclude={"about", "licence"})
     definition = {"source": about, "contents": contents_of(source), "thumbnail_side": SIDE}
 
     def build(draft: Path) -> Outcome:
-        samples = read_annotations(store, name, source).samples
+        samples = read_annotations(store, name, source, lambda: store.folder(draw(store).artifact)).samples
         texts = {
             text for one in samples for turn in one.turns for text in (turn.instruction, turn.answer, *one.answers)
         }

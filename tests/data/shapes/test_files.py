@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tinygptv import catalog
 from tinygptv.artifacts import Store
 from tinygptv.data.shapes import layouts, tables
-from tinygptv.data.shapes.files import SIDE, corpus_folder, draw_corpus
+from tinygptv.data.shapes.files import SIDE, corpus_folder, draw_corpus, draw_held_out, is_held_out
 from tinygptv.data.shapes.scenes import SPLITS, draw, scene, split_of
 
 pytestmark = pytest.mark.usefixtures("small_corpus")
@@ -151,3 +152,10 @@ def test_every_image_of_a_split_shows_a_scene_of_that_split(corpus: Path) -> Non
 def test_training_annotations_show_other_scenes_than_the_tables(corpus: Path) -> None:
     indices = [int(p.stem.rpartition("_")[2]) for p in (corpus / "annotations" / "coco" / "train2014").glob("*")]
     assert min(indices) > sum(tables.SIZES.values())
+
+
+def test_the_held_out_part_alone_is_the_same_as_in_the_whole(store: Store, small_corpus: None) -> None:
+    part, whole = draw_held_out(store), draw_corpus(store)
+    assert part.files
+    assert {name: whole.files[name] for name in part.files} == part.files
+    assert all(is_held_out(catalog.source(name).images) for name in catalog.names("source") if "heldout" in name)

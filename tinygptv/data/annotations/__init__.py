@@ -7,7 +7,7 @@ differently). A sample's turns hold the bare question, phrase or box; wordings a
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -76,21 +76,25 @@ class Annotations:
     drops: Counter[str] = field(default_factory=Counter)
 
 
-def read_annotations(store: Store, name: str, source: AnnotationsSource) -> Annotations:
+def read_annotations(
+    store: Store, name: str, source: AnnotationsSource, corpus: Callable[[], Path] | None = None
+) -> Annotations:
     """All usable samples of a source, in the order of its file. Raises as `AnnotationReader`."""
-    reader = AnnotationReader(store, name, source)
+    reader = AnnotationReader(store, name, source, corpus)
     return Annotations(reader.images, list(reader), reader.rows_in, reader.drops)
 
 
 class AnnotationReader:
     """Iterating gives a source's usable samples one by one; how many rows came in and were dropped is told beside.
 
-    Image paths are absolute, inside `images`. Raises DefinitionError for roles the layout does not have, DataError for
-    files that are absent or of another shape.
+    Image paths are absolute, inside `images`; `corpus` is where embedded files lie, if it is not to be drawn whole.
+    Raises DefinitionError for roles the layout does not have, DataError for files that are absent or of another shape.
     """
 
-    def __init__(self, store: Store, name: str, source: AnnotationsSource) -> None:
-        corpus = functools.partial(corpus_folder, store)
+    def __init__(
+        self, store: Store, name: str, source: AnnotationsSource, corpus: Callable[[], Path] | None = None
+    ) -> None:
+        corpus = corpus or functools.partial(corpus_folder, store)
         self._layout = LAYOUTS[source.format]
         if set(source.files) not in self._layout.roles:
             expected = " or ".join(" + ".join(sorted(roles)) for roles in self._layout.roles)

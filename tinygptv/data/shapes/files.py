@@ -11,6 +11,7 @@ import functools
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, fingerprint
 from tinygptv.data.shapes import language, layouts, scenes, tables
@@ -18,6 +19,9 @@ from tinygptv.data.shapes import language, layouts, scenes, tables
 PLACE = "corpus/shapes"
 SIDE = 64
 """Images are squares of this many px: the largest any tiny stage looks at."""
+
+HELD_OUT = "heldout"
+"""The split whose scenes no training ever shows."""
 
 _LAYOUT_VERSION = 2  # raise it when the files change though the scenes do not
 
@@ -27,14 +31,23 @@ def draw_corpus(store: Store) -> Manifest:
 
     The manifest's `details` state what was drawn, and how many rows of each table are bad, by what is wrong with them.
     """
-    definition = {
-        "layout": _LAYOUT_VERSION,
-        "side": SIDE,
-        "tables": tables.SIZES,
-        "annotations": layouts.SIZES,
-        "scenes": _scene_fingerprint(),
-    }
+    definition = _definition() | {"tables": tables.SIZES}
     return store.make(artifact_name(PLACE, definition, []), "draw_corpus", definition, [], _build)
+
+
+def draw_held_out(store: Store) -> Manifest:
+    """The held-out annotations and their images alone: what the benchmarks ask about, in a tenth of the time."""
+    definition = _definition() | {"only": HELD_OUT}
+
+    def build(folder: Path) -> Outcome:
+        return Outcome(details=layouts.write_annotations(folder / "annotations", SIDE, HELD_OUT))
+
+    return store.make(artifact_name(f"{PLACE}_{HELD_OUT}", definition, []), "draw_held_out", definition, [], build)
+
+
+def is_held_out(images: str) -> bool:
+    """Whether a source's folder of images is that of the held-out annotations."""
+    return images == f"embedded:shapes/annotations/coco/{layouts.FOLDERS[HELD_OUT]}"
 
 
 def corpus_folder(store: Store) -> Path:
@@ -46,6 +59,10 @@ def _build(folder: Path) -> Outcome:
     counts = tables.write_tables(folder, SIDE)
     annotated = layouts.write_annotations(folder / "annotations", SIDE)
     return Outcome(details={"tables": counts, "annotations": annotated})
+
+
+def _definition() -> dict[str, Any]:
+    return {"layout": _LAYOUT_VERSION, "side": SIDE, "annotations": layouts.SIZES, "scenes": _scene_fingerprint()}
 
 
 @functools.cache

@@ -48,15 +48,17 @@ SIZES = {
 }
 """Items per split and type."""
 
-_FOLDERS = {"train": "train2014", "heldout": "val2014"}  # COCO's names of the two splits
+FOLDERS = {"train": "train2014", "heldout": "val2014"}  # COCO's names of the two splits
 _CAPTIONS_PER_IMAGE = 5
 
 
-def write_annotations(folder: Path, side: int) -> dict[str, int]:
-    """Write all files below `folder`; how many items, and images, each split holds."""
+def write_annotations(folder: Path, side: int, only: str | None = None) -> dict[str, int]:
+    """Write all files below `folder`, or those of one split; how many items, and images, each split holds."""
     counts: dict[str, int] = {}
     for split, sizes in SIZES.items():
-        gallery = Gallery(folder / "coco" / _FOLDERS[split], split, side)
+        if only not in (None, split):
+            continue
+        gallery = Gallery(folder / "coco" / FOLDERS[split], split, side)
         _write_questions(folder, gallery, sizes)
         _write_statements(folder, gallery, sizes)
         _write_references(folder, gallery, sizes)
