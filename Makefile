@@ -16,7 +16,7 @@ bench: setup          ## the benchmarks; one JSON line per figure, under benchma
 	@.venv/bin/python benchmarks/journey.py $(ARGS)
 	@.venv/bin/python benchmarks/training_step.py
 
-bench-full: setup     ## the full size on this machine: 8 GB of disk, 14 GB of memory, a quarter of an hour or more
+bench-full: setup     ## the full size on this machine: 8 GB of disk, 12 GB of memory, ten minutes on idle cores
 	@.venv/bin/python benchmarks/full_size.py $(ARGS)
 
 up: setup             ## Prefect server, worker and deployments
