@@ -39,6 +39,7 @@ from tinygptv.journey import (
 )
 from tinygptv.locations import PACKAGE
 from tinygptv.memory import PeakMemory
+from tinygptv.mix_verb import add_mix_options, mix_lines
 from tinygptv.release.layouts import LAYOUTS
 
 BACKBONES = PACKAGE / "backbones" / "shapes"
@@ -101,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.set_defaults(verbs=verbs, stage=None, model=None)
         if name == "train":
             verb.add_argument("--stage", help="only this stage, from what the stage before it left")
+        if name == "mix":
+            add_mix_options(verb)
+            verb.set_defaults(command=_mix)
         if name == "evaluate":
             verb.add_argument("--model", help="only this model: a stage's name, export or int8")
         if name == "filter":
@@ -218,6 +222,21 @@ def _filter(options: argparse.Namespace) -> int:
     run = journey.run
     shown = preview(journey.store, run.source_name, run.source.filter, raw, options.preview, options.threshold)
     print(json.dumps(asdict(shown), default=str))
+    return 0
+
+
+def _mix(options: argparse.Namespace) -> int:
+    """As `_walk`, for every mixture; then what was made, and what was asked about it."""
+    journey = _journey(options)
+    chosen = journey.arrows("mix")
+    if options.dry_run:
+        _print_plan([planned for planned in plan(journey) if planned.arrow in chosen])
+        return 0
+    with _ending_in_order():
+        for arrow in chosen:
+            _make(journey, arrow)
+    for line in mix_lines(journey, options):
+        print(line, flush=True)
     return 0
 
 

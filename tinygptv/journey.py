@@ -8,7 +8,7 @@ left in the store, so any of them can run alone, in another process, on another 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -173,6 +173,9 @@ class Journey:
 
                 mixture = self.find(Arrow("mix", run.recipe.stage(arrow.subject).mixture))
                 previous = self._previous_stage(arrow.subject)
+                if on_line:
+                    for line in self.shares(arrow.subject):
+                        on_line(line)
                 made = train_stage(store, run, self.name, arrow.subject, mixture, previous, on_line=on_line)
             case "export":
                 from tinygptv.release.export import export
@@ -192,6 +195,18 @@ class Journey:
 
                 made = report(store, run, self.name, [self.find(a) for a in self.arrows() if a.verb != "report"])
         return made
+
+    def shares(self, stage_name: str) -> Iterator[str]:
+        """How a stage draws from its finished mixture, for people: shares, and how often each sample comes."""
+        from tinygptv.data.drawing import order_seed, shares_table
+        from tinygptv.train.schedule import total_steps
+
+        stage = self.run.recipe.stage(stage_name)
+        steps, batch = total_steps(stage.schedule), stage.global_batch_size
+        sizes = [component["samples"] for component in self.find(Arrow("mix", stage.mixture)).details["components"]]
+        mixture, seed = self.run.mixtures[stage.mixture], order_seed(self.run.recipe.seed, stage_name)
+        yield f"{stage_name}: {stage.mixture}, {steps} steps of {batch}"
+        yield from (f"  {line}" for line in shares_table(mixture, sizes, seed, steps, batch))
 
     def _known_tombstones(self) -> int | None:
         """How many there were when this run began; later ones mask its data but do not make them anew."""

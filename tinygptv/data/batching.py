@@ -37,6 +37,15 @@ class Batch:
     sources: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A sample of a step, what it is asked as, and its turns as the model reads them."""
+
+    sample: Sample
+    task: Task
+    turns: tuple[Turn, ...]
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder. Raises DefinitionError if there is none, or a damaged one."""
     if not (folder / "tokenizer.json").is_file():
@@ -128,14 +137,17 @@ class Loader:
             for start in range(first, first + share, size)
         ]
 
-    def _slots(self, step: int, slots: range) -> Batch:
-        mixture = self.mixed.mixture
+    def drawn(self, step: int, slots: range) -> list[Drawn]:
+        """What some places of a step's global batch hold."""
+        inputs, components = self.collator.inputs, self.mixed.mixture.components
         places = self.mixed.draw(self.seed, step, self.global_batch_size)[slots.start : slots.stop]
-        samples = self.mixed.samples(places)
-        inputs = self.collator.inputs
-        rendered = []
-        for sample, (component, _), slot in zip(samples, places, slots, strict=True):
-            rng = random.Random(f"{self.seed} {step} {slot}")
+        drawn = []
+        for sample, (component, _), slot in zip(self.mixed.samples(places), places, slots, strict=True):
+            task, rng = components[component].task, random.Random(f"{self.seed} {step} {slot}")
             wording_rng = random.Random(f"{self.seed} {step}") if "one_wording_per_batch" in inputs.oddities else rng
-            rendered.append(render(sample, mixture.components[component].task, inputs, rng, wording_rng))
-        return self.collator.training(samples, rendered)
+            drawn.append(Drawn(sample, task, render(sample, task, inputs, rng, wording_rng)))
+        return drawn
+
+    def _slots(self, step: int, slots: range) -> Batch:
+        drawn = self.drawn(step, slots)
+        return self.collator.training([one.sample for one in drawn], [one.turns for one in drawn])

@@ -17,7 +17,6 @@ A card is a step (`per_step`, as the reference trains: a batch holds one compone
 import functools
 import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -93,9 +92,8 @@ def declared_shares(mixture: Mixture) -> list[float]:
 
 def realised_shares(mixture: Mixture, seed: int, steps: int, batch: int) -> list[float]:
     """The share of samples that each component gives in the first `steps` steps."""
-    cards = steps if mixture.draw == "per_step" else steps * batch
-    counts = Counter(_card(mixture, seed, card)[0] for card in range(cards))
-    return [counts[place] / cards for place in range(len(mixture.components))]
+    components = range(len(mixture.components))
+    return [ordinals_before(mixture, component, seed, steps, batch) / (steps * batch) for component in components]
 
 
 def shares_table(mixture: Mixture, sizes: Sequence[int], seed: int, steps: int, batch: int) -> Iterator[str]:

@@ -59,14 +59,15 @@ class ImageReader:
         if (pixels := self._kept.get(image)) is not None:
             self._kept.move_to_end(image)
             return pixels
-        pixels = decode(_bytes_of(image, key), self.side, f"{image.path}, {key}")
+        pixels = decode(read_bytes(image, key), self.side, f"{image.path}, {key}")
         self._kept[image] = pixels
         if len(self._kept) > self._room:
             self._kept.popitem(last=False)
         return pixels
 
 
-def _bytes_of(image: ImageReference, key: str) -> bytes:
+def read_bytes(image: ImageReference, key: str) -> bytes:
+    """An image as it is stored. Raises DataError naming file and key."""
     try:
         with Path(image.path).open("rb") as stream:
             stream.seek(image.offset)

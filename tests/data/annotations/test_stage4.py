@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from tinygptv import catalog
 from tinygptv.artifacts import Store
 from tinygptv.data.annotations import read_annotations
+from tinygptv.data.drawing import declared_shares, realised_shares
 from tinygptv.data.prompts import render
 from tinygptv.data.sequences import Sequences
 from tinygptv.data.shapes.twins import plain_pickle
@@ -341,6 +342,13 @@ def test_the_published_ratios_are_kept() -> None:
     assert (shares["multitask_conversation"], shares["llava_reason"], shares["gqa"]) == (3.8, 12.2, 11.5)
     assert (shares["refvg"], shares["refcocog"], shares["unnatural_instruction"]) == (9.2, 5.7, 0.8)
     assert len(by_step.components) == len(by_sample.components) == 22
+
+
+@pytest.mark.parametrize(("name", "steps", "batch"), [("stage4_multitask", 10_000, 1), ("stage4_by_sample", 1_250, 8)])
+def test_after_ten_thousand_draws_every_dataset_has_its_share(name: str, steps: int, batch: int) -> None:
+    mixture = catalog.mixture(name)
+    drawn = realised_shares(mixture, 42, steps, batch)
+    assert drawn == pytest.approx(declared_shares(mixture), abs=0.001)
 
 
 def test_published_oddities_make_text_alone_plain(store: Store, data: Path) -> None:

@@ -27,7 +27,7 @@ def _refcoco_records(files: Files) -> Iterator[Record | RejectedError]:
         yield from records(files)
         return
     refs = _refs(files)
-    boxes = {ref["ann_id"]: [] for ref in refs}
+    boxes: dict[int, list[float]] = {ref["ann_id"]: [] for ref in refs}
     for annotation in member(files["instances"], "annotations"):
         if annotation["id"] in boxes:
             boxes[annotation["id"]] = annotation["bbox"]

@@ -56,7 +56,9 @@ def _write_regions(folder: Path, pictures: list[Scene], side: int) -> None:
 
 
 def _write_refs(folder: Path, gallery: Gallery, pictures: list[Scene]) -> None:
-    images, annotations, refs = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    refs: list[dict[str, Any]] = []
     for picture in pictures:
         name = gallery.name(picture)
         images.append({"id": picture.index, "file_name": name, "width": gallery.side, "height": gallery.side})

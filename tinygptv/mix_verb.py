@@ -1,0 +1,73 @@
+"""The command line's questions to a finished mixture: how it is drawn, what a step sees, what samples look like."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tinygptv.definitions.recipe import Stage
+from tinygptv.errors import DefinitionError, did_you_mean
+from tinygptv.journey import Arrow, Journey
+from tinygptv.locations import local_path
+
+
+def add_mix_options(parser: argparse.ArgumentParser) -> None:
+    """What may be asked after the mixtures are made."""
+    parser.add_argument("--stage", help="whose mixture is shown (default: every stage's)")
+    parser.add_argument("--show", type=int, metavar="N", help="print the first samples of a stage, token for token")
+    parser.add_argument("--html", metavar="FILE", help="with --show, write them with their pictures and boxes, too")
+    parser.add_argument("--at", type=int, metavar="STEP", help="name the samples of a step")
+
+
+def mix_lines(journey: Journey, options: argparse.Namespace) -> Iterator[str]:
+    """The answer to each option, stage by stage. The mixtures are there. Raises DefinitionError for a wrong option."""
+    if options.html and (options.show is None or options.stage is None):
+        raise DefinitionError("--html shows one stage's samples; say --show N and --stage NAME too")
+    for option, least in (("show", 1), ("at", 0)):
+        given = getattr(options, option)
+        if given is not None and given < least:
+            raise DefinitionError(f"--{option} {given}: give {least} or more")
+    from tinygptv.data.drawing import order_seed
+
+    stages = {stage.stage: stage for stage in journey.run.recipe.stages}
+    if options.stage and options.stage not in stages:
+        raise DefinitionError(f"--stage {options.stage}: no such stage. {did_you_mean(options.stage, stages)}")
+    for name, stage in stages.items():
+        if options.stage in (None, name):
+            mixture = journey.find(Arrow("mix", stage.mixture))
+            yield from journey.shares(name)
+            seed = order_seed(journey.run.recipe.seed, name)
+            if options.at is not None:
+                yield from _step(journey, stage, mixture.artifact, seed, options.at)
+            if options.show is not None:
+                yield from _samples(journey, stage, mixture.artifact, seed, options)
+
+
+def _step(journey: Journey, stage: Stage, artifact: str, seed: int, step: int) -> Iterator[str]:
+    from tinygptv.data.mixing import MixedSamples
+
+    mixed = MixedSamples(journey.store, artifact)
+    places = mixed.draw(seed, step, stage.global_batch_size)
+    for (component, position), sample in zip(places, mixed.samples(places), strict=True):
+        task = mixed.mixture.components[component].task
+        images = ", ".join(image.path for image in sample.images) or "no image"
+        yield f"  step {step}: {sample.source} {task} #{position} {sample.key}  ({images})"
+
+
+def _samples(journey: Journey, stage: Stage, artifact: str, seed: int, options: argparse.Namespace) -> Iterator[str]:
+    from tinygptv.data.batching import Loader, load_tokenizer
+    from tinygptv.data.showing import line, samples_of, write_gallery
+
+    model = journey.run.recipe.model
+    tokenizer = load_tokenizer(local_path(model.language_model.tokenizer))
+    tokens = model.num_image_tokens(stage.inputs.image_size)
+    batch = stage.global_batch_size
+    loader = Loader(
+        journey.store, artifact, stage.inputs, tokenizer, num_image_tokens=tokens, global_batch_size=batch, seed=seed
+    )
+    first = list(itertools.islice(samples_of(loader, itertools.count(options.at or 0), tokenizer), options.show))
+    yield from (line(shown, coloured=sys.stdout.isatty()) for shown in first)
+    if options.html:
+        write_gallery(Path(options.html), f"{stage.stage}: {stage.mixture}", first)
+        yield f"written to {options.html}"
