@@ -6,14 +6,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.judged import ANYTHING, dropped, opened, write_rows
+from tinygptv.data.database import connect
+from tinygptv.data.duplicates import compare
 from tinygptv.data.judging import judge
 from tinygptv.data.phash import distance
 from tinygptv.data.pictures import store_picture
-from tinygptv.data.shards import content_hash
+from tinygptv.data.rows import Rows
+from tinygptv.data.shards import SIDECAR, content_hash
 from tinygptv.definitions.filters import Deduplicate, FilterChain, Placeholder
 from tinygptv.definitions.source import Download
 
@@ -99,6 +104,17 @@ def test_what_a_copy_is_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> 
         gone = dropped(write_rows(tmp_path / name, ordered), chain(by_hash_alone))
         survivors.append({row["key"] for place, row in enumerate(ordered) if place not in gone})
     assert survivors[0] == survivors[1]
+
+
+def test_a_query_that_cannot_spill_is_given_more_memory(tmp_path: Path) -> None:
+    rows = [{"url": f"{number % 40}", "caption": f"caption {number}"} for number in range(20_000)]
+    folder = write_rows(tmp_path / "rows", rows)
+    gone = Placeholder(name="gone", by="url", captions=500, why="test")
+    with connect(folder) as database:
+        scarce = Rows(database, folder / SIDECAR, folder, memory_bytes=1 << 20)
+        with pytest.raises(duckdb.OutOfMemoryException):
+            database.sql("SELECT url, list(caption) FROM rows GROUP BY url").fetchall()
+        assert len(compare(scarce, gone).dropped(np.ones(scarce.total, np.bool_))) == len(rows)
 
 
 def test_the_funnel_counts_copies_alone_and_only(tmp_path: Path) -> None:
