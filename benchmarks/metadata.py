@@ -1,6 +1,6 @@
 """Two million rows filtered and freed of copies, beside pandas; previews; growth from half a million to four.
 
-    python benchmarks/metadata.py [ROWS]
+    python benchmarks/metadata.py [ROWS] [--rounds 3]
 
 Every measurement is a process of its own, ours and the peer's in turns: so the peak of memory is its own. The metadata
 is made up in the shape of LAION's: Zipf-like words and hosts, every eighth picture a copy, captions that recur. Both
@@ -30,7 +30,6 @@ from tinygptv.definitions.filters import FilterChain
 
 CHAIN = "laion_pairs"
 COPIES = ("duplicate_image", "duplicate_caption")
-ROUNDS = 3
 PREVIEWS = {"min_side": 256.0, "similarity": 0.3, "caption_words": 4.0}
 SIDECAR = "sidecar.parquet"
 
@@ -39,7 +38,8 @@ def chain() -> FilterChain:
     """The rules of the LAION chain, and the copies that pandas can find too."""
     whole = catalog.filter_chain(CHAIN)
     duplicates = [step for step in whole.duplicates if step.name in COPIES]
-    return whole.model_copy(update={"duplicates": duplicates, "placeholders": [], "decontaminate": None})
+    others = {"placeholders": [], "decontaminate": None, "balance": None}
+    return whole.model_copy(update={"duplicates": duplicates, **others})
 
 
 def ours(sidecar: Path, kept: Path) -> None:
@@ -140,16 +140,16 @@ def measured(name: str, sidecar: Path, kept: Path) -> dict[str, Any]:
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def median(name: str, sidecars: Path, kept: Path, rounds: int = ROUNDS) -> dict[str, float]:
+def median(name: str, sidecars: Path, kept: Path, rounds: int) -> dict[str, float]:
     """Medians of several processes."""
     runs = [measured(name, sidecars, kept) for _ in range(rounds)]
     return {figure: statistics.median(run[figure] for run in runs) for figure in ("cpu", "seconds", "peak_bytes")}
 
 
-def beside_pandas(sidecar: Path, folder: Path) -> None:
+def beside_pandas(sidecar: Path, folder: Path, rounds: int) -> None:
     """In turns, so that a busy minute of the machine falls on both."""
     runs: dict[str, list[dict[str, Any]]] = {"ours": [], "pandas": []}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, done in runs.items():
             done.append(measured(name, sidecar, folder / name))
     keys = [sorted(pq.read_table(folder / name)["key"].to_pylist()) for name in runs]
@@ -165,7 +165,7 @@ def beside_pandas(sidecar: Path, folder: Path) -> None:
         report(f"filter and deduplicate, {figure}", mine, theirs, unit, goal, rows=count, kept=len(keys[0]))
 
 
-def growth(sidecar: Path, folder: Path) -> None:
+def growth(sidecar: Path, folder: Path, rounds: int) -> None:
     """Time and memory for four sizes, and the line through them."""
     counts, figures = [], []
     total = pq.read_metadata(sidecar).num_rows
@@ -173,7 +173,7 @@ def growth(sidecar: Path, folder: Path) -> None:
         path = folder / f"{count}.parquet"
         make_rows(path, count)
         counts.append(count)
-        figures.append(median("ours", path, folder / "kept", rounds=2))
+        figures.append(median("ours", path, folder / "kept", rounds))
         path.unlink()
     millions = np.array(counts) / 1e6
     for figure, unit, goal in (("cpu", "CPU s", "linear"), ("peak_bytes", "bytes", "flat")):
@@ -244,6 +244,7 @@ def main() -> None:
     """All figures, or with --work one measurement, printed as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="?", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", nargs=3, metavar=("NAME", "SIDECAR", "KEPT"))
     options = parser.parse_args()
     if options.work:
@@ -257,13 +258,13 @@ def main() -> None:
         folder = Path(place)
         sidecar = folder / SIDECAR
         make_rows(sidecar, options.rows)
-        beside_pandas(sidecar, folder)
+        beside_pandas(sidecar, folder, options.rounds)
         for rule, seconds in measured("previews", sidecar, folder / "kept")["answer"].items():
             report(f"preview of {rule}", seconds, None, "s", "< 1 s", rows=options.rows)
         for name in ("near_copies", "describe"):
             figures = measured(name, sidecar, folder / "kept")
             report(f"{name}, cpu", figures["cpu"], None, "CPU s", "-", rows=options.rows, peak=figures["peak_bytes"])
-        growth(sidecar, folder)
+        growth(sidecar, folder, options.rounds)
 
 
 if __name__ == "__main__":
