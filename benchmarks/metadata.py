@@ -68,11 +68,9 @@ def pandas(sidecar: Path, kept: Path) -> None:
     lower = rows.caption.str.lower()
     words, letters = lower.str.split(" "), rows.caption.str.replace(r"[^a-zA-Z\s]", "", regex=True).str.len()
     length = rows.caption.str.len()
-    is_varied = pd.Series(True, rows.index)
-    is_long = length >= 60
-    is_varied[is_long] = words[is_long].map(lambda each: len(set(each)) / len(each)) >= 0.34
+    varied = words[length >= 60].map(lambda each: len(set(each)) / len(each)).reindex(rows.index, fill_value=1.0)
     keep = (short >= 200) & (long / short <= 3) & (length >= 6) & (length <= 1000) & (words.str.len() >= 3)
-    keep &= (letters / length >= 0.5) & is_varied
+    keep &= (letters / length >= 0.5) & (varied >= 0.34)
     keep &= ~lower.str.contains(r"^(?:img|dsc|dscn|dscf|screenshot)[ _-]*[0-9]|\.(?:jpe?g|png|gif|webp)$")
     keep &= ~lower.str.contains("all rights reserved|click (?:here|to enlarge)|image not available|no image")
     keep &= (rows.similarity.fillna(1) >= 0.28) & (rows.punsafe.fillna(0) < 0.5) & (rows.pwatermark.fillna(0) < 0.8)
