@@ -44,6 +44,15 @@ def test_a_build_that_fails_leaves_nothing_under_the_final_name(store: Store) ->
     assert not (store.local_root / "things" / "one@0").exists()
 
 
+def test_a_build_that_refuses_to_begin_leaves_no_attempt_to_go_on_from(store: Store) -> None:
+    def refuse(folder: Path) -> Outcome:
+        raise DefinitionError("too little memory")
+
+    with pytest.raises(DefinitionError):
+        store.make("things/one@0", "build", {}, [], refuse)
+    assert not store.draft("things/one@0").exists()
+
+
 def test_an_interrupted_build_finds_its_draft_again(store: Store) -> None:
     def interrupted(folder: Path) -> Outcome:
         (folder / "half.txt").write_text("half")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tinygptv.errors import DataError, DefinitionError, StorageError
+from tinygptv.errors import DataError, DefinitionError, StorageError, TinyGPTVError
 from tinygptv.storage import LocalStorage, Storage
 
 if TYPE_CHECKING:
@@ -227,7 +227,13 @@ class Store:
                 manifest = _built(draft, artifact)
                 if manifest is None:
                     started = time.monotonic()
-                    outcome = build(draft)
+                    try:
+                        outcome = build(draft)
+                    except TinyGPTVError:
+                        # What was refused before anything was written is no attempt to go on from.
+                        with contextlib.suppress(OSError):
+                            draft.rmdir()
+                        raise
                     manifest = Manifest(
                         artifact=artifact,
                         made_by=made_by,

@@ -1,13 +1,14 @@
-"""What all decoders share: attention with TinyGPT-V's QK-norm, its norm on the attention branch, and hidden states.
+"""What all decoders share: attention with TinyGPT-V's QK-norm, its norm on the attention branch, and layers of our own.
 
 H heads, of which keys and values may have fewer; W the width of one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tinygptv.definitions.recipe import Decoder
@@ -61,10 +62,19 @@ def attention_norm(definition: Decoder) -> nn.Module:
     return nn.RMSNorm(definition.width, eps=ATTENTION_NORM_EPS) if definition.attention_norm else nn.Identity()
 
 
-class HiddenStates:
-    """For a causal language model of transformers: its decoder without the head."""
+class OwnLayers(PreTrainedModel):
+    """To be put before a causal language model of transformers, whose masks, rotary tables, cache and head stay: its
+    layers are made by `layer`, which gets a layer's number."""
 
     model: Any
+
+    def __init__(self, config: PretrainedConfig, layer: Callable[[int], nn.Module]) -> None:
+        depth = config.num_hidden_layers
+        config.num_hidden_layers = 0  # so that no stock layer is built only to be thrown away
+        super().__init__(config)
+        config.num_hidden_layers = depth
+        self.model.layers = nn.ModuleList(layer(number) for number in range(depth))
+        self.model.layers.apply(self._init_weights)
 
     def hidden_states(self, inputs_embeds: Tensor, attention_mask: Tensor | None, **options: Any) -> Tensor:
         """The decoder without its head: (B, T, D) -> (B, T, D).

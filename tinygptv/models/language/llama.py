@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from tinygptv.definitions.recipe import Llama
-from tinygptv.models.language.decoder import Attention, HiddenStates, attention_norm
+from tinygptv.models.language.decoder import Attention, OwnLayers, attention_norm
 
 
 def llama_config(definition: Llama) -> LlamaConfig:
@@ -84,13 +84,9 @@ class LlamaLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
-class LlamaLanguageModel(HiddenStates, LlamaForCausalLM):
-    """`LlamaForCausalLM` with the layers above; masks, rotary tables and the cache stay the library's."""
+class LlamaLanguageModel(OwnLayers, LlamaForCausalLM):
+    """`LlamaForCausalLM` with the layers above."""
 
     def __init__(self, definition: Llama) -> None:
         config = llama_config(definition)
-        config.num_hidden_layers = 0  # so that no stock layer is built only to be thrown away
-        super().__init__(config)
-        config.num_hidden_layers = definition.depth
-        self.model.layers = nn.ModuleList(LlamaLayer(definition, config, layer) for layer in range(definition.depth))
-        self.model.layers.apply(self._init_weights)
+        super().__init__(config, lambda layer: LlamaLayer(definition, config, layer))

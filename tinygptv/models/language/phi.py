@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.phi.modeling_phi import PhiMLP
 
 from tinygptv.definitions.recipe import Phi
-from tinygptv.models.language.decoder import Attention, HiddenStates, attention_norm
+from tinygptv.models.language.decoder import Attention, OwnLayers, attention_norm
 
 
 def phi_config(definition: Phi) -> PhiConfig:
@@ -88,13 +88,9 @@ class PhiLayer(GradientCheckpointingLayer):
         return hidden_states + branches
 
 
-class PhiLanguageModel(HiddenStates, PhiForCausalLM):
-    """`PhiForCausalLM` with the layers above; masks, rotary tables and the cache stay the library's."""
+class PhiLanguageModel(OwnLayers, PhiForCausalLM):
+    """`PhiForCausalLM` with the layers above."""
 
     def __init__(self, definition: Phi) -> None:
         config = phi_config(definition)
-        config.num_hidden_layers = 0  # so that no stock layer is built only to be thrown away
-        super().__init__(config)
-        config.num_hidden_layers = definition.depth
-        self.model.layers = nn.ModuleList(PhiLayer(definition, config, layer) for layer in range(definition.depth))
-        self.model.layers.apply(self._init_weights)
+        super().__init__(config, lambda layer: PhiLayer(definition, config, layer))
