@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygptv.definitions.recipe import Linear, Model, Phi, QFormer
+from tinygptv.definitions.model import Linear, Model, Phi, QFormer
 from tinygptv.models.language.phi import phi_config
 from tinygptv.models.weights import ADDED_NORMS, empty_model
 

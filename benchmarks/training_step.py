@@ -25,7 +25,8 @@ from tinygptv.data.sequences import Sequences
 from tinygptv.data.shapes import language
 from tinygptv.data.shapes.scenes import Scene, scene
 from tinygptv.definitions.mixture import Task
-from tinygptv.definitions.recipe import Lora, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Lora
 from tinygptv.locations import local_path
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import parameters_by_name

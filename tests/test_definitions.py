@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tinygptv import catalog
 from tinygptv.catalog import FOLDERS, resolve_run
-from tinygptv.definitions.recipe import Model
+from tinygptv.definitions.model import Model
 from tinygptv.errors import DefinitionError
 
 LOADERS = {

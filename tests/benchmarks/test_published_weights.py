@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.published_weights import write_published
 from tests.release.tiny import MODEL, NOWHERE
-from tinygptv.definitions.recipe import Model
+from tinygptv.definitions.model import Model
 from tinygptv.models.weights import empty_model, load_weights
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from tinygptv import catalog
-from tinygptv.definitions.recipe import Lora, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Lora
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from tinygptv.definitions.recipe import ConnectorPart, Linear
-from tinygptv.definitions.recipe import Neighbours as NeighboursPart
+from tinygptv.definitions.model import ConnectorPart, Linear
+from tinygptv.definitions.model import Neighbours as NeighboursPart
 from tinygptv.errors import ShapeError
 from tinygptv.models.connectors import Neighbours, build_connector
 

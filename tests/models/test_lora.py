@@ -1,7 +1,8 @@
 import torch
 from torch import Tensor
 
-from tinygptv.definitions.recipe import Lora, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Lora
 from tinygptv.models.lora import attach_lora, merge_lora, plain_name
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import LORA as LORA_NAMES

@@ -6,7 +6,8 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.definitions.recipe import Inputs, Lora, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Inputs, Lora
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.batching import load_tokenizer
-from tinygptv.definitions.recipe import Decoder, Inputs, Llama, Lora, Model, Oddity, Phi
+from tinygptv.definitions.model import Decoder, Llama, Model, Phi
+from tinygptv.definitions.recipe import Inputs, Lora, Oddity
 from tinygptv.errors import DataError
 from tinygptv.golden.description import Description, first_problem, read_description
 from tinygptv.models.weights.configs import described

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig
 
-from tinygptv.definitions import recipe
+from tinygptv.definitions import model
 from tinygptv.errors import ShapeError
 from tinygptv.models import qformer
 
@@ -32,23 +32,23 @@ class Neighbours(nn.Module):
         return image_features[:, 1:].reshape(images, (tokens - 1) // self.count, self.count * width)
 
 
-def build_connector(parts: Sequence[recipe.ConnectorPart], features_width: int) -> nn.Sequential:
+def build_connector(parts: Sequence[model.ConnectorPart], features_width: int) -> nn.Sequential:
     """(I, N, `features_width`) -> (I, image tokens, width of the last part). Nothing stands between two parts."""
     modules: list[nn.Module] = []
     width = features_width
     for part in parts:
         match part:
-            case recipe.QFormer():
+            case model.QFormer():
                 modules.append(qformer.QFormer(_qformer_config(part, width), part.queries))
-            case recipe.Linear():
+            case model.Linear():
                 modules.append(nn.Linear(width, part.width))
-            case recipe.Neighbours():
+            case model.Neighbours():
                 modules.append(Neighbours(part.count))
         width = part.output_width(width)
     return nn.Sequential(*modules)
 
 
-def _qformer_config(part: recipe.QFormer, encoder_width: int) -> Blip2QFormerConfig:
+def _qformer_config(part: model.QFormer, encoder_width: int) -> Blip2QFormerConfig:
     return Blip2QFormerConfig(
         hidden_size=part.width,
         num_hidden_layers=part.depth,

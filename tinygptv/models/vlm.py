@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from tinygptv.definitions.recipe import Lora, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import ShapeError
 from tinygptv.models.connectors import build_connector
 from tinygptv.models.language import build_language_model

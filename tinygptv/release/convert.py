@@ -20,7 +20,8 @@ from transformers import PretrainedConfig
 
 from tinygptv.artifacts import storage_errors
 from tinygptv.data.batching import load_tokenizer
-from tinygptv.definitions.recipe import LanguageModel, Phi, Recipe, Stage
+from tinygptv.definitions.model import LanguageModel, Phi
+from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.errors import HandoffError, StorageError
 from tinygptv.locations import local_path
 from tinygptv.models.language.llama import llama_config

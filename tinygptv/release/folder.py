@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.batching import load_tokenizer
-from tinygptv.definitions.recipe import Inputs, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DataError
 from tinygptv.models import weights
 from tinygptv.models.vlm import VisionLanguageModel

@@ -13,7 +13,8 @@ from tinygptv.catalog import ResolvedRun
 from tinygptv.data.tombstones import tombstones
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.recipe import BACKBONES, Lora, Model, Recipe, Stage, Trainable
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
 from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.locations import local_path
 from tinygptv.train.heartbeat import RANKS

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tinygptv.definitions.recipe import Llama, Phi
+from tinygptv.definitions.model import Llama, Phi
 
 PHI = Phi(
     architecture="phi",

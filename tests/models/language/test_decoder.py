@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.models.language.decoders import LLAMA, PHI
-from tinygptv.definitions.recipe import LanguageModel
+from tinygptv.definitions.model import LanguageModel
 from tinygptv.models.language import build_language_model
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from tests.models.language.decoders import LLAMA, assert_same_logits
-from tinygptv.definitions.recipe import Llama
+from tinygptv.definitions.model import Llama
 from tinygptv.models.language.llama import LlamaLanguageModel, llama_config
 
 

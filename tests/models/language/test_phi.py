@@ -3,7 +3,7 @@ import torch
 from transformers import PhiConfig, PhiForCausalLM
 
 from tests.models.language.decoders import PHI, assert_same_logits
-from tinygptv.definitions.recipe import Phi
+from tinygptv.definitions.model import Phi
 from tinygptv.models.language.phi import PhiLanguageModel, phi_config
 from tinygptv.models.weights.published import language_file
 from tinygptv.models.weights.stored import in_memory, read_all

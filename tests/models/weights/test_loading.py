@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tinygptv.definitions.recipe import Lora, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import (
@@ -228,7 +229,7 @@ def test_the_peak_is_the_model_and_about_one_tensor(tmp_path: Path, definition: 
     code = f"""
 from pathlib import Path
 import torch
-from tinygptv.definitions.recipe import Model
+from tinygptv.definitions.model import Model
 from tinygptv.models.weights import empty_model, load_weights
 from tinygptv.release.measure import memory
 definition = Model.model_validate_json(Path({str(tmp_path / "model.json")!r}).read_text())

@@ -2,7 +2,7 @@
 
 import torch
 
-from tinygptv.definitions.recipe import Model
+from tinygptv.definitions.model import Model
 from tinygptv.models.weights.anew import IDENTITY, rules
 from tinygptv.models.weights.published import output_norm_file
 from tinygptv.models.weights.stored import in_memory

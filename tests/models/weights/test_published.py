@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tests.models.weights import layouts
 from tinygptv import catalog
-from tinygptv.definitions.recipe import Lora, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import Handoff, LoadReport, empty_model, load_weights, open_weights, parameters_by_name

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, PhiForCausalLM
 
-from tinygptv.definitions.recipe import Lora, Model
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
 from tinygptv.golden.case import GoldenCase
 from tinygptv.models.language.phi import phi_config

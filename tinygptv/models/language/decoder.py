@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from tinygptv.definitions.recipe import Decoder
+from tinygptv.definitions.model import Decoder
 
 QK_NORM_EPS = 1e-5
 ATTENTION_NORM_EPS = 1e-6

@@ -11,7 +11,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from tinygptv.definitions.recipe import Llama
+from tinygptv.definitions.model import Llama
 from tinygptv.models.language.decoder import Attention, OwnLayers, attention_norm
 
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PhiConfig, PhiForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.phi.modeling_phi import PhiMLP
 
-from tinygptv.definitions.recipe import Phi
+from tinygptv.definitions.model import Phi
 from tinygptv.models.language.decoder import Attention, OwnLayers, attention_norm
 
 

@@ -19,7 +19,8 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygptv.definitions.recipe import LanguageModel, Lora, Phi
+from tinygptv.definitions.model import LanguageModel, Phi
+from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
 from tinygptv.models.weights.anew import LORA
 from tinygptv.models.weights.files import open_weights

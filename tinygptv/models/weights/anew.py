@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tinygptv.definitions.recipe import Linear, Model, QFormer
+from tinygptv.definitions.model import Linear, Model, QFormer
 
 ADDED_NORMS = re.compile(
     r"language_model\.model\.layers\.\d+\.(self_attn\.[qk]_layernorm|attention_norm)\.(weight|bias)"

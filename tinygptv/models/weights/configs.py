@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinygptv.definitions.recipe import LanguageModel, Llama, Phi
+from tinygptv.definitions.model import LanguageModel, Llama, Phi
 from tinygptv.errors import HandoffError
 
 _ARCHITECTURES = {"phi": "phi", "phi-msft": "phi", "llama": "llama"}

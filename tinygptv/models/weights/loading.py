@@ -15,7 +15,8 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from tinygptv.definitions.recipe import Linear, Lora, Model, QFormer
+from tinygptv.definitions.model import Linear, Model, QFormer
+from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
 from tinygptv.locations import local_path
 from tinygptv.models.lora import plain_name

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinygptv.definitions.recipe import LanguageModel, Linear, Model, Phi, QFormer
+from tinygptv.definitions.model import LanguageModel, Linear, Model, Phi, QFormer
 from tinygptv.errors import HandoffError
 from tinygptv.models.weights.fusing import fuse_heads, interleave_heads
 from tinygptv.models.weights.stored import Table, derived

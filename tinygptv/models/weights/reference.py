@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tinygptv.definitions.recipe import Linear, Model, QFormer
+from tinygptv.definitions.model import Linear, Model, QFormer
 from tinygptv.errors import HandoffError
 from tinygptv.models.weights.anew import LORA
 from tinygptv.models.weights.published import REFERENCE_PROJECTIONS

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygptv.definitions.recipe import Model
+from tinygptv.definitions.model import Model
 from tinygptv.models.weights.reference import to_reference
 
 

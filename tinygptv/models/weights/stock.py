@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from tinygptv.definitions.recipe import LanguageModel, Phi
+from tinygptv.definitions.model import LanguageModel, Phi
 from tinygptv.models.weights.fusing import split_heads
 
 FUSED, SPLIT = ".query_key_value.", tuple(f".{part}_proj." for part in "qkv")
