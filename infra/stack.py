@@ -225,6 +225,8 @@ def _is_free(port: int) -> bool:
 
 def _start_server(port: int) -> None:
     print(f"starting the Prefect server on http://127.0.0.1:{port}", flush=True)
+    # Without this the pages ask port 4200 for their content, wherever they came from.
+    os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
     server = _spawn("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
     _wait_for_health(port, lambda: server.poll() is None)
 

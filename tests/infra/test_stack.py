@@ -1,11 +1,13 @@
 """The embedded stack, on a copy of the flows: it starts, runs, recovers, refuses, and leaves nothing behind."""
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -87,7 +89,8 @@ def test_the_stack_runs_recovers_from_a_killed_worker_and_leaves_no_process(tmp_
     try:
         code, told = stack(*run, "recipe=minni")
         assert code == 1 and "Did you mean 'mini'?" in told
-        assert f"http://127.0.0.1:{environment['TINYGPTV_PORT']}/api" in (checkout / "prefect.toml").read_text()
+        server = f"http://127.0.0.1:{environment['TINYGPTV_PORT']}"
+        assert f"{server}/api" in (checkout / "prefect.toml").read_text()
 
         code, told = stack(*run, "resipe=mini")
         assert code == 1 and "curate/local has no such parameter. Did you mean 'recipe'?" in told
@@ -97,6 +100,8 @@ def test_the_stack_runs_recovers_from_a_killed_worker_and_leaves_no_process(tmp_
         with serve(tmp_path / "mini") as address:
             environment["TINYGPTV_BASE_URL"] = address
             code, told = stack(*run, f"recipe={RECIPE}")
+        with urllib.request.urlopen(f"{server}/ui-settings", timeout=10) as answer:
+            assert json.load(answer)["api_url"] == f"{server}/api", "the pages ask another server"
         assert code == 0 and f"{PICTURES} of {PICTURES + DEAD_LINKS} pairs kept" in told
     finally:
         code, told = stack("down")
