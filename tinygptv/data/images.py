@@ -7,8 +7,10 @@ no flip, no rotation by EXIF: source `blip2_image_train` and `blip2_image_eval` 
 import io
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -41,6 +43,18 @@ def normalise(pixels: Pixels) -> NDArray[np.float32]:
     for channel, of_byte in enumerate(_VALUES):
         values[:, channel] = of_byte[pixels[..., channel]]
     return values
+
+
+def transform(side: int) -> dict[str, Any]:
+    """Everything that decides which values an image's bytes become, as JSON-like values; what `decode` and `normalise`
+    do."""
+    return {
+        "image_size": side,
+        "decoder": f"Pillow {PIL.__version__}",
+        "resize": "bicubic",
+        "mean": MEAN.tolist(),
+        "deviation": DEVIATION.tolist(),
+    }
 
 
 class ImageReader:

@@ -275,7 +275,7 @@ class MixedSamples:
         self.tombstones = len(wanted)
         self._masked = _masked_rows(store, artifact, folder / SAMPLES, wanted) if wanted else None
         self.masks = self._masks(artifact)
-        self._root = functools.cache(functools.partial(_root_folder, store))
+        self._root = functools.cache(functools.partial(root_folder, store))
 
     def draw(self, seed: int, step: int, batch: int) -> list[tuple[int, int]]:
         """The places, (component, position), of a step's samples; see `drawing.draw`."""
@@ -321,7 +321,8 @@ def _masked_rows(store: Store, artifact: str, samples: Path, wanted: list[Tombst
     return masked_rows(store, artifact, samples, wanted)
 
 
-def _root_folder(store: Store, root: str) -> Path:
+def root_folder(store: Store, root: str) -> Path:
+    """Where the paths of a mixture's images start that name this root: an artifact, or a definition's location."""
     if root.startswith(LOCATION_PREFIXES):
         return local_path(root, functools.partial(corpus_folder, store))
     return store.folder(root)

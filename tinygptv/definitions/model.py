@@ -4,6 +4,7 @@ Sizes use the field's words: `width` is the hidden size, `depth` the number of l
 feed-forward, all in units of features. Sources of the values: each recipe file says.
 """
 
+import itertools
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -164,6 +165,18 @@ class Model(Definition):
         for part in self.connector:
             tokens = part.output_tokens(tokens)
         return tokens
+
+    @property
+    def front(self) -> list[ConnectorPart]:
+        """The connector's parts before its first projection; they and the vision encoder are what can stay frozen."""
+        return list(itertools.takewhile(lambda part: not isinstance(part, Linear), self.connector))
+
+    def features_shape(self, image_size: int) -> tuple[int, int]:
+        """Tokens and their width that the vision encoder and `front` make of one image of `image_size` px."""
+        tokens, width = self.vision_encoder.num_tokens(image_size), self.vision_encoder.width
+        for part in self.front:
+            tokens, width = part.output_tokens(tokens), part.output_width(width)
+        return tokens, width
 
     def weight_files(self) -> list[str]:
         """Locations of all pretrained weights."""
