@@ -1,6 +1,7 @@
 """image_features -> image_embeds: the connector parts of a recipe, in order."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig
@@ -39,7 +40,7 @@ def build_connector(parts: Sequence[model.ConnectorPart], features_width: int) -
     for part in parts:
         match part:
             case model.QFormer():
-                modules.append(qformer.QFormer(_qformer_config(part, width), part.queries))
+                modules.append(qformer.QFormer(qformer_config(part, width), part.queries))
             case model.Linear():
                 modules.append(nn.Linear(width, part.width))
             case model.Neighbours():
@@ -48,7 +49,8 @@ def build_connector(parts: Sequence[model.ConnectorPart], features_width: int) -
     return nn.Sequential(*modules)
 
 
-def _qformer_config(part: model.QFormer, encoder_width: int) -> Blip2QFormerConfig:
+def qformer_config(part: model.QFormer, encoder_width: int, **fields: Any) -> Blip2QFormerConfig:
+    """The library's configuration of a Q-Former that reads features of `encoder_width`; `fields` are for its texts."""
     return Blip2QFormerConfig(
         hidden_size=part.width,
         num_hidden_layers=part.depth,
@@ -56,4 +58,5 @@ def _qformer_config(part: model.QFormer, encoder_width: int) -> Blip2QFormerConf
         intermediate_size=part.mlp_width,
         cross_attention_frequency=part.cross_attention_every,
         encoder_hidden_size=encoder_width,
+        **fields,
     )

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
+from tinygptv.errors import HandoffError
 from tinygptv.models.vision import load_strictly
 
 # Additive, not boolean: under eager attention the library adds a boolean mask to the scores, silently wrong.
@@ -46,17 +47,36 @@ class QFormer(nn.Module):
         return qformer
 
 
+class WordHead(nn.Sequential):
+    """BERT's head over the vocabulary: (…, D) -> (…, vocabulary)."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.activation = nn.GELU()
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.words = nn.Linear(width, vocabulary)
+
+
 class ImageTextQFormer(QFormer):
     """The Q-Former with its text side, and the heads of BLIP-2's three objectives.
 
     Ids are those of the language model's tokenizer plus two rows at the end of the vocabulary: `cls_id` begins a text
     to be compared, `dec_id` one to be generated. Masks (rows are queries, then text) as in LAVIS:
     contrast  [[1, 0], [0, 1]]   matching  [[1, 1], [1, 1]]   generation  [[1, 0], [1, tril]]
+    BLIP-2 itself reads BERT's vocabulary, whose own `[CLS]` begins a text to be compared, and writes through BERT's
+    head. `writes_with` names the head: a file may also come without one.
     """
 
     reads_text = True
 
-    def __init__(self, config: Blip2QFormerConfig, query_tokens: int, contrast_width: int = 256) -> None:
+    def __init__(
+        self,
+        config: Blip2QFormerConfig,
+        query_tokens: int,
+        contrast_width: int = 256,
+        writes_with: Literal["linear", "bert"] | None = "linear",
+    ) -> None:
         super().__init__(config, query_tokens)
         self.cls_id, self.dec_id = config.vocab_size - 2, config.vocab_size - 1
         self.embeddings = Blip2TextEmbeddings(config)
@@ -65,7 +85,10 @@ class ImageTextQFormer(QFormer):
         self.vision_projection = nn.Linear(config.hidden_size, contrast_width)
         self.text_projection = nn.Linear(config.hidden_size, contrast_width)
         self.itm_head = nn.Linear(config.hidden_size, 2)
-        self.itg_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.itg_head: nn.Module | None = None
+        if writes_with is not None:
+            build = nn.Linear if writes_with == "linear" else WordHead
+            self.itg_head = build(config.hidden_size, config.vocab_size)
         self.temperature = nn.Parameter(torch.tensor(0.07))
 
     def image_embedding(self, query_outputs: Tensor) -> Tensor:
@@ -91,7 +114,12 @@ class ImageTextQFormer(QFormer):
         return self.itm_head(states[:, :queries]).mean(dim=1)
 
     def generation_logits(self, image_features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Next-token logits given the picture: (B, T, vocabulary). Texts begin with `dec_id`."""
+        """Next-token logits given the picture: (B, T, vocabulary). Texts begin with `dec_id`.
+
+        Raises HandoffError if the weights came without the head for it.
+        """
+        if self.itg_head is None:
+            raise HandoffError("this Q-Former's weights hold no head to write captions with; use LAVIS's first stage")
         queries, length = self.query_tokens.shape[1], input_ids.shape[1]
         seen = torch.zeros(queries + length, queries + length, dtype=torch.bool, device=input_ids.device)
         seen[:, :queries] = True

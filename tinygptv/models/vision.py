@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
+from tinygptv.definitions import model
 from tinygptv.errors import HandoffError, ShapeError
 
 POSITIONS = "embeddings.position_embedding"
@@ -21,6 +22,19 @@ def vision_config(**fields: Any) -> Blip2VisionConfig:
     picture; ours starts like any other transformer.
     """
     return Blip2VisionConfig(**{"initializer_range": 0.02} | fields)
+
+
+def build_vision_encoder(definition: model.VisionEncoder, image_size: int) -> "VisionEncoder":
+    """The encoder that a recipe or scorer defines, for pictures of `image_size` px; without its weights."""
+    config = vision_config(
+        hidden_size=definition.width,
+        num_hidden_layers=definition.depth,
+        num_attention_heads=definition.heads,
+        intermediate_size=definition.mlp_width,
+        patch_size=definition.patch_size,
+        image_size=image_size,
+    )
+    return VisionEncoder(config)
 
 
 class VisionEncoder(nn.Module):

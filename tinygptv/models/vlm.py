@@ -12,8 +12,9 @@ from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import ShapeError
 from tinygptv.models.connectors import build_connector
 from tinygptv.models.language import build_language_model
+from tinygptv.models.language.decoder import packed_mask
 from tinygptv.models.lora import attach_lora
-from tinygptv.models.vision import VisionEncoder, vision_config
+from tinygptv.models.vision import build_vision_encoder
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 
 
@@ -26,20 +27,11 @@ class VisionLanguageModel(nn.Module):
 
     def __init__(self, model: Model, image_size: int, lora: Lora | None = None) -> None:
         super().__init__()
-        vision = model.vision_encoder
         self.image_size = image_size
         self.num_image_tokens = model.num_image_tokens(image_size)
-        self.vision_encoder = VisionEncoder(
-            vision_config(
-                hidden_size=vision.width,
-                num_hidden_layers=vision.depth,
-                num_attention_heads=vision.heads,
-                intermediate_size=vision.mlp_width,
-                patch_size=vision.patch_size,
-                image_size=image_size,
-            )
-        )
-        self.connector = build_connector(model.connector, vision.width)
+        self._parts_in_front = len(model.front)
+        self.vision_encoder: nn.Module = build_vision_encoder(model.vision_encoder, image_size)
+        self.connector = build_connector(model.connector, model.vision_encoder.width)
         self.language_model = build_language_model(model.language_model)
         if lora is not None:
             attach_lora(self.language_model, lora)
@@ -51,6 +43,17 @@ class VisionLanguageModel(nn.Module):
             if not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
         return self
+
+    def split_front(self) -> nn.Sequential:
+        """Take off all parts before the first projection, as one: (I, 3, H, W) -> (I, tokens, width).
+
+        What is left goes by the same names, and takes the features of that part wherever it took pixel values.
+        """
+        front = nn.Sequential(self.vision_encoder, *self.connector[: self._parts_in_front])
+        self.vision_encoder = nn.Identity()
+        for position in range(self._parts_in_front):
+            self.connector[position] = nn.Identity()
+        return front
 
     def image_embeds(self, pixel_values: Tensor) -> Tensor:
         """(I, 3, H, W) -> (I, image tokens, D)."""
@@ -71,19 +74,29 @@ class VisionLanguageModel(nn.Module):
                 f"({self.num_image_tokens} each); every image needs its run of slots, in reading order"
             )
         if images == 0:
-            blank = pixel_values.new_zeros(1, 3, self.image_size, self.image_size)
+            blank = pixel_values.new_zeros(1, *pixel_values.shape[1:])
             return embeds + 0.0 * self.image_embeds(blank).sum()
         return embeds.masked_scatter(slots[..., None], self.image_embeds(pixel_values).to(embeds.dtype))
 
     def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        position_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean next-token loss over the labelled positions (scalar, float32), and the logits there (labels, V).
 
-        The head, the widest product of the model, runs only where there is something to predict.
+        Sequences may share a row if position_ids (B, T) count from 0 in each of them. The head, the widest product of
+        the model, runs only where there is something to predict.
         """
         embeds = self.inputs_embeds(pixel_values, input_ids)
-        states = self.language_model.hidden_states(embeds, attention_mask)
+        if position_ids is None:
+            states = self.language_model.hidden_states(embeds, attention_mask)
+        else:
+            mask = packed_mask(attention_mask, position_ids)
+            states = self.language_model.hidden_states(embeds, mask, position_ids=position_ids)
         targets = labels[:, 1:]
         labelled = targets != IGNORE_INDEX
         logits = self.language_model.lm_head(states[:, :-1][labelled]).float()

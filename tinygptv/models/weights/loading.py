@@ -66,9 +66,11 @@ def load_weights(
     handoff: Handoff | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    unread: tuple[str, ...] = (),
 ) -> LoadReport:
     """Fill `model` from the files its definition names, then from what earlier stages trained; the rest begins anew.
 
+    Parameters whose plain names begin with one of `unread` stay without memory; they are accounted for like the others.
     Raises HandoffError, naming file and tensor, for anything missing, left over or of another shape.
     """
     parameters = parameters_by_name(model)
@@ -88,7 +90,9 @@ def load_weights(
         for pattern, how in rules(definition).items()
         if pattern.search(name)
     }
-    _refuse_missing(parameters.keys() - begins_anew.keys(), table, dict(sources))
+    refuse_missing(parameters.keys() - begins_anew.keys(), table, dict(sources))
+    table = {name: stored for name, stored in table.items() if not name.startswith(unread)}
+    begins_anew = {name: how for name, how in begins_anew.items() if not name.startswith(unread)}
     fill(model, table, dtype)
     names = {plain_name(name): name for name, _ in model.named_parameters()}
     for name in begins_anew:
@@ -107,7 +111,7 @@ def load_state(model: nn.Module, path: Path) -> None:
     """
     table, wanted = open_weights(path), model.state_dict()
     check_places(table, str(path), wanted)
-    _refuse_missing(wanted, table, [str(path)])
+    refuse_missing(wanted, table, [str(path)])
     fill(model, table)
 
 
@@ -214,7 +218,8 @@ def check_places(table: Table, place: str, parameters: Mapping[str, Tensor]) -> 
         )
 
 
-def _refuse_missing(expected: Collection[str], found: Collection[str], places: Collection[str]) -> None:
+def refuse_missing(expected: Collection[str], found: Collection[str], places: Collection[str]) -> None:
+    """Raise HandoffError, naming the files `places`, unless all that is expected was found."""
     if missing := sorted(set(expected) - set(found)):
         raise HandoffError(
             f"{', '.join(places)}: does not fit the model: {len(missing)} missing ({_some(missing)}); "

@@ -37,6 +37,14 @@ LAVIS_VISION = [
     (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.\1.self_attn.projection."),
     (r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
 ]
+LAVIS_TEXT = [
+    (r"^Qformer\.bert\.embeddings\.(word|position)_", r"embeddings.\1_"),
+    (r"^Qformer\.cls\.predictions\.transform\.dense\.", "itg_head.dense."),
+    (r"^Qformer\.cls\.predictions\.transform\.LayerNorm\.", "itg_head.norm."),
+    (r"^Qformer\.cls\.predictions\.(decoder\.)?", "itg_head.words."),
+    (r"^(vision|text)_proj\.", r"\1_projection."),
+    (r"^temp$", "temperature"),
+]
 LAVIS_QFORMER = [
     (r"^Qformer\.bert\.embeddings\.LayerNorm\.", "model.layernorm."),
     (r"^Qformer\.bert\.encoder\.", "model.encoder."),
@@ -63,6 +71,12 @@ REFERENCE_PROJECTIONS = ("llama_proj", "llama_proj2")
 _OUTPUT_NORM = "vision_encoder.model.post_layernorm."
 _COMPUTED = (r"(.*\.)?(position_ids|inv_freq)$|.*\.mixer\.rotary_emb\.", "a buffer, computed anew")
 _UNUSED_VISION = (r"(norm|fc_norm|head)\.|mask_token$", "a head that BLIP-2 does not use")
+_UNUSED_BESIDE_TEXT = [
+    (r"(t5|opt)_(proj|model)\.|language_(projection|model)\.", "the language model BLIP-2 was trained with"),
+    (r"Qformer\.cls\.predictions\.decoder\.bias$", "another name of a tensor that is read"),
+    (r"visual_encoder\.", "the vision encoder, which is read from its own file"),
+    (r"vision_model\.(?!post_layernorm\.)", "the vision encoder, which is read from its own file"),
+]
 _UNUSED_QFORMER = [
     (r"(t5|opt)_(proj|model)\.|language_(projection|model)\.", "the language model BLIP-2 was trained with"),
     (r"Qformer\.cls\.|(vision_proj|text_proj|itm_head)\.|temp$", "a head of BLIP-2's first stage"),
@@ -148,6 +162,32 @@ def _refuse_other_blip2(table: Table, definition: QFormer, where: str) -> None:
                 f"{where}: a BLIP-2 {told} (it holds '{found}'), but the recipe says pretrained_with: {wanted}; its "
                 f"queries speak to another decoder. Use {kinds[wanted][2]}"
             )
+
+
+def image_text_file(table: Table, where: str) -> Translation:
+    """A Q-Former with its text side and heads, as `qformer.…`, and the vision encoder's output norm if it is there.
+
+    Of LAVIS's first stage, of Hugging Face's retrieval model, or in our own layout. Raises HandoffError for a BLIP-2
+    without the heads, as those of the second stage are.
+    """
+    is_lavis = any(name.startswith("Qformer.") for name in table)
+    if (is_lavis or any(name.startswith("qformer.") for name in table)) and "itm_head.weight" not in table:
+        raise HandoffError(
+            f"{where}: a BLIP-2 without the heads that match pictures and texts; use LAVIS's blip2_pretrained.pth, or "
+            "the Blip2ForImageTextRetrieval of Hugging Face"
+        )
+    kept, left_out = _sort_out(table, [_COMPUTED, *_UNUSED_BESIDE_TEXT])
+    if is_lavis:
+        rules = [(r"^ln_vision\.", _OUTPUT_NORM), *LAVIS_TEXT, *LAVIS_QFORMER, (r"^(?!vision_encoder\.)", "qformer.")]
+        return Translation("BLIP-2's first stage as LAVIS names it", _rename(kept, rules), left_out)
+    if any(name.startswith("qformer.") for name in table):
+        rules = [
+            (r"^qformer\.", "model."),
+            (r"^vision_model\.", "vision_encoder.model."),
+            (r"^(?!vision_encoder\.)", "qformer."),
+        ]
+        return Translation("BLIP-2's first stage as Hugging Face names it", _rename(kept, rules), left_out)
+    return Translation("our own layout", _prefixed("qformer.", table), {})
 
 
 def projection_file(table: Table, prefix: str, definition: Linear, where: str) -> Translation:
