@@ -17,6 +17,7 @@ LOADERS = {
     "mixture": catalog.mixture,
     "benchmark": catalog.benchmark,
     "recipe": catalog.recipe,
+    "template": catalog.template,
     "hardware": catalog.hardware,
 }
 ALL = [(kind, name) for kind in LOADERS for name in catalog.names(kind)]

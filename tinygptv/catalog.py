@@ -2,10 +2,10 @@
 
 A definition's name is its file stem, or the path of any `.yaml` file. Your own may lie in a folder that
 $TINYGPTV_DEFINITIONS names, in subfolders called as the shipped ones (sources, filters, mixtures, benchmarks, recipes,
-hardware); they are looked at first. A recipe may begin with `base: NAME` and say only what differs from it; it is asked
-for as NAME or, with the paper's ablations, as NAME:SWITCH[:SWITCH…]. `resolve_run` is the one gate in front of all
-work: it returns every definition a run needs, or raises a DefinitionError that names file, field, what was found and
-what to do.
+templates, hardware); they are looked at first. A recipe may begin with `base: NAME` and say only what differs from it;
+it is asked for as NAME or, with the paper's ablations, as NAME:SWITCH[:SWITCH…]. `resolve_run` is the one gate in front
+of all work: it returns every definition a run needs, or raises a DefinitionError that names file, field, what was found
+and what to do.
 """
 
 import os
@@ -25,6 +25,7 @@ from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, Table
+from tinygptv.definitions.template import INSTRUCTION, Template
 from tinygptv.errors import DefinitionError, did_you_mean
 from tinygptv.locations import CHECKOUT, PACKAGE
 
@@ -37,6 +38,7 @@ FOLDERS: dict[str, Path] = {
     "mixture": CHECKOUT / "datasets" / "mixtures",
     "benchmark": CHECKOUT / "datasets" / "benchmarks",
     "recipe": PACKAGE / "recipes",
+    "template": PACKAGE / "templates",
     "hardware": CHECKOUT / "infra" / "hardware",
 }
 OWN_DEFINITIONS = "TINYGPTV_DEFINITIONS"
@@ -99,6 +101,11 @@ def benchmark(name: str) -> Benchmark:
 def hardware(name: str) -> Hardware:
     """The profile in `infra/hardware/<name>.yaml`."""
     return _load("hardware", name, TypeAdapter(Hardware))
+
+
+def template(name: str) -> Template:
+    """The template in `tinygptv/templates/<name>.yaml`."""
+    return _load("template", name, TypeAdapter(Template))
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,7 @@ def _load(kind: str, name: str, adapter: "TypeAdapter[T]") -> T:
     path = _find(kind, name)
     content = _read(path)
     if kind == "recipe":
-        content = _with_base(path, content)
+        content = _with_templates(path, _with_base(path, content))
     try:
         return adapter.validate_python(content)
     except ValidationError as error:
@@ -226,6 +233,29 @@ def _with_base(path: Path, content: Any) -> Any:
         seen.append(above)
         content = derive(_read(above), changes)
     return content
+
+
+def _with_templates(path: Path, content: Any) -> Any:
+    """A recipe's content with the templates that its stages name in their place, under what the stages say."""
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), list):
+        return content
+    where = f"{_shown(path)}, stages"
+    stages = [_with_template(f"{where}[{place}]", stage) for place, stage in enumerate(content["stages"])]
+    return content | {"stages": stages}
+
+
+def _with_template(where: str, stage: Any) -> Any:
+    inputs = stage.get("inputs") if isinstance(stage, dict) else None
+    name = inputs.get("template") if isinstance(inputs, dict) else None
+    if not isinstance(name, str) or INSTRUCTION in name:
+        return stage
+    if name not in names("template"):
+        raise DefinitionError(
+            f"{where}.inputs.template: {name!r} is no file of {_shown(FOLDERS['template'])}/, and a template of one's "
+            f"own needs exactly one {{}} where the instruction goes. {did_you_mean(name, names('template'))}"
+        )
+    named = template(name).model_dump(exclude={"about"}, exclude_unset=True)
+    return stage | {"inputs": named | {key: value for key, value in inputs.items() if key != "template"}}
 
 
 def _shown(path: Path) -> Path:

@@ -3,7 +3,7 @@
 import pytest
 
 from tinygptv.data.boxes import CODECS, Box, box_text, read_box, respell
-from tinygptv.definitions.recipe import BoxForm
+from tinygptv.definitions.template import BoxForm
 
 
 def test_boxes_are_truncated_never_rounded() -> None:
@@ -39,7 +39,7 @@ def test_the_first_well_formed_box_of_an_answer_counts(
 def test_every_family_reads_what_it_writes_to_within_a_cell(form: BoxForm, box: Box) -> None:
     codec = CODECS[form]
     (read,) = codec.read(f"it is at {codec.write(box)}.")
-    assert read == pytest.approx(box, abs=1.001 / codec.cells)
+    assert read == pytest.approx(box, abs=1.001 / max(codec.unit, 100))
     assert codec.write(read) == codec.write(*codec.read(codec.write(read)))
     assert len(list(codec.read(codec.write(box, box)))) == 2
     text = f"a {codec.write(box, box)} b {codec.write(box)}"
@@ -52,6 +52,7 @@ def test_every_family_reads_what_it_writes_to_within_a_cell(form: BoxForm, box: 
         ("percent", "{<12><50><50><100>}"),
         ("cogvlm", "[[129,500,500,999]]"),
         ("qwen_vl", "<box>(129,500),(500,999)</box>"),
+        ("fractions", "[0.13, 0.5, 0.5, 1.0]"),
     ],
 )
 def test_boxes_look_as_published(form: BoxForm, text: str) -> None:
@@ -62,3 +63,16 @@ def test_texts_with_boxes_of_their_own_are_respelled_from_what_they_say() -> Non
     assert respell(["{<10><20><30><40>}"], (), "cogvlm") == ["[[100,200,300,400]]"]
     assert respell(["{<10><20><30><40>}"], [(0.1009, 0.2, 0.3, 0.4)], "cogvlm") == ["[[100,200,300,400]]"]
     assert respell(["no box"], [(0.1, 0.2, 0.3, 0.4)], "qwen_vl") == ["no box"]
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("percent", "<p>A man</p> {<10><20><30><40>} waits."),
+        ("cogvlm", "A man [[100,200,300,400]] waits."),
+        ("qwen_vl", "<ref>A man</ref><box>(100,200),(300,400)</box> waits."),
+        ("fractions", "A man [0.1, 0.2, 0.3, 0.4] waits."),
+    ],
+)
+def test_a_phrase_in_front_of_its_box_is_marked_as_the_family_marks_it(form: BoxForm, text: str) -> None:
+    assert respell(["<p>A man</p> {<10><20><30><40>} waits."], (), form) == [text]

@@ -166,6 +166,7 @@ def test_several_images_come_first_or_where_they_are_named() -> None:
         ("cogvlm", "what is in [[129,000,500,999]]", "it is [[129,000,500,999;000,000,100,100]]."),
         ("qwen_vl", "what is in <box>(129,0),(500,999)</box>",
          "it is <box>(129,0),(500,999)</box><box>(0,0),(100,100)</box>."),
+        ("fractions", "what is in [0.13, 0.0, 0.5, 1.0]", "it is [0.13, 0.0, 0.5, 1.0], [0.0, 0.0, 0.1, 0.1]."),
     ],
 )  # fmt: skip
 def test_boxes_are_written_as_the_family_writes_them(form: str, question: str, answer: str) -> None:

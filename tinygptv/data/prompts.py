@@ -1,20 +1,21 @@
 """Turns → the exact text a model reads: task tags, instruction wordings, the chat template, and boxes as text.
 
-A rendered prompt is one string with `<ImageHere>` where the image's tokens go; the pieces around it are tokenised
-apart, as the published models were trained. Sources: MiniGPT-4 `prompts/alignment.txt`, MiniGPT-v2
-`datasets/datasets/*.py` and `blip_processors.py`, which TinyGPT-V (arXiv 2312.16862) uses unchanged.
+What differs between families is data, `definitions/template.py`. A rendered prompt is one string with `<ImageHere>`
+where the image's tokens go; the pieces around it are tokenised apart, as the published models were trained. Sources:
+MiniGPT-4 `prompts/alignment.txt`, MiniGPT-v2 `datasets/datasets/*.py` and `blip_processors.py`, which TinyGPT-V (arXiv
+2312.16862) uses unchanged.
 """
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tinygptv.data.boxes import respell
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
+from tinygptv.definitions.template import IMAGES, INSTRUCTION, NUMBER
 from tinygptv.sample import IMAGE_PLACE, Sample, Turn
-
-_IMAGE = f"<Img>{IMAGE_PLACE}</Img>"
 
 WORDINGS: dict[Task, tuple[str, ...]] = {
     "caption_only": ("{}",),
@@ -61,7 +62,8 @@ WORDINGS: dict[Task, tuple[str, ...]] = {
     "conversation": ("{}",),
     "explain": ("{}",),
 }
-"""How each task is asked, `{}` standing for the sample's own instruction. The first wording is the evaluation's."""
+"""How MiniGPT-v2 asks each task, `{}` standing for the sample's own instruction, and so do families whose template has
+no words of its own for it. The first wording is the evaluation's."""
 
 # Which sides of a turn the published readers send through their caption processor.
 _PLAIN_INSTRUCTIONS = frozenset({"vqa", "refer", "explain"})
@@ -85,18 +87,18 @@ def render(
     alone and only the first turn remains, as it does for `explain`.
     """
     sample = _spelled(sample, inputs)
-    drawer = wording_rng or rng
-    wording = drawer.choice(WORDINGS[task]) if drawer else WORDINGS[task][0]
+    drawer, wordings = wording_rng or rng, _wordings(task, inputs)
+    wording = drawer.choice(wordings) if drawer else wordings[0]
     if inputs.template is None or task == "caption_only":
-        return (Turn(IMAGE_PLACE * len(sample.images), _answer(sample, task, rng)),)
+        return (Turn(_bare_images(sample, inputs), _answer(sample, task, inputs, rng)),)
     # The readers of single descriptions and of text without an image do not add this space, all others do.
     spaced = "space_after_instruction" in inputs.oddities and bool(sample.images) and task != "describe"
     rendered = []
     turns = sample.turns[:1] if task == "explain" else sample.turns
     for number, turn in enumerate(turns):
-        instruction = _instruction(sample, number, task, wording) + (" " if spaced else "")
-        answer = turn.answer if number else _answer(sample, task, rng)
-        rendered.append(Turn(inputs.template.replace("{}", instruction), answer))
+        template = inputs.later_template if number and inputs.later_template else inputs.template
+        answer = turn.answer if number else _answer(sample, task, inputs, rng)
+        rendered.append(Turn(_prompt(sample, number, task, inputs, template, wording, " " if spaced else ""), answer))
     return tuple(rendered)
 
 
@@ -104,8 +106,8 @@ def ask(sample: Sample, task: Task, inputs: Inputs) -> str:
     """The prompt to be answered: the sample's first turn in the evaluation wording and the template for asking."""
     template = inputs.asking_template or inputs.template
     if template is None or task == "caption_only":
-        return IMAGE_PLACE * len(sample.images)
-    return template.replace("{}", _instruction(_spelled(sample, inputs), 0, task, WORDINGS[task][0]))
+        return _bare_images(sample, inputs)
+    return _prompt(_spelled(sample, inputs), 0, task, inputs, template, _wordings(task, inputs)[0])
 
 
 def plain(text: str) -> str:
@@ -125,17 +127,44 @@ def _spelled(sample: Sample, inputs: Inputs) -> Sample:
     return replace(sample, turns=tuple(map(Turn, spelled[::2], spelled[1::2])))
 
 
-def _instruction(sample: Sample, number: int, task: Task, wording: str) -> str:
-    text = sample.turns[number].instruction
+def _wordings(task: Task, inputs: Inputs) -> Sequence[str]:
+    return inputs.wordings.get(task) or WORDINGS[task]
+
+
+def _bare_images(sample: Sample, inputs: Inputs) -> str:
+    return inputs.bare_image.replace(INSTRUCTION, IMAGE_PLACE) * len(sample.images)
+
+
+def _prompt(
+    sample: Sample, number: int, task: Task, inputs: Inputs, template: str, wording: str, after: str = ""
+) -> str:
+    """One turn's prompt: its instruction in the wording and the template, its images where they belong."""
+    text, shown = sample.turns[number].instruction, _images(sample, inputs)
     in_front = ""
-    if sum(turn.instruction.count(IMAGE_PLACE) for turn in sample.turns) != len(sample.images) or not sample.images:
+    if sum(turn.instruction.count(IMAGE_PLACE) for turn in sample.turns) != len(shown) or not shown:
         text = text.replace(IMAGE_PLACE, "")
-        in_front = f"{_IMAGE} " * len(sample.images) if number == 0 else ""
-    pieces = (plain(piece) if task in _PLAIN_INSTRUCTIONS else piece for piece in text.split(IMAGE_PLACE))
-    return in_front + wording.replace("{}", _IMAGE.join(pieces))
+        in_front = "".join(image + inputs.after_image for image in shown) if number == 0 else ""
+    earlier = sum(turn.instruction.count(IMAGE_PLACE) for turn in sample.turns[:number])
+    pieces = text.split(IMAGE_PLACE)
+    if inputs.plain and task in _PLAIN_INSTRUCTIONS:
+        pieces = [plain(piece) for piece in pieces]
+    places = [*shown[earlier : earlier + len(pieces) - 1], ""]
+    instruction = wording.replace(
+        INSTRUCTION, "".join(piece + image for piece, image in zip(pieces, places, strict=True))
+    )
+    if IMAGES not in template:
+        in_front, instruction = "", in_front + instruction
+    before, behind = template.replace(IMAGES, in_front).split(INSTRUCTION)
+    return ("" if number else inputs.system) + before + instruction + after + behind
 
 
-def _answer(sample: Sample, task: Task, rng: random.Random | None) -> str:
+def _images(sample: Sample, inputs: Inputs) -> list[str]:
+    """The place of each image, with what its family writes around it."""
+    around = inputs.image.replace(INSTRUCTION, IMAGE_PLACE)
+    return [around.replace(NUMBER, str(number)) for number in range(1, len(sample.images) + 1)]
+
+
+def _answer(sample: Sample, task: Task, inputs: Inputs, rng: random.Random | None) -> str:
     # Accepted answers repeat as often as annotators gave them, so a plain choice is weighted as the reference's.
     answer = rng.choice(sample.answers) if rng and sample.answers else sample.turns[0].answer
-    return plain(answer) if task in _PLAIN_ANSWERS else answer
+    return plain(answer) if inputs.plain and task in _PLAIN_ANSWERS else answer

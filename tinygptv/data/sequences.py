@@ -1,10 +1,10 @@
 """Rendered turns → token ids, attention mask and labels. B samples, T tokens (text and image slots).
 
-One sequence is, turn by turn: the BOS token, the prompt's pieces with image slots between them, the answer with its
-end. A prompt's pieces are tokenised apart, an answer together with its end symbol, all without special tokens; only
-answers and their ends are learned. Masks come from lengths, never from ids. Source: TinyGPT-V `minigpt_base.py`,
-`preparing_embedding` and `tokenize_conversation`; where it departs from this by accident, a stage's `oddities` ask for
-the accident by name.
+One sequence is, turn by turn: the BOS token where the template begins with it, the prompt's pieces with image slots
+between them, the answer with its end. A prompt's pieces are tokenised apart, an answer together with its end symbol,
+all without special tokens; only answers and their ends are learned. Masks come from lengths, never from ids. Source:
+TinyGPT-V `minigpt_base.py`, `preparing_embedding` and `tokenize_conversation`; where it departs from this by accident,
+a stage's `oddities` ask for the accident by name.
 """
 
 import functools
@@ -47,8 +47,8 @@ class Sequences:
     """Turns → Texts, for one tokenizer, one stage's inputs and `num_image_tokens` slots per image."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, inputs: Inputs, num_image_tokens: int) -> None:
-        if tokenizer.bos_token_id is None:
-            raise DefinitionError("the tokenizer has no BOS token; every sequence begins with one")
+        if tokenizer.bos_token_id is None and inputs.begin != "never":
+            raise DefinitionError(f"inputs.begin is '{inputs.begin}' but the tokenizer has no BOS token; say 'never'")
         if inputs.ends_with_eos and tokenizer.eos_token_id is None:
             raise DefinitionError(
                 "inputs.ends_with_eos: the tokenizer has no EOS token; leave it out, or add the token"
@@ -60,7 +60,8 @@ class Sequences:
             lambda text: tuple(backend.encode(text, add_special_tokens=False).ids)
         )
         self._encode = functools.partial(backend.encode, add_special_tokens=False)
-        self._begin = (int(tokenizer.bos_token_id),)
+        self._begin = () if inputs.begin == "never" else (int(tokenizer.bos_token_id),)
+        self._begin_later = self._begin if inputs.begin == "every_turn" else ()
         self._eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
         self._symbol = self._ids(inputs.end_symbol)
         self._after_symbol = self._eos if inputs.ends_with_eos else ()
@@ -102,7 +103,7 @@ class Sequences:
         sequences = []
         for prompt in prompts:
             sequences.append(sequence := _Sequence())
-            self._add_prompt(sequence, prompt, begin="no_bos_when_asking" not in self.inputs.oddities)
+            self._add_prompt(sequence, prompt, () if "no_bos_when_asking" in self.inputs.oddities else self._begin)
         return self._padded(sequences, left=True)
 
     def _conversation(self, turns: Sequence[Turn]) -> _Sequence:
@@ -110,16 +111,16 @@ class Sequences:
         before its end, or before a box of which it would be left half, and turns for which there is no room are left
         out. Under `end_symbol_cut` what is beyond is cut off, whatever it is but an image."""
         sequence = _Sequence()
-        self._add_prompt(sequence, turns[0].instruction)
+        self._add_prompt(sequence, turns[0].instruction, self._begin)
         most = len(sequence.ids) + self.inputs.max_text_tokens
         cut = "end_symbol_cut" in self.inputs.oddities
         for number, turn in enumerate(turns):
             if number:
                 prompt = _Sequence()
-                self._add_prompt(prompt, turn.instruction)
+                self._add_prompt(prompt, turn.instruction, self._begin_later)
                 if not cut and len(sequence.ids) + len(prompt.ids) + len(self._end) >= most:
                     break
-                if "later_bos_unseen" in self.inputs.oddities:
+                if self._begin_later and "later_bos_unseen" in self.inputs.oddities:
                     sequence.unseen.append(len(sequence.ids))
                 sequence.add(prompt.ids)
             sequence.add(self._answer(turn.answer, most - len(sequence.ids), cut), learned=True)
@@ -142,8 +143,8 @@ class Sequences:
                 ids = [token for token, its_end in zip(ids, ends, strict=False) if its_end <= begin]
         return tuple(ids)
 
-    def _add_prompt(self, sequence: _Sequence, prompt: str, begin: bool = True) -> None:
-        sequence.add(self._begin if begin else ())
+    def _add_prompt(self, sequence: _Sequence, prompt: str, begin: tuple[int, ...]) -> None:
+        sequence.add(begin)
         for number, piece in enumerate(prompt.split(IMAGE_PLACE)):
             if number:
                 sequence.add(self._slots)

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
 from tinygptv.definitions.model import Model
+from tinygptv.definitions.template import Prompting
 
 
 class Lora(Definition):
@@ -47,33 +48,13 @@ Oddity = Literal[
 `space_after_instruction` an instruction about an image ends with a space, which joins that of the template
 `plain_without_image`     text without an image loses its case, most punctuation and all but 50 words on each side"""
 
-BoxForm = Literal["percent", "cogvlm", "qwen_vl"]
-"""How boxes are written: `{<10><20><30><80>}` of 0..100, `[[100,200,305,800]]` of 000..999, or
-`<box>(100,200),(305,799)</box>` of [0, 1000)."""
 
-
-class Inputs(Definition):
-    """What a stage feeds the model. `template` holds `{}` where the instruction goes; null means no prompt at all.
-
-    `asking_template` stands in for it when the model is asked, if training and evaluation differ. An answer ends with
-    `end_symbol` and, with `ends_with_eos`, with the tokenizer's EOS after it.
-    """
+class Inputs(Prompting):
+    """What a stage feeds the model, and in which words."""
 
     image_size: int = Field(gt=0)
     max_text_tokens: int = Field(gt=0)
-    template: str | None
-    end_symbol: str
-    ends_with_eos: bool = False
-    asking_template: str | None = None
-    boxes: BoxForm = "percent"
     oddities: list[Oddity] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _templates_have_one_slot(self) -> Self:
-        for template in (self.template, self.asking_template):
-            if template is not None and template.count("{}") != 1:
-                raise ValueError(f"template {template!r} needs exactly one {{}} where the instruction goes")
-        return self
 
 
 class Schedule(Definition):

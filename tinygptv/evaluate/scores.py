@@ -19,6 +19,7 @@ from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.recipe import Inputs, Recipe
 from tinygptv.definitions.source import AnnotationsSource
+from tinygptv.definitions.template import Prompting
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.evaluate.metrics import Mark, Truth, chance, mark, score
 from tinygptv.locations import local_path
@@ -113,12 +114,13 @@ def truth_of(sample: Sample) -> Truth:
 
 
 def asking_inputs(recipe: Recipe, stage_name: str) -> Inputs:
-    """The inputs a stage's model is questioned with: its own, but where it was trained without any prompt, the first
-    template of the recipe's other stages, for a question needs one."""
+    """The inputs a stage's model is questioned with: its own, but where it was trained without any prompt, in the words
+    of the recipe's first stage that has some, for a question needs them; an answer ends as it learned to end it."""
     inputs = recipe.stage(stage_name).inputs
-    templates = [stage.inputs.template for stage in recipe.stages if stage.inputs.template is not None]
-    if inputs.template is None and templates:
-        return inputs.model_copy(update={"template": templates[0]})
+    others = [stage.inputs for stage in recipe.stages if stage.inputs.template is not None]
+    if inputs.template is None and others:
+        words = set(Prompting.model_fields) - {"end_symbol", "ends_with_eos"}
+        return inputs.model_copy(update={field: getattr(others[0], field) for field in words})
     return inputs
 
 
