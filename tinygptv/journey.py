@@ -143,7 +143,7 @@ class Journey:
         if arrow.verb == "download":
             from tinygptv.data.versions import pin
 
-            pin(self.store, self.name, self.run.source_name, manifest)
+            pin(self.store, self.name, self.run.source_name, manifest, self._originals())
 
     def _follow(self, arrow: Arrow, store: Store, on_line: Callable[[str], None] | None = None) -> Manifest:
         """Call the library function behind an arrow. Imports are here so that planning needs none of the heavy ones."""
@@ -153,16 +153,21 @@ class Journey:
                 from tinygptv.data.download import download
                 from tinygptv.data.versions import chosen
 
+                self._originals()  # refused now if they are not there, and not after the download
                 version = chosen(store, self.name, run.source_name, run.source)
                 published = store.find(version.raw) if version else None
                 made = published or download(store, run.source_name, run.source)
             case "filter":
                 from tinygptv.data.filtering import filter_source
 
-                raw = self.find(Arrow("download", run.source_name))
-                known = self._known_tombstones()
                 made = filter_source(
-                    store, run.source_name, run.source.filter, raw, known, benchmarks=run.benchmark_sources
+                    store,
+                    run.source_name,
+                    run.source.filter,
+                    self.find(Arrow("download", run.source_name)),
+                    self._known_tombstones(),
+                    benchmarks=run.benchmark_sources,
+                    earlier=list(self._originals().values()),
                 )
             case "mix":
                 from tinygptv.data.mixing import mix
@@ -210,9 +215,17 @@ class Journey:
 
     def _known_tombstones(self) -> int | None:
         """How many there were when this run began; later ones mask its data but do not make them anew."""
-        from tinygptv.data.versions import pinned_tombstones
+        from tinygptv.data.versions import pinned
 
-        return pinned_tombstones(self.store, self.name, self.run.source_name)
+        pin = pinned(self.store, self.name, self.run.source_name)
+        return None if pin is None else pin.tombstones
+
+    def _originals(self) -> dict[str, Manifest]:
+        """The versions that the source must not repeat, by reference: those this run began with."""
+        from tinygptv.data.versions import originals, pinned
+
+        source_name = self.run.source_name
+        return originals(self.store, source_name, self.run.source, pinned(self.store, self.name, source_name))
 
     def _pairs_of(self, mixture: str) -> Manifest | None:
         """The filtered pairs a mixture draws on, or None if it uses annotations only."""

@@ -14,8 +14,9 @@ from tinygptv.data.versions import (
     chosen,
     diff,
     number_of,
+    originals,
     pin,
-    pinned_tombstones,
+    pinned,
     publish,
     published,
     settings_of,
@@ -69,7 +70,7 @@ def test_a_new_run_takes_the_current_version_and_an_old_one_keeps_its_own(
 ) -> None:
     source = pairs_source(tmp_path)
     publish(store, "web", version(three[0], 1, settings_of(source)))
-    pin(store, "first", "web", three[0])
+    pin(store, "first", "web", three[0], {})
     publish(store, "web", version(three[1], 2, settings_of(source)))
     numbers = [found and found.number for run in ("first", "second") if (found := chosen(store, run, "web", source))]
     assert numbers == [1, 2]
@@ -79,7 +80,7 @@ def test_a_run_that_began_without_a_version_goes_on_without_one(
     store: Store, three: list[Manifest], tmp_path: Path
 ) -> None:
     source = pairs_source(tmp_path)
-    pin(store, "first", "web", three[2])
+    pin(store, "first", "web", three[2], {})
     publish(store, "web", version(three[0], 1, settings_of(source)))
     assert chosen(store, "first", "web", source) is None
 
@@ -103,13 +104,36 @@ def test_a_version_is_only_taken_by_a_source_that_would_fetch_the_same(
 
 def test_a_run_remembers_how_many_tombstones_it_began_with(store: Store, three: list[Manifest]) -> None:
     bury(store, tombstone("domain", "a.org", "test"))
-    assert pinned_tombstones(store, "first", "web") is None
-    pin(store, "first", "web", three[0])
+    assert pinned(store, "first", "web") is None
+    pin(store, "first", "web", three[0], {})
     bury(store, tombstone("domain", "b.org", "test"))
-    pin(store, "first", "web", three[0])
-    assert pinned_tombstones(store, "first", "web") == 1
-    pin(store, "first", "web", three[1])
-    assert pinned_tombstones(store, "first", "web") == 2
+    pin(store, "first", "web", three[0], {})
+    assert (found := pinned(store, "first", "web")) and found.tombstones == 1
+    pin(store, "first", "web", three[1], {})
+    assert (found := pinned(store, "first", "web")) and found.tombstones == 2
+
+
+def test_a_run_keeps_to_the_originals_it_began_with(store: Store, three: list[Manifest], tmp_path: Path) -> None:
+    source = pairs_source(tmp_path, not_in=["web"])
+    publish(store, "web", version(three[0], 1, "s").model_copy(update={"filtered": three[0].artifact}))
+    before = originals(store, "mine", source)
+    assert before == {"web": three[0]}
+    pin(store, "first", "mine", three[2], before)
+    publish(store, "web", version(three[1], 2, "s").model_copy(update={"filtered": three[1].artifact}))
+    assert originals(store, "mine", source) == {"web": three[1]}
+    assert originals(store, "mine", source, pinned(store, "first", "mine")) == before
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("web", r"not_in: 'web': 'web': want source or source@number.*`tinygptv refresh` publishes.*There are none"),
+        ("mine", "not_in: 'mine': nothing would be left of it; name an older version, as mine@1"),
+    ],
+)
+def test_originals_that_are_not_there_are_refused(store: Store, tmp_path: Path, reference: str, message: str) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        originals(store, "mine", pairs_source(tmp_path, not_in=[reference]))
 
 
 def test_a_difference_lists_what_was_added_removed_and_changed(store: Store, three: list[Manifest]) -> None:
@@ -126,9 +150,9 @@ def test_a_difference_lists_what_was_added_removed_and_changed(store: Store, thr
 
 def test_a_version_is_named_by_source_and_number(store: Store, three: list[Manifest]) -> None:
     publish(store, "web", version(three[0], 1, "s"))
-    assert artifact_of(store, "web@1").startswith("filtered/web-")
+    assert artifact_of(store, "web@1") == artifact_of(store, "web") == version(three[0], 1, "s").filtered
     assert artifact_of(store, three[0].artifact) == three[0].artifact
-    with pytest.raises(DefinitionError, match=r"'web@2': want source@number.*Did you mean 'web@1'"):
+    with pytest.raises(DefinitionError, match=r"'web@2': want source or source@number.*Did you mean 'web@1'"):
         artifact_of(store, "web@2")
     with pytest.raises(DefinitionError, match="raw/web@9: no such artifact"):
         artifact_of(store, "raw/web@9")

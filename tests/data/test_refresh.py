@@ -76,7 +76,7 @@ def test_only_versions_pinned_data_and_the_newest_ledger_are_kept(
     again: Callable[..., Refreshed], store: Store
 ) -> None:
     first, pinned = again(), again()
-    pin(store, "some-run", "web", pinned.raw)
+    pin(store, "some-run", "web", pinned.raw, {})
     superseded, newest = again(), again()
     assert store.names("raw/web") == sorted({made.raw.artifact for made in (first, pinned, newest)})
     assert superseded.raw.artifact not in store.names("raw/web")

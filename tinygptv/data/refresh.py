@@ -26,6 +26,7 @@ from tinygptv.data.versions import (
     diff,
     is_kept,
     note_newest,
+    originals,
     publish,
     published,
     settings_of,
@@ -91,7 +92,8 @@ def refresh(
 ) -> Refreshed:
     """Bring a source up to date and publish it if it passes its checks, but for those whose failure you `accept`.
 
-    What one of `benchmarks` holds as well is left out, as `filter_source` says. Raises StorageError, naming the holder,
+    What one of `benchmarks` holds as well is left out, as `filter_source` says, and copies of what `not_in` names as it
+    is published now. Raises StorageError, naming the holder,
     if another refresh of this source is under way; what `download` and `filter_source` raise; DefinitionError for a
     check that cannot be asked.
     """
@@ -111,14 +113,16 @@ def _refresh(
     benchmarks: Mapping[str, AnnotationsSource],
 ) -> Refreshed:
     known = published(store, source_name)
+    earlier = list(originals(store, source_name, source).values())
     raw = download(store, source_name, source, _previous(store, known, source))
     current, newest = known.current, Newest(raw=raw.artifact, settings=settings_of(source))
     chain = without_forgotten(store, catalog.filter_chain(source.filter), raw, None).model_dump()
-    judged_by = fingerprint(chain, {name: benchmark.model_dump() for name, benchmark in benchmarks.items()})
+    held_out = {name: benchmark.model_dump() for name, benchmark in benchmarks.items()}
+    judged_by = fingerprint(chain, held_out, [made.artifact for made in earlier])
     if current and not any(_changes(store, current.raw, raw).values()) and current.filter == judged_by:
         note_newest(store, source_name, newest)
         return Refreshed(source_name, "nothing_new", current, raw)
-    filtered = filter_source(store, source_name, source.filter, raw, benchmarks=benchmarks)
+    filtered = filter_source(store, source_name, source.filter, raw, benchmarks=benchmarks, earlier=earlier)
     changes = _changes(store, current.filtered, filtered) if current else {"added": filtered.rows_out}
     made = (current.raw, current.filtered) if current else (None, None)
     failures = [one for one in run_checks(store, raw.artifact, filtered.artifact, *made) if one.check not in accept]

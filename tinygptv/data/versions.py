@@ -7,7 +7,7 @@ artifact a run began: the same run goes on with it, whatever was published since
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +77,13 @@ class Published(_Document):
 
 
 class Pin(_Document):
-    """What a run began with: its raw data, its number if it was published, and how many tombstones there were."""
+    """What a run began with: its raw data, its number if it was published, how many tombstones there were, and which
+    artifacts the references of `not_in` stood for."""
 
     raw: str
     version: int | None
     tombstones: int
+    not_in: dict[str, str] = {}
 
 
 class _Pins(_Document):
@@ -142,25 +144,29 @@ def chosen(store: Store, run_name: str, source_name: str, source: PairsSource) -
     `download` makes of the tables as they are.
     """
     fitting = [one for one in published(store, source_name).versions if one.settings == settings_of(source)]
-    if pin := _pins(store, run_name).sources.get(source_name):
+    if pin := pinned(store, run_name, source_name):
         return next((one for one in fitting if one.raw == pin.raw), None)
     return fitting[-1] if fitting else None
 
 
-def pinned_tombstones(store: Store, run_name: str, source_name: str) -> int | None:
-    """How many tombstones there were when a run began; None if it begins now."""
-    pin = _pins(store, run_name).sources.get(source_name)
-    return None if pin is None else pin.tombstones
+def pinned(store: Store, run_name: str, source_name: str) -> Pin | None:
+    """What a run began with; None if it begins now."""
+    return _Pins.model_validate_json(store.read(_pins_document(run_name)) or "{}").sources.get(source_name)
 
 
-def pin(store: Store, run_name: str, source_name: str, raw: Manifest) -> None:
-    """Write down that a run works on `raw`, unless it did so already."""
-    fresh = Pin(raw=raw.artifact, version=number_of(store, raw.artifact), tombstones=len(tombstones(store)))
+def pin(store: Store, run_name: str, source_name: str, raw: Manifest, originals: Mapping[str, Manifest]) -> None:
+    """Write down that a run works on `raw` without copies of the `originals`, unless it did so already."""
+    fresh = Pin(
+        raw=raw.artifact,
+        version=number_of(store, raw.artifact),
+        tombstones=len(tombstones(store)),
+        not_in={reference: made.artifact for reference, made in originals.items()},
+    )
 
     def change(text: str | None) -> str:
         known = _Pins.model_validate_json(text or "{}")
         before = known.sources.get(source_name)
-        if before is not None and before.raw == fresh.raw:
+        if before is not None and (before.raw, before.not_in) == (fresh.raw, fresh.not_in):
             return text or ""
         return _Pins(sources=known.sources | {source_name: fresh}).model_dump_json(indent=2)
 
@@ -169,10 +175,9 @@ def pin(store: Store, run_name: str, source_name: str, raw: Manifest) -> None:
 
 def is_kept(store: Store, source_name: str, raw: str) -> bool:
     """Whether a version or a run has this raw artifact for its data."""
-    pins = (_pins(store, run).sources.values() for run in store.documents("runs/", f"/{_PINS}"))
-    return any(raw == one.raw for one in published(store, source_name).versions) or any(
-        raw == pin.raw for pinned in pins for pin in pinned
-    )
+    pins = (pinned(store, run, source_name) for run in store.documents("runs/", f"/{_PINS}"))
+    began = {pin.raw for pin in pins if pin}
+    return raw in began | {one.raw for one in published(store, source_name).versions}
 
 
 def number_of(store: Store, artifact: str) -> int | None:
@@ -193,8 +198,29 @@ def versions(store: Store) -> dict[str, Published]:
     return {name: published(store, name) for name in store.documents("published/", ".json")}
 
 
+def originals(store: Store, source_name: str, source: PairsSource, pin: Pin | None = None) -> dict[str, Manifest]:
+    """What `not_in` of a source stands for, by reference: what a run keeps to, its `pin`, else what is published now.
+
+    Raises DefinitionError if one stands for nothing, or for the source's own current version.
+    """
+    found = {}
+    for reference in source.not_in:
+        try:
+            if reference == source_name:
+                raise DefinitionError(f"nothing would be left of it; name an older version, as {reference}@1")
+            artifact = pin.not_in.get(reference) if pin else None
+            manifest = store.find(artifact or artifact_of(store, reference))
+            if manifest is None:
+                raise DefinitionError(f"{artifact} is gone; begin another run")
+        except DefinitionError as error:
+            raise DefinitionError(f"source '{source_name}', not_in: '{reference}': {error}") from None
+        found[reference] = manifest
+    return found
+
+
 def artifact_of(store: Store, reference: str) -> str:
-    """`shapes@2` → the filtered artifact of that version; the name of an artifact with a sidecar → itself.
+    """`shapes@2` → the filtered artifact of that version, `shapes` → that of the current one; the name of an artifact
+    with a sidecar → itself.
 
     Raises DefinitionError if there is no such thing.
     """
@@ -202,12 +228,13 @@ def artifact_of(store: Store, reference: str) -> str:
         if store.find(reference) is None:
             raise DefinitionError(f"{store.workdir}/{reference}: no such artifact")
         return reference
-    known = {
-        f"{source}@{one.number}": one.filtered for source, found in versions(store).items() for one in found.versions
-    }
+    all_versions = versions(store)
+    known = {f"{source}@{one.number}": one.filtered for source, found in all_versions.items() for one in found.versions}
+    known |= {source: found.current.filtered for source, found in all_versions.items() if found.current}
     if reference not in known:
         raise DefinitionError(
-            f"'{reference}': want source@number of a published version, or an artifact's name. "
+            f"'{reference}': want source or source@number of a published version (`tinygptv refresh` publishes), or an "
+            "artifact's name. "
             f"{did_you_mean(reference, known)}"
         )
     return known[reference]
@@ -228,10 +255,6 @@ def compared(store: Store, **artifacts: str | None) -> Iterator[duckdb.DuckDBPyC
         for view, artifact in artifacts.items():
             sidecar_view(database, view, store.file(artifact, SIDECAR) if artifact else None)
         yield database
-
-
-def _pins(store: Store, run_name: str) -> _Pins:
-    return _Pins.model_validate_json(store.read(_pins_document(run_name)) or "{}")
 
 
 def _published_document(source_name: str) -> str:

@@ -103,6 +103,9 @@ class PairsSource(Definition):
     licence: str
     tables: list[Table] = Field(min_length=1)
     filter: str
+    not_in: list[str] = Field(default_factory=list)
+    """Other sources' published versions, as `source` (the current one) or `source@number`: a copy of what one of them
+    holds, as the filter's `duplicates` define copies, is dropped."""
     allow_private: bool = False
     download: Download = Download()
 
