@@ -9,7 +9,8 @@ from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.errors import DefinitionError, HandoffError, LaunchError
 from tinygptv.train.launch import RecordingLauncher
-from tinygptv.train.stage import adapters, differences, inherited, plan_stage, read_metrics, train_stage
+from tinygptv.train.lineage import adapters, differences, inherited
+from tinygptv.train.stage import plan_stage, read_metrics, train_stage
 
 PUBLISHED = catalog.recipe("tinygptv")
 MIXTURE = "mixtures/tiny_pairs@1"

@@ -7,7 +7,7 @@ from tinygptv import catalog
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 from tinygptv.train.assemble import set_up
-from tinygptv.train.stage import adapters
+from tinygptv.train.lineage import adapters
 from tinygptv.train.tracing import Trace, trace
 
 TINY = catalog.recipe("tinygptv_tiny")

@@ -17,7 +17,8 @@ from tinygptv.definitions.recipe import Recipe, Watch
 from tinygptv.train.assemble import load_stage_model
 from tinygptv.train.events import read_events
 from tinygptv.train.launch import DeepSpeedLauncher
-from tinygptv.train.stage import Job, adapters, inherited, read_metrics, train_stage
+from tinygptv.train.lineage import adapters, inherited
+from tinygptv.train.stage import Job, read_metrics, train_stage
 
 TIMES = ("samples_per_second", "tokens_per_second", "seconds", "seconds_left", "utilisation", "peak_memory_bytes")
 ONE_RANK = Hardware(

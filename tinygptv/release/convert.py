@@ -45,7 +45,8 @@ from tinygptv.models.weights.stored import read_all
 from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
 from tinygptv.release.layouts import Layout
 from tinygptv.train.freezing import trainable_names
-from tinygptv.train.stage import TRAINED, adapters, inherited
+from tinygptv.train.lineage import adapters, inherited
+from tinygptv.train.stage import TRAINED
 
 LANGUAGE_MODEL, ATTENTION_NORMS = "language_model", "attention_norms.safetensors"
 

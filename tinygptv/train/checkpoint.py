@@ -39,7 +39,7 @@ from tinygptv.train.holdings import (
     steps_taken,
     whole_shape,
 )
-from tinygptv.train.stage import differences
+from tinygptv.train.lineage import differences
 
 logger = getLogger(__name__)
 

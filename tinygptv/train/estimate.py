@@ -18,8 +18,8 @@ from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 from tinygptv.train.assemble import DTYPES, set_up
 from tinygptv.train.deepspeed import BUCKET_ELEMENTS, accumulation_steps
 from tinygptv.train.freezing import PATTERNS, trainable_names
+from tinygptv.train.lineage import adapters
 from tinygptv.train.schedule import total_steps
-from tinygptv.train.stage import adapters
 from tinygptv.train.tracing import Trace, trace
 
 GIB = 2**30

@@ -8,17 +8,18 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
+from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
 from tinygptv.data.tombstones import tombstones
-from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
+from tinygptv.definitions.base import Definition
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
-from tinygptv.errors import DefinitionError, HandoffError
+from tinygptv.errors import HandoffError
 from tinygptv.locations import local_path
 from tinygptv.train.heartbeat import RANKS
 from tinygptv.train.launch import DeepSpeedLauncher, Launcher
+from tinygptv.train.lineage import adapters, content_hash, differences, inherited, lineage
 from tinygptv.train.schedule import total_steps
 
 logger = getLogger(__name__)
@@ -62,35 +63,6 @@ class StagePlan:
     artifact: str
     definition: dict[str, Any]
     parents: list[str]
-
-
-def lineage(recipe: Recipe, stage: Stage) -> list[Stage]:
-    """The stages of this recipe that `stage` builds on, first to last."""
-    if stage.starts_from == BACKBONES or stage.starts_from.startswith(LOCATION_PREFIXES):
-        return []
-    before = recipe.stage(stage.starts_from)
-    return [*lineage(recipe, before), before]
-
-
-def inherited(recipe: Recipe, stage: Stage) -> list[Trainable]:
-    """What the stages before `stage` trained. Raises DefinitionError if its adapters contradict theirs."""
-    parts = list(dict.fromkeys(part for before in lineage(recipe, stage) for part in before.trains))
-    if stage.lora is not None and lineage(recipe, stage):
-        has_lora = "language_model.lora" in parts
-        if stage.lora.init == "fresh" and has_lora:
-            raise DefinitionError(
-                f"{stage.stage}, lora.init: fresh adapters would replace those of {stage.starts_from}; write inherit"
-            )
-        if stage.lora.init == "inherit" and not has_lora:
-            raise DefinitionError(
-                f"{stage.stage}, lora.init: {stage.starts_from} holds no LoRA weights to inherit; write fresh instead"
-            )
-    return parts
-
-
-def adapters(recipe: Recipe, stage: Stage) -> Lora | None:
-    """The adapters the model carries in `stage`, trained there or earlier."""
-    return next((s.lora for s in [stage, *reversed(lineage(recipe, stage))] if s.lora is not None), None)
 
 
 def plan_stage(recipe: Recipe, run_name: str, stage_name: str, mixture: str, previous: str | None) -> StagePlan:
@@ -166,15 +138,6 @@ def train_stage(
     return store.make(plan.artifact, f"train {stage_name}", plan.definition, plan.parents, build)
 
 
-def differences(before: Any, after: Any, place: str = "") -> list[str]:
-    """`schedule.peak_lr: 0.003 → 0.001` for every field in which two JSON-like values differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        fields = dict.fromkeys([*before, *after])
-        inner = [(f"{place}.{field}".lstrip("."), before.get(field), after.get(field)) for field in fields]
-        return [line for name, old, new in inner for line in differences(old, new, name)]
-    return [] if before == after else [f"{place}: {before} → {after}"]
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a metrics file; one torn by a crash ends the reading."""
     rows = []
@@ -212,13 +175,7 @@ def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
     files = model.weight_files()
     if stage.starts_from != BACKBONES:
         files.append(stage.starts_from)
-    return {location: _content_hash(local_path(location)) for location in files}
-
-
-def _content_hash(path: Path) -> str:
-    if path.is_file():
-        return sha256_of(path)
-    return " ".join(sha256_of(shard) for pattern in ("*.safetensors", "*.bin") for shard in sorted(path.glob(pattern)))
+    return {location: content_hash(local_path(location)) for location in files}
 
 
 def _outcome(draft: Path, stage: Stage, hardware_name: str) -> Outcome:

@@ -70,7 +70,7 @@ def load_weights(
 ) -> LoadReport:
     """Fill `model` from the files its definition names, then from what earlier stages trained; the rest begins anew.
 
-    Parameters whose plain names begin with one of `unread` stay without memory; they are accounted for like the others.
+    Parameters whose names begin with one of `unread` are looked for like the others, and stay without memory.
     Raises HandoffError, naming file and tensor, for anything missing, left over or of another shape.
     """
     parameters = parameters_by_name(model)
@@ -91,14 +91,15 @@ def load_weights(
         if pattern.search(name)
     }
     refuse_missing(parameters.keys() - begins_anew.keys(), table, dict(sources))
-    table = {name: stored for name, stored in table.items() if not name.startswith(unread)}
-    begins_anew = {name: how for name, how in begins_anew.items() if not name.startswith(unread)}
-    fill(model, table, dtype)
+    read = {name: stored for name, stored in table.items() if not name.startswith(unread)}
+    fill(model, read, dtype)
     names = {plain_name(name): name for name, _ in model.named_parameters()}
     for name in begins_anew:
-        _assign(model, names[name], initial(name, parameters, seed), dtype)
+        if not name.startswith(unread):
+            _assign(model, names[name], initial(name, parameters, seed), dtype)
     layouts = {place: f"from {Path(place).name} ({translation.layout})" for place, translation in sources}
-    report = LoadReport({name: layouts[origin[name]] for name in table}, begins_anew, left_out)
+    loaded = {name: layouts[origin[name]] if name in read else "found, not needed and not read" for name in table}
+    report = LoadReport(loaded, begins_anew, left_out)
     for line in report.lines():
         logger.info("weights: %s", line)
     return report
