@@ -1,8 +1,8 @@
 """All definitions by name: loads YAML, follows every reference, refuses early.
 
 A definition's name is its file stem, or the path of any `.yaml` file. Your own may lie in a folder that
-$TINYGPTV_DEFINITIONS names, in subfolders called as the shipped ones (sources, filters, mixtures, benchmarks, recipes,
-templates, hardware); they are looked at first. A recipe may begin with `base: NAME` and say only what differs from it;
+$TINYGPTV_DEFINITIONS names, in subfolders called as the shipped ones (sources, filters, scorers, mixtures, benchmarks,
+recipes, templates, hardware); they are looked at first. A recipe may begin with `base: NAME` and say only what differs from it;
 it is asked for as NAME or, with the paper's ablations, as NAME:SWITCH[:SWITCH…]. `resolve_run` is the one gate in front
 of all work: it returns every definition a run needs, or raises a DefinitionError that names file, field, what was found
 and what to do.
@@ -24,6 +24,7 @@ from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture
 from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer, Scorer
 from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, Table
 from tinygptv.definitions.template import INSTRUCTION, Template
 from tinygptv.errors import DefinitionError, did_you_mean
@@ -35,6 +36,7 @@ FOLDERS: dict[str, Path] = {
     "source": CHECKOUT / "datasets" / "sources",
     "filter": CHECKOUT / "datasets" / "filters",
     "captions": CHECKOUT / "datasets" / "captions",
+    "scorer": CHECKOUT / "datasets" / "scorers",
     "mixture": CHECKOUT / "datasets" / "mixtures",
     "benchmark": CHECKOUT / "datasets" / "benchmarks",
     "recipe": PACKAGE / "recipes",
@@ -86,6 +88,11 @@ def filter_chain(name: str) -> FilterChain:
 def captions(name: str) -> Captions:
     """The cleaning in `datasets/captions/<name>.yaml`."""
     return _load("captions", name, TypeAdapter(Captions))
+
+
+def scorer(name: str) -> Blip2Scorer | OpenClipScorer:
+    """The scorer in `datasets/scorers/<name>.yaml`."""
+    return _load("scorer", name, TypeAdapter(Scorer))
 
 
 def mixture(name: str) -> Mixture:
@@ -154,6 +161,9 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
         benchmarks[name] = _referenced(where, "benchmark", name, benchmark)
         where = f"datasets/benchmarks/{name}.yaml, source"
         sources[benchmarks[name].source] = _referenced(where, "source", benchmarks[name].source, source)
+    chain = filter_chain(the_source.filter)
+    if chain.scores is not None:
+        _referenced(f"datasets/filters/{the_source.filter}.yaml, scores", "scorer", chain.scores, scorer)
     for stage in the_recipe.stages:
         check_batch(stage.stage, stage.global_batch_size, profile, hardware_name)
     return ResolvedRun(
@@ -163,7 +173,7 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
         profile,
         source_name(source_reference),
         the_source,
-        filter_chain(the_source.filter),
+        chain,
         mixtures,
         sources,
         benchmarks,
@@ -246,7 +256,9 @@ def _with_templates(path: Path, content: Any) -> Any:
 
 def _with_template(where: str, stage: Any) -> Any:
     inputs = stage.get("inputs") if isinstance(stage, dict) else None
-    name = inputs.get("template") if isinstance(inputs, dict) else None
+    if not isinstance(inputs, dict):
+        return stage
+    name = inputs.get("template")
     if not isinstance(name, str) or INSTRUCTION in name:
         return stage
     if name not in names("template"):

@@ -1,9 +1,10 @@
 """What is wrong with annotations is named and counted, one record at a time, however long the file is."""
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tinygptv.artifacts import Store
+from tinygptv.data import json_stream
 from tinygptv.data.annotations import AnnotationReader, read_annotations
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
 from tinygptv.errors import DataError
@@ -155,19 +157,82 @@ def test_a_file_is_read_record_by_record(store: Store, tmp_path: Path, layout: A
     assert reader.rows_in == 2
 
 
-def test_memory_does_not_grow_with_the_length_of_a_file(store: Store, tmp_path: Path) -> None:
-    """But for the keys, by which duplicates are known."""
+def test_a_line_without_an_end_is_not_gathered_in_memory(store: Store, tmp_path: Path) -> None:
+    content = json.dumps(talk(1)).encode() + b"\n" + b"x" * (17 << 20)
+    with pytest.raises(DataError, match=r"annotations.json, line 2: longer than 16 MB"):
+        read_annotations(store, "made_up", source(tmp_path, "llava_conversation", content))
 
-    def lines(count: int) -> Iterator[bytes]:
-        for number in range(count):
-            yield json.dumps(talk(number)).encode() + b"\n"
+
+def question(number: int, picture: int = 1) -> dict[str, Any]:
+    return {"question_id": number, "image_id": picture, "question": "what?", "answers": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("layout", "form"),
+    [
+        ("llava_conversation", "{}"),
+        ("llava_conversation", "[{}]"),
+        ("vqav2", '{{"info": {{}}, "annotations": [{}]}}'),
+        ("gqa", "{{{}}}"),
+    ],
+    ids=["lines", "list", "two files joined", "object"],
+)
+def test_memory_does_not_grow_with_the_length_of_a_file(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: AnnotationFormat, form: str
+) -> None:
+    """But for the keys, by which duplicates are known, and the questions, which lie in a file of their own."""
+
+    def record(number: int) -> str:
+        if layout == "gqa":
+            return f'"{number}": ' + json.dumps({"imageId": "1", "question": "what?", "answer": "a"})
+        return json.dumps(talk(number) if layout == "llava_conversation" else question(number))
 
     def peak(count: int) -> int:
-        reader = AnnotationReader(store, "made_up", source(tmp_path, "llava_conversation", b"".join(lines(count))))
+        records = map(record, range(count))
+        made = source(tmp_path, layout, form.format(("\n" if form == "{}" else ",").join(records)).encode())
+        if layout == "vqav2":
+            asked = tmp_path / "questions.json"
+            asked.write_text(json.dumps({"questions": [question(number) for number in range(count)]}))
+            made = made.model_copy(update={"files": made.files | {"questions": str(asked)}})
+        reader = AnnotationReader(store, "made_up", made)
         tracemalloc.start()
         assert sum(1 for _ in reader) == count
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
-    assert peak(20_000) - peak(2_000) < 18_000 * 200
+    monkeypatch.setattr(json_stream, "_CHUNK", 1 << 14)  # else these files fit into one
+    (tmp_path / "images").mkdir()
+    for name in ("1.jpg", "COCO_train2014_000000000001.jpg"):
+        (tmp_path / "images" / name).touch()
+    peak(100)
+    assert peak(4_000) - peak(1_000) < 3_000 * (400 if layout == "vqav2" else 200)
+
+
+READ_MANY = """
+import resource, sys
+from tinygptv.artifacts import Store
+from tinygptv.data.annotations import AnnotationReader
+from tinygptv.definitions.source import AnnotationsSource
+
+def peak(count):
+    with open(sys.argv[1], "w") as file:
+        file.writelines(
+            '{"id": "%d", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "%s"}]}\\n'
+            % (number, "That. " * 20) for number in range(count)
+        )
+    fields = {"kind": "annotations", "about": "", "licence": "", "format": "llava_conversation", "images": "/"}
+    reader = AnnotationReader(Store(sys.argv[2]), "m", AnnotationsSource(files={"annotations": sys.argv[1]}, **fields))
+    assert sum(1 for _ in reader) == count
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+few = peak(1_000)
+print(peak(200_000) - few)
+"""
+
+
+def test_two_hundred_thousand_lines_are_read_in_little_memory(tmp_path: Path) -> None:
+    """The file has 44 MB; what is kept of a line is its key. benchmarks/annotations.py reads a million."""
+    command = [sys.executable, "-c", READ_MANY, str(tmp_path / "many.jsonl"), str(tmp_path / "workdir")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert int(told.stdout) < 200_000 * 150

@@ -14,7 +14,7 @@ from pathlib import Path
 from tinygptv.artifacts import Store, sha256_of
 from tinygptv.data.annotations import captions, conversations, grounding, questions
 from tinygptv.data.annotations.images import ImageFolder
-from tinygptv.data.annotations.records import Layout, Record, RejectedError
+from tinygptv.data.annotations.records import MALFORMED, Layout, Record, RejectedError
 from tinygptv.data.shapes.files import corpus_folder
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
@@ -130,7 +130,7 @@ class AnnotationReader:
                 raise RejectedError("other_split")
             sample = self._layout.convert(record, folder)
             _check_text(sample)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
+        except MALFORMED:
             raise RejectedError("malformed_record") from None
         if not all(turn.answer.strip() for turn in sample.turns) or not sample.turns:
             raise RejectedError("empty_answer")

@@ -4,7 +4,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from tinygptv.data.annotations.images import ImageFolder
-from tinygptv.data.annotations.records import ONE_FILE, Files, Layout, Record, RejectedError, array, in_list, member
+from tinygptv.data.annotations.records import (
+    MALFORMED,
+    ONE_FILE,
+    Files,
+    Layout,
+    Record,
+    RejectedError,
+    array,
+    each,
+    in_list,
+    member,
+)
 from tinygptv.sample import Sample, Turn
 
 
@@ -13,13 +24,16 @@ def _align(record: Record, images: ImageFolder) -> Sample:
     return Sample(image_id, (images.find(f"{image_id}.jpg"),), (Turn("", record["caption"].strip()),))
 
 
-def _coco_records(files: Files) -> Iterator[Record]:
+def _coco_records(files: Files) -> Iterator[Record | RejectedError]:
     """One record per image, with all its captions."""
-    captions = defaultdict(list)
+    captions: dict[int, list[str]] = defaultdict(list)
     for annotation in member(files["annotations"], "annotations"):
-        captions[annotation["image_id"]].append(annotation["caption"].strip())
-    for image in member(files["annotations"], "images"):
-        yield {**image, "captions": captions.pop(image["id"], [])}
+        try:
+            captions[annotation["image_id"]].append(annotation["caption"].strip())
+        except MALFORMED:
+            yield RejectedError("malformed_record")
+    shown = member(files["annotations"], "images")
+    yield from each(shown, lambda image: {**image, "captions": captions.pop(image["id"], [])})
     yield from ({"id": image_id, "captions": left} for image_id, left in captions.items())
 
 
@@ -32,10 +46,12 @@ def _coco(record: Record, images: ImageFolder) -> Sample:
     return Sample(str(record["id"]), (image,), (Turn("", captions[0]),), answers=captions)
 
 
-def _karpathy_records(files: Files) -> Iterator[Record]:
+def _karpathy_records(files: Files) -> Iterator[Record | RejectedError]:
     """What lies in a `train` folder is the split train; Karpathy's training list takes in images of val2014 too."""
-    for record in array(files["annotations"]):
-        yield {"split": "train" if "train" in record["image"] else "restval", **record}
+    return each(
+        array(files["annotations"]),
+        lambda record: {"split": "train" if "train" in record["image"] else "restval", **record},
+    )
 
 
 def _karpathy(record: Record, images: ImageFolder) -> Sample:

@@ -4,12 +4,25 @@ A record of the first three becomes `img_id`, `sents`, `bbox` [x, y, width, heig
 image: the layout in which MiniGPT-v2 evaluates RefCOCO. Flickr30k's boxes stand in its texts already.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 from tinygptv.data.annotations.images import ImageFolder
 from tinygptv.data.annotations.plain_pickle import read_plain_pickle
-from tinygptv.data.annotations.records import ONE_FILE, Files, Layout, Record, RejectedError, array, member, records
+from tinygptv.data.annotations.records import (
+    ONE_FILE,
+    Files,
+    Layout,
+    Record,
+    RejectedError,
+    array,
+    each,
+    index,
+    member,
+    only,
+    records,
+)
 from tinygptv.data.boxes import CODECS, Box, box_text
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference, Sample, Turn
@@ -27,18 +40,22 @@ def _refcoco_records(files: Files) -> Iterator[Record | RejectedError]:
         yield from records(files)
         return
     refs = _refs(files)
-    boxes: dict[int, list[float]] = {ref["ann_id"]: [] for ref in refs}
-    for annotation in member(files["instances"], "annotations"):
-        if annotation["id"] in boxes:
-            boxes[annotation["id"]] = annotation["bbox"]
-    shown = {ref["image_id"] for ref in refs}
-    images = {image["id"]: image for image in member(files["instances"], "images") if image["id"] in shown}
+    boxes, rejected = index(member(files["instances"], "annotations"), "id", lambda annotation: annotation["bbox"])
+    yield from rejected
+    images, rejected = index(member(files["instances"], "images"), "id", only("file_name", "width", "height"))
+    yield from rejected
     for ref in refs:
-        image = images.get(ref["image_id"], {})
-        stem = str(image.get("file_name", "")).removesuffix(".jpg")
-        common = {"bbox": boxes[ref["ann_id"]], "width": image.get("width"), "height": image.get("height")}
-        for sentence in ref["sentences"]:
-            yield {"img_id": f"{stem}_{ref['ref_id']}", "sents": sentence["raw"], "split": ref["split"], **common}
+        image, box = images.get(ref["image_id"]), boxes.get(ref["ann_id"])
+        if image is None or box is None:
+            yield from (RejectedError("unknown_image" if image is None else "no_box") for _ in ref["sentences"])
+        else:
+            yield from each(ref["sentences"], functools.partial(_refcoco_record, ref, image, box))
+
+
+def _refcoco_record(ref: Record, image: Record, box: list[float], sentence: Record) -> Record:
+    key = f"{image['file_name'].removesuffix('.jpg')}_{ref['ref_id']}"
+    size = {"width": image["width"], "height": image["height"]}
+    return {"img_id": key, "sents": sentence["raw"], "split": ref["split"], "bbox": box, **size}
 
 
 def _refs(files: Files) -> list[dict[str, Any]]:
@@ -72,14 +89,19 @@ def _reference(record: Record, images: ImageFolder) -> tuple[str, ImageReference
 
 
 def _region_records(files: Files) -> Iterator[Record | RejectedError]:
-    images = {image["image_id"]: image for image in array(files["images"])}
+    images, rejected = index(array(files["images"]), "image_id", only("url", "width", "height"))
+    yield from rejected
     for described in array(files["annotations"]):
-        for region in described["regions"]:
-            image = images.get(region["image_id"])
-            yield RejectedError("unknown_image") if image is None else {"image": image, **region}
+        regions = described.get("regions") if isinstance(described, dict) else None
+        if isinstance(regions, list):
+            yield from each(regions, lambda region: {"image": images.get(region["image_id"]), **region})
+        else:
+            yield RejectedError("malformed_record")
 
 
 def _region(record: Record, images: ImageFolder) -> Sample:
+    if record["image"] is None:
+        raise RejectedError("unknown_image")
     if record["width"] * record["height"] >= _LARGEST_REGION:
         raise RejectedError("large_region")
     about, phrase = record["image"], _phrase(record["phrase"])

@@ -12,6 +12,8 @@ from tinygptv.data.annotations.records import (
     Record,
     RejectedError,
     begins_with,
+    each,
+    index,
     member,
     members,
     records,
@@ -26,9 +28,12 @@ def _vqa_records(files: Files) -> Iterator[Record | RejectedError]:
     if "questions" not in files:
         yield from records(files)
         return
-    asked = {item["question_id"]: item["question"] for item in member(files["questions"], "questions")}
-    for annotation in member(files["annotations"], "annotations"):
-        yield {**annotation, "question": asked.get(annotation.get("question_id"))}
+    asked, rejected = index(member(files["questions"], "questions"), "question_id", lambda item: item["question"])
+    yield from rejected
+    yield from each(
+        member(files["annotations"], "annotations"),
+        lambda annotation: {**annotation, "question": asked.get(annotation["question_id"])},
+    )
 
 
 def _vqa(record: Record, images: ImageFolder) -> Sample:
@@ -40,8 +45,9 @@ def _vqa(record: Record, images: ImageFolder) -> Sample:
 
 
 def _aokvqa(record: Record, images: ImageFolder) -> Sample:
+    question = record["question"]
     answers = _answers(record.get("direct_answers") or [])  # the test split publishes none
-    turn = _turn(record["question"], _commonest(answers))
+    turn = _turn(question, _commonest(answers))
     image = images.find_coco(record["image_id"], *(_names(record["image"]) if "image" in record else ()))
     return Sample(str(record["question_id"]), (image,), (turn,), answers=answers)
 
@@ -52,8 +58,9 @@ def _gqa_records(files: Files) -> Iterator[Record | RejectedError]:
     if begins_with(path, "["):
         yield from records(files)
         return
-    for question_id, record in members(path):
-        yield {**record, "question_id": question_id, "image": f"{record['imageId']}.jpg"}
+    yield from each(
+        members(path), lambda item: {**item[1], "question_id": item[0], "image": f"{item[1]['imageId']}.jpg"}
+    )
 
 
 def _gqa(record: Record, images: ImageFolder) -> Sample:

@@ -4,7 +4,7 @@ Text that is no UTF-8 is let through, marked by surrogates: the one record that 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 Files = dict[str, Path]
+
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)
+"""What reading a record raises that has not the shape of its layout."""
+
+_LONGEST_LINE = 1 << 24  # characters; what is longer is no line of records, and must not fill the memory
 
 
 class RejectedError(Exception):
@@ -73,9 +78,12 @@ def members(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def lines(path: Path) -> Iterator[Record | RejectedError]:
-    """JSON lines; empty ones do not count. Raises DataError if the first is none: then the file is something else."""
+    """JSON lines; empty ones do not count. Raises DataError for a first line that is none, and for an endless one:
+    then the file is something else."""
     with _text(path) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), ""), 1):
+            if len(line) == _LONGEST_LINE:
+                raise DataError(f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MB; is this the right file?")
             if line.isspace():
                 continue
             try:
@@ -93,6 +101,33 @@ def in_list(key: str) -> Callable[[Files], Iterator[Record]]:
         yield from member(files["annotations"], key)
 
     return under_key
+
+
+def each(items: Iterable[Any], make: Callable[[Any], Record]) -> Iterator[Record | RejectedError]:
+    """The record that `make` makes of each item; of what has another shape, a malformed one."""
+    for item in items:
+        try:
+            yield make(item)
+        except MALFORMED:
+            yield RejectedError("malformed_record")
+
+
+def index(
+    items: Iterable[Any], key: str, value: Callable[[Record], Any]
+) -> tuple[dict[Any, Any], Iterator[RejectedError]]:
+    """The value of each item by what it has under `key`; and a malformed record for each that has another shape."""
+    found, malformed = {}, 0
+    for item in items:
+        try:
+            found[item[key]] = value(item)
+        except MALFORMED:
+            malformed += 1
+    return found, (RejectedError("malformed_record") for _ in range(malformed))
+
+
+def only(*fields: str) -> Callable[[Record], Record]:
+    """For an index: these fields of an item, and nothing else of it."""
+    return lambda item: {field: item[field] for field in fields}
 
 
 @contextmanager
