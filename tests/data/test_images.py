@@ -104,7 +104,7 @@ def test_the_cache_keeps_what_was_used_last_and_no_more_than_fits(tmp_path: Path
         path = tmp_path / f"{number}.png"
         path.write_bytes(encoded("RGB", "PNG", (20 + number, 20)))
         images.append(ImageReference(str(path)))
-    reader = ImageReader(8, cache_bytes=2 * 8 * 8 * 3)
+    reader = ImageReader(8, cache_bytes=2 * 8 * 8 * 4)
     kept, dropped = reader.read(images[0], "a"), reader.read(images[1], "b")
     assert reader.read(images[0], "a") is kept
     reader.read(images[2], "c")

@@ -1,11 +1,12 @@
 """Samples → batches of tensors. B samples, T tokens (text and image slots), N images of H x W px."""
 
+import itertools
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tinygptv.artifacts import Store
 from tinygptv.data.images import ImageReader, Pixels, normalise
 from tinygptv.data.mixing import MixedSamples
+from tinygptv.data.packing import pack
 from tinygptv.data.prompts import ask, render
 from tinygptv.data.sequences import Sequences, Texts
 from tinygptv.definitions.mixture import Task
@@ -20,13 +22,17 @@ from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.sample import Sample, Turn
 
+STAND_INS = 16
+"""How many samples in a row may be unusable before that is an error."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Tensors for one forward pass. Images are those of all samples in order; text-only samples have none.
 
     pixel_values (N, 3, H, W) float32; input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where
-    nothing is learned. `keys` and `sources` say which samples these are.
+    nothing is learned. `keys` and `sources` say which samples these are. If samples share rows (see `packing`),
+    position_ids (B, T) say where each begins: at 0. `replaced` are those that could not be used.
     """
 
     pixel_values: Tensor
@@ -35,6 +41,33 @@ class Batch:
     labels: Tensor
     keys: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    position_ids: Tensor | None = None
+    replaced: tuple["Replaced", ...] = ()
+
+    @property
+    def owners(self) -> Tensor:
+        """Which sample each token belongs to, by its number in `keys`: (B, T) int64."""
+        if self.position_ids is None:
+            return torch.arange(len(self.labels))[:, None].expand_as(self.labels)
+        return (self.position_ids == 0).flatten().cumsum(0).sub(1).view_as(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A sample that could not be used, why, and the key of the one that stands in for it."""
+
+    source: str
+    key: str
+    reason: str
+    stand_in: str
+
+
+class UnusableSampleError(DataError):
+    """One of some samples cannot be made a part of a batch; `number` says which."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +95,44 @@ class Collator:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, inputs: Inputs, num_image_tokens: int) -> None:
         self.inputs = inputs
         self.sequences = Sequences(tokenizer, inputs, num_image_tokens)
-        self._images = ImageReader(inputs.image_size)
+        self._images = ImageReader(inputs.image_size, inputs.decoding)
 
-    def training(self, samples: Sequence[Sample], rendered: Sequence[tuple[Turn, ...]]) -> Batch:
-        """Right-padded, with labels; `rendered` holds each sample's turns as `prompts.render` gives them."""
-        return self._batch(samples, self.sequences.training(rendered))
+    def training(self, samples: Sequence[Sample], rendered: Sequence[tuple[Turn, ...]], packing: bool = False) -> Batch:
+        """Right-padded, with labels; `rendered` holds each sample's turns as `prompts.render` gives them.
+
+        With `packing` samples share rows, and are in an order of their own.
+        """
+        texts = self.sequences.training(rendered)
+        pictures = self._pictures(samples, texts)
+        if not packing:
+            return self._batch(samples, pictures, texts)
+        texts, position_ids, order = pack(texts)
+        batch = self._batch([samples[number] for number in order], [pictures[number] for number in order], texts)
+        return replace(batch, position_ids=position_ids)
 
     def prompts(self, samples: Sequence[Sample], task: Task) -> Batch:
         """For generation: the first turn's prompt in the evaluation wording, left-padded; nothing is learned."""
-        prompts = [ask(sample, task, self.inputs) for sample in samples]
-        return self._batch(samples, self.sequences.asking(prompts))
+        texts = self.sequences.asking([ask(sample, task, self.inputs) for sample in samples])
+        return self._batch(samples, self._pictures(samples, texts), texts)
 
-    def _batch(self, samples: Sequence[Sample], texts: Texts) -> Batch:
-        shown = zip(samples, self.sequences.images(texts.input_ids), strict=True)
-        pixels = [pixels for sample, images in shown for pixels in self._pixels(sample, images)]
-        side = self.inputs.image_size
-        stacked = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
+    def _batch(self, samples: Sequence[Sample], pictures: Sequence[list[Pixels]], texts: Texts) -> Batch:
+        pixels, side = list(itertools.chain.from_iterable(pictures)), self.inputs.image_size
         return Batch(
-            torch.from_numpy(normalise(stacked)),
+            torch.from_numpy(normalise(pixels)) if pixels else torch.empty(0, 3, side, side),
             *texts,
             keys=tuple(sample.key for sample in samples),
             sources=tuple(sample.source for sample in samples),
         )
+
+    def _pictures(self, samples: Sequence[Sample], texts: Texts) -> list[list[Pixels]]:
+        """Each sample's, one sample to a row. Raises UnusableSampleError."""
+        pictures: list[list[Pixels]] = []
+        for sample, shown in zip(samples, self.sequences.images(texts.input_ids), strict=True):
+            try:
+                pictures.append(self._pixels(sample, shown))
+            except DataError as error:
+                raise UnusableSampleError(len(pictures), str(error)) from error
+        return pictures
 
     def _pixels(self, sample: Sample, shown: int) -> list[Pixels]:
         """Those images, in reading order, that are left in a sequence of at most so many tokens."""
@@ -108,11 +157,18 @@ class Loader:
         global_batch_size: int,
         seed: int,
         first_tombstones: int | None = None,
+        packing: bool = False,
+        replacing: bool = False,
     ) -> None:
-        """`mixture` names the artifact that `mix` made; what the first tombstones, or all, name is masked."""
+        """`mixture` names the artifact that `mix` made; what the first tombstones, or all, name is masked.
+
+        With `packing` samples share rows; with `replacing` one that cannot be used is replaced by another one of its
+        component, else it is an error.
+        """
         self.mixed = MixedSamples(store, mixture, first_tombstones)
         self.collator = Collator(tokenizer, inputs, num_image_tokens)
         self.global_batch_size, self.seed = global_batch_size, seed
+        self._packing, self._replacing = packing, replacing
 
     @property
     def sources(self) -> list[str]:
@@ -126,7 +182,7 @@ class Loader:
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
         """A rank's share of a step's global batch, in pieces of at most `micro_batch_size` samples.
 
-        Raises DefinitionError if the ranks cannot share the batch evenly.
+        Raises DefinitionError if the ranks cannot share the batch evenly, DataError for a sample that cannot be used.
         """
         if self.global_batch_size % ranks:
             raise DefinitionError(f"{ranks} ranks cannot share a global batch of {self.global_batch_size} evenly")
@@ -139,8 +195,11 @@ class Loader:
 
     def drawn(self, step: int, slots: range) -> list[Drawn]:
         """What some places of a step's global batch hold."""
-        inputs, components = self.collator.inputs, self.mixed.mixture.components
         places = self.mixed.draw(self.seed, step, self.global_batch_size)[slots.start : slots.stop]
+        return self._drawn(step, slots, places)
+
+    def _drawn(self, step: int, slots: Iterable[int], places: Sequence[tuple[int, int]]) -> list[Drawn]:
+        inputs, components = self.collator.inputs, self.mixed.mixture.components
         drawn = []
         for sample, (component, _), slot in zip(self.mixed.samples(places), places, slots, strict=True):
             task, rng = components[component].task, random.Random(f"{self.seed} {step} {slot}")
@@ -149,5 +208,30 @@ class Loader:
         return drawn
 
     def _slots(self, step: int, slots: range) -> Batch:
-        drawn = self.drawn(step, slots)
-        return self.collator.training([one.sample for one in drawn], [one.turns for one in drawn])
+        drawn, replaced, tries = self.drawn(step, slots), list[Replaced](), Counter[int]()
+        while True:
+            try:
+                batch = self.collator.training(
+                    [one.sample for one in drawn], [one.turns for one in drawn], self._packing
+                )
+                return replace(batch, replaced=tuple(replaced))
+            except UnusableSampleError as error:
+                slot, unusable = slots[error.number], drawn[error.number].sample
+                tries[slot] += 1
+                if not self._replacing or tries[slot] > STAND_INS:
+                    others = f"; nor can {STAND_INS} stand-ins" if self._replacing else ""
+                    raise DataError(f"{unusable.source}: a sample cannot be used: {error}{others}") from error
+                drawn[error.number] = self._stand_in(step, slot, tries[slot])
+                stand_in = drawn[error.number].sample.key
+                replaced.append(Replaced(unusable.source, unusable.key, str(error), stand_in))
+
+    def _stand_in(self, step: int, slot: int, number: int) -> Drawn:
+        """Another sample of the same component: chance decides, for beside a bad one others are bad; but the chance of
+        this place in the order, so that everybody finds the same."""
+        component, _ = self.mixed.draw(self.seed, step, self.global_batch_size)[slot]
+        rng = random.Random(f"{self.seed} {step} {slot} {number}")
+        mask = self.mixed.masks[component] if self.mixed.masks else None
+        position = rng.randrange(self.mixed.sizes[component])
+        while mask is not None and mask[position]:
+            position = rng.randrange(len(mask))
+        return self._drawn(step, [slot], [(component, position)])[0]

@@ -2,18 +2,28 @@
 
 RGB, a bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation. No crop,
 no flip, no rotation by EXIF: source `blip2_image_train` and `blip2_image_eval` of MiniGPT-4, where both are the same.
+
+Decoding is `exact`, to the bit, by Pillow, or `fast`, in less than half of its time, for JPEGs: libjpeg-turbo gives the
+same pixels, and a resizer with 16-bit weights gives all but three in 100 values the same, the others one or two steps
+of 255 away. Pillow 13 scales the columns of some tall pictures before their rows; the fast way, as torch, does not, and
+there differs by up to 11 steps. On photographs that is 73 dB on average and 54 at worst.
 """
 
 import io
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from tinygptv.data import jpeg
+from tinygptv.data.pictures import resize
+from tinygptv.definitions.recipe import Decoding
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference
 
@@ -21,13 +31,18 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 _VALUES = ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - MEAN) / DEVIATION).T.copy()
-"""What each of the 256 byte values becomes, per channel: (3, 256). A look-up is exact, and a third of the work."""
+"""What each of the 256 byte values becomes, per channel: (3, 256). A look-up is exact, and half of the work."""
+
+_LARGE_PIXELS = 50_000_000
+"""JPEGs above it are left to Pillow, which refuses decompression bombs."""
 
 Pixels = NDArray[np.uint8]
 
 
-def decode(data: bytes, side: int, where: str) -> Pixels:
+def decode(data: bytes, side: int, where: str, decoding: Decoding = "exact") -> Pixels:
     """An encoded image as (side, side, 3) RGB bytes. Raises DataError, naming `where`, if it cannot be decoded."""
+    if decoding == "fast" and (pixels := _decode_jpeg(data, side)) is not None:
+        return pixels
     try:
         with Image.open(io.BytesIO(data)) as image:
             square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
@@ -36,21 +51,35 @@ def decode(data: bytes, side: int, where: str) -> Pixels:
     return np.asarray(square)
 
 
-def normalise(pixels: Pixels) -> NDArray[np.float32]:
-    """(N, side, side, 3) bytes -> (N, 3, side, side) values, CLIP-normalised."""
-    count, height, width, channels = pixels.shape
-    values = np.empty((count, channels, height, width), dtype=np.float32)
-    for channel, of_byte in enumerate(_VALUES):
-        values[:, channel] = of_byte[pixels[..., channel]]
+def _decode_jpeg(data: bytes, side: int) -> Pixels | None:
+    """None for what is no ordinary, whole JPEG."""
+    if not data.startswith(jpeg.START):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours in ("CMYK", "YCCK") or height * width > _LARGE_PIXELS:
+            return None
+        return resize(simplejpeg.decode_jpeg(data, "RGBX"), side, side)[..., :3]
+    except ValueError:
+        return None
+
+
+def normalise(pixels: Sequence[Pixels] | Pixels) -> NDArray[np.float32]:
+    """N images of (side, side, 3) bytes, at least one -> (N, 3, side, side) values, CLIP-normalised."""
+    values = np.empty((len(pixels), 3, *pixels[0].shape[:2]), dtype=np.float32)
+    # Image by image, which stays in the processor's cache; "clip" spares a check that bytes do not need.
+    for image, target in zip(pixels, values, strict=True):
+        for channel, of_byte in enumerate(_VALUES):
+            np.take(of_byte, image[..., channel], out=target[channel], mode="clip")
     return values
 
 
-def transform(side: int) -> dict[str, Any]:
+def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
     """Everything that decides which values an image's bytes become, as JSON-like values; what `decode` and `normalise`
     do."""
     return {
         "image_size": side,
-        "decoder": f"Pillow {PIL.__version__}",
+        "decoder": f"Pillow {PIL.__version__}" if decoding == "exact" else "libjpeg-turbo, 16-bit weights",
         "resize": "bicubic",
         "mean": MEAN.tolist(),
         "deviation": DEVIATION.tolist(),
@@ -63,9 +92,9 @@ class ImageReader:
     Decoded bytes, not values, are kept: four times as many fit, and the result is the same to the bit.
     """
 
-    def __init__(self, side: int, cache_bytes: int = 256 * 2**20) -> None:
-        self.side = side
-        self._room = cache_bytes // (side * side * 3)
+    def __init__(self, side: int, decoding: Decoding = "exact", cache_bytes: int = 256 * 2**20) -> None:
+        self.side, self._decoding = side, decoding
+        self._room = cache_bytes // (side * side * 4)  # the fast decoder's pixels have a byte without meaning
         self._kept: OrderedDict[ImageReference, Pixels] = OrderedDict()
 
     def read(self, image: ImageReference, key: str) -> Pixels:
@@ -73,7 +102,7 @@ class ImageReader:
         if (pixels := self._kept.get(image)) is not None:
             self._kept.move_to_end(image)
             return pixels
-        pixels = decode(read_bytes(image, key), self.side, f"{image.path}, {key}")
+        pixels = decode(read_bytes(image, key), self.side, f"{image.path}, {key}", self._decoding)
         self._kept[image] = pixels
         if len(self._kept) > self._room:
             self._kept.popitem(last=False)

@@ -49,10 +49,15 @@ Oddity = Literal[
 `plain_without_image`     text without an image loses its case, most punctuation and all but 50 words on each side"""
 
 
+Decoding = Literal["exact", "fast"]
+"""How a picture becomes pixels: as Pillow gives them, or JPEGs in half of the time and a rounding step away."""
+
+
 class Inputs(Prompting):
     """What a stage feeds the model, and in which words."""
 
     image_size: int = Field(gt=0)
+    decoding: Decoding = "exact"
     max_text_tokens: int = Field(gt=0)
     oddities: list[Oddity] = Field(default_factory=list)
 
@@ -98,9 +103,12 @@ class Watch(Definition):
     times the median of the last steps, and a gradient norm above `gradient_explosion` times theirs, are if given.
     `then: roll_back` goes back to the last good checkpoint and leaves out the batch of the trouble and those before it,
     `skip_steps` in all; after `retries` times, or with `halt` at once, the stage stops and keeps that checkpoint.
+    A sample whose picture cannot be read stops it too; with `unusable_samples: replace` another one of its component
+    stands in, and an event says so.
     """
 
     then: Literal["halt", "roll_back"] = "halt"
+    unusable_samples: Literal["halt", "replace"] = "halt"
     loss_spike: float | None = Field(default=None, gt=1)
     gradient_explosion: float | None = Field(default=None, gt=1)
     skip_steps: int = Field(default=1, ge=1)

@@ -54,10 +54,8 @@ class Losses:
         """A piece: its share in the loss of the whole batch, and its logits (labels, V)."""
         self.sums[0] += share
         labelled = batch.labels[:, 1:] != IGNORE_INDEX
-        numbers = torch.tensor([self._sources.index(source) for source in batch.sources])
-        source, target = (
-            values[labelled].to(logits.device) for values in (numbers[:, None].expand_as(labelled), batch.labels[:, 1:])
-        )
+        numbers = torch.tensor([self._sources.index(source) for source in batch.sources])[batch.owners[:, 1:]]
+        source, target = (values[labelled].to(logits.device) for values in (numbers, batch.labels[:, 1:]))
         for rows, wanted, of in zip(logits.split(_CHUNK), target.split(_CHUNK), source.split(_CHUNK), strict=True):
             losses = rows.logsumexp(dim=-1) - rows.gather(-1, wanted[:, None])[:, 0]
             self._summed.index_add_(0, of, losses.double())

@@ -66,6 +66,8 @@ def mixture_batches(job: Job, model: VisionLanguageModel) -> Loader:
         global_batch_size=job.stage.global_batch_size,
         seed=order_seed(job.seed, job.stage.stage),
         first_tombstones=job.tombstones,
+        packing=job.hardware.packing,
+        replacing=job.stage.watch.unusable_samples == "replace",
     )
 
 
@@ -212,10 +214,11 @@ class _Training:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def _to_device(self, batch: Batch) -> tuple[Tensor, ...]:
+    def _to_device(self, batch: Batch) -> tuple[Tensor | None, ...]:
         device, dtype = self.engine.device, next(self.engine.module.parameters()).dtype
-        texts = (batch.input_ids, batch.attention_mask, batch.labels)
-        return batch.pixel_values.to(device, dtype), *(tensor.to(device) for tensor in texts)
+        texts = (batch.input_ids, batch.attention_mask, batch.labels, batch.position_ids)
+        on_device = (None if tensor is None else tensor.to(device) for tensor in texts)
+        return batch.pixel_values.to(device, dtype), *on_device
 
 
 def recent(metrics: Path, step: int) -> list[tuple[float, float | None]]:

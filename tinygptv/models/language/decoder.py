@@ -57,6 +57,16 @@ class Attention(nn.Module):
         return nn.LayerNorm(self.head_width, eps=QK_NORM_EPS) if definition.qk_norm else nn.Identity()
 
 
+def packed_mask(attention_mask: Tensor, position_ids: Tensor) -> Tensor:
+    """What tokens see where sequences share rows: their own, up to themselves. (B, T), (B, T) -> (B, 1, T, T).
+
+    A sequence begins wherever a position is 0; its first token is visible, so that every token sees one.
+    """
+    sequence = (position_ids == 0).cumsum(dim=1)
+    together = sequence[:, :, None] == sequence[:, None, :]
+    return (together & attention_mask[:, None, :].bool()).tril()[:, None]
+
+
 def attention_norm(definition: Decoder) -> nn.Module:
     """TinyGPT-V's RMSNorm on the attention branch, or nothing: (B, T, D) -> (B, T, D)."""
     return nn.RMSNorm(definition.width, eps=ATTENTION_NORM_EPS) if definition.attention_norm else nn.Identity()
