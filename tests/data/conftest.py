@@ -175,9 +175,10 @@ def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def engine(fetch: Fetch) -> Iterator[SimpleNamespace]:
         settings = Settings(download=fetch._download, allow_private=fetch._allow_private, parent=os.getppid())
         fetch_all(fetch._folder, settings)
-        yield SimpleNamespace(returncode=0)
+        yield SimpleNamespace(returncode=0, poll=lambda: 0)
 
     handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Fetch, "__enter__", lambda fetch: fetch)
     monkeypatch.setattr(Fetch, "_engine", engine)
     yield
     signal.signal(signal.SIGTERM, handler)

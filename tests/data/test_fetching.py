@@ -116,6 +116,64 @@ def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
     assert sum(web.asked[f"/{number}.jpg"] for number in range(MANY)) == MANY
 
 
+_FRAIL = """
+import ctypes
+from tinygptv.data.engine_process import run_engine
+from tinygptv.data.native import engine
+
+store_picture = engine.store_picture
+
+def crash(body, download):
+    if body.startswith(b"poison"):
+        ctypes.string_at(0)
+    return store_picture(body, download)
+
+engine.store_picture = crash
+run_engine(engine.fetch_all)
+"""
+
+
+def test_pictures_that_crash_the_decoder_are_given_up_one_by_one(
+    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of them, of which two may be decoded at a time, among others that must not suffer for it."""
+    web.asked.clear()
+    poisonous = {5, 6, 30}
+    web.answers |= {
+        f"/{number}.jpg": answer(b"poison" if number in poisonous else picture(60, 50, number)) for number in range(40)
+    }
+    (tmp_path / "frail_engine.py").write_text(_FRAIL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(fetching.ENGINES, "native", "frail_engine")
+    fetch = Fetch(tmp_path, Download(**QUICK | {"threads": 4}), True)
+    fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(40)])
+    expected = {number: "engine_crash" if number in poisonous else None for number in range(40)}
+    assert [dict(sorted(shard.items())) for shard in shards_of(fetch)] == [expected]
+
+
+def test_results_can_be_had_before_their_shard_is_whole(
+    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+) -> None:
+    web.arrived.clear()
+    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(2)}
+    held = web.answers["/1.jpg"].wait = threading.Event()
+    with Fetch(tmp_path, Download(**QUICK), True) as fetch:
+        fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(2)])
+        for results in fetch.shards():
+            assert results[0].jpeg
+            held.set()
+            assert len(results) == 2
+            with pytest.raises(KeyError):
+                results[2]
+
+
+def test_an_engine_that_is_not_needed_is_ended(tmp_path: Path) -> None:
+    with Fetch(tmp_path, Download(**QUICK), True) as fetch:
+        (engine,) = psutil.Process().children()
+        assert list(fetch.shards()) == []
+    assert not engine.is_running()
+
+
 def engine_that(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> Fetch:
     program = folder / "engine"
     program.write_text(f"#!/bin/sh\n{script}\n")

@@ -6,6 +6,7 @@ so that the same answers from the web give the same bytes. With an earlier versi
 is new, due or changed crosses the network; the rest is copied as it is stored.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -156,17 +157,17 @@ class Building:
             _check_base_url(self._base_url, self._allow_private)
         if not (self._allow_private or options.contact or os.environ.get(CONTACT)):
             logger.warning("download %s: site owners cannot tell who asks; set %s", self._source_name, CONTACT)
-        make_plan(_rows(tables), plan, self._earlier, forgotten)
-        fetch = _fetch(scratch, options, self._allow_private)
-        asked = (self._asked(row) for row in planned(plan) if row["is_asked"])
-        while shard := list(islice(asked, options.samples_per_shard)):
-            fetch.request(shard)
-        outcomes = Outcomes(plan, self._earlier)
-        with ShardWriter(draft, options.samples_per_shard) as shards:
-            for row, answer in _answered(plan, fetch):
-                result = self._unless_forgotten(row, answer)
-                if result is None or outcomes.record(row, self._unbased(result)):
-                    shards.write(*self._sample(row, result))
+        with _fetch(scratch, options, self._allow_private) as fetch:
+            make_plan(_rows(tables), plan, self._earlier, forgotten)
+            asked = (self._asked(row) for row in planned(plan) if row["is_asked"])
+            while shard := list(islice(asked, options.samples_per_shard)):
+                fetch.request(shard)
+            outcomes = Outcomes(plan, self._earlier)
+            with ShardWriter(draft, options.samples_per_shard) as shards:
+                for row, answer in _answered(plan, fetch, options.samples_per_shard):
+                    result = self._unless_forgotten(row, answer)
+                    if result is None or outcomes.record(row, self._unbased(result)):
+                        shards.write(*self._sample(row, result))
         settled = outcomes.settle(draft / LEDGER, options.recheck_days)
         shutil.rmtree(scratch)
         return _outcome(self._source_name, settled, shards.count)
@@ -233,16 +234,21 @@ def _fetch(scratch: Path, options: Download, allow_private: bool) -> "Fetch | Ra
     return RayFetch(scratch, options, allow_private)
 
 
-def _answered(plan: Path, fetch: "Fetch | RayFetch") -> Iterator[tuple[dict[str, Any], Result | None]]:
+def _answered(
+    plan: Path, fetch: "Fetch | RayFetch", samples_per_shard: int
+) -> Iterator[tuple[dict[str, Any], Result | None]]:
     """Every planned row in order, with the result of its fetch, or None if it was not asked for."""
-    shards = fetch.shards()
     results: Mapping[int, Result] = {}
-    for row in planned(plan):
-        if row["is_asked"] and row["position"] not in results:
-            results = next(shards)
-        yield row, results[row["position"]] if row["is_asked"] else None
-    for _ in shards:
-        raise AssertionError("an engine answered what nobody asked")
+    asked = 0
+    with contextlib.closing(fetch.shards()) as shards:
+        for row in planned(plan):
+            if not row["is_asked"]:
+                yield row, None
+                continue
+            if asked % samples_per_shard == 0:
+                results = next(shards)
+            asked += 1
+            yield row, results[row["position"]]
 
 
 def _rows(tables: list[tuple[Table, str]]) -> Iterator[pa.RecordBatch]:

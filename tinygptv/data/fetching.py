@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Self
 
-from tinygptv.data.engine_process import STORAGE_FAILURES
+from tinygptv.data.engine_process import GO, STORAGE_FAILURES, in_hand
 from tinygptv.data.results import Asked, Results, write_request
 from tinygptv.definitions.source import Download
 from tinygptv.errors import LaunchError
@@ -37,23 +38,38 @@ _ENVIRONMENT = {
 _POLL_SECONDS, _LOG_SECONDS = 0.05, 5.0
 _START_SECONDS, _LONGEST_WAIT_SECONDS = 60.0, 60.0
 _DRAIN_SECONDS = 5.0
-_MOST_DEATHS = 3
+_MOST_DEATHS, _MOST_IDLE_DEATHS = 100, 3
+"""Of engines in one run; and of engines that neither answered nor decoded anything, in a row."""
 _LEAST_FREE_BYTES = 64 << 20
 _BYTES_PER_PIXEL = 0.6  # of the square of image_size, for a picture as fetched and its copy in a shard
 _LOG_TAIL_LINES = 8
 
 
 class Fetch:
-    """The fetching of numbered shards below one folder. What an earlier, interrupted one completed is kept."""
+    """The fetching of numbered shards below one folder. What an earlier, interrupted one completed is kept.
+
+    As a context it has an engine get ready at once, while what to ask for is found out.
+    """
 
     def __init__(self, folder: Path, download: Download, allow_private: bool) -> None:
         self._folder, self._download, self._allow_private = folder, download, allow_private
         self._todo, self._done, self._progress = (folder / name for name in ("todo", "done", "progress"))
         self._sizes: list[int] = []
+        self._suspects: set[int] = set()
+        self._guilty: set[int] = set()
+        self._spare: subprocess.Popen[bytes] | None = None
         for leftover in (self._todo, self._progress):
             shutil.rmtree(leftover, ignore_errors=True)
         for wanted in (self._todo, self._progress, self._done):
             wanted.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        self._spare = self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._spare is not None:
+            self._end(self._spare)
 
     def request(self, asked: list[Asked]) -> None:
         """Ask for the next shard, unless it is there already."""
@@ -62,28 +78,36 @@ class Fetch:
         if not self._result(shard).exists():
             write_request(self._todo / f"{shard:05d}.jsonl", asked)
 
-    def shards(self) -> Iterator[Results]:
-        """The results of what was requested, by row position, shard after shard, while the engine goes on.
+    def shards(self) -> Generator[Results]:
+        """The results of what was requested, by row position, shard after shard; one that is not there yet is waited
+        for when it is looked up.
 
-        An engine that is killed is started again. Raises LaunchError if it fails, stands still or is killed again and
-        again, OSError if the disk is full.
+        An engine that is killed is started again; a picture over which it crashes twice is given up: `engine_crash`.
+        Waiting raises LaunchError if the engine fails, stands still or dies again and again, OSError if the disk is
+        full.
         """
-        missing = sum(not self._result(shard).exists() for shard in range(len(self._sizes)))
-        if not missing:
-            yield from (Results(self._result(shard)) for shard in range(len(self._sizes)))
-            return
-        logger.info("fetching %d URLs; %d of %d shards are missing", sum(self._sizes), missing, len(self._sizes))
+        with contextlib.closing(self._looks()) as looks:
+            for shard in range(len(self._sizes)):
+                yield Results(self._result(shard), lambda: next(looks, None))
+                while not self._result(shard).exists():
+                    next(looks, None)
+
+    def _looks(self) -> Generator[None]:
+        """One look at the engine after the other, until it has done everything."""
+        logger.info("fetching %d URLs; %d of %d shards are missing", sum(self._sizes), self._lost(), len(self._sizes))
         self._check_room()
-        given, deaths = 0, 0
-        while given < len(self._sizes):
+        deaths = idle_deaths = 0
+        while self._lost():
+            size = self._done_bytes()
             with self._engine() as process:
-                for shard in self._watch(process, given):
-                    yield Results(self._result(shard))
-                    given = shard + 1
-            if given == len(self._sizes):
-                break
-            deaths += process.returncode < 0
-            self._judge_end(process.returncode, deaths)
+                yield from self._watch(process)
+            if not self._lost():
+                return
+            held = in_hand(self._folder)
+            deaths, idle_deaths = deaths + 1, 0 if held or self._done_bytes() > size else idle_deaths + 1
+            self._judge_end(process.returncode, deaths == _MOST_DEATHS or idle_deaths == _MOST_IDLE_DEATHS)
+            self._guilty |= held & self._suspects
+            self._suspects |= held
             logger.warning("the download engine was killed by signal %d; starting it again", -process.returncode)
 
     def _check_room(self) -> None:
@@ -97,71 +121,89 @@ class Fetch:
 
     @contextlib.contextmanager
     def _engine(self) -> Iterator[subprocess.Popen[bytes]]:
-        """The engine, started; whatever happens, it has ended when the context is left."""
+        """An engine at work; whatever happens, it has ended when the context is left."""
+        process, self._spare = self._spare or self._start(), None
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(GO)
+            yield process
+        finally:
+            self._end(process)
+
+    def _start(self) -> subprocess.Popen[bytes]:
         settings = {
             "download": self._download.model_dump(),
             "allow_private": self._allow_private,
             "parent": os.getpid(),
+            "suspects": sorted(self._suspects),
+            "guilty": sorted(self._guilty),
         }
         with (self._folder / "engine.log").open("wb") as stream:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", ENGINES[self._download.engine], str(self._folder), json.dumps(settings)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=os.environ | _ENVIRONMENT,
             )
-        try:
-            yield process
-        finally:
-            _end(process)
 
-    def _watch(self, process: subprocess.Popen[bytes], next_shard: int) -> Iterator[int]:
-        """Each finished shard, in order, until the process ends. Raises LaunchError once no URL has been answered for
-        longer than one may take."""
+    def _watch(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """One look after the other, until the process ends. Raises LaunchError once no URL has been answered for longer
+        than one may take."""
         patience_seconds = _START_SECONDS + (self._download.retries + 1) * (
             self._download.deadline_seconds + self._download.timeout_seconds + _LONGEST_WAIT_SECONDS
         )
         changed = logged = time.monotonic()
-        answered, has_ended = 0, False
-        while next_shard < len(self._sizes):
-            if self._result(next_shard).exists():
-                yield next_shard
-                next_shard += 1
-                changed = time.monotonic()
-                continue
-            if has_ended:
-                return
+        answered = 0
+        while process.poll() is None:
+            yield
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_SECONDS)
-                has_ended = True
-                continue
             now, before = time.monotonic(), answered
             answered = sum(_count(path) for path in self._progress.iterdir())
             changed = now if answered != before else changed
             if now - logged > _LOG_SECONDS:
-                logger.info("%d URLs answered; %d of %d shards are there", answered, next_shard, len(self._sizes))
+                there = len(self._sizes) - self._lost()
+                logger.info("%d URLs answered; %d of %d shards are there", answered, there, len(self._sizes))
                 logged = now
             if now - changed > patience_seconds:
                 raise LaunchError(
-                    f"the download engine has answered no URL for {patience_seconds:.0f} s (after {answered}, at shard "
-                    f"{next_shard}) and was stopped; start the same command again: what was fetched is kept"
+                    f"the download engine has answered no URL for {patience_seconds:.0f} s (after {answered}, with "
+                    f"{self._lost()} shards missing) and was stopped; start the same command again: what was fetched "
+                    "is kept"
                 )
 
-    def _judge_end(self, exit_code: int, deaths: int) -> None:
+    def _judge_end(self, exit_code: int, is_last: bool) -> None:
         """Raise what an engine's end means, unless it was killed and may be started again."""
         if exit_code in STORAGE_FAILURES:
             raise OSError(exit_code, os.strerror(exit_code), str(self._folder))
-        if exit_code >= 0 or deaths == _MOST_DEATHS:
-            lost = sum(not self._result(shard).exists() for shard in range(len(self._sizes)))
+        if exit_code >= 0 or is_last:
             lines = (self._folder / "engine.log").read_text(errors="replace").splitlines()
             tail = " | ".join(lines[-_LOG_TAIL_LINES:])
             raise LaunchError(
-                f"the download engine ended with exit code {exit_code} and {lost} of {len(self._sizes)} shards "
+                f"the download engine ended with exit code {exit_code} and {self._lost()} of {len(self._sizes)} shards "
                 f"missing; its last lines: {tail or 'none'}. "
                 "Start the same command again: what was fetched is kept"
             )
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """Have an engine that is not done finish what is under way; then end it and its workers, all of its session."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._lost():
+                process.terminate()
+                process.wait(_DRAIN_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _lost(self) -> int:
+        """How many shards are missing."""
+        return sum(not self._result(shard).exists() for shard in range(len(self._sizes)))
+
+    def _done_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._done.iterdir())
 
     def _result(self, shard: int) -> Path:
         return self._done / f"{shard:05d}.results"
@@ -170,13 +212,3 @@ class Fetch:
 def _count(progress: Path) -> int:
     text = progress.read_text()
     return int(text) if text.isdecimal() else 0
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Have the engine finish what it is doing, if it still runs; then end it and its workers, who share its session."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.terminate()
-        process.wait(_DRAIN_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -9,9 +9,9 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tinygptv.data.fetching import Fetch
 from tinygptv.data.native.crawler import PUBLIC_REQUESTS_PER_SECOND
@@ -39,12 +39,18 @@ class RayFetch:
         for wanted in (self._todo, self._done):
             wanted.mkdir(parents=True, exist_ok=True)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Workers end with their shards."""
+
     def request(self, asked: list[Asked]) -> None:
         """Ask for the next shard, unless it is there already."""
         write_request(self._request(self._count), asked)
         self._count += 1
 
-    def shards(self) -> Iterator[Results]:
+    def shards(self) -> Generator[Results]:
         """The results of what was requested, by row position, shard after shard, while others are under way.
 
         Raises LaunchError if a shard cannot be fetched, SetupError without Ray.

@@ -48,5 +48,6 @@ REASONS = {
     "animated": "it moves",
     "truncated_image": "the picture breaks off",
     "damaged_image": "the picture is damaged",
+    "engine_crash": "decoding it crashed, twice",
     "other": "an unforeseen failure",
 }

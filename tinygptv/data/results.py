@@ -1,23 +1,26 @@
 """What an engine leaves of one shard: a log with one result per URL, appended as answers come.
 
 A log is named `.part` until it holds a result for every URL of its shard; then it is synced and renamed. A process that
-is killed therefore loses only what it had not written yet: the next one drops a torn last record and goes on.
+is killed therefore loses only what it had not written yet: the next one drops a torn last record and goes on. Whoever
+waits for results reads them while the log grows.
 """
 
+import contextlib
 import json
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from tinygptv.errors import DataError
 
-_RECORD = struct.Struct("<4sIII")  # mark, bytes of facts, bytes of picture, crc32 of both
-_MARK = b"TGR1"
+_RECORD = struct.Struct("<4sqIII")  # mark, position, bytes of facts, bytes of picture, crc32 of both
+_MARK = b"TGR2"
 
 
 class Asked(NamedTuple):
@@ -58,7 +61,7 @@ class Result:
     jpeg: bytes = b""
 
 
-_FACTS = tuple(field.name for field in fields(Result) if field.name != "jpeg")
+_FACTS = tuple(field.name for field in fields(Result) if field.name not in ("position", "jpeg"))
 
 
 def write_request(path: Path, asked: list[Asked]) -> None:
@@ -103,7 +106,7 @@ class ResultLog:
         """Write one result; whether it was the last. Raises OSError if there is no room for it."""
         facts = json.dumps({n: value for n in _FACTS if (value := getattr(result, n)) is not None}).encode()
         check = zlib.crc32(result.jpeg, zlib.crc32(facts))
-        head = _RECORD.pack(_MARK, len(facts), len(result.jpeg), check)
+        head = _RECORD.pack(_MARK, result.position, len(facts), len(result.jpeg), check)
         with self._lock:
             self._write(head + facts + result.jpeg)
             assert result.position not in self.known
@@ -125,44 +128,84 @@ class ResultLog:
 
 
 class Results(Mapping[int, Result]):
-    """The finished results of one shard by row position; each is read, picture and all, when it is asked for."""
+    """The results of one shard by row position; each is read, picture and all, when it is asked for.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._stream = path, path.open("rb")
+    If the engine still writes them, one that is not there yet is waited for: `wait` is called until it is, and raises
+    what keeps it from ever coming.
+    """
+
+    def __init__(self, path: Path, wait: Callable[[], None] | None = None) -> None:
+        self._path, self._wait = path, wait
+        self._stream: FileIO | None = None
         self._places: dict[int, int] = {}
-        place = 0
-        while len(head := self._stream.read(_RECORD.size)) == _RECORD.size:
-            _, facts_length, jpeg_length, _ = _RECORD.unpack(head)
-            self._places[json.loads(self._stream.read(facts_length))["position"]] = place
-            place = self._stream.seek(jpeg_length, os.SEEK_CUR)
+        self._end = 0
 
     def __getitem__(self, position: int) -> Result:
         """Raises DataError if the record is damaged."""
+        while position not in self._places:
+            if self._read_on() and position not in self._places:
+                raise KeyError(position)
+        assert self._stream is not None
         self._stream.seek(self._places[position])
         result = _read_record(self._stream)
         if result is None:
             raise DataError(f"{self._path}: what was fetched is damaged on disk; remove this file to fetch it again")
         return result
 
-    def __contains__(self, position: object) -> bool:
-        return position in self._places
-
     def __iter__(self) -> Iterator[int]:
+        while not self._read_on():
+            """What is still written is waited for."""
         return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return sum(1 for _ in self)
+
+    def _read_on(self) -> bool:
+        """Learn what has been written since, waiting once if that is nothing; whether there is nothing to come."""
+        is_whole, known = self._path.exists(), len(self._places)
+        self._stream = self._stream or _open_first(self._path.with_suffix(".part"), self._path)
+        if self._stream is not None:
+            size = os.fstat(self._stream.fileno()).st_size
+            while (record := self._whole_record(size)) is not None:
+                position, length = record
+                self._places[position] = self._end
+                self._end += length
+        if is_whole or len(self._places) > known:
+            return is_whole
+        assert self._wait is not None
+        self._wait()
+        return False
+
+    def _whole_record(self, size: int) -> tuple[int, int] | None:
+        """Position and bytes of the record behind the last known one, unless the first `size` bytes lack a part of
+        it: it is being written, or what is left of an engine that was killed, which its successor writes over."""
+        assert self._stream is not None
+        self._stream.seek(self._end)
+        head = self._stream.read(_RECORD.size)
+        if len(head) < _RECORD.size:
+            return None
+        mark, position, facts_length, jpeg_length, _ = _RECORD.unpack(head)
+        length = _RECORD.size + facts_length + jpeg_length
+        return (position, length) if mark == _MARK and self._end + length <= size else None
 
 
-def _read_record(stream: BinaryIO) -> Result | None:
+def _open_first(*paths: Path) -> FileIO | None:
+    """The first of these files that is there."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            return path.open("rb", buffering=0)  # a buffer would hold what has been written over since
+    return None
+
+
+def _read_record(stream: BinaryIO | FileIO) -> Result | None:
     """The record a stream stands at, or None if there is no intact one."""
     head = stream.read(_RECORD.size)
     if len(head) < _RECORD.size:
         return None
-    mark, facts_length, jpeg_length, check = _RECORD.unpack(head)
+    mark, position, facts_length, jpeg_length, check = _RECORD.unpack(head)
     if mark != _MARK:
         return None
     facts, jpeg = stream.read(facts_length), stream.read(jpeg_length)
     if len(jpeg) < jpeg_length or zlib.crc32(jpeg, zlib.crc32(facts)) != check:
         return None
-    return Result(jpeg=jpeg, **json.loads(facts))
+    return Result(position, jpeg=jpeg, **json.loads(facts))

@@ -1,5 +1,7 @@
 """The crawler's manners: how many, how often, who may not be asked, and when enough is enough."""
 
+import gzip
+import itertools
 import queue
 import ssl
 import threading
@@ -20,6 +22,7 @@ from tinygptv.data.native import crawler as crawling
 from tinygptv.data.native import session
 from tinygptv.data.native.crawler import Crawler
 from tinygptv.data.native.politeness import Request
+from tinygptv.data.native.robots import MAX_BYTES
 from tinygptv.data.native.session import Answer
 from tinygptv.definitions.source import Download
 
@@ -165,6 +168,27 @@ def test_robots_txt_may_lie_elsewhere_on_the_host_and_may_opt_out_of_being_index
     site.pages["/robots.txt"] = redirect("/rules.txt")
     site.pages["/rules.txt"] = page(b"User-agent: tinygptv-curation\nDisallow: /0", X_Robots_Tag="noindex")
     assert ask(urls) == {urls[0]: "robots_disallowed", urls[1]: "ok"}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_of_a_robots_txt_without_end_the_first_512_kib_count(site: Site, declared: bool) -> None:
+    rules = b"User-agent: *\nDisallow: /0\n"
+    rules += b"# nothing\n" * ((MAX_BYTES - len(rules)) // 10) + b"Disallow: /1\n" * 100_000
+    site.pages["/robots.txt"] = page(rules) if declared else page(gzip.compress(rules), Content_Encoding="gzip")
+    urls = numbered(site, 2)
+    assert ask(urls) == {urls[0]: "robots_disallowed", urls[1]: "ok"}
+
+
+def test_a_robots_txt_that_breaks_off_forbids_all_for_now(site: Site) -> None:
+    site.pages["/robots.txt"] = page(b"User-agent: *\nDisallow: /0", declared=1000)
+    assert set(ask(numbered(site, 2)).values()) == {"robots_unreachable"}
+
+
+def test_a_crawl_delay_lies_between_two_requests(site: Site) -> None:
+    site.pages["/robots.txt"] = page(b"User-agent: *\nCrawl-delay: 0.3")
+    assert set(ask(numbered(site, 4)).values()) == {"ok"}
+    times = sorted(moment for path, moments in site.asked.items() if path != "/robots.txt" for moment in moments)
+    assert all(later - earlier >= 0.25 for earlier, later in itertools.pairwise(times))
 
 
 def test_robots_txt_can_be_declared_irrelevant_for_ones_own_servers(site: Site) -> None:

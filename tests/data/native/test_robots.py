@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tinygptv.data.native.robots import Robots, parse
+from tinygptv.data.native.robots import LONGEST_DELAY_SECONDS, MAX_BYTES, Robots, parse, text_of
 
 GROUPS = """
 User-agent: otherbot
@@ -76,3 +76,18 @@ def test_a_hostile_pattern_costs_no_time() -> None:
     started = time.process_time()
     assert robots.allow("/" + "a" * 10_000)
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"), [("2", 2.0), ("0.5", 0.5), (" .5 ", 0.5), ("86400", LONGEST_DELAY_SECONDS), ("soon", 0.0)]
+)
+def test_a_crawl_delay_is_kept_up_to_a_limit(delay: str, seconds: float) -> None:
+    text = f"User-agent: a\nCrawl-delay: {delay}\nDisallow: /x\n\nUser-agent: *\nCrawl-delay: 7"
+    assert (parse(text, "a").delay_seconds, parse(text, "a").allow("/x")) == (seconds, False)
+    assert parse(text, "b").delay_seconds == 7.0
+
+
+def test_a_rule_that_the_limit_cuts_is_none() -> None:
+    before = b"User-agent: *\n".ljust(MAX_BYTES - 11, b"#") + b"\n"
+    assert parse(text_of(before + b"Disallow: /only/this"), "a").allow("/")
+    assert len(text_of(before + b"Disallow: /only/this")) == len(before)

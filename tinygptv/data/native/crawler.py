@@ -26,7 +26,7 @@ from tinygptv.data.guard import (
     origin_of,
 )
 from tinygptv.data.native.politeness import Request, Schedule, Site
-from tinygptv.data.native.robots import MAX_BYTES, Robots, parse
+from tinygptv.data.native.robots import MAX_BYTES, Robots, parse, text_of
 from tinygptv.data.native.session import NOT_MODIFIED, REDIRECTS, Answer, Connection, Connections
 from tinygptv.definitions.source import Download
 
@@ -39,6 +39,9 @@ _MOST_HOPS = 5
 _MOST_KEPT_CONNECTIONS, _MOST_REMEMBERED_SITES = 256, 20_000
 _OPT_OUTS_OF_A_SITE, _TROUBLES_OF_A_SITE = 10, 32
 """So many in a row, and nothing more is asked of a site in this run."""
+
+_UNREADABLE = frozenset({"truncated", "bad_encoding", "too_large"})
+"""A robots.txt that came so says something, and nobody knows what."""
 
 _RESOLVERS = 16  # at once; resolvers drop the questions of those who ask more, and every drop costs seconds
 PUBLIC_REQUESTS_PER_SECOND = 20.0
@@ -138,7 +141,11 @@ class Crawler:
         target = _target(request.url)
         if site.robots is None:
             site.robots = self._robots(site)
-            self._schedule.admit(site, self._limits.connections_per_host)
+            delay = site.robots.delay_seconds
+            self._schedule.pause(site, delay)
+            self._schedule.admit(
+                site, 1 if delay else self._limits.connections_per_host, max(delay, site.seconds_between)
+            )
         if not site.robots.allow(target):
             raise FetchError("robots_disallowed")
         conditions = {"If-None-Match": request.etag, "If-Modified-Since": request.last_modified}
@@ -171,9 +178,9 @@ class Crawler:
                 check_addresses(found, allow_private=False)
             connection = self._connections.take(origin) or Connection(origin, found, self._limits)
             try:
-                answer = connection.get(_target(url), self._headers, MAX_BYTES, agent_token=None)
+                answer = connection.get(_target(url), self._headers, MAX_BYTES, agent_token=None, is_cut=True)
             except FetchError as error:
-                if error.status is None or error.status == 429 or error.status >= 500:
+                if error.failure in _UNREADABLE or error.status is None or error.status == 429 or error.status >= 500:
                     raise FetchError(
                         "robots_unreachable" if error.status else error.failure, error.status, error.retry_after
                     ) from error
@@ -184,7 +191,7 @@ class Crawler:
                 else:
                     connection.close()
             if answer.status not in REDIRECTS:
-                return parse(answer.body.decode("utf-8", errors="replace"), self._agent_token)
+                return parse(text_of(answer.body), self._agent_token)
             url = _location(url, answer)
         return Robots()
 

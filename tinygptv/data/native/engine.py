@@ -10,11 +10,10 @@ import os
 import queue
 import resource
 import signal
-import threading
 from dataclasses import fields
 from pathlib import Path
 
-from tinygptv.data.engine_process import Progress, Settings, run_engine
+from tinygptv.data.engine_process import InHand, Progress, Settings, run_engine
 from tinygptv.data.guard import FetchError
 from tinygptv.data.native.crawler import Crawler, facts
 from tinygptv.data.native.politeness import Request
@@ -31,7 +30,7 @@ class ShardFetch:
     def __init__(self, folder: Path, settings: Settings, ended: "queue.SimpleQueue[BaseException | None]") -> None:
         self._folder, self._settings, self._ended = folder, settings, ended
         self._progress = Progress(folder)
-        self._decoding = threading.Semaphore(os.cpu_count() or 1)  # each holds whole pictures in memory
+        self._in_hand = InHand(folder, os.cpu_count() or 1, settings.suspects)
 
     def submit(self, crawler: Crawler, path: Path) -> None:
         """Have every URL of a shard asked for that has no result yet."""
@@ -44,13 +43,20 @@ class ShardFetch:
                 self._submit(crawler, one, log)
 
     def _submit(self, crawler: Crawler, asked: Asked, log: ResultLog) -> None:
-        def keep(request: Request, answer: Answer | FetchError) -> None:
-            is_last = log.append(self._result(asked, request, answer))
+        def keep(result: Result) -> None:
+            is_last = log.append(result)
             self._progress.add()
             if is_last:
                 self._ended.put(None)
 
-        crawler.submit(Request(asked.url, keep, asked.etag, asked.last_modified))
+        if asked.position in self._settings.guilty:
+            keep(Result(asked.position, "engine_crash"))
+            return
+
+        def take(request: Request, answer: Answer | FetchError) -> None:
+            keep(self._result(asked, request, answer))
+
+        crawler.submit(Request(asked.url, take, asked.etag, asked.last_modified))
 
     def _result(self, asked: Asked, request: Request, answer: Answer | FetchError) -> Result:
         heard = facts(request, answer)
@@ -61,7 +67,7 @@ class ShardFetch:
         if is_unchanged or heard["content_sha256"] == asked.content_sha256:
             return Result(asked.position, is_unchanged=True, **heard)
         try:
-            with self._decoding:
+            with self._in_hand.decoding(asked.position):
                 picture = store_picture(answer.body, self._settings.download)
         except PictureError as error:
             return Result(asked.position, error.reason, **heard)

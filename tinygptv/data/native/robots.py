@@ -1,4 +1,4 @@
-"""robots.txt: what a site allows whom. Pure; RFC 9309.
+"""robots.txt: what a site allows whom. Pure; RFC 9309, and `Crawl-delay`, which is no part of it.
 
 The group that names us counts, or the one for `*` if none does; of the rules in it the longest match decides, and among
 equals the permission.
@@ -9,9 +9,13 @@ import urllib.parse
 from dataclasses import dataclass
 
 MAX_BYTES = 512 << 10
-"""More of a file is not read; the RFC asks for at least 500 KiB."""
+"""What comes after that is not read; the RFC asks for at least 500 KiB."""
+
+LONGEST_DELAY_SECONDS = 10.0
+"""Between two requests. Who asks for more gets this: days between two pictures are meant for other crawlers."""
 
 _PRODUCT = re.compile(r"[a-z0-9_-]+|\*")
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _ALREADY_WRITTEN = "".join(map(chr, range(33, 127)))
@@ -19,9 +23,11 @@ _ALREADY_WRITTEN = "".join(map(chr, range(33, 127)))
 
 @dataclass(frozen=True)
 class Robots:
-    """The rules that apply to one agent, as (is allowed, pattern); the most specific first."""
+    """The rules that apply to one agent, as (is allowed, pattern), the most specific first; and the seconds it is asked
+    to leave between two requests."""
 
     rules: tuple[tuple[bool, str], ...] = ()
+    delay_seconds: float = 0.0
 
     def allow(self, target: str) -> bool:
         """Whether a path with its query may be asked for."""
@@ -29,9 +35,16 @@ class Robots:
         return next((is_allowed for is_allowed, pattern in self.rules if _matches(pattern, written)), True)
 
 
+def text_of(body: bytes) -> str:
+    """What of a file is read: no more than the limit, and no line that the limit cuts."""
+    kept = body if len(body) < MAX_BYTES else body[: body.rfind(b"\n", 0, MAX_BYTES) + 1]
+    return kept.decode("utf-8", errors="replace")
+
+
 def parse(text: str, agent_token: str) -> Robots:
     """The rules for the agent of that name. Lines that are no rules are ignored, as the RFC asks."""
     groups: dict[str, list[tuple[bool, str]]] = {}
+    delays: dict[str, float] = {}
     names: list[str] = []
     is_naming = False
     for line in text.lstrip("\ufeff").splitlines():
@@ -48,8 +61,13 @@ def parse(text: str, agent_token: str) -> Robots:
                 if value:
                     for name in names:
                         groups[name].append((field.lower() == "allow", _spelling(value)))
-    rules = groups.get(agent_token.lower(), groups.get("*", []))
-    return Robots(tuple(sorted(rules, key=lambda rule: (-len(rule[1]), not rule[0]))))
+            case "crawl-delay":
+                is_naming = False
+                if _NUMBER.fullmatch(value):
+                    delays |= dict.fromkeys(names, min(float(value), LONGEST_DELAY_SECONDS))
+    ours = agent_token.lower() if agent_token.lower() in groups else "*"
+    rules = sorted(groups.get(ours, []), key=lambda rule: (-len(rule[1]), not rule[0]))
+    return Robots(tuple(rules), delays.get(ours, 0.0))
 
 
 def _spelling(text: str) -> str:

@@ -47,17 +47,28 @@ class Connection:
         self._http = _Http(origin, addresses, limits)
         self._host = str(origin).partition("://")[2]
 
-    def get(self, target: str, headers: Mapping[str, str], max_bytes: int, agent_token: str | None) -> Answer:
+    def get(
+        self,
+        target: str,
+        headers: Mapping[str, str],
+        max_bytes: int,
+        agent_token: str | None,
+        is_cut: bool = False,
+    ) -> Answer:
         """Ask for a path and query. Raises FetchError, or what the network raised; then the connection is closed.
 
         A body is read only if it may be used: not after an error, a declared length beyond the limit, or an opt-out,
-        for which the answer is searched unless `agent_token` is None.
+        for which the answer is searched unless `agent_token` is None. One that `is_cut` may go beyond the limit, and
+        its rest is left unread.
         """
         try:
             with self._ask(target, headers) as response:
-                failure = _refusal(response, max_bytes, agent_token)
+                failure = _refusal(response, None if is_cut else max_bytes, agent_token)
                 if failure is None and response.status in _PICTURE_STATUS:
-                    return Answer(200, response.headers, _body(response, max_bytes))
+                    body = _body(response, max_bytes, is_cut)
+                    if not response.isclosed():
+                        self.close()
+                    return Answer(200, response.headers, body)
                 self._drain(response)
         except BaseException:
             self.close()
@@ -97,29 +108,31 @@ class Connection:
             response.read()
 
 
-def _refusal(response: http.client.HTTPResponse, max_bytes: int, agent_token: str | None) -> str | None:
+def _refusal(response: http.client.HTTPResponse, max_bytes: int | None, agent_token: str | None) -> str | None:
     # Pages that say "not found" or "come back later" are often marked noindex; that is not about the picture.
     if response.status < 400 and agent_token is not None and opted_out(response.headers, agent_token):
         return "opted_out"
     if response.status in _PICTURE_STATUS:
-        return "too_large" if (response.length or 0) > max_bytes else None
+        return "too_large" if max_bytes is not None and (response.length or 0) > max_bytes else None
     return None if response.status in REDIRECTS | {NOT_MODIFIED} else failure_of_status(response.status)
 
 
-def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+def _body(response: http.client.HTTPResponse, max_bytes: int, is_cut: bool) -> bytes:
     declared = response.length
+    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
     body = io.BytesIO()
     while chunk := response.read1(_CHUNK):
         body.write(chunk)
         if body.tell() > max_bytes:
+            if is_cut and encoding == "identity":
+                return body.getvalue()
             raise FetchError("too_large", 200)
     if declared is not None and body.tell() < declared:
         raise FetchError("truncated", 200)
-    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
-    return body.getvalue() if encoding == "identity" else _unpack(body.getvalue(), encoding, max_bytes)
+    return body.getvalue() if encoding == "identity" else _unpack(body.getvalue(), encoding, max_bytes, is_cut)
 
 
-def _unpack(packed: bytes, encoding: str, max_bytes: int) -> bytes:
+def _unpack(packed: bytes, encoding: str, max_bytes: int, is_cut: bool) -> bytes:
     if encoding not in _UNPACKERS:
         raise FetchError("bad_encoding", 200)
     unpacker = zlib.decompressobj(_UNPACKERS[encoding])
@@ -128,6 +141,8 @@ def _unpack(packed: bytes, encoding: str, max_bytes: int) -> bytes:
     except zlib.error as error:
         raise FetchError("bad_encoding", 200) from error
     if unpacker.unconsumed_tail:
+        if is_cut:
+            return body
         raise FetchError("too_large", 200)
     if not unpacker.eof:
         raise FetchError("truncated", 200)
