@@ -53,7 +53,7 @@ def drawn(store: Store, mixture: Manifest, stage: str, steps: range, known: int 
     mixed = MixedSamples(store, mixture.artifact, known)
     shown = []
     for step in steps:
-        keys = [sample.key for sample in mixed.samples(mixed.draw(order_seed(SEED, stage), step, BATCH))]
+        keys = [sample.key for sample in mixed.samples(mixed.order(order_seed(SEED, stage), BATCH).draw(step))]
         shown += [(step + 1, key) for key in keys if key in ("03", "17")]
     return shown
 

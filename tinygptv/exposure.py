@@ -4,7 +4,6 @@ Drawing is a pure function, so nothing had to be recorded to know exactly, excep
 each step: `metrics.jsonl` says that.
 """
 
-import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.drawing import Mask, order_seed, times_drawn
+from tinygptv.data.drawing import order_seed
 from tinygptv.data.forget import masked_rows, matches
 from tinygptv.data.mixing import SAMPLES, MixedSamples
 from tinygptv.data.tombstones import Tombstone
@@ -129,10 +128,6 @@ def _descendants(made: list[Manifest], seen: list[str]) -> Iterator[Exposure]:
                     yield Exposure(manifest.artifact, through=source)
 
 
-_Part = tuple[range, int, MixedSamples]
-"""Steps, the batches left out before them (by roll-backs), and the mixture as their ranks saw it."""
-
-
 class _Drawn:
     """What a stage drew from a mixture."""
 
@@ -142,29 +137,26 @@ class _Drawn:
 
     def exposure(self, artifact: str, rows: list[dict[str, Any]], named: NDArray[np.bool_]) -> Exposure | None:
         """How the steps of these metrics showed the named rows of the mixture; None if they did not."""
-        parts = list(self._parts(rows))
-        times = self._times(parts, len(rows), named)
-        if not times.any():
+        wanted, first = np.flatnonzero(named), None
+        times = np.zeros(len(wanted), dtype=np.int64)
+        for steps, skipped, mixed in self._parts(rows):
+            drawn = range(steps.start + skipped, steps.stop + skipped)
+            for plan in mixed.order(self._seed, self._batch).plans(drawn):
+                shown = mixed.rows(plan)
+                hits = np.flatnonzero(named[shown])
+                np.add.at(times, np.searchsorted(wanted, shown[hits]), 1)
+                if first is None and len(hits):
+                    first = plan.steps[int(np.searchsorted(plan.starts, hits[0], side="right")) - 1] - skipped
+        if first is None:
             return None
-        first = bisect.bisect_left(range(len(rows)), 1, key=lambda step: int(self._times(parts, step + 1, named).sum()))
         return Exposure(artifact, int((times > 0).sum()), int(times.sum()), first + 1, len(rows))
 
-    def _parts(self, rows: list[dict[str, Any]]) -> Iterator[_Part]:
-        """Runs of steps whose ranks knew the same tombstones and drew batch after batch, with what they drew from."""
+    def _parts(self, rows: list[dict[str, Any]]) -> Iterator[tuple[range, int, MixedSamples]]:
+        """Runs of steps whose ranks knew the same tombstones and drew batch after batch; the batches left out before
+        them, by roll-backs; and the mixture as those ranks saw it."""
         begin = 0
         told = ((row.get("tombstones", 0), row.get("batch", step + 1) - step - 1) for step, row in enumerate(rows))
         for (known, skipped), group in groupby(told):
             end = begin + len(list(group))
             yield range(begin, end), skipped, MixedSamples(self._store, self._mixture, known)
             begin = end
-
-    def _times(self, parts: list[_Part], steps: int, named: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """How often each named row was shown in the first `steps` steps."""
-        total = np.zeros(int(named.sum()), dtype=np.int64)
-        for part, skipped, mixed in parts:
-            until = range(part.start + skipped, min(part.stop, steps) + skipped)
-            masks: Sequence[Mask] = mixed.masks
-            if until:
-                drawn = times_drawn(mixed.mixture, mixed.sizes, self._seed, until, self._batch, masks)
-                total += np.concatenate(drawn)[named]
-        return total

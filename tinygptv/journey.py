@@ -203,7 +203,8 @@ class Journey:
 
     def shares(self, stage_name: str) -> Iterator[str]:
         """How a stage draws from its finished mixture, for people: shares, and how often each sample comes."""
-        from tinygptv.data.drawing import order_seed, shares_table
+        from tinygptv.data.drawing import order_seed
+        from tinygptv.data.shares import shares_table
         from tinygptv.train.schedule import total_steps
 
         stage = self.run.recipe.stage(stage_name)

@@ -48,7 +48,7 @@ def _step(journey: Journey, stage: Stage, artifact: str, seed: int, step: int) -
     from tinygptv.data.mixing import MixedSamples
 
     mixed = MixedSamples(journey.store, artifact)
-    places = mixed.draw(seed, step, stage.global_batch_size)
+    places = mixed.order(seed, stage.global_batch_size).draw(step)
     for (component, position), sample in zip(places, mixed.samples(places), strict=True):
         task = mixed.mixture.components[component].task
         images = ", ".join(image.path for image in sample.images) or "no image"

@@ -147,7 +147,7 @@ def test_a_finished_mixture_never_hands_out_what_is_masked(store: Store, filtere
     forget(store, "caption", "(?i)jane +doe")
     mixed = MixedSamples(store, blend.artifact)
     assert mixed.sizes == (5, 5)
-    drawn = [place for step in range(50) for place in mixed.draw(1, step, 8)]
+    drawn = [place for step in range(50) for place in mixed.order(1, 8).draw(step)]
     seen = {(sample.source, sample.key) for sample in mixed.samples(drawn)}
     assert {key for source, key in seen if source == "$source"} == {"c", "d", "f"}
     assert len({key for source, key in seen if source == "align"}) == 4
@@ -161,11 +161,11 @@ def test_whoever_opened_a_mixture_with_fewer_requests_draws_as_before(
     store: Store, filtered: Manifest, define: Path
 ) -> None:
     blend = mix(store, "blend", filtered)
-    before = [MixedSamples(store, blend.artifact).draw(1, step, 8) for step in range(20)]
+    before = [MixedSamples(store, blend.artifact).order(1, 8).draw(step) for step in range(20)]
     forget(store, "url", "http://shop.com/b.jpg")
     known, unknown = (MixedSamples(store, blend.artifact, first) for first in (None, 0))
-    assert [unknown.draw(1, step, 8) for step in range(20)] == before
-    assert [known.draw(1, step, 8) for step in range(20)] != before
+    assert [unknown.order(1, 8).draw(step) for step in range(20)] == before
+    assert [known.order(1, 8).draw(step) for step in range(20)] != before
     assert (known.tombstones, unknown.tombstones) == (1, 0)
 
 

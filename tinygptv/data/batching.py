@@ -168,12 +168,17 @@ class Loader:
         self.mixed = MixedSamples(store, mixture, first_tombstones)
         self.collator = Collator(tokenizer, inputs, num_image_tokens)
         self.global_batch_size, self.seed = global_batch_size, seed
+        self._order = self.mixed.order(seed, global_batch_size)
         self._packing, self._replacing = packing, replacing
 
     @property
     def sources(self) -> list[str]:
         """Where samples may come from."""
         return list(dict.fromkeys(component.source for component in self.mixed.mixture.components))
+
+    def batch_size(self, step: int) -> int:
+        """How many samples a step holds, over all ranks: the global batch size, or that of the step's component."""
+        return len(self._order.draw(step))
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """A rank's share of a step's global batch, in one piece."""
@@ -184,9 +189,10 @@ class Loader:
 
         Raises DefinitionError if the ranks cannot share the batch evenly, DataError for a sample that cannot be used.
         """
-        if self.global_batch_size % ranks:
-            raise DefinitionError(f"{ranks} ranks cannot share a global batch of {self.global_batch_size} evenly")
-        share = self.global_batch_size // ranks
+        samples = self.batch_size(step)
+        if samples % ranks:
+            raise DefinitionError(f"{ranks} ranks cannot share a global batch of {samples} evenly")
+        share = samples // ranks
         first, size = rank * share, min(micro_batch_size, share)
         return [
             self._slots(step, range(start, min(start + size, first + share)))
@@ -195,7 +201,7 @@ class Loader:
 
     def drawn(self, step: int, slots: range) -> list[Drawn]:
         """What some places of a step's global batch hold."""
-        places = self.mixed.draw(self.seed, step, self.global_batch_size)[slots.start : slots.stop]
+        places = self._order.draw(step)[slots.start : slots.stop]
         return self._drawn(step, slots, places)
 
     def _drawn(self, step: int, slots: Iterable[int], places: Sequence[tuple[int, int]]) -> list[Drawn]:
@@ -228,7 +234,7 @@ class Loader:
     def _stand_in(self, step: int, slot: int, number: int) -> Drawn:
         """Another sample of the same component: chance decides, for beside a bad one others are bad; but the chance of
         this place in the order, so that everybody finds the same."""
-        component, _ = self.mixed.draw(self.seed, step, self.global_batch_size)[slot]
+        component, _ = self._order.draw(step)[slot]
         rng = random.Random(f"{self.seed} {step} {slot} {number}")
         mask = self.mixed.masks[component] if self.mixed.masks else None
         position = rng.randrange(self.mixed.sizes[component])

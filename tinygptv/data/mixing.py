@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.annotations import TASKS, AnnotationReader, contents_of
-from tinygptv.data.drawing import Mask, declared_shares, draw
+from tinygptv.data.drawing import Mask, Order, Plan
 from tinygptv.data.shapes.files import corpus_folder, draw_corpus
 from tinygptv.data.shards import SIDECAR
+from tinygptv.data.shares import declared_shares
 from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, matching_texts, tombstones
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture, Task
@@ -277,15 +278,20 @@ class MixedSamples:
         self.masks = self._masks(artifact)
         self._root = functools.cache(functools.partial(root_folder, store))
 
-    def draw(self, seed: int, step: int, batch: int) -> list[tuple[int, int]]:
-        """The places, (component, position), of a step's samples; see `drawing.draw`."""
-        return draw(self.mixture, self.sizes, seed, step, batch, self.masks)
+    def order(self, seed: int, batch: int) -> Order:
+        """What every step draws of it, for the order seed and the global batch size of a stage."""
+        return Order(self.mixture, self.sizes, seed, batch, self.masks)
+
+    def rows(self, plan: Plan) -> NDArray[np.int64]:
+        """(N,) The rows of the table that hold a plan's samples."""
+        rows: NDArray[np.int64] = self._starts[plan.components] + plan.positions
+        return rows
 
     def samples(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
         """The samples at (component, position), with absolute image paths. Raises DataError for a masked one."""
         numbers = [int(self._starts[component]) + position for component, position in places]
         if self._masked is not None and self._masked[numbers].any():
-            raise DataError("a sample was asked for that is to be forgotten; draw places with MixedSamples.draw")
+            raise DataError("a sample was asked for that is to be forgotten; draw places with MixedSamples.order")
         return [self._sample(row) for row in self._table.take(numbers).to_pylist()]
 
     def _masks(self, artifact: str) -> list[Mask]:

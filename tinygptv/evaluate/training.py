@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from tinygptv.artifacts import Store
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.drawing import order_seed, realised_shares
+from tinygptv.data.drawing import order_seed
+from tinygptv.data.shares import drawn_samples
 from tinygptv.definitions.mixture import RUN_SOURCE
 from tinygptv.definitions.recipe import Stage
 from tinygptv.evaluate.figures import read_curve, stage_svg
@@ -51,17 +52,17 @@ def stage_mixtures(run: ResolvedRun, artifacts: RunArtifacts) -> list[StageMixtu
             continue
         steps, batch = total_steps(stage.schedule), stage.global_batch_size
         seed = order_seed(run.recipe.seed, stage.stage)
-        drawn = realised_shares(run.mixtures[stage.mixture], seed, steps, batch)
+        drawn = drawn_samples(run.mixtures[stage.mixture], seed, steps, batch)
         rows = [
             ComponentRow(
                 source=run.source_name if component["source"] == RUN_SOURCE else component["source"],
                 task=component["task"].replace("_", " "),
                 samples=component["samples"],
                 declared=round(100 * component["declared_share"], 1),
-                drawn=round(100 * share, 1),
-                epochs=round(share * steps * batch / max(component["samples"], 1), 1),
+                drawn=round(100 * count / sum(drawn), 1),
+                epochs=round(count / max(component["samples"], 1), 1),
             )
-            for component, share in zip(manifest.details["components"], drawn, strict=True)
+            for component, count in zip(manifest.details["components"], drawn, strict=True)
         ]
         shown.append(StageMixture(stage.stage, stage.mixture, rows))
     return shown

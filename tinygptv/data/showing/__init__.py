@@ -50,7 +50,7 @@ class Shown:
 def samples_of(loader: Loader, steps: Iterator[int], tokenizer: PreTrainedTokenizerFast) -> Iterator[Shown]:
     """The samples of some steps, in order, as training reads them."""
     for step in steps:
-        drawn = loader.drawn(step, range(loader.global_batch_size))
+        drawn = loader.drawn(step, range(loader.batch_size(step)))
         for one in drawn:
             texts = loader.collator.sequences.training([one.turns])
             yield _shown(one, pieces(texts, tokenizer))
