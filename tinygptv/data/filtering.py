@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
-from tinygptv.data.captions import describe
 from tinygptv.data.database import connect
 from tinygptv.data.decontamination import fingerprints
 from tinygptv.data.forget import without_forgotten
 from tinygptv.data.gallery import DROPPED, write_gallery
 from tinygptv.data.judging import KEPT, Judgement, judge
 from tinygptv.data.rows import Rows
+from tinygptv.data.scores import SCORES, describe_rows
 from tinygptv.data.shards import SIDECAR, ShardWriter, read_image
-from tinygptv.definitions.filters import SIDECAR_COLUMNS, Deduplicate, FilterChain, Placeholder, Rule, Step
+from tinygptv.definitions.filters import Deduplicate, FilterChain, Placeholder, Rule, Step
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
 
@@ -46,31 +46,35 @@ def filter_source(
     *,
     benchmarks: Mapping[str, AnnotationsSource] = MappingProxyType({}),
     earlier: Sequence[Manifest] = (),
+    scores: Manifest | None = None,
 ) -> Manifest:
     """`filtered/<source>-<filter>@<hash>`: shards of the kept rows, `dropped.parquet` with a reason per row, a gallery.
 
     What the `first_tombstones`, or all, name is dropped first; what one of `benchmarks`, by source name, holds as well,
-    or one of the `earlier` raw or filtered artifacts, is dropped too. The manifest's details hold `funnel`, one entry
-    per step in order, `tables`, rows in and kept per table, and `in_benchmarks`, how rows were recognised as theirs.
-    Raises DefinitionError if a predicate cannot be evaluated, DataError if nothing or too little is left.
+    or one of the `earlier` raw or filtered artifacts, is dropped too. `scores` is what the chain's scorer says of
+    `raw`. The manifest's details hold `funnel`, one entry per step in order, `tables`, rows in and kept per table, and
+    `in_benchmarks`, how rows were recognised as theirs.
+    Raises DefinitionError if a predicate cannot be evaluated, DataError if scores are missing, or if nothing or too
+    little is left.
     """
     chain = without_forgotten(store, catalog.filter_chain(filter_name), raw, first_tombstones)
     check_chain(filter_name, chain)
     held_out = [fingerprints(store, *each) for each in sorted(benchmarks.items())] if chain.decontaminate else []
-    described = describe(store, source_name, chain.captions, raw)
+    described = describe_rows(store, source_name, chain, raw, scores)
     definition = chain.model_dump() | {"samples_per_shard": _SAMPLES_PER_SHARD}
     name = f"{source_name}-{filter_name}"
-    parents = [made.artifact for made in (raw, described, *held_out, *earlier)]
+    parents = [made.artifact for made in (raw, described, *held_out, *earlier, *([scores] if scores else []))]
 
     def build(draft: Path) -> Outcome:
         sidecar, images = store.folder(described.artifact) / SIDECAR, store.folder(raw.artifact)
         with connect(draft) as database:
-            rows = Rows(database, sidecar, images, [store.folder(made.artifact) for made in earlier])
+            table = store.file(scores.artifact, SCORES) if scores else None
+            rows = Rows(database, sidecar, images, [store.folder(made.artifact) for made in earlier], scores=table)
             count = _check_keys(rows, images)
             judgement = judge(rows, chain, [store.folder(made.artifact) for made in held_out])
             drops = {entry["rule"]: entry["dropped_first"] for entry in judgement.funnel if entry["dropped_first"]}
             _check_what_is_left(name, count, drops, chain.max_drop_fraction)
-        tables = _write(judgement, sidecar, images, draft)
+        tables = _write(judgement, chain.columns, sidecar, images, draft)
         write_gallery(draft, images)
         kept = count - sum(drops.values())
         listed = ", ".join(f"{reason} {dropped}" for reason, dropped in drops.items()) or "nothing dropped"
@@ -83,7 +87,7 @@ def filter_source(
 
 def check_chain(filter_name: str, chain: FilterChain) -> None:
     """Evaluate every expression of a chain on an empty sidecar. Raises DefinitionError, naming the rule."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in SIDECAR_COLUMNS.items())
+    columns = ", ".join(f"{name} {kind}" for name, kind in chain.columns.items())
     with duckdb.connect(config={"enable_external_access": "false"}) as database:
         database.execute(f"CREATE TABLE sidecar ({columns})")
         for step in (*chain.rules, *chain.steps):
@@ -91,7 +95,7 @@ def check_chain(filter_name: str, chain: FilterChain) -> None:
             try:
                 gives = [str(kind) for kind in database.sql(_probe(step)).types]
             except (duckdb.Error, ValueError) as error:
-                raise DefinitionError(f"{where}: {error}\nThe sidecar has {', '.join(SIDECAR_COLUMNS)}") from error
+                raise DefinitionError(f"{where}: {error}\nThe sidecar has {', '.join(chain.columns)}") from error
             if isinstance(step, Rule) and gives != ["BOOLEAN"]:
                 raise DefinitionError(f"{where}: `{step.keep}` gives {gives[0]}, not true or false; write a comparison")
             if isinstance(step, Deduplicate) and step.within is not None and gives[0] != "BIGINT":
@@ -102,6 +106,8 @@ def _probe(step: Rule | Step) -> str:
     match step:
         case Rule():
             return f"SELECT ({step.keep}) FROM sidecar"
+        case Deduplicate(at_least=float()):
+            return f"SELECT row_number() OVER (ORDER BY {step.order}) FROM sidecar"
         case Deduplicate():
             return (
                 f"SELECT ({step.by}), row_number() OVER (PARTITION BY ({step.by}) ORDER BY {step.order}) FROM sidecar"
@@ -134,13 +140,15 @@ def _check_what_is_left(name: str, total: int, drops: dict[str, int], max_drop_f
         )
 
 
-def _write(judgement: Judgement, sidecar: Path, raw: Path, draft: Path) -> dict[str, dict[str, int]]:
+def _write(
+    judgement: Judgement, columns: Mapping[str, str], sidecar: Path, raw: Path, draft: Path
+) -> dict[str, dict[str, int]]:
     """Write the kept samples and the dropped rows, in the order of the sidecar; rows in and kept, by table."""
     names = pa.array([None, *(step.name for step in judgement.steps)])
     rows_in: Counter[str] = Counter()
     rows_kept: Counter[str] = Counter()
     first = 0
-    with pq.ParquetFile(sidecar) as file, ShardWriter(draft, _SAMPLES_PER_SHARD) as shards:
+    with pq.ParquetFile(sidecar) as file, ShardWriter(draft, _SAMPLES_PER_SHARD, columns) as shards:
         schema = file.schema_arrow.append(pa.field("reason", pa.string()))
         with pq.ParquetWriter(draft / DROPPED, schema, compression="zstd") as dropped:
             for batch in file.iter_batches(_BATCH_ROWS):

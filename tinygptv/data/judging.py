@@ -16,7 +16,8 @@ from tinygptv.data.balancing import Balanced
 from tinygptv.data.decontamination import Contaminated
 from tinygptv.data.duplicates import Comparison, Fixed, Mask, compare
 from tinygptv.data.rows import Positions, Rows
-from tinygptv.definitions.filters import Balance, Decontaminate, FilterChain, Placeholder, Rule, Step
+from tinygptv.data.semantic import SemanticCopies
+from tinygptv.definitions.filters import Balance, Decontaminate, Deduplicate, FilterChain, Placeholder, Rule, Step
 
 KEPT = 0
 """As a verdict: the row stays. Any other verdict is the number of the step that drops it, from 1, rules first."""
@@ -91,6 +92,8 @@ def _prepare(rows: Rows, step: Step, held_out: Sequence[Path]) -> Comparison:
             return Contaminated(rows, step, held_out) if held_out else Fixed(np.empty(0, np.int64))
         case Balance():
             return Balanced(rows, step)
+        case Deduplicate(at_least=float() as at_least) if rows.scores is not None:
+            return SemanticCopies(rows, step, rows.scores, at_least)
         case _:
             return compare(rows, step)
 

@@ -38,9 +38,12 @@ class Rows:
         images: Path,
         earlier: Sequence[Path] = (),
         memory_bytes: int = _LEAST_MEMORY,
+        scores: Path | None = None,
     ) -> None:
-        """`images` holds the shards that `sidecar` points into, each folder of `earlier` its own and a sidecar."""
+        """`images` holds the shards that `sidecar` points into, each folder of `earlier` its own and a sidecar;
+        `scores` is the table of what a model says of the rows that are judged, in their order."""
         self.database = database
+        self.scores = scores
         self._images = [images, *earlier]
         sidecars = [sidecar, *(folder / SIDECAR for folder in earlier)]
         sizes = [pq.read_metadata(path).num_rows for path in sidecars]

@@ -37,7 +37,14 @@ _PLACE = {
     "text_sha256": pa.string(),
     "json_sha256": pa.string(),
 }
-SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in SIDECAR_COLUMNS.items()] + list(_PLACE.items()))
+
+
+def column_schema(columns: Mapping[str, str]) -> pa.Schema:
+    """Columns with DuckDB types, as Arrow has them."""
+    return pa.schema([(name, _ARROW[kind]) for name, kind in columns.items()])
+
+
+SCHEMA = pa.unify_schemas([column_schema(SIDECAR_COLUMNS), pa.schema(list(_PLACE.items()))])
 """Sidecar rows: what a filter may ask about, then where the image's bytes are: file, offset, length (bytes), and the
 content hashes of the other two members; the image's is `sha256`."""
 
@@ -98,20 +105,24 @@ class Shard:
 
 
 class ShardWriter:
-    """Writes samples to `00000.tar`, `00001.tar`, … and their rows to `sidecar.parquet`, in the order given."""
+    """Writes samples to `00000.tar`, `00001.tar`, … and their rows to `sidecar.parquet`, in the order given.
 
-    def __init__(self, folder: Path, samples_per_shard: int) -> None:
-        self._folder, self._samples_per_shard = folder, samples_per_shard
-        self._sidecar = pq.ParquetWriter(_partial(folder / SIDECAR), SCHEMA, compression="zstd")
+    `columns` are those of a sidecar, or more of them, with their DuckDB types.
+    """
+
+    def __init__(self, folder: Path, samples_per_shard: int, columns: Mapping[str, str] = SIDECAR_COLUMNS) -> None:
+        self._folder, self._samples_per_shard, self._columns = folder, samples_per_shard, columns
+        self._schema = pa.unify_schemas([column_schema(columns), pa.schema(list(_PLACE.items()))])
+        self._sidecar = pq.ParquetWriter(_partial(folder / SIDECAR), self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
         self._shard: Shard | None = None
         self.count = 0
 
     def write(self, row: Mapping[str, Any], image: bytes) -> None:
-        """Append one sample; `row` has columns of a filter's sidecar (absent: NULL), `image` is a JPEG."""
+        """Append one sample; `row` has the sidecar's columns (absent: NULL), `image` is a JPEG."""
         if self._shard is None:
             self._shard = Shard(self._folder / f"{self.count // self._samples_per_shard:05d}.tar")
-        described = {name: row.get(name) for name in SIDECAR_COLUMNS}
+        described = {name: row.get(name) for name in self._columns}
         members = sample_members(described, image)
         where = {
             "shard": self._shard.path.name,
@@ -146,7 +157,7 @@ class ShardWriter:
             self._shard = None
 
     def _write_rows(self) -> None:
-        self._sidecar.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
+        self._sidecar.write_table(pa.Table.from_pylist(self._rows, self._schema))
         self._rows = []
 
 

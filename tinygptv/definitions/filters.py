@@ -44,14 +44,32 @@ of a script that several languages share (Cyrl, Hani, Arab, Deva). `width`, `hei
 says whether they differ. `phash` is a 64-bit DCT hash. `uid`, `similarity`, `punsafe`, `pwatermark`, `nsfw`
 (UNLIKELY, UNSURE or NSFW) and `table_…`, the size and hash the picture once had, come from the table."""
 
+SCORE_COLUMNS: dict[str, str] = {
+    "itc": "DOUBLE",
+    "itm": "DOUBLE",
+    "clip": "DOUBLE",
+    "recaptioned": "BOOLEAN",
+}
+"""Columns that a predicate may use beside them if the chain names a scorer; those it does not give are NULL.
+
+`itc` is the cosine of caption and picture for BLIP-2's Q-Former, `itm` the probability that they belong together,
+`clip` the cosine for a CLIP; `recaptioned` says whether the caption is the model's own."""
 
 MOST_STEPS = 62
 """One bit of a 64-bit number each, with room for the sign."""
+
+EMBEDDING = "embedding"
+"""As `by` of a `Deduplicate`: what the chain's scorer found in the picture."""
 
 NAME = r"^[a-z][a-z0-9_]*$"
 _THRESHOLD = re.compile(
     r"(?s)(?P<value>.+?)\s*(?P<comparison>>=|<=|>|<)\s*(?P<threshold>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\s*", re.I
 )
+
+
+def _is_unset(value: object) -> bool:
+    """Options that most definitions do not use are left out of them, so that these keep their fingerprints."""
+    return value is None or value is False
 
 
 class Rule(Definition):
@@ -86,15 +104,26 @@ class Deduplicate(Definition):
 
     Rows for which `by` is NULL are copies of none. With `within`, `by` is a 64-bit hash, and rows are copies if at most
     that many of its bits differ and, unless `confirm` is false, their pictures look the same: the first in `order`
-    survives, then the first that is a copy of no survivor, and so on.
+    survives, then the first that is a copy of no survivor, and so on. `by: embedding` asks what the chain's scorer saw:
+    rows are copies if the cosine of their pictures is `at_least` that, and survive in the same way. Rows of earlier
+    artifacts have no embedding.
     """
 
     name: str = Field(pattern=NAME)
     by: str = Field(min_length=1)
     within: int | None = Field(default=None, ge=0, le=8)
+    at_least: float | None = Field(default=None, gt=0, le=1, exclude_if=_is_unset)
     confirm: bool = True
     order: str = Field(default="key", pattern=r"(^|,\s*)key$")
     why: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _embeddings_have_a_cosine(self) -> Self:
+        if (self.by == EMBEDDING) != (self.at_least is not None):
+            raise ValueError(f"`by: {EMBEDDING}` and `at_least` need each other: how near is a copy?")
+        if self.at_least is not None and self.within is not None:
+            raise ValueError("`within` counts the bits of a hash; an embedding has `at_least` alone")
+        return self
 
 
 class Placeholder(Definition):
@@ -136,10 +165,16 @@ class Balance(Definition):
 
 class FilterChain(Definition):
     """What is kept of a source: captions are cleaned as `captions` says, then every row is judged by the rules, held
-    against the benchmarks, and what is left freed of placeholders and copies and balanced, in this order."""
+    against the benchmarks, and what is left freed of placeholders and copies and balanced, in this order.
+
+    `scores` names the scorer whose columns the rules may use. With `better_caption` its own caption takes the place of
+    the table's wherever it belongs to the picture with the higher probability; `caption_raw` stays as it is.
+    """
 
     about: str
     captions: str = "web"
+    scores: str | None = Field(default=None, exclude_if=_is_unset)
+    better_caption: bool = Field(default=False, exclude_if=_is_unset)
     rules: list[Rule]
     decontaminate: Decontaminate | None = Decontaminate()
     placeholders: list[Placeholder] = Field(default_factory=list)
@@ -152,6 +187,19 @@ class FilterChain(Definition):
         """What follows the rules, in order."""
         first, last = [self.decontaminate], [self.balance]
         return [step for step in (*first, *self.placeholders, *self.duplicates, *last) if step is not None]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What its expressions may use, with DuckDB types."""
+        return SIDECAR_COLUMNS | SCORE_COLUMNS if self.scores else SIDECAR_COLUMNS
+
+    @model_validator(mode="after")
+    def _scores_come_from_a_scorer(self) -> Self:
+        asking = [step.name for step in self.duplicates if step.by == EMBEDDING]
+        asking += ["better_caption"] if self.better_caption else []
+        if asking and self.scores is None:
+            raise ValueError(f"{', '.join(asking)} needs a scorer; name one: `scores: NAME`")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
