@@ -260,6 +260,12 @@ class Store:
             (final / MANIFEST).unlink()
             shutil.rmtree(final)
 
+    def drop_copy(self, artifact: str) -> None:
+        """Let an artifact on S3 be fetched anew, because its files there have changed."""
+        if self._s3:
+            for copy in (self.local_root / artifact, self.local_root / ".files" / artifact):
+                shutil.rmtree(copy, ignore_errors=True)
+
     def draft(self, artifact: str) -> Path:
         """Where an unfinished artifact is being built; may not exist."""
         return self._draft_folder(artifact)

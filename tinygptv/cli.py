@@ -150,7 +150,7 @@ def _add_others(add: Callable[..., argparse.ArgumentParser]) -> None:
     verify = add("verify", about, f"verify {WORKDIR}/raw", _verify)
     repair = add("repair", "restore what is damaged, or have it made again", f"repair {WORKDIR}/raw", _repair)
     for reader in (verify, repair):
-        reader.add_argument("folder", type=Path, help="a workdir, a part of one, or one artifact")
+        reader.add_argument("place", help="a workdir, a part of one, or one artifact: a path or s3://…")
 
     doctor = add("doctor", "prove by behaviour that this environment works", "doctor --workdir work", _doctor)
     doctor.add_argument("--workdir", type=Path, default=WORKDIR, help=f"where runs will write (default: {WORKDIR})")
@@ -333,7 +333,7 @@ def _verify(options: argparse.Namespace) -> int:
     """One line per damage, and one JSON line for all. 1 if anything is damaged."""
     from tinygptv.data.verify import verify
 
-    found = verify(options.folder)
+    found = verify(options.place)
     for damage in found.damages:
         print(damage)
     print(json.dumps(found.summary()))
@@ -344,10 +344,10 @@ def _repair(options: argparse.Namespace) -> int:
     """One line per artifact that was damaged, and one JSON line for all. 1 if one of them has to be made again."""
     from tinygptv.data.repair import repair
 
-    repaired = repair(options.folder)
+    repaired = repair(options.place)
     for one in repaired:
         print(one)
-    given_up = [str(one.folder) for one in repaired if one.given_up]
+    given_up = [one.name for one in repaired if one.given_up]
     print(json.dumps({"samples": sum(one.samples for one in repaired), "damaged": len(repaired), "given_up": given_up}))
     return 1 if given_up else 0
 

@@ -78,6 +78,25 @@ class S3Storage:
         root = f"{self._bucket}/{self._prefix}".rstrip("/")
         return sorted(str(PurePosixPath(path).relative_to(root)) for path in found)
 
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of all objects that begin with a prefix, sorted; what was written a moment ago may be missing."""
+        found = _patiently(f"listing {self._url(prefix)}", lambda: self._files.find(self._url(prefix)))
+        root = f"{self._bucket}/{self._prefix}".rstrip("/")
+        return sorted(str(PurePosixPath(path).relative_to(root)) for path in found)
+
+    def get(self, name: str, path: Path) -> bool:
+        """Get one object into a file, as it is; whether there was one."""
+        size = self._size(name)
+
+        def fetch() -> None:
+            self._files.get_file(self._url(name), str(path))
+            if not _has_size(path, size or 0):
+                raise OSError(f"{name} did not arrive whole")
+
+        if size is not None:
+            _patiently(f"fetching {name}", fetch)
+        return size is not None
+
     def put(self, name: str, content: bytes) -> None:
         """Write one object; it appears whole or not at all."""
         _patiently(f"writing {name}", lambda: self._files.pipe_file(self._url(name), content))

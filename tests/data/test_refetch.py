@@ -39,15 +39,15 @@ def raw(web: Any, answer: Any, picture: Callable[..., bytes], store: Store, tmp_
     for row in sidecar_rows(folder):
         content[row["offset"] + 20] ^= 1
     (folder / "00000.tar").write_bytes(content)
-    assert len(verify(folder).damages[0].keys) == 2
+    assert len(verify(str(folder)).damages[0].keys) == 2
     return folder
 
 
 def test_what_the_web_still_gives_is_restored(raw: Path, web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BASE_URL_VARIABLE, web.address)
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert (done.samples, done.given_up) == (2, None)
-    assert verify(raw).damages == []
+    assert verify(str(raw)).damages == []
     assert web.asked["/wide.jpg"] == 2
 
 
@@ -56,12 +56,12 @@ def test_another_picture_at_the_same_address_is_not_taken(
 ) -> None:
     monkeypatch.setenv(BASE_URL_VARIABLE, web.address)
     web.answers["/wide.jpg"] = answer(picture(300, 100, 7))
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert done.given_up is not None and "1 of 2 pictures of 00000.tar are nowhere else" in done.given_up
 
 
 def test_without_the_address_of_its_server_nothing_is_asked(raw: Path, web: Any) -> None:
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert done.given_up is not None and "2 of 2 pictures" in done.given_up
     assert web.asked["/wide.jpg"] == 1
 

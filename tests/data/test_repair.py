@@ -67,7 +67,7 @@ def test_a_picture_is_taken_from_another_artifact(folders: tuple[Path, Path]) ->
     for damaged in folders:
         before = contents(damaged)
         overwrite(*place_of(damaged, "key1"))
-        (done,) = repair(damaged)
+        (done,) = repair(str(damaged))
         assert (done.files, done.samples, done.given_up) == (["00000.tar"], 1, None)
         assert contents(damaged) == before
 
@@ -85,7 +85,7 @@ def test_all_but_the_picture_is_made_from_the_sidecar(folders: tuple[Path, Path]
         "end": len(content) - 5,
     }
     overwrite(shard, at[file], 4)
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert (done.samples, done.given_up) == (0 if file == "end" else 1, None)
     assert contents(raw) == before
 
@@ -95,7 +95,7 @@ def test_a_truncated_and_a_missing_shard_are_written_again(folders: tuple[Path, 
     before = contents(filtered)
     (filtered / "00000.tar").write_bytes(before["00000.tar"][:100])
     (filtered / "00001.tar").unlink()
-    (done,) = repair(filtered)
+    (done,) = repair(str(filtered))
     assert (done.files, done.samples, done.given_up) == (["00000.tar", "00001.tar"], 3, None)
     assert contents(filtered) == before
 
@@ -107,7 +107,7 @@ def test_the_sidecar_is_made_from_the_shards(folders: tuple[Path, Path], is_ther
     (raw / SIDECAR).unlink()
     if is_there:
         (raw / SIDECAR).write_bytes(b"PAR1 was here")
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert (done.files, done.given_up) == ([SIDECAR], None)
     assert contents(raw) == before
 
@@ -117,7 +117,7 @@ def test_the_sidecar_and_a_picture_are_restored_together(folders: tuple[Path, Pa
     before = contents(raw)
     overwrite(*place_of(raw, "key0"))
     (raw / SIDECAR).unlink()
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert (done.files, done.given_up) == ([SIDECAR, "00000.tar"], None)
     assert contents(raw) == before
 
@@ -133,7 +133,7 @@ def test_a_picture_is_fetched_again_only_if_it_is_nowhere_else(folders: tuple[Pa
 
     for key in ("key1", "key4"):
         overwrite(*place_of(raw, key))
-    (done,) = repair(raw, refetch)
+    (done,) = repair(str(raw), refetch)
     assert (done.samples, done.given_up) == (2, None)
     assert asked == ["raw/made_up@1 http://a/4.jpg"]
     assert contents(raw) == before
@@ -143,7 +143,7 @@ def test_a_picture_that_is_to_be_forgotten_is_not_brought_back(folders: tuple[Pa
     raw, _ = folders
     overwrite(*place_of(raw, "key1"))
     bury(store, tombstone("url", "http://a/1.jpg", "asked for by the owner"))
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert done.given_up == "1 of the damaged pictures are to be forgotten (key1 is one)"
     assert store.find(NAMES[0]) is None
 
@@ -159,11 +159,11 @@ def test_a_picture_that_is_to_be_forgotten_is_not_brought_back(folders: tuple[Pa
 def test_what_cannot_be_restored_is_given_up(folders: tuple[Path, Path], store: Store, file: str, why: str) -> None:
     raw, _ = folders
     overwrite(*(place_of(raw, "key3") if file.endswith(".tar") else (raw / file, 1)))
-    (done,) = repair(store.local_root)
+    (done,) = repair(str(store.local_root))
     assert done.given_up is not None and why in done.given_up
     assert store.find(NAMES[0]) is None
     assert store.find(NAMES[1]) is not None
-    assert [damage.folder for damage in verify(store.local_root).damages] == [raw]
+    assert [damage.place.name for damage in verify(str(store.local_root)).damages] == [str(raw)]
 
 
 @pytest.mark.parametrize("damage", ["picture", "sidecar"])
@@ -171,7 +171,7 @@ def test_a_neighbour_that_is_damaged_as_well_is_no_help(folders: tuple[Path, Pat
     raw, filtered = folders
     overwrite(*place_of(raw, "key1"))
     overwrite(*(place_of(filtered, "key1") if damage == "picture" else (filtered / SIDECAR, 0)))
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert done.given_up is not None and "nowhere else (key1 is one)" in done.given_up
 
 
@@ -184,10 +184,10 @@ def test_an_artifact_that_only_describes_pictures_has_none_to_give(folders: tupl
 
     described = store.folder(store.make("described/made_up@1", "test", {}, [], build).artifact)
     overwrite(*place_of(raw, "key4"))
-    (done,) = repair(store.local_root)
+    (done,) = repair(str(store.local_root))
     assert done.given_up is not None and "nowhere else (key4 is one)" in done.given_up
     (described / SIDECAR).unlink()
-    assert [done.given_up for done in repair(described)] == [
+    assert [done.given_up for done in repair(str(described))] == [
         "sidecar.parquet is damaged and there is no shard to make it from"
     ]
 
@@ -196,7 +196,7 @@ def test_what_disagrees_with_itself_is_given_up(folders: tuple[Path, Path]) -> N
     raw, _ = folders
     manifest: dict[str, Any] = json.loads((raw / MANIFEST).read_text())
     (raw / MANIFEST).write_text(json.dumps(manifest | {"rows_out": 6, "rows_in": 6}))
-    (done,) = repair(raw)
+    (done,) = repair(str(raw))
     assert done.given_up == "sidecar.parquet has 5 rows, but the manifest says 6"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tinygptv import cli
 from tinygptv.artifacts import MANIFEST, Outcome, Store
+from tinygptv.data.places import places
 from tinygptv.data.shards import SIDECAR, ShardWriter, content_hash, sidecar_rows
 from tinygptv.data.verify import Damage, verify
 from tinygptv.errors import DataError
@@ -33,7 +34,7 @@ def artifact(store: Store, picture: Callable[..., bytes]) -> Path:
 
 
 def damages(folder: Path) -> list[tuple[str, str, tuple[str, ...]]]:
-    return [(damage.file, damage.problem, damage.keys) for damage in verify(folder).damages]
+    return [(damage.file, damage.problem, damage.keys) for damage in verify(str(folder)).damages]
 
 
 def flip(path: Path, byte: int, bit: int = 0) -> None:
@@ -49,7 +50,7 @@ def edit_manifest(folder: Path, **values: Any) -> None:
 
 def test_what_is_whole_is_found_whole(artifact: Path, store: Store) -> None:
     for folder in (artifact, store.local_root):
-        found = verify(folder)
+        found = verify(str(folder))
         assert (found.artifacts, found.files, found.samples, found.damages) == (1, 5, 5, [])
         assert found.bytes == sum(path.stat().st_size for path in artifact.iterdir() if path.name != MANIFEST)
 
@@ -123,7 +124,7 @@ def test_a_sidecar_may_describe_the_shards_of_another_artifact(artifact: Path, s
     described = store.folder(store.make("described/made_up@1", "test", {}, [], build).artifact)
     assert damages(described) == []
     (artifact / "00000.tar").unlink()
-    assert [damage.folder for damage in verify(store.local_root).damages] == [artifact]
+    assert [damage.place.name for damage in verify(str(store.local_root)).damages] == [str(artifact)]
 
 
 def test_a_shard_that_the_manifest_does_not_know_is_found(artifact: Path) -> None:
@@ -131,7 +132,7 @@ def test_a_shard_that_the_manifest_does_not_know_is_found(artifact: Path) -> Non
     del manifest["files"]["00001.tar"]
     (artifact / "00001.tar").unlink()
     edit_manifest(artifact, files=manifest["files"])
-    assert damages(artifact) == [("00001.tar", "this shard is missing", ())]
+    assert damages(artifact) == [("00001.tar", "this shard is not in the manifest", ())]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\xfe"])
@@ -149,17 +150,18 @@ def test_drafts_and_the_files_of_others_are_left_alone(artifact: Path, store: St
     draft = store.local_root / ".drafts" / "raw" / "other"
     draft.mkdir(parents=True)
     (draft / SIDECAR).touch()
-    assert verify(store.local_root).damages == []
+    assert verify(str(store.local_root)).damages == []
 
 
 def test_a_folder_without_artifacts_is_no_success(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no finished artifact to verify"):
-        verify(tmp_path)
+        verify(str(tmp_path))
 
 
-def test_a_damage_is_told_in_one_line() -> None:
-    damage = Damage(Path("raw/x"), "00000.tar", "has changed", ("a", "b", "c", "d"))
-    assert str(damage) == "raw/x/00000.tar: has changed (a, b, c, …)"
+def test_a_damage_is_told_in_one_line(artifact: Path) -> None:
+    (place,) = places(str(artifact))
+    damage = Damage(place, "00000.tar", "has changed", ("a", "b", "c", "d"))
+    assert str(damage) == f"{artifact}/00000.tar: has changed (a, b, c, …)"
 
 
 def test_the_command_ends_with_json_and_an_exit_code(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,11 @@ def sidecar_view(database: duckdb.DuckDBPyConnection, name: str, sidecar: Path |
 
 def matches(store: Store, artifact: str, wanted: Sequence[Tombstone]) -> list[str]:
     """The keys of a raw or filtered artifact's samples that tombstones name, sorted."""
-    sidecar = store.file(artifact, SIDECAR)
+    return keys_named(store.file(artifact, SIDECAR), wanted)
+
+
+def keys_named(sidecar: Path, wanted: Sequence[Tombstone]) -> list[str]:
+    """The keys of a sidecar's rows that tombstones name, sorted."""
     with duckdb.connect() as database:
         sidecar_view(database, "sidecar", sidecar)
         found = database.execute(f"SELECT key FROM sidecar WHERE {predicate(wanted)} ORDER BY key").fetchall()

@@ -17,13 +17,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tinygptv.artifacts import MANIFEST, Manifest, Store
-from tinygptv.data.forget import matches
+from tinygptv.artifacts import Manifest, Store
+from tinygptv.data.forget import keys_named
+from tinygptv.data.places import Place
 from tinygptv.data.refetch import refetch
 from tinygptv.data.shards import SIDECAR, Shard, ShardWriter, read_image, sample_members, shard_rows
 from tinygptv.data.tar import Archive
 from tinygptv.data.tombstones import tombstones
-from tinygptv.data.verify import Damage, artifact_folders, examine, read_manifest, verify
+from tinygptv.data.verify import Damage, examine, read_manifest, verify
 from tinygptv.errors import DataError
 
 _UNREADABLE = (OSError, ValueError, LookupError)
@@ -38,105 +39,108 @@ Refetch = Callable[[Store, Manifest, Rows], dict[str, bytes]]
 class Repaired:
     """What was done for one damaged artifact. `given_up` says why it has to be made again, if it has."""
 
-    folder: Path
+    name: str
     files: list[str] = field(default_factory=list)
     samples: int = 0
     given_up: str | None = None
 
     def __str__(self) -> str:
         if self.given_up:
-            return f"{self.folder}: given up, to be made again by the step that made it: {self.given_up}"
-        return f"{self.folder}: restored {', '.join(self.files)} and with them {self.samples} samples"
+            return f"{self.name}: given up, to be made again by the step that made it: {self.given_up}"
+        return f"{self.name}: restored {', '.join(self.files)} and with them {self.samples} samples"
 
 
-def repair(root: Path, refetch: Refetch = refetch) -> list[Repaired]:
-    """Repair every damaged artifact in a folder. Raises DataError if there is no artifact."""
-    damages = sorted(verify(root).damages, key=lambda damage: damage.folder)
-    return [_repair(folder, list(group), refetch) for folder, group in groupby(damages, lambda damage: damage.folder)]
+def repair(root: str, refetch: Refetch = refetch) -> list[Repaired]:
+    """Repair every damaged artifact at a path or an `s3://` address. Raises DataError if there is no artifact."""
+    damages = verify(root).damages
+    return [_repair(place, list(group), refetch) for place, group in groupby(damages, lambda damage: damage.place)]
 
 
-def _repair(folder: Path, damages: list[Damage], refetch: Refetch) -> Repaired:
-    done = Repaired(folder)
-    try:
-        manifest = read_manifest(folder)
-        # The sidecar first: it says what the shards have to be.
-        for file in sorted({damage.file for damage in damages}, key=lambda file: (file != SIDECAR, file)):
-            done.samples += _restore(folder, file, manifest, refetch)
-            done.files.append(file)
-        for damage in verify(folder).damages:
-            raise DataError(f"{damage.file} {damage.problem}")
-    except DataError as error:
-        done.given_up = str(error)
-        (folder / MANIFEST).unlink(missing_ok=True)
+def _repair(place: Place, damages: list[Damage], refetch: Refetch) -> Repaired:
+    done = Repaired(place.name)
+    with place.opened() as folder:
+        try:
+            manifest = read_manifest(folder)
+            neighbours = _Neighbours(place.store(manifest), manifest, refetch)
+            # The sidecar first: it says what the shards have to be.
+            for file in sorted({damage.file for damage in damages}, key=lambda file: (file != SIDECAR, file)):
+                done.samples += _restore(folder, file, manifest, neighbours)
+                done.files.append(file)
+            for damage in verify(str(folder)).damages:
+                raise DataError(f"{damage.file} {damage.problem}")
+        except DataError as error:
+            done.given_up = str(error)
+            place.give_up()
+        else:
+            place.put_back(folder, done.files, manifest)
     return done
 
 
-def _restore(folder: Path, file: str, manifest: Manifest, refetch: Refetch) -> int:
+@dataclass(frozen=True, slots=True)
+class _Neighbours:
+    """Who may still have the images that an artifact lost. `store` is its workdir; None: nobody."""
+
+    store: Store | None
+    manifest: Manifest
+    refetch: Refetch
+
+    def images(self, wanted: Rows, sidecar: Path) -> dict[str, bytes]:
+        """Images of rows of a sidecar by hash, from the rest of the workdir or else from the web.
+
+        Raises DataError if somebody has asked for one of them to be forgotten: made again, the artifact is without it.
+        """
+        if not wanted or self.store is None:
+            return {}
+        forgotten = set(keys_named(sidecar, tombstones(self.store)))
+        if named := [row["key"] for row in wanted if row["key"] in forgotten]:
+            raise DataError(f"{len(named)} of the damaged pictures are to be forgotten ({named[0]} is one)")
+        found = self._in_other_artifacts(self.store, {row["sha256"] for row in wanted})
+        if missing := [row for row in wanted if row["sha256"] not in found]:
+            found |= self.refetch(self.store, self.manifest, missing)
+        return found
+
+    def _in_other_artifacts(self, store: Store, missing: set[str]) -> dict[str, bytes]:
+        """Those that lie intact in another artifact's shards."""
+        found: dict[str, bytes] = {}
+        for other in (*store.names("raw/"), *store.names("filtered/")):
+            for row in () if other == self.manifest.artifact else _rows_with(store, other, missing):
+                # Damaged as well.
+                with contextlib.suppress(DataError):
+                    found[row["sha256"]] = read_image(store.file(other, row["shard"]).parent, row)
+        return found
+
+
+def _restore(folder: Path, file: str, manifest: Manifest, neighbours: _Neighbours) -> int:
     """Write one file of an artifact again; returns how many samples that restored. Raises DataError if it cannot be."""
     if file == SIDECAR:
         return _restore_sidecar(folder, manifest)
     rows = shard_rows(folder, file) if (folder / SIDECAR).is_file() else []
     if not rows:
         raise DataError(f"{file} is not a shard, and only shards can be made again from what is left")
-    return _restore_shard(folder, file, rows, manifest, refetch)
+    return _restore_shard(folder / file, rows, neighbours)
 
 
-def _restore_shard(folder: Path, file: str, rows: Rows, manifest: Manifest, refetch: Refetch) -> int:
-    lost = [row for row, _, is_whole in examine(folder / file, rows) if not is_whole]
-    wanted = [row for row, image, _ in examine(folder / file, rows) if image is None]
-    found = _found_elsewhere(folder, manifest, wanted, refetch)
+def _restore_shard(path: Path, rows: Rows, neighbours: _Neighbours) -> int:
+    lost = [row for row, _, is_whole in examine(path, rows) if not is_whole]
+    wanted = [row for row, image, _ in examine(path, rows) if image is None]
+    found = neighbours.images(wanted, path.with_name(SIDECAR))
     if nowhere := [row["key"] for row in wanted if row["sha256"] not in found]:
-        raise DataError(f"{len(nowhere)} of {len(rows)} pictures of {file} are nowhere else ({nowhere[0]} is one)")
-    shard = Shard(folder / file)
-    for row, image, _ in examine(folder / file, rows):
+        raise DataError(f"{len(nowhere)} of {len(rows)} pictures of {path.name} are nowhere else ({nowhere[0]} is one)")
+    shard = Shard(path)
+    for row, image, _ in examine(path, rows):
         shard.add(row["key"], sample_members(row, image or found[row["sha256"]]))
     shard.finish()
     return len(lost)
 
 
-def _found_elsewhere(folder: Path, manifest: Manifest, wanted: Rows, refetch: Refetch) -> dict[str, bytes]:
-    """Lost images by hash, from the rest of the workdir or else from the web; nothing for a folder without its workdir.
-
-    Raises DataError if somebody has asked for one of them to be forgotten: made again, the artifact is without it.
-    """
-    workdir = _workdir(folder, manifest)
-    if not wanted or workdir is None:
-        return {}
-    store = Store(str(workdir))
-    forgotten = set(matches(store, manifest.artifact, tombstones(store)))
-    if named := [row["key"] for row in wanted if row["key"] in forgotten]:
-        raise DataError(f"{len(named)} of the damaged pictures are to be forgotten ({named[0]} is one)")
-    found = _in_other_artifacts(workdir, folder, {row["sha256"] for row in wanted})
-    if missing := [row for row in wanted if row["sha256"] not in found]:
-        found |= refetch(store, manifest, missing)
-    return found
-
-
-def _workdir(folder: Path, manifest: Manifest) -> Path | None:
-    """The folder that an artifact's name is relative to; None if the artifact was moved."""
-    place, name = folder.resolve(), Path(manifest.artifact)
-    return place.parents[len(name.parts) - 1] if place.parts[-len(name.parts) :] == name.parts else None
-
-
-def _in_other_artifacts(workdir: Path, folder: Path, missing: set[str]) -> dict[str, bytes]:
-    """Those of the missing images that lie intact in another artifact's shards, by hash."""
-    found: dict[str, bytes] = {}
-    for other in artifact_folders(workdir):
-        for row in () if other.samefile(folder) else _rows_with(other, missing):
-            # Damaged as well, or it only describes the pictures of a third.
-            with contextlib.suppress(DataError):
-                found[row["sha256"]] = read_image(other, row)
-    return found
-
-
-def _rows_with(folder: Path, hashes: set[str]) -> Rows:
+def _rows_with(store: Store, artifact: str, hashes: set[str]) -> Rows:
     """The rows of an artifact's sidecar whose image has one of these hashes; none if there is no sidecar to read."""
     columns = ["key", "sha256", "shard", "offset", "length"]
     try:
-        found = pq.read_table(folder / SIDECAR, columns=columns, filters=[("sha256", "in", hashes)])
-    except _UNREADABLE:
+        sidecar = store.file(artifact, SIDECAR)
+        return list(pq.read_table(sidecar, columns=columns, filters=[("sha256", "in", hashes)]).to_pylist())
+    except (DataError, *_UNREADABLE):
         return []
-    return list(found.to_pylist())
 
 
 def _restore_sidecar(folder: Path, manifest: Manifest) -> int:

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from tinygptv.artifacts import MANIFEST, Manifest, sha256_of
+from tinygptv.artifacts import MANIFEST, FileEntry, Manifest, fingerprint, sha256_of
+from tinygptv.data.places import Place, places
 from tinygptv.data.shards import SIDECAR, content_hash, sample_bytes, shard_rows, sidecar_rows
 from tinygptv.data.tar import BLOCK, Archive
 from tinygptv.errors import DataError
 
-DRAFTS = ".drafts"
 _MOST_LISTED_KEYS = 100
 
 
@@ -30,16 +30,21 @@ _MOST_LISTED_KEYS = 100
 class Damage:
     """One file of an artifact that is not what was written. `keys` are the samples it costs, where that is known."""
 
-    folder: Path
+    place: Place
     file: str
     problem: str
     keys: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Of the file, or its address."""
+        return f"{self.place.name}/{self.file}"
 
     def summary(self) -> dict[str, Any]:
         """As JSON-like values."""
         listed = list(self.keys[:_MOST_LISTED_KEYS])
         return {
-            "file": str(self.folder / self.file),
+            "file": self.path,
             "problem": self.problem,
             "samples": len(self.keys),
             "keys": listed,
@@ -47,7 +52,7 @@ class Damage:
 
     def __str__(self) -> str:
         listed = ", ".join(self.keys[:3]) + (", …" if len(self.keys) > 3 else "")
-        return f"{self.folder / self.file}: {self.problem}" + (f" ({listed})" if self.keys else "")
+        return f"{self.path}: {self.problem}" + (f" ({listed})" if self.keys else "")
 
 
 @dataclass(slots=True)
@@ -66,27 +71,18 @@ class Verification:
         return counts | {"damaged": [damage.summary() for damage in self.damages]}
 
 
-def verify(root: Path) -> Verification:
-    """Read every artifact in a folder, which may be a workdir, a part of one, or one artifact.
+def verify(root: str) -> Verification:
+    """Read every artifact at a path or an `s3://` address, which may be a workdir, a part of one, or one artifact.
 
     Raises DataError if there is none: then nothing says what ought to be there.
     """
-    folders = sorted(artifact_folders(root))
-    if not folders:
+    found = Verification()
+    for place in places(root):
+        found.artifacts += 1
+        _verify_artifact(place, found)
+    if not found.artifacts:
         raise DataError(f"{root}: no {MANIFEST} in this folder or below it, so there is no finished artifact to verify")
-    found = Verification(artifacts=len(folders))
-    for folder in folders:
-        _verify_artifact(folder, found)
     return found
-
-
-def artifact_folders(root: Path) -> Iterator[Path]:
-    """Folders that claim to be complete, and those whose sidecar says that they once did."""
-    for inside, below, files in os.walk(root):
-        below[:] = [name for name in below if name != DRAFTS]
-        if MANIFEST in files or SIDECAR in files:
-            below.clear()
-            yield Path(inside)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -117,73 +113,106 @@ def examine(shard: Path, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[
             yield row, image, stream.read(len(expected)) == expected
 
 
-def _verify_artifact(folder: Path, found: Verification) -> None:
+def _verify_artifact(place: Place, found: Verification) -> None:
     try:
-        manifest = read_manifest(folder)
+        with place.at_hand(MANIFEST) as path:
+            manifest = read_manifest(path.parent)
     except DataError as error:
-        found.damages.append(Damage(folder, MANIFEST, str(error)))
+        found.damages.append(Damage(place, MANIFEST, str(error)))
         return
     found.files += len(manifest.files)
     found.bytes += sum(entry.bytes for entry in manifest.files.values())
-    changed = _changed(folder, manifest)
+    seen = _seen(place, manifest)
+    changed = {name: one.problem for name, one in seen.items() if one.problem}
     if SIDECAR in manifest.files and SIDECAR not in changed:
         found.samples += manifest.rows_out
-        found.damages += _verify_samples(folder, manifest, changed)
+        with place.at_hand(SIDECAR) as sidecar:
+            found.damages += _verify_samples(place, sidecar.parent, manifest, seen)
     else:
-        found.damages += [Damage(folder, name, problem) for name, problem in changed.items()]
+        found.damages += [Damage(place, name, problem) for name, problem in changed.items()]
 
 
-def _changed(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """The files that are not what the manifest says, and what is wrong with each."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A file, looked at once: what is wrong with it, if it is not what the manifest says; of a shard that is, what it
+    holds."""
 
-    def problem(name: str) -> str | None:
-        path, written = folder / name, manifest.files[name]
-        if not path.is_file():
-            return "is missing"
-        if (size := path.stat().st_size) < written.bytes:
-            return f"is cut: {size} of {written.bytes} bytes are left"
-        return None if sha256_of(path) == written.sha256 else "has changed since it was written"
+    problem: str | None
+    holds: "_Content | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Which samples a shard holds and where, as a hash; `problem` if that cannot be told."""
+
+    samples: int = 0
+    places: str = ""
+    problem: str | None = None
+
+
+def _seen(place: Place, manifest: Manifest) -> dict[str, _Seen]:
+    is_described = SIDECAR in manifest.files
+
+    def look(name: str) -> _Seen:
+        with place.at_hand(name) as path:
+            problem = _problem(path, manifest.files[name])
+            is_shard = is_described and path.suffix == ".tar"
+            return _Seen(problem, _content(path) if is_shard and problem is None else None)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing is done without the interpreter lock
-        problems = zip(manifest.files, pool.map(problem, manifest.files), strict=True)
-        return {name: wrong for name, wrong in problems if wrong}
+        return dict(zip(manifest.files, pool.map(look, manifest.files), strict=True))
 
 
-def _verify_samples(folder: Path, manifest: Manifest, changed: Mapping[str, str]) -> Iterator[Damage]:
-    """The changed files, with the samples they cost; then every disagreement between shards, sidecar and manifest.
-
-    An artifact without shards describes those of another one, where they are verified.
-    """
-    total = 0
-    has_shards = any(name.endswith(".tar") for name in manifest.files)
-    costs: dict[str, str] = {}
-    places = sidecar_rows(folder, ["key", "shard", "offset", "length"])
-    for name, group in groupby(places, key=lambda row: row["shard"]):
-        rows = list(group)
-        total += len(rows)
-        if name in changed:
-            known = shard_rows(folder, name)
-            lost = tuple(row["key"] for row, _, is_whole in examine(folder / name, known) if not is_whole)
-            costs[name] = f"; {len(lost)} of {len(rows)} samples are damaged"
-            yield Damage(folder, name, changed[name] + costs[name], lost)
-        elif has_shards and (problem := _disagreement(folder / name, rows)):
-            yield Damage(folder, name, problem)
-    yield from (Damage(folder, name, problem) for name, problem in changed.items() if name not in costs)
-    if total != manifest.rows_out:
-        yield Damage(folder, SIDECAR, f"has {total} rows, but the manifest says {manifest.rows_out}")
-    if manifest.rows_in != manifest.rows_out + sum(manifest.drops.values()):
-        yield Damage(folder, MANIFEST, "has a rows_in that is not rows_out and all drops together")
-    counts = pq.read_table(folder / SIDECAR, columns=["key"]).group_by("key").aggregate([([], "count_all")])
-    if copies := counts.filter(pc.field("count_all") > 1)["key"].to_pylist():
-        yield Damage(folder, SIDECAR, f"has {len(copies)} keys more than once", tuple(copies))
+def _problem(path: Path, written: FileEntry) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    if (size := path.stat().st_size) < written.bytes:
+        return f"is cut: {size} of {written.bytes} bytes are left"
+    return None if sha256_of(path) == written.sha256 else "has changed since it was written"
 
 
-def _disagreement(shard: Path, rows: list[dict[str, Any]]) -> str | None:
-    """How an unchanged shard differs from what its sidecar says it holds."""
-    said = [(row["key"], row["offset"], row["length"]) for row in rows]
+def _content(shard: Path) -> _Content:
     try:
         with Archive(shard) as archive:
             held = [(key, files["jpg"].offset, files["jpg"].size) for key, files in archive.samples.items()]
     except DataError as error:
-        return str(error).removeprefix(f"{shard}: ")
-    return None if held == said else f"holds {len(held)} samples, and not the {len(said)} of the sidecar"
+        return _Content(problem=str(error).removeprefix(f"{shard}: "))
+    return _Content(len(held), fingerprint(held))
+
+
+def _verify_samples(place: Place, described: Path, manifest: Manifest, seen: Mapping[str, _Seen]) -> Iterator[Damage]:
+    """The changed files, with the samples they cost; then every disagreement between shards, sidecar and manifest.
+
+    `described` is the folder with the sidecar. An artifact without shards describes those of another one, where they
+    are verified.
+    """
+    total = 0
+    has_shards = any(name.endswith(".tar") for name in manifest.files)
+    told = set()
+    for name, group in groupby(sidecar_rows(described, ["key", "shard", "offset", "length"]), lambda row: row["shard"]):
+        rows = list(group)
+        total += len(rows)
+        one = seen.get(name, _Seen(None, _Content(problem="this shard is not in the manifest")))
+        if one.problem:
+            known = shard_rows(described, name)
+            with place.at_hand(name) as path:
+                lost = tuple(row["key"] for row, _, is_whole in examine(path, known) if not is_whole)
+            told.add(name)
+            yield Damage(place, name, f"{one.problem}; {len(lost)} of {len(rows)} samples are damaged", lost)
+        elif has_shards and one.holds and (problem := _disagreement(one.holds, rows)):
+            yield Damage(place, name, problem)
+    yield from (Damage(place, name, one.problem) for name, one in seen.items() if one.problem and name not in told)
+    if total != manifest.rows_out:
+        yield Damage(place, SIDECAR, f"has {total} rows, but the manifest says {manifest.rows_out}")
+    if manifest.rows_in != manifest.rows_out + sum(manifest.drops.values()):
+        yield Damage(place, MANIFEST, "has a rows_in that is not rows_out and all drops together")
+    counts = pq.read_table(described / SIDECAR, columns=["key"]).group_by("key").aggregate([([], "count_all")])
+    if copies := counts.filter(pc.field("count_all") > 1)["key"].to_pylist():
+        yield Damage(place, SIDECAR, f"has {len(copies)} keys more than once", tuple(copies))
+
+
+def _disagreement(held: _Content, rows: list[dict[str, Any]]) -> str | None:
+    """How an unchanged shard differs from what its sidecar says it holds."""
+    if held.problem or held.places == fingerprint([(row["key"], row["offset"], row["length"]) for row in rows]):
+        return held.problem
+    return f"holds {held.samples} samples, and not the {len(rows)} of the sidecar"
