@@ -1,4 +1,4 @@
-"""source → raw shards → filtered shards."""
+"""source → raw shards → scores, if the filter asks for them → filtered shards."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from tinygptv.artifacts import Manifest
 from tinygptv.data.card import CARD_PAGE, card
 from tinygptv.data.refresh import Refreshed, refresh
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
+from tinygptv.scoring.arrow import score_source
 
 
 def is_worth_retrying(_task: Any, _run: TaskRun, state: State) -> bool:
@@ -32,6 +33,12 @@ def download(journey: Journey, arrow: Arrow) -> Manifest:
     return journey.make(arrow)
 
 
+@task(task_run_name="{arrow}", cache_policy=NO_CACHE)
+def score(journey: Journey, arrow: Arrow) -> Manifest:
+    """Ask the frozen model that the source's filter names how well the pairs match."""
+    return journey.make(arrow)
+
+
 @task(name="filter", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def filter_pairs(journey: Journey, arrow: Arrow) -> Manifest:
     """Keep the pairs that every rule of the source's filter keeps."""
@@ -42,9 +49,11 @@ def filter_pairs(journey: Journey, arrow: Arrow) -> Manifest:
 def curate(
     run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
 ) -> State:
-    """Download a source's pairs and filter them."""
+    """Download a source's pairs, score them if its filter asks for it, and filter them."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     raw = download(journey, journey.arrows("download")[0])
+    for arrow in journey.arrows("score"):
+        score(journey, arrow)
     kept = filter_pairs(journey, journey.arrows("filter")[0])
     create_table_artifact(
         key=artifact_key("funnel", journey.run.source_name),
@@ -58,7 +67,9 @@ def curate(
 def refresh_source(journey: Journey, accept: list[str]) -> Refreshed:
     """Fetch what changed, filter it, ask the checks, publish. Not retried: the next night goes on from here."""
     run = journey.run
-    return refresh(journey.store, run.source_name, run.source, accept, benchmarks=run.benchmark_sources)
+    return refresh(
+        journey.store, run.source_name, run.source, accept, benchmarks=run.benchmark_sources, score=score_source
+    )
 
 
 @task(name="card", task_run_name="card {filtered.artifact}", cache_policy=NO_CACHE)

@@ -46,8 +46,9 @@ BACKBONES = PACKAGE / "backbones" / "shapes"
 
 _VERBS: dict[str, tuple[tuple[Verb, ...], str]] = {
     "download": (("download",), "fetch the images that a source's tables point at, into raw shards"),
+    "score": (("score",), "say how well the raw pairs match, by the frozen model that the source's filter names"),
     "filter": (("filter",), "keep the raw pairs that every rule of the source's filter keeps"),
-    "curate": (("download", "filter"), "download, then filter"),
+    "curate": (("download", "score", "filter"), "download, score if the filter asks for it, then filter"),
     "mix": (("mix",), "make the mixtures that a recipe's stages draw from"),
     "train": (("train",), "train a recipe's stages in order, or one of them with --stage"),
     "export": (("export",), "merge the last stage's adapters into one folder that loads by itself"),
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(planned)
     planned.add_argument("--json", action="store_true", help="one JSON line per stage, and nothing else")
     for name, (verbs, about) in _VERBS.items():
-        command = _curate if name == "curate" else _walk
+        command = {"curate": _curate, "score": _score}.get(name, _walk)
         verb = add(name, about, f"{name} --run first --source {SOURCE}", command)
         _add_run_options(verb)
         verb.add_argument("--dry-run", action="store_true", help="print what would happen, and do nothing")
@@ -209,6 +210,17 @@ def _walk(options: argparse.Namespace) -> int:
     return 0
 
 
+def _score(options: argparse.Namespace) -> int:
+    """As `_walk`, if there is a scorer."""
+    run = _journey(options).run
+    if run.filter.scores is None:
+        raise DefinitionError(
+            f"datasets/filters/{run.source.filter}.yaml names no scorer, so there is nothing to do; add `scores: NAME` "
+            f"({', '.join(catalog.names('scorer'))})"
+        )
+    return _walk(options)
+
+
 def _filter(options: argparse.Namespace) -> int:
     """As `_walk`, or with --preview what a threshold would change; the last line is that in JSON."""
     if options.preview is None:
@@ -220,7 +232,9 @@ def _filter(options: argparse.Namespace) -> int:
     journey = _journey(options)
     raw = journey.find(journey.arrows("download")[0])
     run = journey.run
-    shown = preview(journey.store, run.source_name, run.source.filter, raw, options.preview, options.threshold)
+    shown = preview(
+        journey.store, run.source_name, run.source.filter, raw, options.preview, options.threshold, journey.scores()
+    )
     print(json.dumps(asdict(shown), default=str))
     return 0
 
@@ -253,7 +267,7 @@ def _curate(options: argparse.Namespace) -> int:
     started = time.monotonic()
     with PeakMemory() as memory, _ending_in_order():
         journey = _journey(options)
-        raw, kept = (_make(journey, arrow) for arrow in journey.arrows(*options.verbs))
+        raw, *_, kept = (_make(journey, arrow) for arrow in journey.arrows(*options.verbs))
     account = {
         "rows_in": raw.rows_in,
         "rows_out": kept.rows_out,

@@ -23,10 +23,13 @@ _SHOWN_KEYS = 20
 def refresh_lines(options: argparse.Namespace) -> Iterator[str]:
     """Bring a source up to date. Raises DataError if its checks refuse the new version."""
     from tinygptv.data.refresh import refresh
+    from tinygptv.scoring.arrow import score_source
 
     run = catalog.resolve_run(options.recipe, options.source, HARDWARE)
     store = Store(options.workdir)
-    done = refresh(store, run.source_name, run.source, options.accept, benchmarks=run.benchmark_sources)
+    done = refresh(
+        store, run.source_name, run.source, options.accept, benchmarks=run.benchmark_sources, score=score_source
+    )
     yield from (f"{row['count']:>9} {row['about']}: {row['what']}" for row in done.report())
     if done.outcome == "refused":
         raise DataError(str(done))

@@ -20,7 +20,7 @@ from tinygptv.errors import DataError, DefinitionError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-Verb = Literal["download", "filter", "mix", "train", "export", "quantize", "evaluate", "report"]
+Verb = Literal["download", "score", "filter", "mix", "train", "export", "quantize", "evaluate", "report"]
 
 RUN, RECIPE, SOURCE, HARDWARE, WORKDIR = "first", "tinygptv_tiny", "shapes", "cpu", "work"
 """What a command or flow without parameters uses. The run's name is fixed, so that the same command continues it."""
@@ -95,6 +95,7 @@ class Journey:
         models = [*(stage.stage for stage in recipe.stages), EXPORT, QUANTIZED]
         every = [
             Arrow("download", self.run.source_name),
+            *([Arrow("score", self.run.source_name)] if self.run.filter.scores else []),
             Arrow("filter", self.run.source_name),
             *(Arrow("mix", mixture) for mixture in self.run.mixtures),
             *(Arrow("train", stage.stage) for stage in recipe.stages),
@@ -157,6 +158,10 @@ class Journey:
                 version = chosen(store, self.name, run.source_name, run.source)
                 published = store.find(version.raw) if version else None
                 made = published or download(store, run.source_name, run.source)
+            case "score":
+                from tinygptv.scoring.arrow import score_source
+
+                made = score_source(store, run.source_name, run.filter, self.find(Arrow("download", run.source_name)))
             case "filter":
                 from tinygptv.data.filtering import filter_source
 
@@ -168,6 +173,7 @@ class Journey:
                     self._known_tombstones(),
                     benchmarks=run.benchmark_sources,
                     earlier=list(self._originals().values()),
+                    scores=self.scores(),
                 )
             case "mix":
                 from tinygptv.data.mixing import mix
@@ -200,6 +206,11 @@ class Journey:
 
                 made = report(store, run, self.name, [self.find(a) for a in self.arrows() if a.verb != "report"])
         return made
+
+    def scores(self) -> Manifest | None:
+        """What the scorer says of the source's pairs; None if its filter names no scorer. Raises DataError if it has not
+        been asked."""
+        return self.find(Arrow("score", self.run.source_name)) if self.run.filter.scores else None
 
     def shares(self, stage_name: str) -> Iterator[str]:
         """How a stage draws from its finished mixture, for people: shares, and how often each sample comes."""

@@ -12,7 +12,7 @@ from tinygptv.artifacts import Manifest, Store
 from tinygptv.data.database import connect, literal
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, tombstones
-from tinygptv.definitions.filters import SIDECAR_COLUMNS, FilterChain, Rule
+from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS, FilterChain, Rule
 
 
 def predicate(wanted: Iterable[Tombstone]) -> str:
@@ -65,7 +65,7 @@ def masked_rows(store: Store, mixture: str, samples: Path, wanted: Sequence[Tomb
 
 def sidecar_view(database: duckdb.DuckDBPyConnection, name: str, sidecar: Path | None) -> None:
     """A view of a sidecar with every column there can be, NULL where an older one has none; empty without a file."""
-    typed = ", ".join(f'NULL::{kind} AS "{column}"' for column, kind in SIDECAR_COLUMNS.items())
+    typed = ", ".join(f'NULL::{kind} AS "{column}"' for column, kind in (SIDECAR_COLUMNS | SCORE_COLUMNS).items())
     rows = f" UNION ALL BY NAME SELECT * FROM read_parquet({literal(sidecar)})" if sidecar else ""
     database.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM (SELECT {typed} LIMIT 0){rows}")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.captions import describe
 from tinygptv.data.database import connect
 from tinygptv.data.filtering import check_chain
 from tinygptv.data.gallery import thumbnail
 from tinygptv.data.rows import Rows
+from tinygptv.data.scores import describe_rows
 from tinygptv.data.shards import SIDECAR, read_image
 from tinygptv.definitions.filters import FilterChain, Rule, Threshold
 from tinygptv.errors import DefinitionError, did_you_mean
@@ -53,8 +53,18 @@ class Preview:
     page: Path
 
 
-def preview(store: Store, source_name: str, filter_name: str, raw: Manifest, rule_name: str, number: float) -> Preview:
+def preview(
+    store: Store,
+    source_name: str,
+    filter_name: str,
+    raw: Manifest,
+    rule_name: str,
+    number: float,
+    scores: Manifest | None = None,
+) -> Preview:
     """The rule with `number` in the place of its threshold. Placeholders, copies and balance are not considered.
+
+    `scores` is what the chain's scorer says of `raw`.
 
     Raises DefinitionError if there is no such rule or it compares nothing with a number.
     """
@@ -62,7 +72,7 @@ def preview(store: Store, source_name: str, filter_name: str, raw: Manifest, rul
     check_chain(filter_name, chain)
     rule, threshold = _comparison(filter_name, chain, rule_name)
     value, measured = threshold.value, threshold._replace(value="value")
-    described = describe(store, source_name, chain.captions, raw)
+    described = describe_rows(store, source_name, chain, raw, scores)
     now, then = (measured._replace(number=one).keep for one in (measured.number, number))
     others = " AND ".join(f"coalesce(({other.keep}), FALSE)" for other in chain.rules if other is not rule) or "TRUE"
     images = store.folder(raw.artifact)

@@ -6,7 +6,7 @@ and then removes what it went on from, if neither a version nor a run is made of
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -31,9 +31,13 @@ from tinygptv.data.versions import (
     published,
     settings_of,
 )
+from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.source import AnnotationsSource, PairsSource
 
 logger = logging.getLogger(__name__)
+
+Score = Callable[[Store, str, FilterChain, Manifest], Manifest]
+"""Scores the rows of a source's raw artifact, as a chain asks: `tinygptv.scoring.arrow.score_source`."""
 
 _NO_LOSS = (KEPT, "duplicate_url", FORGOTTEN)
 
@@ -89,6 +93,7 @@ def refresh(
     accept: Collection[str] = (),
     *,
     benchmarks: Mapping[str, AnnotationsSource],
+    score: Score | None = None,
 ) -> Refreshed:
     """Bring a source up to date and publish it if it passes its checks, but for those whose failure you `accept`.
 
@@ -99,7 +104,7 @@ def refresh(
     """
     with store.exclusive(f"refresh/{source_name}", "refreshing it"):
         before = published(store, source_name).newest
-        done = _refresh(store, source_name, source, accept, benchmarks)
+        done = _refresh(store, source_name, source, accept, benchmarks, score)
         if before and before.raw != done.raw.artifact and not is_kept(store, source_name, before.raw):
             _discard(store, before.raw)
     return done
@@ -111,18 +116,24 @@ def _refresh(
     source: PairsSource,
     accept: Collection[str],
     benchmarks: Mapping[str, AnnotationsSource],
+    score: Score | None,
 ) -> Refreshed:
     known = published(store, source_name)
     earlier = list(originals(store, source_name, source).values())
     raw = download(store, source_name, source, _previous(store, known, source))
     current, newest = known.current, Newest(raw=raw.artifact, settings=settings_of(source))
-    chain = without_forgotten(store, catalog.filter_chain(source.filter), raw, None).model_dump()
+    asked = catalog.filter_chain(source.filter)
+    scores = score(store, source_name, asked, raw) if score and asked.scores else None
+    chain = without_forgotten(store, asked, raw, None).model_dump()
     held_out = {name: benchmark.model_dump() for name, benchmark in benchmarks.items()}
-    judged_by = fingerprint(chain, held_out, [made.artifact for made in earlier])
+    scored_by = [scores.definition] if scores else []
+    judged_by = fingerprint(chain, held_out, [made.artifact for made in earlier], *scored_by)
     if current and not any(_changes(store, current.raw, raw).values()) and current.filter == judged_by:
         note_newest(store, source_name, newest)
         return Refreshed(source_name, "nothing_new", current, raw)
-    filtered = filter_source(store, source_name, source.filter, raw, benchmarks=benchmarks, earlier=earlier)
+    filtered = filter_source(
+        store, source_name, source.filter, raw, benchmarks=benchmarks, earlier=earlier, scores=scores
+    )
     changes = _changes(store, current.filtered, filtered) if current else {"added": filtered.rows_out}
     made = (current.raw, current.filtered) if current else (None, None)
     failures = [one for one in run_checks(store, raw.artifact, filtered.artifact, *made) if one.check not in accept]
@@ -151,7 +162,7 @@ def _previous(store: Store, known: Published, source: PairsSource) -> Manifest |
 
 def _discard(store: Store, artifact: str) -> None:
     """Remove a superseded raw artifact and what curation made of it, which is made of nothing else."""
-    for place in ("described/", "filtered/", "cards/"):
+    for place in ("described/", "scores/", "filtered/", "cards/"):
         for name in store.names(place):
             made = store.find(name)
             if made and artifact in made.parents:

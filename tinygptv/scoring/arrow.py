@@ -26,6 +26,7 @@ from tinygptv.data.scores import SCHEMA, SCORES
 from tinygptv.data.shards import content_hash, read_image, sidecar_rows
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer
+from tinygptv.errors import DefinitionError
 from tinygptv.locations import local_path
 from tinygptv.scoring.judge import Judge, open_judge
 from tinygptv.scoring.known import Known
@@ -38,15 +39,15 @@ _PARTS = "parts"
 Row = dict[str, Any]
 
 
-def score_source(store: Store, source_name: str, chain: FilterChain, raw: Manifest) -> Manifest | None:
-    """`scores/<source>@<hash>`: a table with one row per row of `raw`, in its order; None if the chain asks for none.
+def score_source(store: Store, source_name: str, chain: FilterChain, raw: Manifest) -> Manifest:
+    """`scores/<source>@<hash>`: a table with one row per row of `raw`, in its order, by the scorer that `chain` names.
 
     Captions are scored as the chain cleans them. The definition holds the scorer's and what its files contain, so other
     weights give other scores. Raises DefinitionError if there is no such scorer, SetupError if its library is missing,
     HandoffError if its weights are not what it says.
     """
     if chain.scores is None:
-        return None
+        raise DefinitionError(f"source '{source_name}': its filter names no scorer; add `scores: NAME`")
     scorer = catalog.scorer(chain.scores)
     described = describe(store, source_name, chain.captions, raw)
     definition = {"scorer": scorer.model_dump(exclude={"about", "batch"}), **_fingerprints(scorer)}

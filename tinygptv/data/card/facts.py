@@ -30,6 +30,9 @@ _MEASURES = {
     "size": ("kB", "bytes / 1000"),
     "caption": ("words", "len(string_split(trim(caption), ' '))"),
     "similarity": ("", "similarity"),
+    "image-text contrast": ("cosine", "itc"),
+    "image-text matching": ("probability", "itm"),
+    "CLIP": ("cosine", "clip"),
 }
 """Name → unit and what is measured of each kept sample."""
 
