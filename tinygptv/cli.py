@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(planned)
     planned.add_argument("--json", action="store_true", help="one JSON line per stage, and nothing else")
     for name, (verbs, about) in _VERBS.items():
-        command = {"curate": _curate, "score": _score}.get(name, _walk)
+        command = _curate if name == "curate" else _walk
         verb = add(name, about, f"{name} --run first --source {SOURCE}", command)
         _add_run_options(verb)
         verb.add_argument("--dry-run", action="store_true", help="print what would happen, and do nothing")
@@ -201,6 +201,9 @@ def _walk(options: argparse.Namespace) -> int:
     """Follow the chosen arrows in order, or with --dry-run say what that would do."""
     journey = _journey(options)
     chosen = _chosen(journey, options)
+    if not chosen:
+        where = f"datasets/filters/{journey.run.source.filter}.yaml"
+        raise DefinitionError(f"{where} names no scorer; add `scores: NAME` ({', '.join(catalog.names('scorer'))})")
     if options.dry_run:
         _print_plan([planned for planned in plan(journey) if planned.arrow in chosen])
         return 0
@@ -208,17 +211,6 @@ def _walk(options: argparse.Namespace) -> int:
         for arrow in chosen:
             _make(journey, arrow)
     return 0
-
-
-def _score(options: argparse.Namespace) -> int:
-    """As `_walk`, if there is a scorer."""
-    run = _journey(options).run
-    if run.filter.scores is None:
-        raise DefinitionError(
-            f"datasets/filters/{run.source.filter}.yaml names no scorer, so there is nothing to do; add `scores: NAME` "
-            f"({', '.join(catalog.names('scorer'))})"
-        )
-    return _walk(options)
 
 
 def _filter(options: argparse.Namespace) -> int:
@@ -230,11 +222,9 @@ def _filter(options: argparse.Namespace) -> int:
     from tinygptv.data.preview import preview
 
     journey = _journey(options)
-    raw = journey.find(journey.arrows("download")[0])
-    run = journey.run
-    shown = preview(
-        journey.store, run.source_name, run.source.filter, raw, options.preview, options.threshold, journey.scores()
-    )
+    run, raw, scores = journey.run, journey.find(journey.arrows("download")[0]), journey.scores()
+    asked = options.preview, options.threshold
+    shown = preview(journey.store, run.source_name, run.source.filter, raw, *asked, scores)
     print(json.dumps(asdict(shown), default=str))
     return 0
 

@@ -208,8 +208,7 @@ class Journey:
         return made
 
     def scores(self) -> Manifest | None:
-        """What the scorer says of the source's pairs; None if its filter names no scorer. Raises DataError if it has not
-        been asked."""
+        """What the scorer says of the source's pairs; None if its filter names none. Raises DataError if unasked."""
         return self.find(Arrow("score", self.run.source_name)) if self.run.filter.scores else None
 
     def shares(self, stage_name: str) -> Iterator[str]:

@@ -25,6 +25,7 @@ from tinygptv.data.shards import SIDECAR, Shard, ShardWriter, read_image, sample
 from tinygptv.data.tar import Archive
 from tinygptv.data.tombstones import tombstones
 from tinygptv.data.verify import Damage, examine, read_manifest, verify
+from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
 _UNREADABLE = (OSError, ValueError, LookupError)
@@ -160,7 +161,9 @@ def _restore_sidecar(folder: Path, manifest: Manifest) -> int:
 def _write_again(shards: list[Path], folder: Path) -> None:
     with Archive(shards[0]) as first:
         samples_per_shard = len(first)
-    with ShardWriter(folder, samples_per_shard) as writer:
+        columns = next(iter(json.loads(files["json"]) for _, files in first), SIDECAR_COLUMNS)
+    more = {name: kind for name, kind in SCORE_COLUMNS.items() if name in columns}
+    with ShardWriter(folder, samples_per_shard, SIDECAR_COLUMNS | more) as writer:
         for shard in shards:
             with Archive(shard) as archive:
                 for _, files in archive:

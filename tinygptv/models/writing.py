@@ -1,5 +1,7 @@
 """image_features -> a caption, word after word: the Q-Former's generation with what it has read kept."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ class Writing:
         if qformer.itg_head is None:
             raise HandoffError("this Q-Former's weights hold no head to write captions with; use LAVIS's first stage")
         self._qformer, self._head = qformer, qformer.itg_head
-        self._layers = qformer.model.encoder.layer
+        self._layers: Any = qformer.model.encoder.layer
         self._length = 0
         queries = qformer.query_tokens.expand(len(image_features), -1, -1)
         states = qformer.model(
@@ -43,11 +45,11 @@ class Writing:
         return self._head(states[:, 0])
 
 
-def _keys_and_values(layer: nn.Module, states: Tensor) -> tuple[Tensor, Tensor]:
+def _keys_and_values(layer: Any, states: Tensor) -> tuple[Tensor, Tensor]:
     attention = layer.attention.attention
     return _heads(layer, attention.key(states)), _heads(layer, attention.value(states))
 
 
-def _heads(layer: nn.Module, projected: Tensor) -> Tensor:
+def _heads(layer: Any, projected: Tensor) -> Tensor:
     """(B, T, D) -> (B, heads, T, D / heads)."""
     return projected.unflatten(2, (layer.attention.attention.num_attention_heads, -1)).transpose(1, 2)
