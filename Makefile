@@ -14,7 +14,7 @@ test: setup           ## the whole suite
 
 bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
 	@.venv/bin/python benchmarks/journey.py $(ARGS)
-	@.venv/bin/python benchmarks/training_step.py
+	@for name in training_step shards decode ingest metadata; do .venv/bin/python benchmarks/$$name.py || exit 1; done
 
 bench-full: setup     ## the full size on this machine: 8 GB of disk, 12 GB of memory, ten minutes on idle cores
 	@.venv/bin/python benchmarks/full_size.py $(ARGS)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 ENGINES = {"native": "tinygptv.data.native.engine", "img2dataset": "tinygptv.data.img2dataset_engine"}
 """What `engine:` of a download may name → the module that is started (see `engine_process`)."""
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "WANDB_MODE": "disabled",
     "OMP_NUM_THREADS": "1",
@@ -34,6 +34,7 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
     "MALLOC_ARENA_MAX": "4",
 }
+"""What every engine runs under."""
 
 _POLL_SECONDS, _LOG_SECONDS = 0.05, 5.0
 _START_SECONDS, _LONGEST_WAIT_SECONDS = 60.0, 60.0
@@ -146,7 +147,7 @@ class Fetch:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | _ENVIRONMENT,
+                env=os.environ | ENVIRONMENT,
             )
 
     def _watch(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
