@@ -23,7 +23,7 @@ from tinygptv.definitions.derived import derive
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture
-from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer, Scorer
 from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, Table
 from tinygptv.definitions.template import INSTRUCTION, Template
@@ -166,6 +166,8 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
         _referenced(f"datasets/filters/{the_source.filter}.yaml, scores", "scorer", chain.scores, scorer)
     for stage in the_recipe.stages:
         check_batch(stage.stage, stage.global_batch_size, profile, hardware_name)
+        check_batch_sizes(stage, mixtures[stage.mixture], profile, hardware_name)
+        check_features(stage, profile, hardware_name)
     return ResolvedRun(
         recipe_name,
         the_recipe,
@@ -188,6 +190,31 @@ def check_batch(stage: str, global_batch_size: int, profile: Hardware, hardware_
             f"infra/hardware/{hardware_name}.yaml, ranks: {ranks} ranks cannot share the global batch of {stage}, "
             f"{global_batch_size}, evenly; choose a number of ranks that divides it"
         )
+
+
+def check_features(stage: Stage, profile: Hardware, hardware_name: str) -> None:
+    """Refuse to compute features before a stage that trains what they are made by. Raises DefinitionError."""
+    if profile.features == "cached" and TRAINED_FRONT in stage.trains:
+        raise DefinitionError(
+            f"infra/hardware/{hardware_name}.yaml, features: {stage.stage} trains {TRAINED_FRONT}, so what it makes of "
+            "an image changes with every step and cannot be computed before; write live"
+        )
+
+
+def check_batch_sizes(stage: Stage, blend: Mixture, profile: Hardware, hardware_name: str) -> None:
+    """Refuse batch sizes of a mixture's components that its ranks or the stage cannot hold. Raises DefinitionError."""
+    for place, component in enumerate(blend.components):
+        where, size = f"datasets/mixtures/{stage.mixture}.yaml, components[{place}].batch_size", component.batch_size
+        if size is not None and size > stage.global_batch_size:
+            raise DefinitionError(
+                f"{where}: {component.source} puts {size} samples into a step, and {stage.stage} plans for "
+                f"{stage.global_batch_size}; raise its global_batch_size to the largest of its mixture"
+            )
+        if size is not None and size % (profile.ranks * profile.nodes):
+            raise DefinitionError(
+                f"{where}: infra/hardware/{hardware_name}.yaml has {profile.ranks * profile.nodes} ranks, which cannot "
+                f"share the {size} samples of {component.source} evenly; choose a number of ranks that divides them"
+            )
 
 
 def _referenced(where: str, kind: str, name: str, load: Any) -> Any:

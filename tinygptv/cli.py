@@ -20,6 +20,7 @@ from pathlib import Path
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest
 from tinygptv.dataset_verbs import Lines, add_dataset_verbs
+from tinygptv.encode_verb import add_encode_options, encode_share, refuse_live
 from tinygptv.errors import DefinitionError, TinyGPTVError, did_you_mean
 from tinygptv.journey import (
     EXPORT,
@@ -50,6 +51,7 @@ _VERBS: dict[str, tuple[tuple[Verb, ...], str]] = {
     "filter": (("filter",), "keep the raw pairs that every rule of the source's filter keeps"),
     "curate": (("download", "score", "filter"), "download, score if the filter asks for it, then filter"),
     "mix": (("mix",), "make the mixtures that a recipe's stages draw from"),
+    "encode": (("encode",), "compute once what a stage's frozen parts make of its images (features: cached)"),
     "train": (("train",), "train a recipe's stages in order, or one of them with --stage"),
     "export": (("export",), "merge the last stage's adapters into one folder that loads by itself"),
     "quantize": (("quantize",), "store the export's linear layers in eight bits"),
@@ -101,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         _add_run_options(verb)
         verb.add_argument("--dry-run", action="store_true", help="print what would happen, and do nothing")
         verb.set_defaults(verbs=verbs, stage=None, model=None)
+        if name == "encode":
+            add_encode_options(verb)
+            verb.set_defaults(command=_encode)
         if name == "train":
             verb.add_argument("--stage", help="only this stage, from what the stage before it left")
         if name == "mix":
@@ -229,6 +234,17 @@ def _filter(options: argparse.Namespace) -> int:
     return 0
 
 
+def _encode(options: argparse.Namespace) -> int:
+    """As `_walk`, or with --part one machine's share of the work."""
+    journey = _journey(options)
+    refuse_live(journey)
+    if options.dry_run or options.part is None:
+        return _walk(options)
+    with _ending_in_order():
+        encode_share(journey, _chosen(journey, options), options.part)
+    return 0
+
+
 def _mix(options: argparse.Namespace) -> int:
     """As `_walk`, for every mixture; then what was made, and what was asked about it."""
     journey = _journey(options)
@@ -282,7 +298,7 @@ def _ending_in_order() -> Iterator[None]:
 def _chosen(journey: Journey, options: argparse.Namespace) -> list[Arrow]:
     arrows = journey.arrows(*options.verbs)
     if options.stage:
-        return [journey.arrow("train", options.stage)]
+        return [journey.arrow(options.verbs[0], options.stage)]
     if options.model:
         journey.arrow("evaluate", options.model)
         return [arrow for arrow in arrows if arrow.subject == options.model]

@@ -2,6 +2,8 @@
 
     source → raw shards → filtered shards → mixtures → stage 1 · 2 · 3 · 4 → export → quantized → scores → report
 
+With `features: cached` in the hardware profile, each stage has the features of its images computed first.
+
 This is the one place that knows the order. The command line walks the list in one process (`train_all`); the flows wrap
 the same arrows in subflows and tasks. An arrow never takes its parents as arguments: it finds what the arrows before it
 left in the store, so any of them can run alone, in another process, on another day.
@@ -15,12 +17,12 @@ from typing import Any, Literal
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.mixture import RUN_SOURCE
-from tinygptv.definitions.recipe import BACKBONES
+from tinygptv.definitions.recipe import BACKBONES, TRAINED_FRONT
 from tinygptv.errors import DataError, DefinitionError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-Verb = Literal["download", "score", "filter", "mix", "train", "export", "quantize", "evaluate", "report"]
+Verb = Literal["download", "score", "filter", "mix", "encode", "train", "export", "quantize", "evaluate", "report"]
 
 RUN, RECIPE, SOURCE, HARDWARE, WORKDIR = "first", "tinygptv_tiny", "shapes", "cpu", "work"
 """What a command or flow without parameters uses. The run's name is fixed, so that the same command continues it."""
@@ -58,9 +60,9 @@ class Planned:
 
 
 class ReadingStore(Store):
-    """A store that makes nothing: what is absent is left to `missing`, which gets the name that was asked for."""
+    """A store that makes nothing: what is absent is left to `missing`, which gets its name, definition and parents."""
 
-    def __init__(self, workdir: str, missing: Callable[[str, list[str]], Manifest]) -> None:
+    def __init__(self, workdir: str, missing: Callable[[str, dict[str, Any], list[str]], Manifest]) -> None:
         super().__init__(workdir)
         self._missing = missing
 
@@ -73,7 +75,7 @@ class ReadingStore(Store):
         build: Callable[..., Outcome],
     ) -> Manifest:
         """The manifest if the artifact is complete, else whatever `missing` answers; never builds."""
-        return self.find(artifact) or self._missing(artifact, parents)
+        return self.find(artifact) or self._missing(artifact, definition, parents)
 
     def update(self, document: str, change: Callable[[str | None], str]) -> None:
         """Leave the document as it is."""
@@ -98,7 +100,7 @@ class Journey:
             *([Arrow("score", self.run.source_name)] if self.run.filter.scores else []),
             Arrow("filter", self.run.source_name),
             *(Arrow("mix", mixture) for mixture in self.run.mixtures),
-            *(Arrow("train", stage.stage) for stage in recipe.stages),
+            *(Arrow(verb, stage.stage) for stage in recipe.stages for verb in self._stage_verbs()),
             Arrow("export", last),
             Arrow("quantize", QUANTIZED),
             *(Arrow("evaluate", model, benchmark) for model in models for benchmark in recipe.benchmarks),
@@ -128,10 +130,11 @@ class Journey:
     def find(self, arrow: Arrow) -> Manifest:
         """What a finished arrow left behind. Raises DataError if it is not finished."""
 
-        def missing(artifact: str, _: list[str]) -> Manifest:
+        def missing(artifact: str, definition: dict[str, Any], parents: list[str]) -> Manifest:
             raise DataError(
                 f"{self.store.workdir}/{artifact} is needed and not there: "
                 f"first run `{arrow.verb}` for {arrow.subject}, with the same parameters"
+                f"{_differing(self.store, artifact, definition, parents)}"
             )
 
         if arrow not in self._found:
@@ -179,15 +182,22 @@ class Journey:
                 from tinygptv.data.mixing import mix
 
                 made = mix(store, arrow.subject, self._pairs_of(arrow.subject), self._known_tombstones())
+            case "encode":
+                from tinygptv.train.encode import encode
+
+                made = encode(store, run, arrow.subject, *self.encoded(arrow.subject), on_line)
             case "train":
                 from tinygptv.train.stage import train_stage
 
                 mixture = self.find(Arrow("mix", run.recipe.stage(arrow.subject).mixture))
                 previous = self._previous_stage(arrow.subject)
+                features = self.find(Arrow("encode", arrow.subject)) if "encode" in self._stage_verbs() else None
                 if on_line:
                     for line in self.shares(arrow.subject):
                         on_line(line)
-                made = train_stage(store, run, self.name, arrow.subject, mixture, previous, on_line=on_line)
+                made = train_stage(
+                    store, run, self.name, arrow.subject, mixture, previous, on_line=on_line, features=features
+                )
             case "export":
                 from tinygptv.release.export import export
 
@@ -206,6 +216,15 @@ class Journey:
 
                 made = report(store, run, self.name, [self.find(a) for a in self.arrows() if a.verb != "report"])
         return made
+
+    def encoded(self, stage_name: str) -> tuple[Manifest, Manifest | None]:
+        """What `encode` reads for a stage: its mixture, and the stage before it if that holds a trained Q-Former."""
+        from tinygptv.train.lineage import inherited
+
+        recipe = self.run.recipe
+        stage = recipe.stage(stage_name)
+        previous = self._previous_stage(stage_name) if TRAINED_FRONT in inherited(recipe, stage) else None
+        return self.find(Arrow("mix", stage.mixture)), previous
 
     def scores(self) -> Manifest | None:
         """What the scorer says of the source's pairs; None if its filter names none. Raises DataError if unasked."""
@@ -250,6 +269,9 @@ class Journey:
         is_stage = start != BACKBONES and any(start == other.stage for other in self.run.recipe.stages)
         return self.find(Arrow("train", start)) if is_stage else None
 
+    def _stage_verbs(self) -> tuple[Verb, ...]:
+        return ("encode", "train") if self.run.hardware.features == "cached" else ("train",)
+
     def _model(self, name: str) -> Manifest:
         if name == EXPORT:
             return self.find(self.arrows("export")[0])
@@ -272,7 +294,7 @@ def plan(journey: Journey) -> list[Planned]:
     """
     absent: list[str] = []
 
-    def missing(artifact: str, parents: list[str]) -> Manifest:
+    def missing(artifact: str, _: dict[str, Any], parents: list[str]) -> Manifest:
         absent.append(artifact)
         return _placeholder(artifact, parents)
 
@@ -317,6 +339,18 @@ def _planned_work(store: Store, arrow: Arrow, artifact: str) -> Planned:
     if older := store.names(artifact.rpartition("@")[0] + "@"):
         return Planned(arrow, artifact, "run", f"its definition or inputs changed since {older[-1]}")
     return Planned(arrow, artifact, "run", "not made yet")
+
+
+def _differing(store: Store, artifact: str, definition: dict[str, Any], parents: list[str]) -> str:
+    """In which fields the newest artifact in the same place is another one, as the end of a sentence."""
+    others = [found for name in store.names(artifact.rpartition("@")[0] + "@") if (found := store.find(name))]
+    if not others:
+        return ""
+    from tinygptv.train.lineage import differences
+
+    newest = max(others, key=lambda other: other.created)
+    fields = differences(newest.definition | {"parents": newest.parents}, definition | {"parents": parents})
+    return f". {newest.artifact} is another: {'; '.join(fields)}"
 
 
 def _placeholder(artifact: str, parents: list[str]) -> Manifest:

@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.artifacts import Store
-from tinygptv.data.images import ImageReader, Pixels, normalise
+from tinygptv.data.features import Features
+from tinygptv.data.images import ImageReader, normalise
 from tinygptv.data.mixing import MixedSamples
 from tinygptv.data.packing import pack
 from tinygptv.data.prompts import ask, render
@@ -32,7 +34,8 @@ class Batch:
 
     pixel_values (N, 3, H, W) float32; input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where
     nothing is learned. `keys` and `sources` say which samples these are. If samples share rows (see `packing`),
-    position_ids (B, T) say where each begins: at 0. `replaced` are those that could not be used.
+    position_ids (B, T) say where each begins: at 0. `replaced` are those that could not be used. Where features were
+    computed before, image_features (N, tokens, width) stand in for pixel_values, which are then none.
     """
 
     pixel_values: Tensor
@@ -43,6 +46,12 @@ class Batch:
     sources: tuple[str, ...] = ()
     position_ids: Tensor | None = None
     replaced: tuple["Replaced", ...] = ()
+    image_features: Tensor | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """What the model takes of the images."""
+        return self.pixel_values if self.image_features is None else self.image_features
 
     @property
     def owners(self) -> Tensor:
@@ -90,12 +99,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 class Collator:
-    """Turns and images → a Batch, for one tokenizer, one stage's inputs and `num_image_tokens` per image."""
+    """Turns and images, or the `features` of these, → a Batch, for one tokenizer, one stage's inputs and
+    `num_image_tokens` per image."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, inputs: Inputs, num_image_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        inputs: Inputs,
+        num_image_tokens: int,
+        features: Features | None = None,
+    ) -> None:
         self.inputs = inputs
         self.sequences = Sequences(tokenizer, inputs, num_image_tokens)
-        self._images = ImageReader(inputs.image_size, inputs.decoding)
+        self._features = features
+        self._images = ImageReader(inputs.image_size, inputs.decoding) if features is None else features
 
     def training(self, samples: Sequence[Sample], rendered: Sequence[tuple[Turn, ...]], packing: bool = False) -> Batch:
         """Right-padded, with labels; `rendered` holds each sample's turns as `prompts.render` gives them.
@@ -115,26 +132,29 @@ class Collator:
         texts = self.sequences.asking([ask(sample, task, self.inputs) for sample in samples])
         return self._batch(samples, self._pictures(samples, texts), texts)
 
-    def _batch(self, samples: Sequence[Sample], pictures: Sequence[list[Pixels]], texts: Texts) -> Batch:
-        pixels, side = list(itertools.chain.from_iterable(pictures)), self.inputs.image_size
-        return Batch(
-            torch.from_numpy(normalise(pixels)) if pixels else torch.empty(0, 3, side, side),
+    def _batch(self, samples: Sequence[Sample], pictures: Sequence[list[Any]], texts: Texts) -> Batch:
+        shown, side = list(itertools.chain.from_iterable(pictures)), self.inputs.image_size
+        batch = Batch(
+            torch.empty(0, 3, side, side),
             *texts,
             keys=tuple(sample.key for sample in samples),
             sources=tuple(sample.source for sample in samples),
         )
+        if self._features is not None:
+            return replace(batch, image_features=self._features.stack(shown))
+        return replace(batch, pixel_values=torch.from_numpy(normalise(shown))) if shown else batch
 
-    def _pictures(self, samples: Sequence[Sample], texts: Texts) -> list[list[Pixels]]:
-        """Each sample's, one sample to a row. Raises UnusableSampleError."""
-        pictures: list[list[Pixels]] = []
+    def _pictures(self, samples: Sequence[Sample], texts: Texts) -> list[list[Any]]:
+        """Pixels or features of each sample's images, one sample to a row. Raises UnusableSampleError."""
+        pictures: list[list[Any]] = []
         for sample, shown in zip(samples, self.sequences.images(texts.input_ids), strict=True):
             try:
-                pictures.append(self._pixels(sample, shown))
+                pictures.append(self._shown(sample, shown))
             except DataError as error:
                 raise UnusableSampleError(len(pictures), str(error)) from error
         return pictures
 
-    def _pixels(self, sample: Sample, shown: int) -> list[Pixels]:
+    def _shown(self, sample: Sample, shown: int) -> list[Any]:
         """Those images, in reading order, that are left in a sequence of at most so many tokens."""
         if shown > len(sample.images):
             raise DataError(
@@ -159,14 +179,15 @@ class Loader:
         first_tombstones: int | None = None,
         packing: bool = False,
         replacing: bool = False,
+        features: Features | None = None,
     ) -> None:
         """`mixture` names the artifact that `mix` made; what the first tombstones, or all, name is masked.
 
         With `packing` samples share rows; with `replacing` one that cannot be used is replaced by another one of its
-        component, else it is an error.
+        component, else it is an error. With `features` no image is read.
         """
         self.mixed = MixedSamples(store, mixture, first_tombstones)
-        self.collator = Collator(tokenizer, inputs, num_image_tokens)
+        self.collator = Collator(tokenizer, inputs, num_image_tokens, features)
         self.global_batch_size, self.seed = global_batch_size, seed
         self._order = self.mixed.order(seed, global_batch_size)
         self._packing, self._replacing = packing, replacing

@@ -19,6 +19,8 @@ class Hardware(Definition):
     loses one is started again, `restarts` times at most; one that shows no sign of life for `stall_seconds` is lost.
 
     With `packing` short samples share rows of a micro-batch: less padding, the same loss, dropout in other places.
+
+    What the frozen parts make of a picture is computed in every step, or with `features: cached` once, before training.
     """
 
     about: str
@@ -36,6 +38,7 @@ class Hardware(Definition):
     zero_stage: Literal[0, 1, 2, 3]
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     gradient_checkpointing: bool = False
+    features: Literal["live", "cached"] = "live"
     memory_gib: float | None = Field(default=None, gt=0)
     tflops: float | None = Field(default=None, gt=0)
     utilisation: float = Field(default=0.4, gt=0, le=1)

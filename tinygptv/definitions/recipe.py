@@ -32,6 +32,9 @@ Trainable = Literal[
 """Pieces of a model that a stage may train. `added_norms`: QK-norm and the attention branch's RMSNorm; `input_norms`:
 those in front of attention and feed-forward; `norms`: all of the decoder's. Of a norm, its weight alone is meant."""
 
+TRAINED_FRONT: Trainable = "connector.qformer"
+"""All of it that stands before the first projection."""
+
 Oddity = Literal[
     "later_bos_unseen",
     "end_symbol_cut",

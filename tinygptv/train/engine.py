@@ -38,13 +38,19 @@ def join_ranks(job: Job) -> None:
 def build_model(job: Job) -> VisionLanguageModel:
     """The stage's model: backbones, then what earlier stages trained, then frozen but for what `trains` names.
 
-    It is in the precision of the hardware profile from the start, so that its peak in memory is what it will weigh.
+    It is in the precision of the hardware profile from the start, so that its peak in memory is what it will weigh. If
+    the job has features, the parts that made them are neither read nor kept.
     """
     model, dtype = empty_model(job.model, job.stage.inputs.image_size, job.lora), DTYPES[job.hardware.precision]
     if dtype.itemsize * sum(parameter.numel() for parameter in model.parameters()) > LARGE_MODEL_BYTES:
         return_large_blocks()
-    load_weights(model, job.model, handoff=open_handoff(job, model), dtype=dtype, seed=job.seed)
-    return set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
+    in_front, _ = model.prefixes
+    unread = in_front if job.features else ()
+    load_weights(model, job.model, handoff=open_handoff(job, model), dtype=dtype, seed=job.seed, unread=unread)
+    set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
+    if job.features:
+        model.split_front()
+    return model
 
 
 def open_handoff(job: Job, model: nn.Module) -> Handoff | None:

@@ -89,6 +89,8 @@ class StageEstimator:
             self.parameters[_part(name)] += size
         self.trainable = sum(sizes[name] for name in trainable_names(sizes.keys(), self.stage.trains))
         self.image_tokens = model.num_image_tokens
+        in_front, _ = model.prefixes
+        self._in_front = sum(size for name, size in sizes.items() if name.startswith(in_front))
 
     def tokens(self, answer: int) -> int:
         """Length of a sequence with one image and an answer of so many tokens."""
@@ -152,6 +154,8 @@ class StageEstimator:
 
     def _weights(self, hardware: Hardware) -> int:
         everything, size = sum(self.parameters.values()), DTYPES[hardware.precision].itemsize
+        if hardware.features == "cached":
+            everything -= self._in_front
         if hardware.zero_stage < 3:
             return everything * size
         offloaded = hardware.offload == "optimizer_and_parameters" and hardware.device == "cuda"
@@ -174,12 +178,16 @@ class StageEstimator:
 
     def _trace(self, hardware: Hardware, answer: int) -> Trace:
         samples = self.micro_batch_size(hardware)
-        key = (samples, answer, hardware.gradient_checkpointing, hardware.precision)
+        key = (samples, answer, hardware.gradient_checkpointing, hardware.precision, hardware.features)
         if key not in self._traces:
             model = set_up(self._empty(), self.stage.trains, hardware.gradient_checkpointing)
             side = self.stage.inputs.image_size
+            image: tuple[int, ...] = (3, side, side)
+            if hardware.features == "cached":
+                model.split_front()
+                image = self._model.features_shape(side)
             self._traces[key] = trace(
-                model, DTYPES[hardware.precision], (samples, 3, side, side), self._texts(samples, answer)
+                model, DTYPES[hardware.precision], (samples, *image), self._texts(samples, answer)
             )
         return self._traces[key]
 

@@ -1,8 +1,10 @@
-"""events.jsonl: what happened to a training that was not meant to, one line each, by rank 0 and by the launcher.
+"""events.jsonl: what a training did besides its steps, one line each, by rank 0 and by the launcher.
 
     rank_failed · rank_hung · restarted · loss_not_finite · loss_spike · gradients_exploded · rolled_back · dead_data
+    features_used
 
-The file says what, when and what was done; it is there only if something happened, and it outlives restarts.
+All but the last were not meant to happen. The file says what, when and what was done; it is there only if something
+was, and it outlives restarts.
 """
 
 import json
@@ -25,6 +27,7 @@ Name = Literal[
     "gradients_exploded",
     "rolled_back",
     "dead_data",
+    "features_used",
 ]
 
 

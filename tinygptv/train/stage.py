@@ -20,6 +20,7 @@ from tinygptv.locations import local_path
 from tinygptv.train.heartbeat import RANKS
 from tinygptv.train.launch import DeepSpeedLauncher, Launcher
 from tinygptv.train.lineage import adapters, content_hash, differences, inherited, lineage
+from tinygptv.train.features import plan_features, refuse_other_features
 from tinygptv.train.schedule import total_steps
 
 logger = getLogger(__name__)
@@ -30,7 +31,8 @@ JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "me
 class Job(Definition):
     """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on.
     `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_token`: what
-    the model computes forward and backward, by the plan; for the utilisation."""
+    the model computes forward and backward, by the plan; for the utilisation. `features`: the artifact that stands in
+    for the frozen parts, if they were computed before."""
 
     stage: Stage
     model: Model
@@ -46,6 +48,7 @@ class Job(Definition):
 
     def lineage(self) -> dict[str, Any]:
         """What a checkpoint must share to be gone on from: all that decides what is learned, and no machine.
+    features: str | None = None
 
         The weights of the stage before are known by stage and hash, wherever the workdir lies now.
         """
@@ -97,8 +100,11 @@ def train_stage(
 ) -> Manifest:
     """Train one stage, or find it trained; an interrupted one goes on from its last good checkpoint.
 
-    `on_line` gets every line the training writes. Raises DefinitionError if the stage cannot fit the machine,
-    LaunchError if a rank fails, HandoffError if the weights of the stage before do not fit.
+    features: Manifest | None = None,
+    `features` is what `encode` left for the stage, if the hardware profile wants it to. `on_line` gets every line the
+    training writes. Raises DefinitionError if the stage cannot fit the machine or would repeat samples more often than
+    its mixture allows, LaunchError if a rank fails, HandoffError if the weights of the stage before, or the features,
+    do not fit.
     """
     stage = run.recipe.stage(stage_name)
     plan = plan_stage(run.recipe, run_name, stage_name, mixture.artifact, previous.artifact if previous else None)
@@ -106,6 +112,8 @@ def train_stage(
 
     def build(draft: Path) -> Outcome:
         # Imported here, for it brings torch: who only asks what would be done can go without.
+    if run.hardware.features == "cached":
+        refuse_other_features(features, plan_features(store, run, stage_name, mixture, previous))
         from tinygptv.train.estimate import StageEstimator
         from tinygptv.train.fitting import refuse_unfit
 
@@ -131,6 +139,7 @@ def train_stage(
         _refuse_other_attempts(draft, stage_name, job)
         (draft / JOB).write_text(job.model_dump_json(indent=2))
         launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
+            features=features.artifact if features else None,
         for passing in (CHECKPOINTS, RANKS):
             shutil.rmtree(draft / passing, ignore_errors=True)
         return _outcome(draft, stage, run.hardware_name)

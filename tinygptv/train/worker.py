@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from tinygptv.artifacts import Store
 from tinygptv.data.batching import Batch, Loader, load_tokenizer
 from tinygptv.data.drawing import order_seed
+from tinygptv.data.features import Features
 from tinygptv.errors import TrainingError
 from tinygptv.locations import local_path
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import trained_file
 from tinygptv.sample import IGNORE_INDEX
+from tinygptv.train.assemble import DTYPES
 from tinygptv.train.checkpoint import Checkpoints, write_tensors
 from tinygptv.train.engine import build_model, join_ranks, open_engine, open_handoff, trained_parameters
 from tinygptv.train.events import read_events, record
@@ -57,8 +59,12 @@ def train_from_mixture(job_file: Path, beat: Beat) -> None:
 
 def mixture_batches(job: Job, model: VisionLanguageModel) -> Loader:
     """The batches of the mixture that the job names, in the order of its stage."""
+    store, features = Store(job.workdir), None
+    if job.features is not None:
+        shape = job.model.features_shape(job.stage.inputs.image_size)
+        features = Features(store, job.features, shape, DTYPES[job.hardware.precision])
     return Loader(
-        Store(job.workdir),
+        store,
         job.mixture,
         job.stage.inputs,
         load_tokenizer(local_path(job.model.language_model.tokenizer)),
@@ -68,6 +74,7 @@ def mixture_batches(job: Job, model: VisionLanguageModel) -> Loader:
         first_tombstones=job.tombstones,
         packing=job.hardware.packing,
         replacing=job.stage.watch.unusable_samples == "replace",
+        features=features,
     )
 
 
@@ -78,6 +85,9 @@ def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]
     """
     job, folder = Job.model_validate_json(job_file.read_text()), job_file.parent
     join_ranks(job)
+    if job.features and dist.get_rank() == 0:
+        parts = ", ".join(["vision_encoder", *(part.part for part in job.model.front)])
+        record(folder, "features_used", artifact=job.features, instead_of=parts)
     beat("building the model")
     model = build_model(job)
     training = _Training(job, folder, model, batches(job, model), beat)
@@ -218,7 +228,7 @@ class _Training:
         device, dtype = self.engine.device, next(self.engine.module.parameters()).dtype
         texts = (batch.input_ids, batch.attention_mask, batch.labels, batch.position_ids)
         on_device = (None if tensor is None else tensor.to(device) for tensor in texts)
-        return batch.pixel_values.to(device, dtype), *on_device
+        return batch.images.to(device, dtype), *on_device
 
 
 def recent(metrics: Path, step: int) -> list[tuple[float, float | None]]:

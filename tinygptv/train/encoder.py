@@ -1,0 +1,85 @@
+"""What each process of `encode` runs: images → features, piece by piece."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from logging import getLogger
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tinygptv.artifacts import Store
+from tinygptv.data.features import Features, references, write_piece
+from tinygptv.data.images import decode, normalise, read_bytes
+from tinygptv.errors import DataError
+from tinygptv.models.weights import Handoff, empty_model, load_weights
+from tinygptv.sample import ImageReference
+from tinygptv.train.assemble import DTYPES
+from tinygptv.train.encode import EncodeJob
+from tinygptv.train.tether import end_with_parent
+
+logger = getLogger(__name__)
+
+
+def begin(parent: int, ranks: "SimpleQueue[int]", device: str, threads: int) -> None:
+    """Tie this process to its parent and to a device of its own."""
+    end_with_parent(parent)
+    torch.set_num_threads(threads)
+    if device == "cuda":
+        torch.cuda.set_device(ranks.get())
+
+
+def encode_piece(job: str, path: Path, images: pa.Table) -> None:
+    """Write the features of a piece's images, rows of an index; `job` is an EncodeJob as JSON."""
+    encoder = _encoder(job)
+    write_piece(path, images.num_rows, encoder.shape, encoder.dtype, encoder.features(images))
+
+
+class Encoder:
+    """The frozen parts of a model, in the precision in which a training would run them."""
+
+    def __init__(self, job: EncodeJob) -> None:
+        self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
+        self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
+        self._store, self._earlier = Store(job.workdir), None
+        if job.earlier is not None:
+            self._earlier = Features(self._store, job.earlier, self.shape, self.dtype)
+        model = empty_model(job.model, job.inputs.image_size, job.lora)
+        handoff = Handoff(Path(job.handoff), lora=job.lora) if job.handoff else None
+        _, behind = model.prefixes
+        load_weights(model, job.model, handoff=handoff, dtype=self.dtype, unread=behind)
+        self._front = model.split_front().requires_grad_(False).eval().to(self._device)
+
+    def features(self, images: pa.Table) -> Iterator[Tensor]:
+        """(I, tokens, width), some images at a time, on the host."""
+        for start in range(0, images.num_rows, self._batch):
+            some = references(self._store, images.slice(start, self._batch))
+            if self._earlier is not None and all(image in self._earlier for image in some):
+                yield torch.stack([self._earlier.read(image, "encoded before") for image in some])
+            else:
+                yield self._computed(some)
+
+    @torch.no_grad()
+    def _computed(self, images: Sequence[ImageReference]) -> Tensor:
+        """NaN for an image that cannot be read."""
+        side, decoding = self._inputs.image_size, self._inputs.decoding
+        features = torch.full((len(images), *self.shape), torch.nan, dtype=self.dtype)
+        pixels = {}
+        for number, image in enumerate(images):
+            try:
+                pixels[number] = decode(read_bytes(image, "to be encoded"), side, image.path, decoding)
+            except DataError as error:
+                logger.warning("encode: left out: %s", error)
+        if pixels:
+            values = torch.from_numpy(normalise(np.stack(list(pixels.values())))).to(self._device, self.dtype)
+            features[list(pixels)] = self._front(values).cpu()
+        return features
+
+
+@functools.cache
+def _encoder(job: str) -> Encoder:
+    """One per process, kept between pieces."""
+    return Encoder(EncodeJob.model_validate_json(job))
