@@ -79,8 +79,7 @@ def test_a_talk_is_written_as_the_family_writes_it(byte_tokenizer: PreTrainedTok
 QUESTIONS = {
     "tinygptv": "###Human: <Img><></Img> [vqa] Based on the image, respond to this question with a short answer: "
     "what is it? ###Assistant: ",
-    "minigpt4": "###Human: <Img><></Img> [vqa] Based on the image, respond to this question with a short answer: "
-    "what is it? ###Assistant: ",
+    "minigpt4": "###Human: <Img><></Img> what is it? ###Assistant: ",
     "minigpt_v2": "[INST] <Img><></Img> [vqa] Based on the image, respond to this question with a short answer: "
     "what is it? [/INST]",
     "blip2": "<></s>Question: what is it? Short answer:",
@@ -103,7 +102,7 @@ def test_a_question_is_asked_as_the_family_is_evaluated(family: str) -> None:
 
 REFERRED = {
     "tinygptv": ("[refer] give me the location of left cat", "{<12><20><50><100>}"),
-    "minigpt4": ("[refer] give me the location of left cat", "{<12><20><50><100>}"),
+    "minigpt4": ("Where is left cat?", "{<12><20><50><100>}"),
     "minigpt_v2": ("[refer] give me the location of left cat", "{<12><20><50><100>}"),
     "blip2": ("Question: where is left cat? Answer:", "{<12><20><50><100>}"),
     "llava_v1": ("Where is Left cat?", "[0.13, 0.2, 0.5, 1.0]"),
@@ -152,7 +151,7 @@ def test_pictures_are_numbered_where_the_family_numbers_them() -> None:
     assert second.instruction == "like Picture 2: <img><ImageHere></img>?"
 
 
-@pytest.mark.parametrize(("family", "task"), list(product(sorted(set(FAMILIES) - {"tinygptv", "minigpt4"}), WORDINGS)))
+@pytest.mark.parametrize(("family", "task"), list(product(sorted(set(FAMILIES) - {"tinygptv"}), WORDINGS)))
 def test_task_tags_are_read_by_those_alone_who_know_them(family: str, task: Task) -> None:
     tag = WORDINGS[task][0].partition("]")[0] + "]"
     (turn,) = render(Sample("key", (PICTURE,), (Turn("this", "that"),)), task, of(family))
