@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from tinygptv.data.likeness import SIDE, is_like_any, thumbnail
@@ -26,8 +25,8 @@ WITH repeated AS (SELECT hash({by}) AS code FROM rows WHERE {by} IS NOT NULL GRO
 _COPIES = (
     _REPEATED
     + """
-SELECT position, min(position) OVER same AS fellows,
-    row_number() OVER (same ORDER BY earlier DESC, {order}, position) AS rank
+SELECT position::UINTEGER AS position, (min(position) OVER same)::UINTEGER AS fellows,
+    (row_number() OVER (same ORDER BY earlier DESC, {order}, position))::UINTEGER AS rank
 FROM fellows WINDOW same AS (PARTITION BY {by})
 """
 )
@@ -98,7 +97,7 @@ class NearCopies(Comparison):
         has_fellow = counts > 1
         has_fellow[pairs.ravel()] = True
         chosen = has_fellow[code_of]
-        candidates = pa.table({"position": found["position"][chosen], "code": code_of[chosen]})
+        candidates = {"position": found["position"][chosen], "code": code_of[chosen]}
         rows.database.register("candidates", candidates)
         ordered = rows.columns(_IN_ORDER.format(order=step.order))
         rows.database.unregister("candidates")

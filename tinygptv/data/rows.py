@@ -58,14 +58,20 @@ class Rows:
         self._allow(memory_bytes)
 
     def columns(self, query: str) -> dict[str, NDArray[Any]]:
-        """All that a query answers, by column. One that cannot do with the memory it has is given more."""
+        """All that a query answers, by column: numbers, none of them NULL. One that cannot do with the memory it has is
+        given more."""
         try:
-            return self.database.sql(query).fetchnumpy()
+            reader = self.database.sql(query).to_arrow_reader(_BATCH_ROWS)
+            # Piece by piece, because DuckDB would hold the whole answer beside the arrays that are made of it.
+            pieces = [[np.from_dlpack(column) for column in batch.columns] for batch in reader]
         except duckdb.OutOfMemoryException:
             if self._memory_bytes >= _MOST_MEMORY:
                 raise
-        self._allow(2 * self._memory_bytes)
-        return self.columns(query)
+            self._allow(2 * self._memory_bytes)
+            return self.columns(query)
+        none = [np.empty(0, field.type.to_pandas_dtype()) for field in reader.schema]
+        columns = map(np.concatenate, zip(none, *pieces, strict=True))
+        return dict(zip(reader.schema.names, columns, strict=True))
 
     def _allow(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
