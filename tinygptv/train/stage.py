@@ -17,10 +17,10 @@ from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
 from tinygptv.errors import HandoffError
 from tinygptv.locations import local_path
+from tinygptv.train.features import plan_features, refuse_other_features
 from tinygptv.train.heartbeat import RANKS
 from tinygptv.train.launch import DeepSpeedLauncher, Launcher
 from tinygptv.train.lineage import adapters, content_hash, differences, inherited, lineage
-from tinygptv.train.features import plan_features, refuse_other_features
 from tinygptv.train.schedule import total_steps
 
 logger = getLogger(__name__)
@@ -45,10 +45,10 @@ class Job(Definition):
     inherits: list[Trainable]
     tombstones: int = 0
     flops_per_token: float | None = None
+    features: str | None = None
 
     def lineage(self) -> dict[str, Any]:
         """What a checkpoint must share to be gone on from: all that decides what is learned, and no machine.
-    features: str | None = None
 
         The weights of the stage before are known by stage and hash, wherever the workdir lies now.
         """
@@ -97,10 +97,10 @@ def train_stage(
     previous: Manifest | None,
     launcher: Launcher | None = None,
     on_line: Callable[[str], None] | None = None,
+    features: Manifest | None = None,
 ) -> Manifest:
     """Train one stage, or find it trained; an interrupted one goes on from its last good checkpoint.
 
-    features: Manifest | None = None,
     `features` is what `encode` left for the stage, if the hardware profile wants it to. `on_line` gets every line the
     training writes. Raises DefinitionError if the stage cannot fit the machine or would repeat samples more often than
     its mixture allows, LaunchError if a rank fails, HandoffError if the weights of the stage before, or the features,
@@ -109,11 +109,11 @@ def train_stage(
     stage = run.recipe.stage(stage_name)
     plan = plan_stage(run.recipe, run_name, stage_name, mixture.artifact, previous.artifact if previous else None)
     launch = launcher or DeepSpeedLauncher()
+    if run.hardware.features == "cached":
+        refuse_other_features(features, plan_features(store, run, stage_name, mixture, previous))
 
     def build(draft: Path) -> Outcome:
         # Imported here, for it brings torch: who only asks what would be done can go without.
-    if run.hardware.features == "cached":
-        refuse_other_features(features, plan_features(store, run, stage_name, mixture, previous))
         from tinygptv.train.estimate import StageEstimator
         from tinygptv.train.fitting import refuse_unfit
 
@@ -135,11 +135,11 @@ def train_stage(
             inherits=inherited(run.recipe, stage),
             tombstones=len(tombstones(store)),
             flops_per_token=estimator.flops_per_token(run.hardware) if run.hardware.tflops else None,
+            features=features.artifact if features else None,
         )
         _refuse_other_attempts(draft, stage_name, job)
         (draft / JOB).write_text(job.model_dump_json(indent=2))
         launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
-            features=features.artifact if features else None,
         for passing in (CHECKPOINTS, RANKS):
             shutil.rmtree(draft / passing, ignore_errors=True)
         return _outcome(draft, stage, run.hardware_name)
