@@ -1,6 +1,6 @@
 """Batches: texts with the pictures they show, and any step, any rank's share, at any time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.batching import Batch, Collator, Loader, load_tokenizer
+from tinygptv.data.batching import STAND_INS, Batch, Collator, Loader, load_tokenizer
 from tinygptv.data.mixing import mix
+from tinygptv.data.packing import FULL
 from tinygptv.data.prompts import WORDINGS, render
 from tinygptv.data.shapes.scenes import draw, scene
 from tinygptv.data.shapes.tables import jpeg
@@ -138,6 +139,112 @@ def test_any_number_of_ranks_and_pieces_sees_the_same_samples(loader: Loader, ra
 def test_ranks_that_do_not_divide_the_batch_are_refused(loader: Loader) -> None:
     with pytest.raises(DefinitionError, match="3 ranks cannot share a global batch of 8"):
         loader.batch(0, rank=0, ranks=3)
+
+
+def same(found: list[Batch], expected: list[Batch]) -> bool:
+    """Whether batches hold the same samples, in any order, and learn as many tokens."""
+    keys, learned = (
+        [sorted(key for batch in batches for key in batch.keys) for batches in (found, expected)],
+        [sum(int((batch.labels != IGNORE_INDEX).sum()) for batch in batches) for batches in (found, expected)],
+    )
+    return keys[0] == keys[1] and learned[0] == learned[1]
+
+
+@pytest.mark.usefixtures("small_corpus")
+def test_samples_that_share_rows_are_those_that_do_not(
+    store: Store, pairs: Manifest, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    artifact = mix(store, "tiny_multitask", pairs).artifact
+    apart, packed = (
+        Loader(
+            store,
+            artifact,
+            inputs(),
+            byte_tokenizer,
+            num_image_tokens=SLOTS,
+            global_batch_size=32,
+            seed=1,
+            packing=packing,
+        )
+        for packing in (False, True)
+    )
+    for step in range(3):
+        alone, together = apart.micro_batches(step, 1, 2, 8), packed.micro_batches(step, 1, 2, 8)
+        assert all(same([one], [other]) for one, other in zip(together, alone, strict=True))
+        for batch in together:
+            assert batch.attention_mask.float().mean() >= FULL
+            assert len(batch.pixel_values) == (batch.input_ids == IMAGE_SLOT).sum() // SLOTS
+            assert batch.owners.unique().tolist() == list(range(len(batch.keys)))
+
+
+# Samples that cannot be used
+
+
+def damage(loader: Loader, count: int) -> set[str]:
+    """Write over the pictures of the first samples in their shards; their keys."""
+    samples = loader.mixed.samples([(0, position) for position in range(count)])
+    for sample in samples:
+        with Path(sample.images[0].path).open("r+b") as shard:
+            shard.seek(sample.images[0].offset)
+            shard.write(bytes(64))
+    return {sample.key for sample in samples}
+
+
+@pytest.fixture
+def opened(store: Store, pairs: Manifest, byte_tokenizer: PreTrainedTokenizerFast) -> Callable[[bool], Loader]:
+    artifact = mix(store, "tiny_pairs", pairs).artifact
+    return lambda replacing: Loader(
+        store,
+        artifact,
+        inputs(None, "\n"),
+        byte_tokenizer,
+        num_image_tokens=SLOTS,
+        global_batch_size=8,
+        seed=5,
+        replacing=replacing,
+    )
+
+
+def test_a_damaged_picture_ends_the_loading_and_is_named(opened: Callable[[bool], Loader]) -> None:
+    loader = opened(False)
+    damage(loader, 30)
+    with pytest.raises(
+        DataError, match=r"\$source: a sample cannot be used: .*00000.tar, 0000000\d\d: .*do not decode"
+    ):
+        loader.batch(0)
+
+
+def test_another_sample_stands_in_for_a_damaged_one_and_the_others_stay_as_they_were(
+    opened: Callable[[bool], Loader],
+) -> None:
+    before = [opened(False).batch(step).keys for step in range(4)]
+    bad = damage(opened(False), 10)
+    loader = opened(True)
+    for step, expected in enumerate(before):
+        batch = loader.batch(step)
+        assert [key for key in expected if key in bad] != []
+        assert all(key == other for key, other in zip(batch.keys, expected, strict=True) if other not in bad)
+        assert not bad & set(batch.keys)
+        assert {key for key in expected if key in bad} <= {one.key for one in batch.replaced} <= bad
+        assert {one.stand_in for one in batch.replaced} - bad <= set(batch.keys)
+        assert all("do not decode" in one.reason and one.source == "$source" for one in batch.replaced)
+
+
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 3), (2, 2), (4, 1)])
+def test_stand_ins_are_the_same_for_any_number_of_ranks_and_pieces(
+    opened: Callable[[bool], Loader], ranks: int, micro: int
+) -> None:
+    damage(opened(False), 10)
+    whole, loader = opened(True).batch(2), opened(True)
+    pieces = [piece for rank in range(ranks) for piece in loader.micro_batches(2, rank, ranks, micro)]
+    assert tuple(key for piece in pieces for key in piece.keys) == whole.keys
+    assert tuple(one for piece in pieces for one in piece.replaced) == whole.replaced
+
+
+def test_a_component_that_is_all_damaged_is_an_error(opened: Callable[[bool], Loader]) -> None:
+    damage(opened(False), 30)
+    with pytest.raises(DataError, match=f"nor can {STAND_INS} stand-ins"):
+        opened(True).batch(0)
 
 
 @pytest.mark.usefixtures("small_corpus")

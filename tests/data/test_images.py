@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from tinygptv.data.images import ImageReader, decode, normalise
+from tinygptv.definitions.recipe import Decoding
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference
 
@@ -61,6 +62,43 @@ def test_photographs_are_seen_as_clips_own_processor_sees_them_without_its_crop(
         assert np.abs(ours - theirs).max() < 1e-5
 
 
+@pytest.mark.parametrize("side", [224, 448])
+def test_the_fast_way_gives_photographs_a_rounding_step_away(shared: Path, side: int) -> None:
+    """Those among them that this Pillow scales columns first differ by more; no more than resizing in another order."""
+    photographs = sorted((shared / "data" / "images" / "coco" / "val2014").glob("*.jpg"))
+    assert photographs
+    for path in photographs:
+        data = path.read_bytes()
+        fast, exact = (decode(data, side, path.name, how).astype(int) for how in ("fast", "exact"))
+        with Image.open(path) as image:
+            wide = image.width >= image.height
+        assert np.abs(fast - exact).max() <= (2 if wide else 12)
+        assert 10 * np.log10(255**2 / ((fast - exact) ** 2).mean()) >= (70 if wide else 50)
+
+
+@pytest.mark.parametrize(
+    ("mode", "format_name"),
+    [("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "GIF"), ("1", "PNG"), ("RGB", "WEBP")],
+)
+def test_what_is_no_ordinary_jpeg_is_decoded_exactly_by_the_fast_way_too(mode: str, format_name: str) -> None:
+    data = encoded(mode, format_name)
+    assert np.array_equal(decode(data, 48, "here", "fast"), decode(data, 48, "here"))
+
+
+def test_a_grey_jpeg_is_grey_by_the_fast_way_too() -> None:
+    fast = decode(encoded("L", "JPEG"), 48, "here", "fast").astype(int)
+    assert np.abs(fast - decode(encoded("L", "JPEG"), 48, "here")).max() <= 2
+    assert (fast[..., 0] == fast[..., 2]).all()
+
+
+def test_a_jpeg_of_too_many_pixels_is_refused_by_the_fast_way_too() -> None:
+    data = bytearray(encoded("RGB", "JPEG"))
+    size = data.index(b"\xff\xc0") + 5
+    data[size : size + 4] = (65500).to_bytes(2) * 2
+    with pytest.raises(DataError, match=r"bomb, key7: \d+ bytes that do not decode as an image \(Image size"):
+        decode(bytes(data), 8, "bomb, key7", "fast")
+
+
 def test_an_image_turned_by_exif_is_not_turned_back() -> None:
     image = Image.fromarray(np.arange(12 * 8 * 3, dtype=np.uint8).reshape(8, 12, 3))
     exif = image.getexif()
@@ -74,9 +112,10 @@ def test_an_image_turned_by_exif_is_not_turned_back() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"<html>gone</html>", encoded("RGB", "JPEG")[:200], encoded("RGB", "PNG")[:-40]], ids=range(4)
 )
-def test_bytes_that_are_no_image_are_named(data: bytes) -> None:
+@pytest.mark.parametrize("decoding", ["exact", "fast"])
+def test_bytes_that_are_no_image_are_named(data: bytes, decoding: Decoding) -> None:
     with pytest.raises(DataError, match=r"00003.tar, key7: \d+ bytes that do not decode"):
-        decode(data, 8, "00003.tar, key7")
+        decode(data, 8, "00003.tar, key7", decoding)
 
 
 def test_an_image_inside_a_shard_is_read_from_its_offset(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed as dist
 
 from tinygptv.data.batching import Batch
-from tinygptv.models.vlm import VisionLanguageModel
+from tinygptv.data.loading import Batches
 from tinygptv.train import rank, worker
-from tinygptv.train.stage import Job
+from tinygptv.train.batches import mixture_batches
 
 Spoil = Callable[[int, list[Batch]], list[Batch]]
 
@@ -25,7 +26,7 @@ Spoil = Callable[[int, list[Batch]], list[Batch]]
 class SpoiledBatches:
     """The real batches, through `spoil`, which may change them or raise."""
 
-    real: worker.Batches
+    real: Batches
     spoil: Spoil
 
     @property
@@ -70,8 +71,8 @@ def started_again() -> bool:
 
 
 def train(folder: Path, spoil: Spoil = lambda step, batches: batches) -> None:
-    def batches(job: Job, model: VisionLanguageModel) -> SpoiledBatches:
-        return SpoiledBatches(worker.mixture_batches(job, model), spoil)
+    def batches(*opened: Any) -> SpoiledBatches:
+        return SpoiledBatches(mixture_batches(*opened), spoil)
 
     try:
         worker.train(folder / "job.json", batches, beat=lambda doing: None)

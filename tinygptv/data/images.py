@@ -19,7 +19,7 @@ import numpy as np
 import PIL
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tinygptv.data import jpeg
 from tinygptv.data.pictures import resize
@@ -46,6 +46,8 @@ def decode(data: bytes, side: int, where: str, decoding: Decoding = "exact") -> 
     try:
         with Image.open(io.BytesIO(data)) as image:
             square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    except UnidentifiedImageError:
+        raise DataError(f"{where}: {len(data)} bytes that do not decode as an image (of no known format)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: {len(data)} bytes that do not decode as an image ({error})") from error
     return np.asarray(square)

@@ -18,7 +18,8 @@ class Hardware(Definition):
     which. `rendezvous` is the `host:port` at which they meet, by default on the first of them. A group of ranks that
     loses one is started again, `restarts` times at most; one that shows no sign of life for `stall_seconds` is lost.
 
-    With `packing` short samples share rows of a micro-batch: less padding, the same loss, dropout in other places.
+    Batches are made ahead of the step by `loader_workers` processes of each rank, or in the rank itself. With `packing`
+    short samples share rows of a micro-batch: less padding, the same loss, dropout in other places.
 
     What the frozen parts make of a picture is computed in every step, or with `features: cached` once, before training.
     """
@@ -33,6 +34,7 @@ class Hardware(Definition):
     ranks: int = Field(ge=1)
     threads_per_rank: int | None = Field(default=None, ge=1)
     micro_batch_size: int = Field(ge=1)
+    loader_workers: int = Field(default=0, ge=0)
     packing: bool = False
     precision: Literal["fp32", "bf16", "fp16"]
     zero_stage: Literal[0, 1, 2, 3]

@@ -1,7 +1,8 @@
-"""events.jsonl: what a training did besides its steps, one line each, by rank 0 and by the launcher.
+"""events.jsonl: what a training did besides its steps, one line each, by rank 0 and by the launcher; about its own
+data, by every rank.
 
     rank_failed · rank_hung · restarted · loss_not_finite · loss_spike · gradients_exploded · rolled_back · dead_data
-    features_used
+    loader_lost · sample_replaced · features_used
 
 All but the last were not meant to happen. The file says what, when and what was done; it is there only if something
 was, and it outlives restarts.
@@ -27,6 +28,8 @@ Name = Literal[
     "gradients_exploded",
     "rolled_back",
     "dead_data",
+    "loader_lost",
+    "sample_replaced",
     "features_used",
 ]
 

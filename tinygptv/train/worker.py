@@ -9,24 +9,22 @@ change what is learned.
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from logging import getLogger
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tinygptv.artifacts import Store
-from tinygptv.data.batching import Batch, Loader, load_tokenizer
-from tinygptv.data.drawing import order_seed
-from tinygptv.data.features import Features
+from tinygptv.data.batching import Batch
+from tinygptv.data.loading import Batches
 from tinygptv.errors import TrainingError
-from tinygptv.locations import local_path
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import trained_file
 from tinygptv.sample import IGNORE_INDEX
-from tinygptv.train.assemble import DTYPES
+from tinygptv.train.batches import mixture_batches
 from tinygptv.train.checkpoint import Checkpoints, write_tensors
 from tinygptv.train.engine import build_model, join_ranks, open_engine, open_handoff, trained_parameters
 from tinygptv.train.events import read_events, record
@@ -39,17 +37,8 @@ from tinygptv.train.watch import MEDIAN_OF, Trouble, Watcher, hole, position, sk
 logger = getLogger(__name__)
 
 Beat = Callable[[str], None]
-
-
-class Batches(Protocol):
-    """Where a rank's share of a step comes from; `data.batching.Loader` in life."""
-
-    @property
-    def sources(self) -> list[str]:
-        """Where samples may come from."""
-
-    def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
-        """Pieces of at most `micro_batch_size` samples."""
+OpenBatches = Callable[[Job, int, Callable[[str], None]], Batches]
+"""From a job, the number of tokens of an image, and what is told of workers that were lost."""
 
 
 def train_from_mixture(job_file: Path, beat: Beat) -> None:
@@ -57,28 +46,7 @@ def train_from_mixture(job_file: Path, beat: Beat) -> None:
     train(job_file, mixture_batches, beat)
 
 
-def mixture_batches(job: Job, model: VisionLanguageModel) -> Loader:
-    """The batches of the mixture that the job names, in the order of its stage."""
-    store, features = Store(job.workdir), None
-    if job.features is not None:
-        shape = job.model.features_shape(job.stage.inputs.image_size)
-        features = Features(store, job.features, shape, DTYPES[job.hardware.precision])
-    return Loader(
-        store,
-        job.mixture,
-        job.stage.inputs,
-        load_tokenizer(local_path(job.model.language_model.tokenizer)),
-        num_image_tokens=model.num_image_tokens,
-        global_batch_size=job.stage.global_batch_size,
-        seed=order_seed(job.seed, job.stage.stage),
-        first_tombstones=job.tombstones,
-        packing=job.hardware.packing,
-        replacing=job.stage.watch.unusable_samples == "replace",
-        features=features,
-    )
-
-
-def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches], beat: Beat) -> None:
+def train(job_file: Path, open_batches: OpenBatches, beat: Beat) -> None:
     """Train, from the newest good checkpoint if there is one, and leave the trained tensors beside the job file.
 
     `beat` is told what comes next, as a sign of life. Raises TrainingError if the stage's `watch` says so.
@@ -90,7 +58,11 @@ def train(job_file: Path, batches: Callable[[Job, VisionLanguageModel], Batches]
         record(folder, "features_used", artifact=job.features, instead_of=parts)
     beat("building the model")
     model = build_model(job)
-    training = _Training(job, folder, model, batches(job, model), beat)
+    beat("opening the mixture")
+    rank = dist.get_rank()
+    lost = functools.partial(record, folder, "loader_lost", rank=rank)
+    batches = open_batches(job, model.num_image_tokens, lambda told: lost(told=told))
+    training = _Training(job, folder, model, batches, beat)
     try:
         training.run()
     finally:
@@ -163,6 +135,7 @@ class _Training:
         micro_batches = self._batches.micro_batches(
             drawn, self._rank, self._ranks, engine.train_micro_batch_size_per_gpu()
         )
+        self._tell_replaced(micro_batches, drawn)
         counts = [int((batch.labels[:, 1:] != IGNORE_INDEX).sum()) for batch in micro_batches]
         tokens = sum(int(batch.attention_mask.sum()) for batch in micro_batches)
         labels, all_tokens = self._sum_over_ranks([sum(counts), tokens])
@@ -190,6 +163,12 @@ class _Training:
             seconds=time.monotonic() - started,
         )
         return result, [key for batch in micro_batches for key in batch.keys]
+
+    def _tell_replaced(self, micro_batches: Sequence[Batch], drawn: int) -> None:
+        """An event for every sample that another one stands in for."""
+        for one in (one for batch in micro_batches for one in batch.replaced):
+            where = {"step": self._step + 1, "batch": drawn + 1, "rank": self._rank}
+            record(self._folder, "sample_replaced", **where, **asdict(one))
 
     def _recover(self, trouble: Trouble, keys: list[str]) -> None:
         """Go back to the last good checkpoint with other batches ahead, or raise TrainingError; all ranks together."""

@@ -1,0 +1,214 @@
+"""Batches made ahead of the step, by worker processes that may die.
+
+A step's batches are a pure function of the step, so it does not matter who makes them, or how often. Worker n makes
+every n-th step of those ahead, and no more than AHEAD of them, so that a slow training holds back the loading. Answers
+are taken in the order of the steps. A worker that dies or does not answer is named, a new one takes its place and makes
+the same batches again.
+
+Workers are forked from a server process that holds the libraries and nothing else: no threads, no model. Tensors come
+back in anonymous memory, of which nothing is left when a process is killed. A worker ends when its pipe does.
+"""
+
+import functools
+import mmap
+import multiprocessing
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from logging import getLogger
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tinygptv.data.batching import Batch
+from tinygptv.errors import DataError, TinyGPTVError
+
+logger = getLogger(__name__)
+
+AHEAD = 2
+"""Steps that each worker makes ahead of the one that is taken."""
+TRIES = 3
+"""Workers that may be lost over one step before that is an error."""
+_ALIGNMENT = 64
+
+Request = tuple[int, int, int, int]
+"""Step, rank, ranks, samples at a time: what `Batches.micro_batches` takes."""
+
+
+class Batches(Protocol):
+    """Where a rank's share of a step comes from."""
+
+    @property
+    def sources(self) -> list[str]:
+        """Where samples may come from."""
+
+    def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
+        """Pieces of at most `micro_batch_size` samples."""
+
+
+class BatchesAhead:
+    """The batches that `open_batches` gives in each worker; it and what it gives must not depend on this process.
+
+    A worker that does not answer for `patience_seconds` is lost; `on_loss` is told of every lost one.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        open_batches: Callable[[], Batches],
+        workers: int,
+        patience_seconds: float,
+        on_loss: Callable[[str], None],
+    ) -> None:
+        self.sources = list(sources)
+        self._patience, self._on_loss = patience_seconds, on_loss
+        self._start = functools.partial(_start, open_batches)
+        self._workers = [self._start() for _ in range(workers)]
+
+    @property
+    def workers(self) -> list[int]:
+        """Their process ids."""
+        return [worker.process.pid or 0 for worker in self._workers]
+
+    def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
+        """As the workers' own. Raises what was raised there, and DataError if worker after worker is lost."""
+        for ahead in range(step, step + 1 + AHEAD * len(self._workers)):
+            self._workers[ahead % len(self._workers)].ask((ahead, rank, ranks, micro_batch_size))
+        place, told = step % len(self._workers), ""
+        for _ in range(TRIES):
+            try:
+                return self._workers[place].answer((step, rank, ranks, micro_batch_size), self._patience)
+            except _LostError as lost:
+                told = f"loader worker {place}, process {self.workers[place]}, {lost} over batch {step + 1}"
+                logger.warning("%s; another one makes it again", told)
+                self._on_loss(told)
+                self._workers[place] = self._replacement(self._workers[place])
+        raise DataError(f"{told}, as {TRIES - 1} before it; set loader_workers: 0 in the hardware profile to see why")
+
+    def _replacement(self, lost: "_Worker") -> "_Worker":
+        lost.process.kill()
+        lost.process.join(timeout=1)
+        worker = self._start()
+        for request in lost.asked:
+            worker.ask(request)
+        return worker
+
+
+class _LostError(Exception):
+    """How a worker was lost."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: ForkServerProcess
+    connection: Connection
+    asked: deque[Request] = field(default_factory=deque)
+
+    def ask(self, request: Request) -> None:
+        """Once is enough. One that is dead is found out when its answer is due."""
+        if request not in self.asked:
+            self.asked.append(request)
+            with suppress(OSError):
+                self.connection.send(request)
+
+    def answer(self, request: Request, patience_seconds: float) -> list[Batch]:
+        """The answer to a request; those before it are no longer wanted, as after a roll-back."""
+        while True:
+            if not self.connection.poll(patience_seconds):
+                raise _LostError(f"gave no answer for {patience_seconds:.0f} s")
+            try:
+                found = _receive(self.connection)
+            except (EOFError, OSError):
+                self.process.join(timeout=1)
+                raise _LostError(f"ended with exit code {self.process.exitcode}") from None
+            if self.asked.popleft() == request:
+                if isinstance(found, Exception):
+                    raise found
+                return found
+
+
+def _start(open_batches: Callable[[], Batches]) -> _Worker:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, open_batches), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _work(connection: Connection, open_batches: Callable[[], Batches]) -> None:
+    """Answer requests in their order until nobody asks any more."""
+    torch.set_num_threads(1)
+    batches: Batches | None = None
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        while True:
+            request = connection.recv()
+            try:
+                batches = batches or open_batches()
+                answer: list[Batch] | Exception = batches.micro_batches(*request)
+            except TinyGPTVError as error:
+                answer = error
+            except Exception:
+                answer = RuntimeError(f"a loader worker failed:\n{traceback.format_exc()}")
+            _send(connection, answer)
+
+
+# Batches between processes: what is small through the pipe, the tensors in memory whose handle follows.
+
+
+def _send(connection: Connection, answer: list[Batch] | Exception) -> None:
+    if isinstance(answer, Exception):
+        connection.send(answer)
+        return
+    layouts, end = [], 0
+    memory = os.memfd_create("batches")
+    try:
+        with open(memory, "wb", closefd=False) as stream:
+            for batch in answer:
+                layout: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
+                for name, tensor in _tensors(batch).items():
+                    layout[name] = stream.seek(_aligned(end)), tensor.shape, tensor.dtype
+                    end = layout[name][0] + stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+                without: dict[str, Any] = dict.fromkeys(layout)
+                layouts.append((replace(batch, **without), layout))
+        connection.send(layouts)
+        send_handle(connection, memory, None)
+    finally:
+        os.close(memory)
+
+
+def _receive(connection: Connection) -> Any:
+    layouts = connection.recv()
+    if isinstance(layouts, Exception):
+        return layouts
+    handle = recv_handle(connection)
+    try:
+        memory = mmap.mmap(handle, 0)
+    finally:
+        os.close(handle)
+    return [
+        replace(batch, **{name: _tensor(memory, *place) for name, place in layout.items()}) for batch, layout in layouts
+    ]
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _tensor(memory: mmap.mmap, offset: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    if not shape.numel():
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(memory, dtype=dtype, count=shape.numel(), offset=offset).view(shape)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT

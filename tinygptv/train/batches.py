@@ -1,0 +1,47 @@
+"""Where the batches of a stage come from: made in this rank, or ahead of it by workers of its own."""
+
+import functools
+from collections.abc import Callable
+
+from tinygptv.artifacts import Store
+from tinygptv.data.batching import Loader, load_tokenizer
+from tinygptv.data.drawing import order_seed
+from tinygptv.data.features import Features
+from tinygptv.data.loading import Batches, BatchesAhead
+from tinygptv.locations import local_path
+from tinygptv.train.assemble import DTYPES
+from tinygptv.train.stage import Job
+
+PATIENCE = 0.25
+"""Share of the profile's `stall_seconds` for which a rank waits for a worker: it must not be thought hung itself."""
+
+
+def mixture_batches(job: Job, num_image_tokens: int, on_loss: Callable[[str], None]) -> Batches:
+    """The batches of the mixture that the job names, in the order of its stage; `on_loss` is told of lost workers."""
+    loader, hardware = open_loader(job, num_image_tokens), job.hardware
+    if not hardware.loader_workers:
+        return loader
+    opened = functools.partial(open_loader, job, num_image_tokens)
+    patience = PATIENCE * hardware.stall_seconds
+    return BatchesAhead(loader.sources, opened, hardware.loader_workers, patience, on_loss)
+
+
+def open_loader(job: Job, num_image_tokens: int) -> Loader:
+    """The same in every process."""
+    store, features = Store(job.workdir), None
+    if job.features is not None:
+        shape = job.model.features_shape(job.stage.inputs.image_size)
+        features = Features(store, job.features, shape, DTYPES[job.hardware.precision])
+    return Loader(
+        store,
+        job.mixture,
+        job.stage.inputs,
+        load_tokenizer(local_path(job.model.language_model.tokenizer)),
+        num_image_tokens=num_image_tokens,
+        global_batch_size=job.stage.global_batch_size,
+        seed=order_seed(job.seed, job.stage.stage),
+        first_tombstones=job.tombstones,
+        packing=job.hardware.packing,
+        replacing=job.stage.watch.unusable_samples == "replace",
+        features=features,
+    )
