@@ -74,10 +74,10 @@ class Schedule:
             if delay_seconds:
                 due = time.monotonic() + delay_seconds
                 heapq.heappush(self._later, (due, next(self._order), site, request))
+                self._changed.notify()
             else:
                 site.waiting.append(request)
                 self._arrange(site)
-            self._changed.notify()
 
     def take(self) -> tuple[Site, Request] | None:
         """The next request that may be made now, waiting for one if need be; None when `stop` was called.
@@ -108,7 +108,6 @@ class Schedule:
             site.active -= 1
             site.expected -= 1
             self._arrange(site)
-            self._changed.notify()
 
     def admit(self, site: Site, slots: int, seconds_between: float | None = None) -> None:
         """Say how many connections a site may have from now on, and how far apart its requests are."""
@@ -116,7 +115,6 @@ class Schedule:
             site.slots = slots
             site.seconds_between = site.seconds_between if seconds_between is None else seconds_between
             self._arrange(site)
-            self._changed.notify_all()
 
     def pause(self, site: Site, seconds: float) -> None:
         """Ask nothing of a site for so long."""
@@ -128,7 +126,6 @@ class Schedule:
         with self._changed:
             site.closed, site.slots, site.seconds_between, site.not_before = reason, _UNLIMITED, 0.0, 0.0
             self._arrange(site)
-            self._changed.notify_all()
 
     def stop(self) -> None:
         """Hand out nothing more."""
@@ -144,7 +141,9 @@ class Schedule:
         return site, request
 
     def _arrange(self, site: Site) -> None:
-        """Put a site among the ready ones if it has something to ask and is not full."""
+        """Put a site among the ready ones if it has something to ask and is not full. One thread is woken for it, which
+        wakes the next if the site has more: whoever wakes for nothing disturbs those who decode."""
         if site.waiting and site.active < site.slots and not site.is_ready:
             heapq.heappush(self._ready, (max(site.not_before, time.monotonic()), next(self._order), site))
             site.is_ready = True
+            self._changed.notify()

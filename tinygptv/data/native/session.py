@@ -21,7 +21,7 @@ from typing import Any
 from tinygptv.data.guard import FetchError, Origin, failure_of_status, opted_out, retry_after_seconds
 from tinygptv.definitions.source import Download
 
-_CHUNK = 1 << 16
+_CHUNK, _PIECE = 1 << 16, 1 << 18
 _MOST_TRIED_ADDRESSES = 3
 _PICTURE_STATUS = frozenset({200, 203})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -66,7 +66,7 @@ class Connection:
                 failure = _refusal(response, None if is_cut else max_bytes, agent_token)
                 if failure is None and response.status in _PICTURE_STATUS:
                     body = _body(response, max_bytes, is_cut)
-                    if not response.isclosed():
+                    if len(body) > max_bytes:
                         self.close()
                     return Answer(200, response.headers, body)
                 self._drain(response)
@@ -121,7 +121,7 @@ def _body(response: http.client.HTTPResponse, max_bytes: int, is_cut: bool) -> b
     declared = response.length
     encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
     body = io.BytesIO()
-    while chunk := response.read1(_CHUNK):
+    while chunk := response.read1(_PIECE):
         body.write(chunk)
         if body.tell() > max_bytes:
             if is_cut and encoding == "identity":
@@ -225,7 +225,7 @@ class _Wire:
 
     def __init__(self, wrapped: socket.socket, limits: Download) -> None:
         self._socket, self._limits = wrapped, limits
-        self._begun = self._end = 0.0
+        self._begun = self._end = self._patience = 0.0
         self._received = self._readers = 0
         self._is_closing = False
 
@@ -233,7 +233,7 @@ class _Wire:
         self._begun, self._end, self._received = time.monotonic(), end, 0
 
     def sendall(self, content: bytes) -> None:
-        self._socket.settimeout(_patience(self._limits, self._end))
+        self._keep_patience()
         self._socket.sendall(content)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
@@ -241,13 +241,20 @@ class _Wire:
         return io.BufferedReader(_Reader(self), _CHUNK)
 
     def receive(self, buffer: Any) -> int:
-        self._socket.settimeout(_patience(self._limits, self._end))
+        self._keep_patience()
         count = self._socket.recv_into(buffer)
         self._received += count
         seconds = time.monotonic() - self._begun
         if seconds > self._limits.timeout_seconds and self._received < seconds * self._limits.min_bytes_per_second:
             raise FetchError("slow")
         return count
+
+    def _keep_patience(self) -> None:
+        """Have the next step end in time. It is nearly always the same time, and setting it is a call to the kernel."""
+        patience = _patience(self._limits, self._end)
+        if patience != self._patience:
+            self._socket.settimeout(patience)
+            self._patience = patience
 
     def close(self) -> None:
         """Close it, or let its reader do so: http.client closes before it reads the last body of a connection."""
