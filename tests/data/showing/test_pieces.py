@@ -18,8 +18,8 @@ INPUTS = Inputs(image_size=16, max_text_tokens=99, template="[INST] {} [/INST]",
 
 
 def shown(tokenizer: PreTrainedTokenizerFast, image: Path) -> Shown:
-    turns = (Turn("[refer] the dog", "{<25><50><75><100>}"), Turn("Who?", "<b>me</b>"))
-    sample = Sample("key", (ImageReference(str(image)),), turns, boxes=((0.25, 0.5, 0.75, 1.0),))
+    turns = (Turn("[refer] the dog", "{<25><50><75><100>}"), Turn("Who\nis it?", "<b>me</b>"))
+    sample = Sample("a\nkey", (ImageReference(str(image)),), turns, boxes=((0.25, 0.5, 0.75, 1.0),))
     texts = Sequences(tokenizer, INPUTS, 4).training([render(sample, "conversation", INPUTS)])
     return Shown("made_up", "conversation", sample.key, pieces(texts, tokenizer), sample.images, sample.boxes)
 
@@ -32,10 +32,12 @@ def test_tokens_are_cut_where_their_treatment_changes(byte_tokenizer: PreTrained
         Piece("image", "4 image tokens"),
         Piece("masked", "</Img> [refer] the dog [/INST]"),
         Piece("learned", "{<25><50><75><100>}###"),
-        Piece("masked", f"{begin}[INST] Who? [/INST]"),
+        Piece("masked", f"{begin}[INST] Who⏎is it? [/INST]"),
         Piece("learned", "<b>me</b>###"),
     ]
     assert "«{<25><50><75><100>}###»" in line(one, coloured=False)
+    assert line(one, coloured=False).startswith("made_up conversation a⏎key\n    ")
+    assert line(one, coloured=False).count("\n") == 1
     coloured = line(one, coloured=True)
     assert "\x1b[1;32m{<25><50><75><100>}###\x1b[0m" in coloured
     assert "\x1b[2m</Img> [refer] the dog [/INST]\x1b[0m" in coloured

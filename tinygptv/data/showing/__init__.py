@@ -29,7 +29,7 @@ _SIDE = 320
 
 @dataclass(frozen=True)
 class Piece:
-    """Neighbouring tokens that are treated alike, as text; of an image, how many there are."""
+    """Neighbouring tokens that are treated alike, as text with ⏎ for line breaks; of an image, how many there are."""
 
     kind: Kind
     text: str
@@ -68,7 +68,9 @@ def pieces(texts: Texts, tokenizer: PreTrainedTokenizerFast) -> list[Piece]:
     found = []
     for kind, run in groupby(zip(ids, labels, strict=True), key=lambda token: _kind(*token)):
         run_ids = [token for token, _ in run]
-        found.append(Piece(kind, f"{len(run_ids)} image tokens" if kind == "image" else str(tokenizer.decode(run_ids))))
+        image = kind == "image"
+        text = f"{len(run_ids)} image tokens" if image else _in_one_line(str(tokenizer.decode(run_ids)))
+        found.append(Piece(kind, text))
     return found
 
 
@@ -78,6 +80,10 @@ def _kind(token: int, label: int) -> Kind:
     return "masked" if label == IGNORE_INDEX else "learned"
 
 
+def _in_one_line(text: str) -> str:
+    return text.replace("\n", "⏎")
+
+
 def line(shown: Shown, coloured: bool) -> str:
     """One sample for a terminal. Masked text is dim and learned text green, or in «», where there are no colours."""
     parts = []
@@ -85,7 +91,7 @@ def line(shown: Shown, coloured: bool) -> str:
         before, after = _MARK[piece.kind]
         text = piece.text if coloured and piece.kind != "image" else f"{before}{piece.text}{after}"
         parts.append(f"{_ANSI[piece.kind]}{text}{_ANSI_END}" if coloured else text)
-    return f"{shown.source} {shown.task} {shown.key}\n    {''.join(parts)}"
+    return f"{shown.source} {shown.task} {_in_one_line(shown.key)}\n    {''.join(parts)}"
 
 
 def write_gallery(path: Path, title: str, samples: list[Shown]) -> None:
@@ -105,6 +111,7 @@ def _picture(image: ImageReference, key: str, boxes: tuple[Box, ...]) -> str:
     pen = ImageDraw.Draw(small)
     for x0, y0, x1, y1 in boxes:
         corners = (x0 * small.width, y0 * small.height, x1 * (small.width - 1), y1 * (small.height - 1))
+        pen.rectangle(corners, outline="black", width=4)
         pen.rectangle(corners, outline=_BOX_COLOUR, width=2)
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=85)
