@@ -62,9 +62,26 @@ def test_the_page_shows_the_pictures_on_both_sides_nearest_first(store: Store, r
     assert page.count("data:image/jpeg;base64,") == len(SIDES)
 
 
-def test_nothing_is_made_but_the_description(store: Store, raw: Manifest) -> None:
+def test_nothing_is_filtered(store: Store, raw: Manifest) -> None:
     preview(store, "t", "chain", raw, "min_side", 70)
     assert store.names("filtered/") == []
+
+
+def test_the_rows_are_measured_once_for_every_rule_and_threshold(store: Store, raw: Manifest) -> None:
+    preview(store, "t", "chain", raw, "min_side", 70)
+    (measured,) = store.names("measured/")
+    numbers = [preview(store, "t", "chain", raw, "similarity", number) for number in (0.2, 0.4)]
+    assert [one.would_keep for one in numbers] == [6, 0]
+    assert store.names("measured/") == [measured]
+
+
+def test_a_row_without_a_value_is_on_no_side(store: Store, raw: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = Rule(name="watermark", keep="pwatermark < 0.5", why="marked")
+    chain = CHAIN.model_copy(update={"rules": [*CHAIN.rules, rule]})
+    monkeypatch.setattr(catalog, "filter_chain", {"chain": chain}.__getitem__)
+    shown = preview(store, "t", "chain", raw, "watermark", 0.9)
+    assert (shown.rows, shown.kept, shown.would_keep, shown.would_go, shown.would_come) == (6, 0, 0, 0, 0)
+    assert "<figure>" not in shown.page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -8,34 +8,30 @@ from typing import Any
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.database import connect
+from tinygptv.data.database import connect, literal
 from tinygptv.data.filtering import check_chain
 from tinygptv.data.gallery import thumbnail
+from tinygptv.data.measuring import MEASURED, measure, value_column
 from tinygptv.data.rows import Rows
 from tinygptv.data.scores import describe_rows
 from tinygptv.data.shards import SIDECAR, read_image
 from tinygptv.definitions.filters import FilterChain, Rule, Threshold
 from tinygptv.errors import DefinitionError, did_you_mean
 
-_PICTURES, _LOOKED_AT = 16, 400
-_MEMORY_BYTES = 256 << 20
-_VALUES = "CREATE TEMP TABLE measured AS SELECT position, ({value})::DOUBLE AS value FROM rows"
-_COUNTS = "SELECT count(*), count(*) FILTER ({now}), count(*) FILTER ({then}) FROM measured"
-# Most rows stay on their side. The other rules are asked about the rest only, in places from which DuckDB does not move
-# them to where every row is read.
-_CHANGES = """
-SELECT count(*) FILTER (({now}) AND {others}), count(*) FILTER (({then}) AND {others})
-FROM rows JOIN (FROM measured WHERE ({now}) IS DISTINCT FROM ({then})) USING (position)
+_PICTURES = 16
+_MEASURED = """
+CREATE VIEW measured AS SELECT file_row_number AS position, (failed & ~{bit}::UBIGINT) = 0 AS passes, {value} AS value
+FROM read_parquet({path}, file_row_number = TRUE)
+"""
+_COUNTS = """
+SELECT count(*), count(*) FILTER ({now}), count(*) FILTER ({then}),
+    count(*) FILTER (passes AND ({now}) AND NOT ({then})), count(*) FILTER (passes AND ({then}) AND NOT ({now}))
+FROM measured
 """
 _NEAREST = """
-WITH looked_at AS MATERIALIZED (
-    SELECT position, value, key, caption, shard, "offset", length, sha256, {others} AS passes
-    FROM rows JOIN (
-        FROM measured WHERE {side} ORDER BY abs(value - ({number})), position LIMIT {looked_at}
-    ) USING (position)
-)
-FROM looked_at WHERE passes ORDER BY abs(value - ({number})), position LIMIT {pictures}
+SELECT position, value FROM measured WHERE passes AND {side} ORDER BY abs(value - ({number})), position LIMIT {pictures}
 """
+_SAMPLES = 'SELECT position, key, caption, shard, "offset", length, sha256 FROM rows WHERE position IN ({positions})'
 
 
 @dataclass(frozen=True)
@@ -64,30 +60,30 @@ def preview(
 ) -> Preview:
     """The rule with `number` in the place of its threshold. Placeholders, copies and balance are not considered.
 
-    `scores` is what the chain's scorer says of `raw`.
+    `scores` is what the chain's scorer says of `raw`. The first look measures all rows, further ones compare numbers.
 
     Raises DefinitionError if there is no such rule or it compares nothing with a number.
     """
     chain = catalog.filter_chain(filter_name)
     check_chain(filter_name, chain)
     rule, threshold = _comparison(filter_name, chain, rule_name)
-    value, measured = threshold.value, threshold._replace(value="value")
     described = describe_rows(store, source_name, chain, raw, scores)
-    now, then = (measured._replace(number=one).keep for one in (measured.number, number))
-    others = " AND ".join(f"coalesce(({other.keep}), FALSE)" for other in chain.rules if other is not rule) or "TRUE"
+    measured = measure(store, source_name, filter_name, chain, described)
+    now, then = (threshold._replace(value="value", number=one).keep for one in (threshold.number, number))
     images = store.folder(raw.artifact)
     folder = store.local_root / "previews" / f"{source_name}-{filter_name}-{rule_name}"
     folder.mkdir(parents=True, exist_ok=True)
     with connect(folder) as database:
-        rows = Rows(database, store.folder(described.artifact) / SIDECAR, images, memory_bytes=_MEMORY_BYTES)
-        database.execute(_VALUES.format(value=value))
-        ((total, kept, would_keep),) = database.sql(_COUNTS.format(now=now, then=then)).fetchall()
-        ((goes, comes),) = database.sql(_CHANGES.format(now=now, then=then, others=others)).fetchall()
+        path, bit = store.folder(measured.artifact) / MEASURED, 1 << chain.rules.index(rule)
+        database.execute(_MEASURED.format(bit=bit, value=value_column(rule), path=literal(path)))
+        (counts,) = database.sql(_COUNTS.format(now=now, then=then)).fetchall()
+        rows = Rows(database, store.folder(described.artifact) / SIDECAR, images)
         sides = {"just inside": then, "just outside": f"NOT ({then})"}
-        shown = {name: _nearest(rows, side, number, others, images) for name, side in sides.items()}
+        shown = {name: _nearest(rows, side, number, images) for name, side in sides.items()}
+    total, kept, would_keep, goes, comes = counts
     page = folder / f"{number:g}.html"
-    counts = f"{kept:,} of {total:,} kept by {rule.keep}; {would_keep:,} with {number:g}"
-    _write_page(page, f"{rule_name}: {counts}", shown)
+    title = f"{rule_name}: {kept:,} of {total:,} kept by {rule.keep}; {would_keep:,} with {number:g}"
+    _write_page(page, title, shown)
     return Preview(total, kept, would_keep, goes, comes, page)
 
 
@@ -102,12 +98,17 @@ def _comparison(filter_name: str, chain: FilterChain, rule_name: str) -> tuple[R
     return rule, rule.threshold
 
 
-def _nearest(rows: Rows, side: str, number: float, others: str, images: Path) -> list[dict[str, Any]]:
-    query = _NEAREST.format(side=side, number=number, others=others, looked_at=_LOOKED_AT, pictures=_PICTURES)
-    found = rows.database.sql(query)
+def _nearest(rows: Rows, side: str, number: float, images: Path) -> list[dict[str, Any]]:
+    """The rows on this side that no other rule drops, nearest to the threshold first, with their pictures."""
+    nearest = _NEAREST.format(side=side, number=number, pictures=_PICTURES)
+    values = dict(rows.database.sql(nearest).fetchall())
+    if not values:
+        return []
+    found = rows.database.sql(_SAMPLES.format(positions=", ".join(map(str, values))))
+    samples = [dict(zip(found.columns, sample, strict=True)) for sample in found.fetchall()]
     return [
-        row | {"picture": thumbnail(read_image(images, row))}
-        for row in (dict(zip(found.columns, values, strict=True)) for values in found.fetchall())
+        sample | {"value": values[sample["position"]], "picture": thumbnail(read_image(images, sample))}
+        for sample in sorted(samples, key=lambda sample: list(values).index(sample["position"]))
     ]
 
 

@@ -162,7 +162,7 @@ def _previous(store: Store, known: Published, source: PairsSource) -> Manifest |
 
 def _discard(store: Store, artifact: str) -> None:
     """Remove a superseded raw artifact and what curation made of it, which is made of nothing else."""
-    for place in ("described/", "scores/", "filtered/", "cards/"):
+    for place in ("described/", "measured/", "scores/", "filtered/", "cards/"):
         for name in store.names(place):
             made = store.find(name)
             if made and artifact in made.parents:
