@@ -12,7 +12,7 @@ from tests.miniature import RECIPE, SOURCE, write_miniature
 from tinygptv.cli import main
 
 ARROWS = ["download", "filter", "mix", "train", "export", "quantize", "evaluate", "report"]
-VERBS = [*ARROWS, "plan", "curate", "train-all", "bootstrap", "doctor", "chat", "convert"]
+VERBS = [*ARROWS, "plan", "score", "curate", "train-all", "bootstrap", "doctor", "chat", "convert"]
 VERBS += ["refresh", "versions", "diff", "card", "forget"]
 
 

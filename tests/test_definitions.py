@@ -14,6 +14,7 @@ from tinygptv.errors import DefinitionError
 LOADERS = {
     "source": catalog.source,
     "filter": catalog.filter_chain,
+    "scorer": catalog.scorer,
     "mixture": catalog.mixture,
     "benchmark": catalog.benchmark,
     "recipe": catalog.recipe,
