@@ -1,16 +1,18 @@
 """source → raw shards → scores, if the filter asks for them → filtered shards."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from prefect import State, flow, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Failed
 
 from flows.arrows import artifact_key
 from tinygptv.artifacts import Manifest
-from tinygptv.data.card import CARD_PAGE, card
+from tinygptv.data.card import CARD_JSON, CARD_PAGE, card
 from tinygptv.data.refresh import Refreshed, refresh
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
 from tinygptv.scoring.arrow import score_source
@@ -92,15 +94,25 @@ def refresh_data(
     done = refresh_source(journey, accept or [])
     name = journey.run.source_name
     create_table_artifact(key=artifact_key("changes", name), table=done.report(), description=f"### {done}")
-    create_table_artifact(
-        key=artifact_key("rot", name), table=done.rot(), description=f"### {name}: the hosts that lost most addresses"
-    )
+    rot = done.rot()
+    told = "the hosts that lost most addresses" if rot else "no host lost an address"
+    create_table_artifact(key=artifact_key("rot", name), table=rot, description=f"### {name}: {told}")
     if done.outcome == "refused":
         return Failed(message=str(done))
     if done.filtered:
-        page = journey.store.folder(write_card(journey, done.filtered).artifact) / CARD_PAGE
-        create_link_artifact(key=artifact_key("card", name), link=page.as_uri(), description=f"The data card of {name}")
+        folder = journey.store.folder(write_card(journey, done.filtered).artifact)
+        create_markdown_artifact(key=artifact_key("card", name), markdown=_card(folder))
     return Completed(message=str(done))
+
+
+def _card(folder: Path) -> str:
+    """What a data card says in short, and where the whole is: a page of Prefect's cannot link to a file."""
+    facts = json.loads((folder / CARD_JSON).read_text())
+    lines = [f"### {facts['source']}: {facts['kept']} samples of {facts['rows_in']} rows", f"`{folder / CARD_PAGE}`"]
+    for title in ("licences", "tables", "hosts"):
+        rows = [f"| {one['name']} | {one['kept']} | {one['percent']} % |" for one in facts[title]]
+        lines += ["\n".join([f"| {title} | samples | share |", "|---|---:|---:|", *rows])]
+    return "\n\n".join(lines)
 
 
 def _funnel(raw: Manifest, kept: Manifest) -> list[dict[str, Any]]:

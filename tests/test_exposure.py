@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from tests.data.webfake import build_raw
+from tests.data.webfake import build_raw, pixels
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.data.drawing import order_seed
 from tinygptv.data.mixing import MixedSamples, mix
+from tinygptv.data.shards import content_hash
 from tinygptv.data.tombstones import Tombstone, bury, tombstone
-from tinygptv.exposure import Exposure, traces
+from tinygptv.exposure import Exposure, annotated_copies, traces
 from tinygptv.train.stage import Job
 
 BATCH, SEED = 4, 7
@@ -142,6 +145,41 @@ def write_unfinished(store: Store, mixture: Manifest, steps: int, checkpoints: l
         (draft / "checkpoints" / f"step{step:06d}").mkdir(parents=True)
     (draft / "job.json").write_text(job.model_dump_json())
     (draft / "metrics.jsonl").write_text(rows_of(steps) + '{"step": 4')
+
+
+def test_annotated_pictures_with_a_content_hash_are_found_where_they_lie(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("sources", "mixtures", "pictures"):
+        (tmp_path / "own" / folder).mkdir(parents=True)
+    monkeypatch.setenv(catalog.OWN_DEFINITIONS, str(tmp_path / "own"))
+    monkeypatch.setenv("TINYGPTV_DATA", str(tmp_path / "own"))
+    for name, seed in (("a", "same"), ("b", "other"), ("c", "same")):
+        (tmp_path / "own" / "pictures" / f"{name}.jpg").write_bytes(pixels(seed))
+    records = [{"image_id": name, "caption": "a picture"} for name in "abc"]
+    (tmp_path / "own" / "cap.json").write_text(json.dumps({"annotations": records}))
+    source = {"kind": "annotations", "about": "test", "licence": "none", "format": "cc_sbu_align"}
+    source |= {"files": {"annotations": "data:cap.json"}, "images": "data:pictures"}
+    (tmp_path / "own" / "sources" / "align.yaml").write_text(yaml.safe_dump(source))
+    blend = {"about": "t", "draw": "per_sample", "components": [{"source": "align", "task": "describe", "weight": 1.0}]}
+    (tmp_path / "own" / "mixtures" / "blend.yaml").write_text(yaml.safe_dump(blend))
+    mix(store, "blend", None)
+    found = annotated_copies(store, content_hash(pixels("same")))
+    assert found == ["data:pictures/a.jpg", "data:pictures/c.jpg"]
+    wanted = [tombstone("image", place, "test") for place in found]
+    assert [holder.samples for holder in traces(store, wanted).holders] == [2]
+
+
+def test_what_another_machine_has_begun_on_s3_is_named(s3_workdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(s3_workdir)
+    build_raw(store, "raw/web@1", ROWS)
+    mix(store, "tiny_pairs", build_raw(store, "filtered/web-all@1", ROWS, ["raw/web@1"]))
+    with store.exclusive("runs/first/stage1@1", "making it"):
+        assert traces(store, WANTED).elsewhere == []
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(nodename="another"))
+    (told,) = traces(store, WANTED).elsewhere
+    assert told.startswith("runs/first/stage1@1: unfinished on ")
+    assert traces(store, [tombstone("url", "http://nobody/has.jpg", "test")]).elsewhere == []
 
 
 def test_an_unfinished_stage_is_judged_by_its_steps_so_far_and_names_its_checkpoints(

@@ -1,5 +1,7 @@
 """A workdir on S3 when S3 has a bad day: no partial artifact is ever seen, and what can be repeated is."""
 
+import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,8 +20,11 @@ import s3fs
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from tinygptv import s3
-from tinygptv.artifacts import MANIFEST, Outcome, Store
+from tests.miniature import HARDWARE, RECIPE, SOURCE, write_miniature
+from tinygptv import cli, s3
+from tinygptv.artifacts import MANIFEST, Manifest, Outcome, Store, sha256_of
+from tinygptv.data.shapes.server import serve
+from tinygptv.data.verify import verify
 from tinygptv.errors import StorageError
 
 NAME = "things/one@0"
@@ -28,9 +33,11 @@ Start = Callable[..., Any]
 
 @dataclass
 class Weather:
-    """What goes wrong: a request's `METHOD name` → how often it still fails, and as what."""
+    """What goes wrong: a request's `METHOD name` → how often it still fails, and as what; any other fails as the next
+    word of `storm` says."""
 
     failing: dict[str, list[str]] = field(default_factory=dict)
+    storm: Iterator[str] = field(default_factory=lambda: iter(()))
     hidden: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     held: threading.Event = field(default_factory=threading.Event)
@@ -39,7 +46,7 @@ class Weather:
     def fault(self, request: str) -> str | None:
         """The next fault of a request, used up by asking."""
         waiting = next((faults for name, faults in self.failing.items() if request.endswith(name)), [])
-        return waiting.pop(0) if waiting else None
+        return waiting.pop(0) if waiting else next(self.storm, None)
 
 
 class StormyS3:
@@ -151,13 +158,102 @@ def test_a_service_that_stays_away_leaves_no_artifact_and_the_next_attempt_compl
     workdir: str, weather: Weather
 ) -> None:
     weather.failing = {f"PUT {NAME}/shards/2.tar": ["500"] * 100}
-    with pytest.raises(StorageError, match=rf"uploading {NAME}: failed 5 times.*try again later"):
+    with pytest.raises(StorageError, match=rf"uploading {NAME}/shards/2.tar: failed 5 times.*try again later"):
         make(workdir)
     assert Store(workdir).find(NAME) is None
     assert f"PUT {NAME}/{MANIFEST}" not in weather.asked
     weather.failing = {}
     kept = Store(workdir).make(NAME, "build", {}, [], lambda folder: pytest.fail("built again, only to upload"))
     assert kept == Store(workdir).find(NAME)
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are uploaded in parts of 5 MiB, the least that S3 takes, and not only from 100 MB on."""
+    whole = s3fs.S3FileSystem._put_file
+    monkeypatch.setattr(s3fs.S3FileSystem, "_put_file", functools.partialmethod(whole, chunksize=5 << 20))
+
+
+def make_large(workdir: str) -> Manifest:
+    def build(folder: Path) -> Outcome:
+        (folder / "large.tar").write_bytes(bytes(range(256)) * (11 << 12))
+        return Outcome()
+
+    return Store(workdir).make(NAME, "build", {}, [], build)
+
+
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize(
+    "failing",
+    [
+        {"POST": ["500"]},
+        {"PUT": ["500"]},
+        {"PUT": ["goes well", "goes well", "500", "500"]},
+        {"POST": ["goes well", "500"]},
+        {"POST": ["goes well", "answer lost"]},
+    ],
+    ids=["begin", "first part", "last part", "completion", "answer to completion"],
+)
+def test_an_upload_in_parts_that_fails_anywhere_is_made_again(
+    failing: dict[str, list[str]], workdir: str, weather: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weather.failing = {f"{method} {NAME}/large.tar": faults for method, faults in failing.items()}
+    made = make_large(workdir)
+    assert sum(request == f"POST {NAME}/large.tar" for request in weather.asked) >= 2
+    assert not any(weather.failing.values())
+    fetched = elsewhere(workdir, tmp_path, monkeypatch).folder(NAME) / "large.tar"
+    assert sha256_of(fetched) == made.files["large.tar"].sha256
+
+
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_an_upload_in_parts_that_never_succeeds_leaves_nothing_visible(
+    method: str, workdir: str, weather: Weather
+) -> None:
+    weather.failing = {f"{method} {NAME}/large.tar": ["goes well"] + ["500"] * 100}
+    with pytest.raises(StorageError, match=f"uploading {NAME}/large.tar: failed 5 times"):
+        make_large(workdir)
+    assert s3fs.S3FileSystem(use_listings_cache=False).find(f"{workdir}/{NAME}") == []
+
+
+def test_a_listing_that_fails_for_a_moment_is_asked_for_again(workdir: str, weather: Weather) -> None:
+    make(workdir)
+    weather.failing = {"GET ": ["500", "500"]}
+    assert Store(workdir).names("things/") == [NAME]
+    assert weather.failing["GET "] == []
+
+
+STORM = ["", "", "", "500", "", "", "", "", "cut", "", "", "", "answer lost", "", "", "500", "500"]
+
+
+def test_pairs_are_curated_in_a_storm_as_on_a_quiet_disk(
+    workdir: str, weather: Weather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = write_miniature(tmp_path / "mini", {"stage1": 2})
+    with serve(tmp_path / "mini") as address:
+        for name, value in (environment | {"TINYGPTV_BASE_URL": address}).items():
+            monkeypatch.setenv(name, value)
+        curate = ["curate", "--source", SOURCE, "--recipe", RECIPE, "--hardware", HARDWARE, "--workdir"]
+        assert cli.main([*curate, str(tmp_path / "quiet")]) == 0
+        weather.storm = itertools.cycle(STORM)
+        assert cli.main([*curate, workdir]) == 0
+    weather.storm = iter(())
+    quiet, stormy = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
+    assert [quiet[key] for key in ("rows_in", "rows_out", "drops")] == [
+        stormy[key] for key in ("rows_in", "rows_out", "drops")
+    ]
+    assert verify(workdir).damages == []
+    local, remote = Store(str(tmp_path / "quiet")), elsewhere(workdir, tmp_path, monkeypatch)
+    for place in ("raw/", "filtered/"):
+        (name,) = remote.names(place)
+        assert local.names(place) == [name]
+        manifest = remote.find(name)
+        assert manifest is not None
+        for file in ("00000.tar", "sidecar.parquet"):
+            assert sha256_of(remote.folder(name) / file) == sha256_of(local.folder(name) / file)
+        puts = [request.removeprefix("PUT ") for request in weather.asked if request.startswith(f"PUT {name}/")]
+        assert {f"{name}/{file}" for file in manifest.files} == set(puts[: puts.index(f"{name}/{MANIFEST}")])
+        assert set(puts[puts.index(f"{name}/{MANIFEST}") :]) == {f"{name}/{MANIFEST}"}
 
 
 def test_the_manifest_is_the_last_object_and_nothing_is_put_after_it(workdir: str, weather: Weather) -> None:

@@ -203,6 +203,12 @@ class Store:
         """Hold `name` alone while `doing` something; see `Storage.exclusive`."""
         return self._storage.exclusive(name, doing)
 
+    def begun_elsewhere(self, prefix: str) -> dict[str, str]:
+        """Unfinished artifacts whose names begin so, and the machine whose disk holds their draft; none but on S3."""
+        held = self._s3.holders(prefix) if self._s3 else {}
+        here = os.uname().nodename
+        return {name: host for name, host in held.items() if host != here and self.find(name) is None}
+
     def make(
         self,
         artifact: str,

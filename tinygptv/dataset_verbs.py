@@ -81,23 +81,27 @@ def card_lines(options: argparse.Namespace) -> Iterator[str]:
 def forget_lines(options: argparse.Namespace) -> Iterator[str]:
     """Write down a request to forget, and list everything that holds or saw what it names."""
     from tinygptv.data.tombstones import bury, tombstone
-    from tinygptv.exposure import traces
+    from tinygptv.exposure import annotated_copies, traces
 
     ((kind, value),) = [(kind, given) for kind in KINDS if (given := getattr(options, kind)) is not None]
     store, wanted = Store(options.workdir), tombstone(kind, value, options.why)
+    named = [wanted]
+    if kind == "sha256":
+        why = f"{wanted.why}; sha256 {wanted.value}"
+        named += [tombstone("image", place, why) for place in annotated_copies(store, wanted.value)]
     if options.dry_run:
-        yield f"would forget what {kind} {wanted.value} names:"
+        yield from (f"would forget what {one.kind} {one.value} names:" for one in named)
     else:
-        number = bury(store, wanted)
-        yield f"tombstone {number}: {kind} {wanted.value}; masked from now on, left out of what is made later"
-    found = traces(store, [wanted])
-    yield from (f"  {holder}" for holder in found.holders)
-    yield from (f"  {exposure}" for exposure in found.exposures)
+        for one in named:
+            number = bury(store, one)
+            yield f"tombstone {number}: {one.kind} {one.value}; masked from now on, left out of what is made later"
+    found = traces(store, named)
+    yield from (f"  {trace}" for trace in (*found.holders, *found.exposures, *found.elsewhere))
     if not found.holders and not found.exposures:
         yield "  nothing here holds or saw it"
 
 
-KINDS: tuple["Kind", ...] = ("url", "domain", "sha256", "caption")
+KINDS: tuple["Kind", ...] = ("url", "domain", "sha256", "caption", "image")
 """What a request to forget may be named by; exactly one is given."""
 
 
@@ -125,6 +129,7 @@ def add_dataset_verbs(add: Callable[[str, str, str, Lines], argparse.ArgumentPar
     named.add_argument("--url")
     named.add_argument("--domain", help="with its subdomains")
     named.add_argument("--sha256", help="of the image, as served or as stored")
+    named.add_argument("--image", metavar="PATH", help="of an annotated set: the end of its path, as val2014/42.jpg")
     named.add_argument("--caption", metavar="REGEX", help="RE2; (?i) ignores case")
     forget.add_argument("--why", required=True, help="so that others can tell later")
     forget.add_argument("--dry-run", action="store_true", help="list what would be forgotten, and write nothing down")

@@ -5,17 +5,20 @@ each step: `metrics.jsonl` says that.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tinygptv.artifacts import Manifest, Store
+from tinygptv.artifacts import Manifest, Store, sha256_of
 from tinygptv.data.drawing import order_seed
 from tinygptv.data.forget import masked_rows, matches
-from tinygptv.data.mixing import SAMPLES, MixedSamples
+from tinygptv.data.mixing import SAMPLES, MixedSamples, root_folder
 from tinygptv.data.tombstones import Tombstone
 from tinygptv.data.versions import number_of
 from tinygptv.train.stage import CHECKPOINTS, JOB, METRICS, Job, read_metrics
@@ -69,12 +72,14 @@ class Traces:
 
     holders: list[Holder]
     exposures: list[Exposure]
+    elsewhere: list[str] = field(default_factory=list)
 
 
 def traces(store: Store, wanted: Sequence[Tombstone]) -> Traces:
     """Where samples that tombstones name lie, and what has learned from them.
 
-    A finished stage is judged exactly, an unfinished one by the steps it has recorded here so far.
+    A finished stage is judged exactly, an unfinished one by the steps it has recorded here so far. What another machine
+    has begun below the same S3 address can only be named.
     """
     holders = []
     for artifact in [*store.names("raw/"), *store.names("filtered/")]:
@@ -88,7 +93,33 @@ def traces(store: Store, wanted: Sequence[Tombstone]) -> Traces:
             holders.append(Holder(mixture, int(named.sum())))
     made = [manifest for name in store.names("runs/*/") if (manifest := store.find(name))]
     seen = [*_finished(store, made, masks), *_unfinished(store, masks)]
-    return Traces(holders, [*seen, *_descendants(made, [one.artifact for one in seen])])
+    descendants = list(_descendants(made, [one.artifact for one in seen]))
+    elsewhere = list(_elsewhere(store)) if masks else []
+    return Traces(holders, [*seen, *descendants], elsewhere)
+
+
+def _elsewhere(store: Store) -> Iterator[str]:
+    """Unfinished artifacts of runs that other machines have begun, each with what can be said of it."""
+    for artifact, machine in store.begun_elsewhere("runs/").items():
+        yield f"{artifact}: unfinished on {machine}; what it saw is known there alone: ask again from that machine"
+
+
+def annotated_copies(store: Store, digest: str) -> list[str]:
+    """Where those annotated images of the workdir's mixtures lie that have this SHA-256, as `root/path`.
+
+    Every image is read once, which no reader of a mixture can be asked to do.
+    """
+    places: set[tuple[str, str]] = set()
+    for mixture in store.names("mixtures/"):
+        images = pq.read_table(store.file(mixture, SAMPLES), columns=["images"])["images"].combine_chunks().flatten()
+        named = pa.table({field: images.field(field) for field in ("root", "path")}).group_by(["root", "path"])
+        places |= {(row["root"], row["path"]) for row in named.aggregate([]).to_pylist()}
+    annotated = sorted(place for place in places if not place[0].startswith("filtered/"))
+    return [f"{root}/{path}" for root, path in annotated if _has_content(root_folder(store, root) / path, digest)]
+
+
+def _has_content(image: Path, digest: str) -> bool:
+    return image.is_file() and sha256_of(image) == digest
 
 
 def _finished(store: Store, made: list[Manifest], masks: dict[str, NDArray[np.bool_]]) -> Iterator[Exposure]:

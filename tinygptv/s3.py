@@ -15,7 +15,8 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 LEASE_SECONDS = 60.0
 _FIRST_PAUSE_SECONDS = 0.2
+_LEASES = ".leases"
+_TRANSFERS = 16
 _TRANSIENT = (OSError, HTTPClientError, IncompleteReadError, aiohttp.ClientError)
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
@@ -109,37 +112,33 @@ class S3Storage:
 
     def upload(self, folder: Path, sizes: Mapping[str, int], place: str) -> None:
         """Put files (name → bytes) of a folder under `place`, many side by side, and measure what arrived."""
-        waiting = list(sizes)
 
-        def put() -> None:
-            nonlocal waiting
-            self._files.put([str(folder / name) for name in waiting], [self._url(f"{place}/{n}") for n in waiting])
-            waiting = [name for name in waiting if self._size(f"{place}/{name}") != sizes[name]]
-            if waiting:
-                raise OSError(f"{place}/{waiting[0]} did not arrive whole")
+        def put(name: str) -> None:
+            # Parts whose completion was carried out, but not answered, are unknown to S3 when it is asked for again.
+            with contextlib.suppress(FileNotFoundError):
+                self._files.put_file(str(folder / name), self._url(f"{place}/{name}"))
+            if self._size(f"{place}/{name}") != sizes[name]:
+                raise OSError(f"{name} did not arrive whole")
 
-        if waiting:
-            _patiently(f"uploading {place}", put)
+        _side_by_side(lambda name: _patiently(f"uploading {place}/{name}", lambda: put(name)), sizes)
 
     def fetch(self, place: str, sizes: Mapping[str, int], folder: Path) -> None:
         """Get the named files (name → bytes) of `place` into a folder, many side by side, and measure them."""
 
-        def get() -> None:
-            waiting = [name for name in sizes if not _has_size(folder / name, sizes[name])]
-            for name in waiting:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            self._files.get([self._url(f"{place}/{n}") for n in waiting], [str(folder / name) for name in waiting])
-            for name in waiting:
-                if not _has_size(folder / name, sizes[name]):
-                    raise OSError(f"{place}/{name} did not arrive whole")
+        def get(name: str) -> None:
+            self._files.get_file(self._url(f"{place}/{name}"), str(folder / name))
+            if not _has_size(folder / name, sizes[name]):
+                raise OSError(f"{name} did not arrive whole")
 
-        if sizes:
-            _patiently(f"fetching {place}", get)
+        waiting = [name for name in sizes if not _has_size(folder / name, sizes[name])]
+        for name in waiting:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _side_by_side(lambda name: _patiently(f"fetching {place}/{name}", lambda: get(name)), waiting)
 
     @contextlib.contextmanager
     def exclusive(self, name: str, doing: str) -> Iterator[Callable[[], None]]:
         """A lease, renewed by a thread while it is held; it expires a minute after its process stopped renewing it."""
-        lease = _Lease(self, f".leases/{name}.json", name, doing)
+        lease = _Lease(self, f"{_LEASES}/{name}.json", name, doing)
         lease.take()
         stop = threading.Event()
         renewing = threading.Thread(target=lease.renew_until, args=(stop,), daemon=True)
@@ -150,6 +149,15 @@ class S3Storage:
             stop.set()
             renewing.join()
             lease.give_back()
+
+    def holders(self, prefix: str) -> dict[str, str]:
+        """Names that begin so and were ever held alone, and the host that held each last."""
+        found = {}
+        for document in self.names(f"{_LEASES}/{prefix}"):
+            if content := self.read(document):
+                name = document.removeprefix(f"{_LEASES}/").removesuffix(".json")
+                found[name] = _Held(**json.loads(content)).host
+        return found
 
     def _head(self, name: str) -> dict[str, Any] | None:
         def ask() -> dict[str, Any]:
@@ -236,6 +244,12 @@ class _Lease:
         found, self._tag = self._storage.read_tagged(self._document)
         self._sure_until = started + seconds
         return found == written
+
+
+def _side_by_side(transfer: Callable[[str], None], names: Iterable[str]) -> None:
+    """Each file has a patience of its own: one that fails does not send the others on their way again."""
+    with ThreadPoolExecutor(_TRANSFERS) as pool:
+        list(pool.map(transfer, names))
 
 
 def _has_size(path: Path, size: int) -> bool:

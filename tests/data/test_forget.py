@@ -106,6 +106,7 @@ def test_a_request_names_exactly_what_it_says(
         ("domain", "http://example.org/a", "is no domain"),
         ("domain", " ", "is no domain"),
         ("sha256", "abc", "is no SHA-256"),
+        ("image", "val2014/", "is no image file"),
         ("caption", "(", "cannot be read"),
         ("caption", ".*", "matches every caption"),
     ],
@@ -177,6 +178,24 @@ def test_the_next_mixture_leaves_out_what_its_texts_name(store: Store, filtered:
     later = mix(store, "blend", filtered)
     assert later.drops == {"align: forgotten": 1}
     assert mix(store, "blend", filtered, first_tombstones=1).artifact == before.artifact
+
+
+@pytest.mark.parametrize("named", ["3.jpg", "image/3.jpg", "/data:image/3.jpg"])
+def test_an_annotated_picture_is_masked_and_left_out_by_the_end_of_its_path(
+    store: Store, filtered: Manifest, define: Path, named: str
+) -> None:
+    before = mix(store, "blend", filtered)
+    forget(store, "image", named)
+    mask = MixedSamples(store, before.artifact).masks[1]
+    assert mask is not None and mask.tolist() == [False, False, False, True, False]
+    assert mix(store, "blend", filtered).drops == {"align: forgotten": 1}
+
+
+def test_a_part_of_a_file_name_names_no_picture(store: Store, filtered: Manifest, define: Path) -> None:
+    before = mix(store, "blend", filtered)
+    forget(store, "image", "jpg")
+    assert MixedSamples(store, before.artifact).masks == []
+    assert mix(store, "blend", filtered).drops == {}
 
 
 def test_a_mixture_of_which_nothing_is_left_is_refused(store: Store, filtered: Manifest, define: Path) -> None:

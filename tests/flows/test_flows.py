@@ -142,7 +142,8 @@ def test_a_refresh_shows_what_changed_what_rotted_and_the_card_and_fails_where_a
         assert {"about": "sample", "what": "added", "count": 24} in changes
         assert {"about": "dropped by download", "what": "http_404", "count": 2} in changes
         assert json.loads(artifact("rot-mini-pairs").data) == []
-        assert "card.html" in artifact("card-mini-pairs").data
+        shown = artifact("card-mini-pairs").data
+        assert "card.html`" in shown and "| CC0-1.0 | 24 | 100.0 % |" in shown
 
         table = tmp_path / "mini" / "pairs.jsonl"
         table.write_text("".join(table.read_text().splitlines(keepends=True)[:5]))

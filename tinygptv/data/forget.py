@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.data.database import connect, literal
 from tinygptv.data.shards import SIDECAR
-from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, tombstones
+from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, image_endings, tombstones
 from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS, FilterChain, Rule
 
 
 def predicate(wanted: Iterable[Tombstone]) -> str:
     """SQL over a sidecar row: TRUE if a tombstone names it, else FALSE."""
-    values: dict[str, list[str]] = {"url": [], "domain": [], "sha256": [], "caption": []}
+    values: dict[str, list[str]] = {"url": [], "domain": [], "sha256": [], "caption": [], "image": []}
     for one in wanted:
         values[one.kind].append(one.value)
     host = r"lower(coalesce(host, regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://([^/?#:]*)', 1)))"
@@ -41,11 +41,12 @@ def without_forgotten(store: Store, chain: FilterChain, raw: Manifest, first: in
 def masked_rows(store: Store, mixture: str, samples: Path, wanted: Sequence[Tombstone]) -> NDArray[np.bool_]:
     """Which rows of a mixture's table no reader may see, in the table's order.
 
-    Curated pairs are judged by their sidecar; annotated samples, which have neither address nor hash, by their texts.
+    Curated pairs are judged by their sidecar; annotated samples, which have no address, by their texts and by where
+    their images lie.
     """
     manifest = store.find(mixture)
     parents = [name for name in (manifest.parents if manifest else []) if name.startswith("filtered/")]
-    said = " OR ".join(_said(pattern) for pattern in caption_patterns(wanted)) or "FALSE"
+    terms = [*map(_said, caption_patterns(wanted)), *map(_shown, image_endings(wanted))]
     with connect(Path(tempfile.gettempdir())) as database:
         database.execute("CREATE TABLE pairs (root VARCHAR, key VARCHAR)")
         for parent in parents:
@@ -53,7 +54,7 @@ def masked_rows(store: Store, mixture: str, samples: Path, wanted: Sequence[Tomb
             database.execute(f"INSERT INTO pairs SELECT {literal(parent)}, key FROM sidecar WHERE {predicate(wanted)}")
         answer = database.execute(
             f"""SELECT pairs.key IS NOT NULL
-                OR (coalesce(samples.root, '') NOT LIKE 'filtered/%' AND ({said})) AS masked
+                OR (coalesce(samples.root, '') NOT LIKE 'filtered/%' AND ({" OR ".join(terms) or "FALSE"})) AS masked
             FROM (
                 SELECT *, images[1].root AS root, file_row_number
                 FROM read_parquet({literal(samples)}, file_row_number = TRUE)
@@ -100,3 +101,9 @@ def _said(pattern: str) -> str:
     """Whether a sample's turns, as one text, have the pattern somewhere."""
     lines = "list_transform(turns, lambda turn: turn.instruction || chr(10) || turn.answer)"
     return f"regexp_matches(array_to_string({lines}, chr(10)), {literal(pattern)})"
+
+
+def _shown(ending: str) -> str:
+    """Whether one of a sample's images lies at a place that ends so."""
+    place = "replace('/' || image.root || '/' || image.path, ':', '/')"
+    return f"len(list_filter(images, lambda image: ends_with({place}, {literal(ending)}))) > 0"

@@ -27,7 +27,7 @@ from tinygptv.data.drawing import Mask, Order, Plan
 from tinygptv.data.shapes.files import corpus_folder, draw_corpus
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.shares import declared_shares
-from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, matching_texts, tombstones
+from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, image_endings, matching_texts, tombstones
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture, Task
 from tinygptv.definitions.source import AnnotationsSource
@@ -100,9 +100,9 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstone
         "sources": {name: source.model_dump(exclude={"about", "licence"}) for name, source in sources.items()},
         "contents": {name: contents_of(source) for name, source in sources.items()},
     }
-    patterns = caption_patterns(tombstones(store, first_tombstones)) if sources else []
-    if patterns:
-        definition["forgotten"] = patterns
+    wanted = tombstones(store, first_tombstones) if sources else []
+    if named := [*caption_patterns(wanted), *image_endings(wanted)]:
+        definition["forgotten"] = named
 
     def build(folder: Path) -> Outcome:
         annotated = functools.cache(lambda name: _annotated(store, name, sources[name]))
@@ -113,7 +113,7 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstone
             else:
                 read = annotated(component.source)
                 part = _Part(read.table, read.rows_in, Counter(read.drops))
-                _forget(part, patterns)
+                _forget(part, wanted)
             _limit(part, component.max_samples)
             if not part.table.num_rows:
                 raise DataError(
@@ -201,17 +201,22 @@ def _row(sample: Sample, root: str, images: Path) -> dict[str, Any]:
     }
 
 
-def _forget(part: _Part, patterns: list[str]) -> None:
-    """Leave out what is said to be forgotten."""
-    if patterns:
+def _forget(part: _Part, wanted: list[Tombstone]) -> None:
+    """Leave out what is said, or shown, to be forgotten."""
+    forgotten = np.zeros(part.table.num_rows, np.bool_)
+    if patterns := caption_patterns(wanted):
         texts = [
             "\n".join(f"{turn['instruction']}\n{turn['answer']}" for turn in turns)
             for turns in part.table["turns"].to_pylist()
         ]
-        forgotten = matching_texts(texts, patterns)
-        if forgotten.any():
-            part.drops[FORGOTTEN] = int(forgotten.sum())
-            part.table = part.table.filter(pa.array(~forgotten))
+        forgotten |= matching_texts(texts, patterns)
+    if endings := image_endings(wanted):
+        for number, images in enumerate(part.table["images"].to_pylist()):
+            places = (f"/{image['root']}/{image['path']}".replace(":", "/") for image in images)
+            forgotten[number] |= any(place.endswith(endings) for place in places)
+    if forgotten.any():
+        part.drops[FORGOTTEN] = int(forgotten.sum())
+        part.table = part.table.filter(pa.array(~forgotten))
 
 
 def _limit(part: _Part, most: int | None) -> None:

@@ -1,8 +1,9 @@
 """Tombstones: requests to forget samples, each written down once and never taken away.
 
-One names an address, a domain, a content hash or a pattern of captions. It works in two places: readers of finished
-mixtures mask what it names, at once; and whatever is made later leaves it out, counted as `forgotten`. A run that is
-under way keeps the data it began with, masked; so what is made for a run says how many tombstones it knew: `first`.
+One names an address, a domain, a content hash, a pattern of captions, or an image file of an annotated set. It works in
+two places: readers of finished mixtures mask what it names, at once; and whatever is made later leaves it out, counted
+as `forgotten`. A run that is under way keeps the data it began with, masked; so what is made for a run says how many
+tombstones it knew: `first`.
 """
 
 import hashlib
@@ -24,12 +25,12 @@ TOMBSTONES = "tombstones.jsonl"
 FORGOTTEN = "forgotten"
 """The reason under which drops are counted."""
 
-Kind = Literal["url", "domain", "sha256", "caption"]
+Kind = Literal["url", "domain", "sha256", "caption", "image"]
 
 
 class Tombstone(BaseModel):
     """One request. `caption` is a regular expression (RE2), `domain` covers its subdomains, `sha256` is of the image as
-    served or as stored."""
+    served or as stored, `image` the end of the path of an annotated image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Kind
@@ -40,7 +41,8 @@ class Tombstone(BaseModel):
 
 def tombstone(kind: Kind, value: str, why: str) -> Tombstone:
     """A request of now, in its one spelling. Raises DefinitionError if it cannot be meant."""
-    spelled = {"url": normalise_url, "domain": _domain, "sha256": _sha256, "caption": _pattern}[kind](value)
+    spelling = {"url": normalise_url, "domain": _domain, "sha256": _sha256, "caption": _pattern, "image": _image}
+    spelled = spelling[kind](value)
     if not why.strip():
         raise DefinitionError("forget: say why, so that others can tell later; --why 'asked for by the owner'")
     return Tombstone(kind=kind, value=spelled, why=why.strip(), created=datetime.now(UTC).isoformat(timespec="seconds"))
@@ -66,8 +68,16 @@ def bury(store: Store, added: Tombstone) -> int:
 
 
 def caption_patterns(wanted: Iterable[Tombstone]) -> list[str]:
-    """The patterns among tombstones: all that can name a sample without address and hash."""
+    """The patterns among tombstones; they and `image_endings` are all that can name a sample without address."""
     return [one.value for one in wanted if one.kind == "caption"]
+
+
+def image_endings(wanted: Iterable[Tombstone]) -> tuple[str, ...]:
+    """What the places of annotated images end with that tombstones name, each a whole file name or more.
+
+    A place is `/root/path`, in which the colon of a root such as `data:coco` counts as a slash as well.
+    """
+    return tuple(f"/{one.value}".replace(":", "/") for one in wanted if one.kind == "image")
 
 
 def matching_texts(texts: Sequence[str], patterns: Iterable[str]) -> NDArray[np.bool_]:
@@ -91,6 +101,13 @@ def _sha256(value: str) -> str:
     if len(digest) != hashlib.sha256().digest_size * 2 or set(digest) - set("0123456789abcdef"):
         raise DefinitionError(f"forget: '{value}' is no SHA-256; it has 64 hexadecimal digits")
     return digest
+
+
+def _image(value: str) -> str:
+    path = value.strip().lstrip("/")
+    if not path or path.endswith("/") or "\n" in path:
+        raise DefinitionError(f"forget: '{value}' is no image file; write the end of its path, as val2014/000042.jpg")
+    return path
 
 
 def _pattern(value: str) -> str:
