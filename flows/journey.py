@@ -4,6 +4,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from flows.curate import curate
+from flows.encode import encode
 from flows.evaluate import evaluate, report
 from flows.mix import mix
 from flows.release import quantize
@@ -22,8 +23,9 @@ def train_all(
     journey = open_journey(run, recipe, source, hardware, workdir)
     curate(run, recipe, source, hardware, workdir)
     mix(run, recipe, source, hardware, workdir)
-    for arrow in journey.arrows("train"):
-        train_stage(run, recipe, source, hardware, workdir, stage=arrow.subject)
+    for arrow in journey.arrows("encode", "train"):
+        subflow = encode if arrow.verb == "encode" else train_stage
+        subflow(run, recipe, source, hardware, workdir, stage=arrow.subject)
     quantize(run, recipe, source, hardware, workdir)
     evaluate(run, recipe, source, hardware, workdir)
     written = report(run, recipe, source, hardware, workdir, return_state=True)

@@ -90,3 +90,25 @@ def test_an_arrow_whose_input_is_missing_says_what_to_run_first(miniature: None,
 def test_a_run_name_that_is_no_folder_name_is_refused(name: str, miniature: None) -> None:
     with pytest.raises(DefinitionError, match="a run's name"):
         open_journey(name, RECIPE, SOURCE)
+
+
+def test_a_profile_that_wants_features_has_them_computed_before_each_stage(miniature: None, tmp_path: Path) -> None:
+    journey = open_journey("small", RECIPE, SOURCE, "cpu_cached", str(tmp_path / "work"))
+    verbs = [planned.arrow.verb for planned in plan(journey) if planned.arrow.subject == "stage1"]
+    assert verbs[:2] == ["encode", "train"]
+    assert "encode" not in {arrow.verb for arrow in journey_in(str(tmp_path / "work")).arrows()}
+
+
+def test_what_is_there_but_of_something_else_is_told_with_what_differs(miniature: None, tmp_path: Path) -> None:
+    journey = journey_in(str(tmp_path / "work"))
+    for arrow in journey.arrows("download", "filter"):
+        journey.make(arrow)
+    source = tmp_path / "mini" / "definitions" / "sources" / f"{SOURCE}.yaml"
+    source.write_text(source.read_text().replace("filter: mini_pairs", "filter: web_pairs"))
+    with pytest.raises(DataError, match="first run `filter`"):
+        journey_in(str(tmp_path / "work")).make(Arrow("mix", "mini_mixture"))
+    chain = tmp_path / "mini" / "definitions" / "filters" / "mini_pairs.yaml"
+    chain.write_text(chain.read_text().replace("one word", "a word"))
+    source.write_text(source.read_text().replace("filter: web_pairs", "filter: mini_pairs"))
+    with pytest.raises(DataError, match=r"is another: rules: .*one word.* → .*a word"):
+        journey_in(str(tmp_path / "work")).make(Arrow("mix", "mini_mixture"))

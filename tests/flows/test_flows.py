@@ -23,7 +23,7 @@ from tinygptv.errors import DefinitionError
 from tinygptv.journey import Arrow, Journey, open_journey
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ["curate", "mix", "train", "release", "evaluate", "journey"]
+MODULES = ["curate", "mix", "encode", "train", "release", "evaluate", "journey"]
 STAGES = {"stage1": 4, "stage2": 4}
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -58,7 +58,7 @@ def pretend(arrow: Arrow) -> Callable[[Path], Outcome]:
         (folder / "report.html").write_text("<p>done")
         counts = {"download": (10, 8, {"http_404": 2}), "filter": (8, 5, {"min_side": 3})}
         rows_in, rows_out, drops = counts.get(arrow.verb, (0, 0, {}))
-        details = {"value": 0.75, "steps": 4, "first_loss": 1.0, "last_loss": 0.25}
+        details = {"value": 0.75, "pieces": 1, "steps": 4, "first_loss": 1.0, "last_loss": 0.25}
         return Outcome(rows_in=rows_in, rows_out=rows_out, drops=drops, details=details)
 
     return build
@@ -72,7 +72,11 @@ def artifact(key: str) -> Any:
         return found[0]
 
 
-def test_the_journey_follows_every_arrow_once_and_in_order(parameters: dict[str, str], followed: list[Arrow]) -> None:
+@pytest.mark.parametrize("hardware", ["cpu", "cpu_cached"])
+def test_the_journey_follows_every_arrow_once_and_in_order(
+    hardware: str, parameters: dict[str, str], followed: list[Arrow]
+) -> None:
+    parameters["hardware"] = hardware
     state = train_all(**parameters, return_state=True)
     assert state.is_completed()
     assert followed == open_journey(**parameters).arrows()
@@ -128,7 +132,7 @@ def test_no_other_task_is_retried() -> None:
     modules = [importlib.import_module(f"flows.{name}") for name in MODULES]
     tasks = {task.name: task.retries for module in modules for task in vars(module).values() if isinstance(task, Task)}
     assert {name for name, retries in tasks.items() if retries} == {"download"}
-    assert len(tasks) == 10
+    assert len(tasks) == 12
 
 
 def test_a_refresh_shows_what_changed_what_rotted_and_the_card_and_fails_where_a_check_did(

@@ -15,6 +15,7 @@ from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe, Watch
 from tinygptv.train.assemble import load_stage_model
+from tinygptv.train.encode import encode
 from tinygptv.train.events import read_events
 from tinygptv.train.launch import DeepSpeedLauncher
 from tinygptv.train.lineage import adapters, inherited
@@ -53,6 +54,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         jobs[name] = job(store, recipe, first, mixture).model_copy(
             update={"hardware": TWO_RANKS.model_copy(update=profile)}
         )
+    with_words = mix_with_words(store, folder)
+    for name, stage in WORDS_UNDER_ZERO.items():
+        jobs[name] = job(store, recipe, first, with_words).model_copy(
+            update={"hardware": TWO_RANKS.model_copy(update={"zero_stage": stage})}
+        )
+    cached = ONE_RANK.model_copy(update={"features": "cached"})
+    features = encode(store, small_run(recipe, cached), "stage1", mixture, None)
+    jobs["cached"] = job(store, recipe, first, mixture).model_copy(update={"features": features.artifact})
     jobs["rounds"] = job(store, recipe, rounds, mixture)
     jobs["second"] = job(store, recipe, second, mixture, previous=folder / "whole" / "trained.safetensors")
     still = second.schedule.model_copy(update={"peak_lr": 1e-12, "warmup_lr": 0.0, "final_lr": 0.0, "steps": 1})
@@ -111,6 +120,13 @@ def test_a_stage_learns_and_records_every_step(root: Path) -> None:
     assert all(row["grad_norm"] > 0 for row in rows)
     assert all(row["losses"]["$source"] == pytest.approx(row["loss"], abs=1e-5) for row in rows)
     assert (root / "whole" / "checkpoints").exists()
+
+
+def test_features_computed_before_teach_the_same_and_are_named_first(root: Path) -> None:
+    (used,) = read_events(root / "cached")
+    assert (used["event"], used["instead_of"]) == ("features_used", "vision_encoder, qformer")
+    assert f"features used: artifact {used['artifact']}" in (root / "train.log").read_text()
+    assert_alike(root / "cached", root / "whole")
 
 
 def test_an_interrupted_stage_ends_as_if_it_had_not_been(root: Path) -> None:

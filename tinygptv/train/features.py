@@ -66,8 +66,8 @@ def refuse_other_features(features: Manifest | None, plan: FeaturesPlan) -> None
     """Raise HandoffError, naming what differs, unless these are the features that were planned."""
     if features is None:
         raise HandoffError(f"{plan.artifact} is wanted by `features: cached`, but no features were given; run `encode`")
-    found, wanted = ({"parents": made.parents} | made.definition for made in (features, plan))
-    if found != wanted:
+    if features.artifact != plan.artifact:
+        found, wanted = ({"parents": made.parents} | made.definition for made in (features, plan))
         raise HandoffError(
             f"{features.artifact} holds other features than the stage would compute: "
             f"{'; '.join(differences(found, wanted))}. Run `encode` again, or write `features: live`"
