@@ -73,7 +73,7 @@ CODECS: dict[BoxForm, BoxCodec] = {
         separator=";",
         around="[[%s]]",
         phrase="%s ",
-        pattern=re.compile(r"(?<=[\[;])" + _COGVLM.replace(r"\d{1,3}", r"(\d{1,3})") + r"(?=[\];])"),
+        pattern=re.compile(r"(?:(?<=\[\[)|(?<=;))" + _COGVLM.replace(r"\d{1,3}", r"(\d{1,3})") + r"(?=\]\]|;)"),
         run=re.compile(rf"\[\[{_COGVLM}(?:;{_COGVLM})*\]\]"),
     ),
     "qwen_vl": BoxCodec(
@@ -110,8 +110,8 @@ def box_text(box: Box) -> str:
 
 
 def read_box(text: str) -> Box | None:
-    """The first box in a model's answer, as fractions; None if there is none. Spaces are overlooked."""
-    return next(CODECS["percent"].read(text), None)
+    """The first box in a model's answer, in whichever family's form, as fractions; None if there is none."""
+    return next((box for codec in CODECS.values() for box in codec.read(text)), None)
 
 
 def respell(texts: Sequence[str], boxes: Sequence[Box], form: BoxForm) -> list[str]:
