@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -101,6 +102,38 @@ def small_run(recipe: Recipe, hardware: Hardware) -> ResolvedRun:
     return ResolvedRun(
         "small", recipe, "test", hardware, "colours", source, FilterChain.model_construct(), mixtures, {}, {}
     )
+
+
+def mix_with_words(store: Store, folder: Path) -> Manifest:
+    """Steps of eight pictures, and as many of four instructions in words alone; definitions below `folder`."""
+    records = [
+        {
+            "instruction": "x",
+            "instances": [{"instruction_with_input": f"say {word}", "constraints": "", "output": word}],
+        }
+        for word in COLOURS
+    ]
+    (folder / "words.json").write_text(json.dumps(records))
+    words = {
+        "kind": "annotations",
+        "about": "made up",
+        "licence": "none",
+        "format": "unnatural_instruction",
+        "files": {"annotations": str(folder / "words.json")},
+        "images": str(folder),
+    }
+    components = [
+        {"source": "$source", "task": "caption_only", "weight": 1.0, "batch_size": 8},
+        {"source": "words", "task": "conversation", "weight": 1.0, "batch_size": 4},
+    ]
+    blend = {"about": "made up", "draw": "per_step", "components": components}
+    for name, definition in {"sources/words": words, "mixtures/with_words": blend}.items():
+        path = folder / "definitions" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(definition))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(catalog.OWN_DEFINITIONS, str(folder / "definitions"))
+        return mix(store, "with_words", write_pairs(store))
 
 
 def mix_pairs(store: Store) -> Manifest:

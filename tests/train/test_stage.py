@@ -40,7 +40,7 @@ def train_in_pretence(folder: Path) -> None:
 
 
 def mixed(store: Store) -> Manifest:
-    return store.make(MIXTURE, "test", {}, [], lambda folder: Outcome())
+    return store.make(MIXTURE, "test", {}, [], lambda folder: Outcome(details={"components": [{"samples": 24}]}))
 
 
 def test_a_plan_names_the_same_artifact_for_the_same_definition_and_parents(recipe: Recipe) -> None:
@@ -102,6 +102,16 @@ def test_training_leaves_an_artifact_and_a_second_call_starts_nothing(store: Sto
         str(store.folder(first.artifact) / "trained.safetensors"),
     ]
     assert launcher.jobs[1]["inherits"] == ["connector.projections", "language_model.norms"]
+
+
+def test_a_stage_that_would_repeat_samples_more_often_than_allowed_does_not_start(store: Store, recipe: Recipe) -> None:
+    run, launcher = small_run(recipe, catalog.hardware("cpu")), RecordingLauncher(train_in_pretence)
+    blend = run.mixtures["tiny_pairs"]
+    capped = blend.components[0].model_copy(update={"max_epochs": 2.0})
+    run.mixtures["tiny_pairs"] = blend.model_copy(update={"components": [capped]})
+    with pytest.raises(DefinitionError, match=r"64 draws of the 24 samples of \$source are 2.67 epochs"):
+        train_stage(store, run, "mine", "stage1", mixed(store), None, launcher)
+    assert not launcher.jobs
 
 
 def test_hardware_does_not_change_the_name(store: Store, recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.small import mix_pairs, small_recipe, small_run, write_backbones
+from tests.train.small import mix_pairs, mix_with_words, small_recipe, small_run, write_backbones
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
@@ -32,6 +32,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "zero2_offloaded": {"offload": "optimizer"},
     "zero3_offloaded": {"zero_stage": 3, "offload": "optimizer_and_parameters"},
 }
+WORDS_UNDER_ZERO = {"words_zero0": 0, "words_zero2": 2, "words_zero3": 3}
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,15 @@ def test_every_way_to_share_the_optimizer_learns_the_same(root: Path, name: str)
     # DeepSpeed does not tell the norm without ZeRO.
     norms, expected = ([row["grad_norm"] for row in metrics(root / one)] for one in (name, "whole"))
     assert norms == pytest.approx(expected, abs=1e-5) if name != "zero0" else norms == [None] * 8
+
+
+@pytest.mark.parametrize("name", WORDS_UNDER_ZERO)
+def test_steps_of_words_alone_and_of_fewer_samples_hang_no_rank_and_learn_the_same(root: Path, name: str) -> None:
+    assert not (root / name / "error.txt").exists()
+    rows = metrics(root / name)
+    assert {tuple(row["losses"]) for row in rows} == {("$source",), ("words",)}
+    assert all(row["loss"] > 0 for row in rows)
+    assert_alike(root / name, root / "words_zero2")
 
 
 def test_the_next_stage_begins_where_the_last_one_ended(root: Path) -> None:

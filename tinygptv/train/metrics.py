@@ -29,12 +29,14 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gave over all ranks: mean loss of the labels (nats), the same by source, tokens without padding."""
+    """What a step gave over all ranks: mean loss of the labels (nats), the same by source, tokens without padding,
+    samples."""
 
     loss: float
     losses: dict[str, float]
     labels: int
     tokens: int
+    samples: int
     rate: float
     grad_norm: float | None
     seconds: float
@@ -99,7 +101,7 @@ class Metrics:
             "losses": {source: round(loss, 6) for source, loss in result.losses.items()},
             "lr": result.rate,
             "grad_norm": result.grad_norm,
-            "samples_per_second": round(self._job.stage.global_batch_size / result.seconds, 2),
+            "samples_per_second": round(result.samples / result.seconds, 2),
             "tokens_per_second": round(result.tokens / result.seconds, 1),
             "utilisation": _utilisation(self._job, result),
             "seconds": round(result.seconds, 5),

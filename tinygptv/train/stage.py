@@ -10,9 +10,12 @@ from typing import Any
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
+from tinygptv.data.drawing import order_seed
+from tinygptv.data.shares import drawn_samples, refuse_repetition
 from tinygptv.data.tombstones import tombstones
 from tinygptv.definitions.base import Definition
 from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.mixture import Mixture
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
 from tinygptv.errors import HandoffError
@@ -119,6 +122,7 @@ def train_stage(
 
         estimator = StageEstimator(run.recipe, stage_name)
         refuse_unfit(estimator, run.hardware, run.hardware_name)
+        _refuse_repetition(run, stage, mixture)
         if store.is_remote:
             # Once, here: the ranks would all fetch them at the same time.
             for artifact in [mixture.artifact, *mixture.parents]:
@@ -142,7 +146,7 @@ def train_stage(
         launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
         for passing in (CHECKPOINTS, RANKS):
             shutil.rmtree(draft / passing, ignore_errors=True)
-        return _outcome(draft, stage, run.hardware_name)
+        return _outcome(draft, stage, run)
 
     return store.make(plan.artifact, f"train {stage_name}", plan.definition, plan.parents, build)
 
@@ -187,11 +191,22 @@ def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
     return {location: content_hash(local_path(location)) for location in files}
 
 
-def _outcome(draft: Path, stage: Stage, hardware_name: str) -> Outcome:
+def _refuse_repetition(run: ResolvedRun, stage: Stage, mixture: Manifest) -> None:
+    sizes = [component["samples"] for component in mixture.details["components"]]
+    refuse_repetition(stage.mixture, sizes, *_what_draws(run, stage))
+
+
+def _what_draws(run: ResolvedRun, stage: Stage) -> tuple[Mixture, int, int, int]:
+    """Mixture, order seed, steps and global batch size."""
+    seed, steps = order_seed(run.recipe.seed, stage.stage), total_steps(stage.schedule)
+    return run.mixtures[stage.mixture], seed, steps, stage.global_batch_size
+
+
+def _outcome(draft: Path, stage: Stage, run: ResolvedRun) -> Outcome:
     rows = read_metrics(draft / METRICS)
     if not (draft / TRAINED).is_file() or len(rows) != total_steps(stage.schedule):
         raise HandoffError(f"{draft}: the training ended without leaving all steps and {TRAINED}; see {LOG}")
-    samples = len(rows) * stage.global_batch_size
+    samples = sum(drawn_samples(*_what_draws(run, stage)))
     last = rows[-max(1, len(rows) // 20) :]
     details = {
         "steps": len(rows),
@@ -199,6 +214,6 @@ def _outcome(draft: Path, stage: Stage, hardware_name: str) -> Outcome:
         "last_loss": round(sum(row["loss"] for row in last) / len(last), 4),
         "samples_per_second": round(samples / sum(row["seconds"] for row in rows), 2),
         "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
-        "hardware": hardware_name,
+        "hardware": run.hardware_name,
     }
     return Outcome(rows_in=samples, rows_out=samples, details=details)

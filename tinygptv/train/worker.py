@@ -138,16 +138,19 @@ class _Training:
         self._tell_replaced(micro_batches, drawn)
         counts = [int((batch.labels[:, 1:] != IGNORE_INDEX).sum()) for batch in micro_batches]
         tokens = sum(int(batch.attention_mask.sum()) for batch in micro_batches)
-        labels, all_tokens = self._sum_over_ranks([sum(counts), tokens])
+        samples = sum(len(batch.keys) for batch in micro_batches)
+        labels, all_tokens, all_samples = self._sum_over_ranks([sum(counts), tokens, samples])
         losses = Losses(self._batches.sources, engine.device)
         for number, (batch, count) in enumerate(zip(micro_batches, counts, strict=True)):
             self._beat(f"step {self._step + 1}: piece {number + 1} of {len(micro_batches)}")
+            # A component with a batch size of its own may make fewer pieces than the stage is configured for.
+            engine.set_gradient_accumulation_boundary(number + 1 == len(micro_batches))
             # Dropout belongs to the piece of the batch, not to the rank: the same pieces on fewer ranks learn the same.
             torch.manual_seed(_seed(self._job.seed, drawn, self._rank * len(micro_batches) + number))
             loss, logits = engine(*self._to_device(batch))
             share = loss * (count / max(1, labels))
-            # DeepSpeed averages over micro-batches and ranks; the shares are to be added up.
-            engine.backward(share * (self._ranks * len(micro_batches)))
+            # DeepSpeed averages over ranks; the shares are to be added up.
+            engine.backward(share * self._ranks, scale_wrt_gas=False)
             losses.add(share.detach(), logits.detach(), batch)
             del loss, logits, share
             engine.step()
@@ -158,6 +161,7 @@ class _Training:
             losses=losses.by_source(),
             labels=int(labels),
             tokens=int(all_tokens),
+            samples=int(all_samples),
             rate=rate,
             grad_norm=None if norm is None else float(norm),
             seconds=time.monotonic() - started,
