@@ -163,7 +163,10 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
         sources[benchmarks[name].source] = _referenced(where, "source", benchmarks[name].source, source)
     chain = filter_chain(the_source.filter)
     if chain.scores is not None:
-        _referenced(f"datasets/filters/{the_source.filter}.yaml, scores", "scorer", chain.scores, scorer)
+        where = f"datasets/filters/{the_source.filter}.yaml"
+        judge = _referenced(f"{where}, scores", "scorer", chain.scores, scorer)
+        if chain.better_caption and judge.recaption is None:
+            raise DefinitionError(f"{where}, better_caption: scorer '{chain.scores}' writes no captions; remove it")
     for stage in the_recipe.stages:
         check_batch(stage.stage, stage.global_batch_size, profile, hardware_name)
         check_batch_sizes(stage, mixtures[stage.mixture], profile, hardware_name)

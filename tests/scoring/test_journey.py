@@ -23,11 +23,11 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
         yield ["--recipe", RECIPE, "--source", SOURCE, "--workdir", str(tmp_path / "work")]
 
 
-def ask(folder: Path, scorer: str) -> None:
+def ask(folder: Path, scorer: str, **more: bool) -> None:
     """Let the miniature's filter name a scorer."""
     path = folder / "mini" / "definitions" / "filters" / f"{SOURCE}.yaml"
     chain = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(chain | {"scores": scorer, "rules": [*chain["rules"], RULE]}))
+    path.write_text(yaml.safe_dump(chain | {"scores": scorer, "rules": [*chain["rules"], RULE]} | more))
 
 
 def test_a_source_that_asks_is_scored_on_the_way(
@@ -53,6 +53,14 @@ def test_a_source_that_does_not_ask_has_nothing_to_score(
 ) -> None:
     assert main(["score", *options]) == 2
     assert f"{SOURCE}.yaml names no scorer; add `scores: NAME` (blip2, clip, shapes)" in capsys.readouterr().err
+
+
+def test_better_captions_are_not_asked_of_a_scorer_that_writes_none(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(tmp_path, "clip", better_caption=True)
+    assert main(["plan", *options]) == 2
+    assert "better_caption: scorer 'clip' writes no captions" in capsys.readouterr().err
 
 
 def test_a_scorer_that_does_not_exist_is_refused_before_any_work(
