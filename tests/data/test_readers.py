@@ -340,9 +340,37 @@ def test_real_tables_are_read_to_the_last_row(shared: Path, table: str, layout: 
     assert Counter(row.problem for row in read(path)) == {None: count}
 
 
-def test_a_table_on_s3_is_read(s3_workdir: str) -> None:
-    fsspec.filesystem("s3").pipe_file(f"{s3_workdir}/part-0.tsv", TEXTS["cc3m.tsv"][0])
-    fsspec.filesystem("s3").pipe_file(f"{s3_workdir}/sbu.json", TEXTS["sbu.json"][0])
-    assert pairs(read(f"{s3_workdir}/sbu.json")) == ROWS
-    assert pairs(read(f"{s3_workdir}/part-0.tsv")) == ROWS
-    assert pairs(read(f"{s3_workdir}/part-*.tsv")) == ROWS
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_table_on_s3_is_read(s3_workdir: str, name: str) -> None:
+    fsspec.filesystem("s3").pipe_file(f"{s3_workdir}/{name}", TEXTS[name][0])
+    assert recognise(f"{s3_workdir}/{name}") == TEXTS[name][1]
+    assert pairs(read(f"{s3_workdir}/{name}")) == ROWS
+
+
+def test_tables_of_several_files_on_s3_are_read(s3_workdir: str, tmp_path: Path) -> None:
+    bucket = fsspec.filesystem("s3")
+    for number, (url, caption) in enumerate(ROWS):
+        table = pa.table({"uid": [str(number)], "url": [url], "text": [caption]})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+        with pa.ipc.new_stream(tmp_path / f"data-{number}.arrow", table.schema) as stream:
+            stream.write_table(table)
+        bucket.put(str(tmp_path / f"{number}.parquet"), f"{s3_workdir}/datacomp/{number}.parquet")
+        bucket.put(str(tmp_path / f"data-{number}.arrow"), f"{s3_workdir}/saved/data-{number}.arrow")
+    files = [{"filename": f"data-{number}.arrow"} for number in range(len(ROWS))]
+    bucket.pipe_file(f"{s3_workdir}/saved/state.json", json.dumps({"_data_files": files}).encode())
+    bucket.pipe_file(f"{s3_workdir}/sbu_urls.txt", "\n".join(url for url, _ in ROWS).encode())
+    bucket.pipe_file(f"{s3_workdir}/sbu_captions.txt", "\n".join(caption for _, caption in ROWS).encode())
+    for place in ("datacomp", "datacomp/*.parquet", "saved", "sbu_urls.txt"):
+        assert pairs(read(f"{s3_workdir}/{place}")) == ROWS, place
+
+
+def test_a_folder_of_parquet_files_is_read_in_order(tmp_path: Path) -> None:
+    for number, (url, caption) in enumerate(ROWS):
+        pq.write_table(pa.table({"url": [url], "text": [caption]}), tmp_path / f"{number}.parquet")
+    (tmp_path / "README.md").write_text("about")
+    assert pairs(read(tmp_path)) == ROWS
+
+
+def test_a_hub_name_needs_no_library_of_its_own() -> None:
+    """`import datasets` would find a folder of this name; the Hub's Parquet files are read through its file system."""
+    assert fsspec.get_filesystem_class("hf").protocol == "hf"

@@ -46,7 +46,7 @@ _ARROW_STATE = "state.json"
 
 def read_table(table: Table, resolved: str) -> Iterator[pa.RecordBatch]:
     """The rows (`table_rows.ROWS`) of the table at `resolved`: a path or a URL fsspec can open, `*` for several files
-    in order, or a folder that Hugging Face `datasets` saved.
+    in order, a folder of Parquet files, or one that Hugging Face `datasets` saved.
 
     Problems: `no_url`, `empty_caption`, `undecodable` (not UTF-8), `wrong_columns`, `not_json`, `not_text`,
     `bad_quotes`. Raises DataError if there is no such file, its layout is unknown, or it lacks a needed column.
@@ -96,6 +96,8 @@ def expand(resolved: str) -> list[str]:
     elif filesystem.isfile(f"{path}/{_ARROW_STATE}"):
         parts = json.loads(filesystem.cat_file(f"{path}/{_ARROW_STATE}"))["_data_files"]
         found = [f"{path}/{part['filename']}" for part in parts]
+    elif filesystem.isdir(path):
+        found = sorted(filesystem.glob(f"{path}/*.parquet"))
     else:
         found = [path] if filesystem.isfile(path) else []
     if not found:
