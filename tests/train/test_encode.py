@@ -24,11 +24,11 @@ from tinygptv.definitions.recipe import Recipe
 from tinygptv.errors import DataError, DefinitionError, HandoffError, LaunchError
 from tinygptv.train import encode as encoding
 from tinygptv.train import encoder
+from tinygptv.train.batches import open_loader
 from tinygptv.train.encode import encode, encode_part
 from tinygptv.train.engine import build_model
 from tinygptv.train.launch import RecordingLauncher
 from tinygptv.train.stage import Job, adapters, train_stage
-from tinygptv.train.worker import mixture_batches
 
 CACHED = Hardware(
     about="one",
@@ -107,15 +107,14 @@ def job(store: Store, run: ResolvedRun, mixture: Manifest, features: Manifest | 
     )
 
 
-def reader(store: Store, run: ResolvedRun, features: Manifest) -> Features:
-    shape = run.recipe.model.features_shape(run.recipe.stages[0].inputs.image_size)
-    return Features(store, features.artifact, shape, torch.float32)
+def reader(store: Store, features: Manifest) -> Features:
+    return Features(store, features.artifact)
 
 
 def losses_and_gradients(job: Job) -> list[Tensor]:
     """Of two batches whose parts have other sizes than those in which features were computed."""
     model = build_model(job)
-    batches = mixture_batches(job, model)
+    batches = open_loader(job, model.num_image_tokens)
     found = []
     for step in (0, 3):
         for batch in batches.micro_batches(step, 0, 1, 3):
@@ -236,15 +235,15 @@ def test_what_is_forgotten_is_taken_out_and_the_rest_is_not_computed_again(
     before = encode(store, run, "stage1", mixture, None)
     image = MixedSamples(store, mixture.artifact).samples([(0, 7)])[0].images[0]
     kept = MixedSamples(store, mixture.artifact).samples([(0, 8)])[0].images[0]
-    features = reader(store, run, before).read(kept, "kept")
+    features = reader(store, before).read(kept, "kept")
 
     bury(store, tombstone("caption", "picture number 7$", "asked for"))
     monkeypatch.setattr(encoder.Encoder, "_computed", None)
     after = encode(store, run, "stage1", mixture, None)
     assert (after.rows_in, after.rows_out, after.drops["forgotten"]) == (24, 23, 1)
     with pytest.raises(DataError, match="holds no features of"):
-        reader(store, run, after).read(image, "gone")
-    assert torch.equal(reader(store, run, after).read(kept, "kept"), features)
+        reader(store, after).read(image, "gone")
+    assert torch.equal(reader(store, after).read(kept, "kept"), features)
     assert store.find(before.artifact) is None
 
 
@@ -259,7 +258,7 @@ def test_an_image_that_cannot_be_read_is_counted_and_named_when_it_is_wanted(
     made = encode(store, run, "stage1", mixture, None)
     assert (made.rows_in, made.rows_out, made.drops["unreadable_image"]) == (24, 23, 1)
     with pytest.raises(DataError, match=r"00000.tar, key3: could not be read"):
-        reader(store, run, made).read(image, "key3")
+        reader(store, made).read(image, "key3")
 
 
 @pytest.mark.usefixtures("in_this_process")

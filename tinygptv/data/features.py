@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,8 @@ FILES_PER_PIECE = 1000
 """Image files that are in no shard share a piece with so many of their folder, at most."""
 
 _PLACE = ["root", "path", "offset", "length"]
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""By the names that safetensors has for them."""
 
 
 def piece_name(piece: int) -> str:
@@ -101,10 +103,15 @@ def write_index(path: Path, index: pa.Table) -> None:
     pq.write_table(index, path, compression="zstd")
 
 
+def details(shape: Sequence[int], dtype: torch.dtype) -> dict[str, Any]:
+    """What the manifest says of features of this shape, (T, D)."""
+    return {"shape": list(shape), "dtype": next(name for name, known in _DTYPES.items() if known == dtype)}
+
+
 def write_piece(path: Path, rows: int, shape: tuple[int, int], dtype: torch.dtype, parts: Iterable[Tensor]) -> None:
     """Write `rows` features of (T, D), given some at a time, as safetensors; the file has its name once it is whole."""
-    size = rows * shape[0] * shape[1] * dtype.itemsize
-    header = json.dumps({"features": {"dtype": _DTYPES[dtype], "shape": [rows, *shape], "data_offsets": [0, size]}})
+    layout = details((rows, *shape), dtype) | {"data_offsets": [0, rows * shape[0] * shape[1] * dtype.itemsize]}
+    header = json.dumps({"features": layout})
     text = header.encode() + b" " * (-len(header) % 8)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as stream:
@@ -125,9 +132,13 @@ def count_unreadable(piece: Path) -> int:
 class Features:
     """Finished features, found by where an image lies; pieces are fetched and opened when they are first needed."""
 
-    def __init__(self, store: Store, artifact: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
-        """`shape` is (T, D)."""
-        self._store, self._artifact, self._shape, self._dtype = store, artifact, shape, dtype
+    def __init__(self, store: Store, artifact: str) -> None:
+        """Raises DataError if the artifact is not complete."""
+        made = store.find(artifact)
+        if made is None:
+            raise DataError(f"{store.workdir}/{artifact}: no such features; run `encode` first")
+        self._store, self._artifact = store, artifact
+        self._shape, self._dtype = made.details["shape"], _DTYPES[made.details["dtype"]]
         index = pq.read_table(store.file(artifact, INDEX)).combine_chunks()
         self._offsets, self._pieces, self._rows = (index[name].to_numpy() for name in ("offset", "piece", "row"))
         starts = np.flatnonzero(_changes(index["root"]) | _changes(index["path"]))

@@ -9,7 +9,6 @@ from tinygptv.data.drawing import order_seed
 from tinygptv.data.features import Features
 from tinygptv.data.loading import Batches, BatchesAhead
 from tinygptv.locations import local_path
-from tinygptv.train.assemble import DTYPES
 from tinygptv.train.stage import Job
 
 PATIENCE = 0.25
@@ -28,10 +27,7 @@ def mixture_batches(job: Job, num_image_tokens: int, on_loss: Callable[[str], No
 
 def open_loader(job: Job, num_image_tokens: int) -> Loader:
     """The same in every process."""
-    store, features = Store(job.workdir), None
-    if job.features is not None:
-        shape = job.model.features_shape(job.stage.inputs.image_size)
-        features = Features(store, job.features, shape, DTYPES[job.hardware.precision])
+    store = Store(job.workdir)
     return Loader(
         store,
         job.mixture,
@@ -43,5 +39,5 @@ def open_loader(job: Job, num_image_tokens: int) -> Loader:
         first_tombstones=job.tombstones,
         packing=job.hardware.packing,
         replacing=job.stage.watch.unusable_samples == "replace",
-        features=features,
+        features=Features(store, job.features) if job.features else None,
     )

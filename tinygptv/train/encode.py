@@ -63,7 +63,16 @@ def encode(
     plan = plan_features(store, run, stage_name, mixture, previous)
 
     def build(draft: Path) -> Outcome:
-        from tinygptv.data.features import INDEX, count_pieces, count_unreadable, index_images, piece_name, write_index
+        from tinygptv.data.features import (
+            INDEX,
+            count_pieces,
+            count_unreadable,
+            details,
+            index_images,
+            piece_name,
+            write_index,
+        )
+        from tinygptv.train.assemble import DTYPES
 
         index, earlier = index_images(store, mixture.artifact, plan.masked), outdated(store, plan)
         job = _job(store, run, stage_name, previous, earlier)
@@ -77,9 +86,9 @@ def encode(
         count = index.num_rows if plan.masked is None else index_images(store, mixture.artifact, None).num_rows
         unreadable = sum(count_unreadable(draft / piece_name(piece)) for piece in pieces)
         drops = {FORGOTTEN: count - index.num_rows, UNREADABLE: unreadable}
-        shape = run.recipe.model.features_shape(run.recipe.stage(stage_name).inputs.image_size)
-        details = {"shape": list(shape), "precision": run.hardware.precision, "pieces": len(pieces)}
-        return Outcome(rows_in=count, rows_out=index.num_rows - unreadable, drops=drops, details=details)
+        said = details(job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision])
+        said["pieces"] = len(pieces)
+        return Outcome(rows_in=count, rows_out=index.num_rows - unreadable, drops=drops, details=said)
 
     return store.make(plan.artifact, f"encode {stage_name}", plan.definition, plan.parents, build)
 

@@ -46,7 +46,7 @@ class Encoder:
         self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
         self._store, self._earlier = Store(job.workdir), None
         if job.earlier is not None:
-            self._earlier = Features(self._store, job.earlier, self.shape, self.dtype)
+            self._earlier = Features(self._store, job.earlier)
         model = empty_model(job.model, job.inputs.image_size, job.lora)
         handoff = Handoff(Path(job.handoff), lora=job.lora) if job.handoff else None
         _, behind = model.prefixes
