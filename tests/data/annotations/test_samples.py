@@ -20,18 +20,13 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.marked import marked
 from tinygptv import catalog
-from tinygptv.artifacts import Outcome, Store, artifact_name
+from tinygptv.artifacts import Store
 from tinygptv.data.annotations import read_annotations
-from tinygptv.data.images import read_bytes
-from tinygptv.data.mixing import MixedSamples, mix
 from tinygptv.data.prompts import render
-from tinygptv.data.readers import read_table
 from tinygptv.data.sequences import Sequences
-from tinygptv.data.shards import ShardWriter
-from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
-from tinygptv.definitions.source import AnnotationsSource, Table
+from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.sample import Sample
 
 INPUTS = Inputs(image_size=16, max_text_tokens=900, template="[INST] {} [/INST]", end_symbol="###")
@@ -379,32 +374,3 @@ def test_a_drawn_twin_is_read_as_what_it_stands_for(
 def test_every_twin_is_among_them() -> None:
     drawn = {name for name in catalog.names("source") if name.startswith("shapes_") and "heldout" not in name}
     assert drawn == set(TWINS)
-
-
-# URL+caption tables
-
-
-@pytest.mark.parametrize(
-    "table",
-    ["served_laion_style.parquet", "served_cc3m_style.tsv", "served_sbu_style.json"],
-    ids=["laion", "cc", "sbu"],
-)
-def test_a_real_pair_is_a_bare_image_and_its_caption(
-    store: Store, shared: Path, byte_tokenizer: PreTrainedTokenizerFast, table: str
-) -> None:
-    place = str(shared / "data" / "tables" / "served" / table)
-    row = next(iter(read_table(Table(location=place), place))).to_pylist()[0]
-    picture = (shared / "data" / row["url"].removeprefix("__BASE_URL__/")).read_bytes()
-
-    def build(folder: Path) -> Outcome:
-        with ShardWriter(folder, samples_per_shard=1) as writer:
-            columns = dict.fromkeys(SIDECAR_COLUMNS) | {"key": "000000000", "caption": row["caption"]}
-            writer.write(columns, picture)
-        return Outcome(rows_in=1, rows_out=1)
-
-    pairs = store.make(artifact_name("filtered/real", {}, []), "test", {}, [], build)
-    (sample,) = MixedSamples(store, mix(store, "stage1_pairs", pairs).artifact).samples([(0, 0)])
-    inputs = Inputs(image_size=16, max_text_tokens=64, template=None, end_symbol="\n")
-    assert read_bytes(sample.images[0], sample.key) == picture
-    text = "¶▣▣«a dog sleeping on a show rack in the shoes\n»"
-    assert read(byte_tokenizer, sample, "caption_only", inputs) == text
