@@ -13,7 +13,7 @@ from tinygptv.cli import main
 
 ARROWS = ["download", "filter", "mix", "train", "export", "quantize", "evaluate", "report"]
 VERBS = [*ARROWS, "plan", "score", "curate", "train-all", "bootstrap", "doctor", "chat", "convert"]
-VERBS += ["refresh", "versions", "diff", "card", "forget"]
+VERBS += ["encode", "refresh", "versions", "diff", "card", "forget"]
 
 
 @pytest.fixture
@@ -133,3 +133,18 @@ def test_a_bootstrap_dry_run_names_the_phases_it_would_train(
 ) -> None:
     assert main(["bootstrap", "--dry-run", "--output", str(tmp_path), "--phase", "tokenizer"]) == 0
     assert capsys.readouterr().out == f"would train tokenizer into {tmp_path}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "infra/hardware/cpu.yaml, features: live"),
+        (["--hardware", "cpu_cached", "--part", "5/4"], "--part 5/4: write 1/4 for the first of four parts"),
+        (["--hardware", "cpu_cached", "--stage", "stage9"], "encode 'stage9'"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(
+    given: list[str], told: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["encode", *options, *given]) == 2
+    assert told in capsys.readouterr().err

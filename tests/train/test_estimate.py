@@ -109,3 +109,13 @@ def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, sta
     profile: Hardware = catalog.hardware(hardware)
     recipe: Recipe = PUBLISHED
     assert StageEstimator(recipe, stage).memory(profile).total < limit(profile)
+
+
+def test_with_features_computed_before_the_frozen_parts_need_neither_memory_nor_work() -> None:
+    live, estimator = catalog.hardware("cpu_bf16"), StageEstimator(PUBLISHED, "stage1")
+    cached = live.model_copy(update={"features": "cached"})
+    in_front = estimator.parameters["vision_encoder"] + estimator.parameters["qformer"]
+    assert estimator.memory(live).weights - estimator.memory(cached).weights == 2 * in_front
+    saved = 1 - estimator.work(cached).forward_flops / estimator.work(live).forward_flops
+    assert 0.5 < saved < 0.7
+    assert estimator.work(cached).backward_flops == estimator.work(live).backward_flops
