@@ -2,10 +2,10 @@
 
 A definition's name is its file stem, or the path of any `.yaml` file. Your own may lie in a folder that
 $TINYGPTV_DEFINITIONS names, in subfolders called as the shipped ones (sources, filters, scorers, mixtures, benchmarks,
-recipes, templates, hardware); they are looked at first. A recipe may begin with `base: NAME` and say only what differs from it;
-it is asked for as NAME or, with the paper's ablations, as NAME:SWITCH[:SWITCH…]. `resolve_run` is the one gate in front
-of all work: it returns every definition a run needs, or raises a DefinitionError that names file, field, what was found
-and what to do.
+recipes, templates, hardware); they are looked at first. A recipe may begin with `base: NAME` and say only what differs
+from it; it is asked for as NAME or, with the paper's ablations, as NAME:SWITCH[:SWITCH…]. `resolve_run` is the one gate
+in front of all work: it returns every definition a run needs, or raises a DefinitionError that names file, field, what
+was found and what to do.
 """
 
 import os

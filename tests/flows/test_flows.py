@@ -83,6 +83,15 @@ def test_the_journey_follows_every_arrow_once_and_in_order(
     assert state.message.startswith("report: ") and Path(state.message.removeprefix("report: ")).is_file()
 
 
+def test_pairs_are_scored_before_they_are_filtered_if_the_filter_asks(
+    parameters: dict[str, str], followed: list[Arrow], tmp_path: Path
+) -> None:
+    path = tmp_path / "mini" / "definitions" / "filters" / f"{SOURCE}.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"scores": "shapes"}))
+    assert curate(**parameters, return_state=True).is_completed()
+    assert [arrow.verb for arrow in followed] == ["download", "score", "filter"]
+
+
 def test_what_the_interface_shows_is_made_along_the_way(parameters: dict[str, str], followed: list[Arrow]) -> None:
     train_all(**parameters)
     run = parameters["run"].lower().replace("_", "-")
