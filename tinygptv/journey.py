@@ -2,6 +2,8 @@
 
     source → raw shards → filtered shards → mixtures → stage 1 · 2 · 3 · 4 → export → quantized → scores → report
 
+A source whose filter names a scorer has its raw pairs scored before they are filtered.
+
 With `features: cached` in the hardware profile, each stage has the features of its images computed first.
 
 This is the one place that knows the order. The command line walks the list in one process (`train_all`); the flows wrap

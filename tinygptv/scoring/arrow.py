@@ -6,6 +6,7 @@ scores what is new.
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -119,4 +120,6 @@ def _write(path: Path, tables: Iterable[pa.Table]) -> None:
     with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
     partial.rename(path)
