@@ -58,7 +58,8 @@ class Here:
     def submit(self, work: Callable[..., None], *arguments: Any) -> "Future[None]":
         future: Future[None] = Future()
         try:
-            future.set_result(work(*arguments))
+            work(*arguments)
+            future.set_result(None)
         except Exception as error:
             future.set_exception(error)
         return future

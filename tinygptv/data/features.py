@@ -117,7 +117,7 @@ def write_piece(path: Path, rows: int, shape: tuple[int, int], dtype: torch.dtyp
     with partial.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for part in parts:
-            stream.write(part.contiguous().view(torch.uint8).numpy())
+            stream.write(part.contiguous().view(torch.uint8).numpy().data)
         stream.flush()
         os.fsync(stream.fileno())
     partial.rename(path)

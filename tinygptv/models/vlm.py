@@ -44,12 +44,19 @@ class VisionLanguageModel(nn.Module):
                 part.eval()
         return self
 
+    @property
+    def prefixes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What names of parameters begin with: those of the parts before the first projection, and the others."""
+        parts = [f"connector.{position}." for position in range(len(self.connector))]
+        count = self._parts_in_front
+        return ("vision_encoder.", *parts[:count]), (*parts[count:], "language_model.")
+
     def split_front(self) -> nn.Sequential:
         """Take off all parts before the first projection, as one: (I, 3, H, W) -> (I, tokens, width).
 
         What is left goes by the same names, and takes the features of that part wherever it took pixel values.
         """
-        front = nn.Sequential(self.vision_encoder, *self.connector[: self._parts_in_front])
+        front = nn.Sequential(self.vision_encoder, *list(self.connector)[: self._parts_in_front])
         self.vision_encoder = nn.Identity()
         for position in range(self._parts_in_front):
             self.connector[position] = nn.Identity()
