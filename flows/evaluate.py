@@ -1,7 +1,7 @@
 """stages and exports → scores → report."""
 
 from prefect import State, flow, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
@@ -46,7 +46,8 @@ def report(
     journey = open_journey(run, recipe, source, hardware, workdir)
     manifest = write_report(journey, journey.arrows("report")[0])
     page = journey.store.folder(manifest.artifact) / "report.html"
-    create_link_artifact(key=artifact_key("report", run), link=page.as_uri(), description=f"The report of run {run}")
+    # Not a link: a browser does not follow one from Prefect's pages to a file.
+    create_markdown_artifact(key=artifact_key("report", run), markdown=f"### The report of run {run}\n\n`{page}`")
     return Completed(message=f"report: {page}")
 
 
