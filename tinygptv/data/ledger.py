@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tinygptv.data.arrow import table, texts
 from tinygptv.data.database import connect, literal
 from tinygptv.data.guard import NEVER_AGAIN, TRANSIENT, host_of, normalise_url, refusal
 from tinygptv.data.readers import BASE_URL
@@ -279,7 +280,7 @@ class Outcomes:
             )
 
     def _write_rows(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, _OUTCOMES))
+        self._writer.write_table(table(self._rows, _OUTCOMES))
         self._rows = []
 
 
@@ -305,9 +306,9 @@ def _write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> None:
     with pq.ParquetWriter(path, _ROWS) as writer:
         for batch in batches:
             addressed = zip(*map(_addressed, batch["url"].to_pylist(), batch["problem"].to_pylist()), strict=True)
-            urls, hosts, problems = (pa.array(values, pa.string()) for values in addressed)
+            urls, hosts, problems = map(texts, addressed)
             columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | {
-                "position": pa.array(range(position, position + batch.num_rows)),
+                "position": pa.arange(position, position + batch.num_rows),
                 "url": urls,
                 "host": hosts,
                 "problem": problems,

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinygptv.data import tar
+from tinygptv.data.arrow import table
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
@@ -157,7 +158,7 @@ class ShardWriter:
             self._shard = None
 
     def _write_rows(self) -> None:
-        self._sidecar.write_table(pa.Table.from_pylist(self._rows, self._schema))
+        self._sidecar.write_table(table(self._rows, self._schema))
         self._rows = []
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from tinygptv.data.arrow import number, text, texts
 
 _TEXTS = ("url", "caption", "uid", "licence", "nsfw", "table_sha256")
 _NUMBERS = ("similarity", "punsafe", "pwatermark")
@@ -110,24 +111,24 @@ def rows_of(records: Records, table_name: str, first_row: int) -> pa.RecordBatch
     Problems beside those the records bring: `undecodable` (URL or caption is not UTF-8), `no_url`, `empty_caption`.
     """
     count = records.count
-    numbers = pa.array(np.arange(first_row, first_row + count))
-    texts = {name: _text(records.columns.get(name), count) for name in _TEXTS}
-    (_, bad_url), (caption_raw, bad_caption) = texts["url"], texts["caption"]
-    values = {name: one_line(text) for name, (text, _) in texts.items()}
+    numbers = pa.arange(first_row, first_row + count)
+    found = {name: _text(records.columns.get(name), count) for name in _TEXTS}
+    (_, bad_url), (caption_raw, bad_caption) = found["url"], found["caption"]
+    values = {name: one_line(column) for name, (column, _) in found.items()}
     values |= {name: _number(records.columns.get(name), count) for name in _NUMBERS}
     values |= {name: _pixels(records.columns.get(name), count) for name in _PIXELS}
     problem = pc.case_when(
         pc.make_struct(pc.or_(bad_url, bad_caption), _is_empty(values["url"]), _is_empty(values["caption"])),
-        *(pa.scalar(reason) for reason in ("undecodable", "no_url", "empty_caption")),
+        *(text(reason) for reason in ("undecodable", "no_url", "empty_caption")),
     )
     if records.problems is not None:
         problem = pc.coalesce(records.problems.cast(pa.string()), problem)
     values |= {
-        "table_name": pa.repeat(table_name, count),
+        "table_name": pa.repeat(text(table_name), count),
         "table_row": numbers,
-        "line": pc.add(numbers, 1) if records.lines is None else records.lines,
-        "url": pc.fill_null(values["url"], ""),
-        "caption": pc.fill_null(values["caption"], ""),
+        "line": pc.add(numbers, number(1)) if records.lines is None else records.lines,
+        "url": pc.fill_null(values["url"], text("")),
+        "caption": pc.fill_null(values["caption"], text("")),
         "caption_raw": caption_raw,
         "problem": problem,
         "found": _excerpts(records, problem),
@@ -137,7 +138,7 @@ def rows_of(records: Records, table_name: str, first_row: int) -> pa.RecordBatch
 
 def _text(column: pa.Array | None, count: int) -> tuple[pa.Array, pa.Array]:
     """The values as text, and which of them are not UTF-8 (these are NULL)."""
-    fine = pa.repeat(False, count)
+    fine = pc.is_valid(pa.nulls(count))
     if column is None or pa.types.is_null(column.type):
         return pa.nulls(count, pa.string()), fine
     if pa.types.is_dictionary(column.type):
@@ -147,8 +148,8 @@ def _text(column: pa.Array | None, count: int) -> tuple[pa.Array, pa.Array]:
         return (column.cast(pa.large_binary()) if _is_text(column.type) else column).cast(pa.string()), fine
     except pa.ArrowInvalid:
         decoded = [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
-        text = pa.array(decoded, pa.string())
-        return text, pc.and_(pc.is_null(text), pc.is_valid(column))
+        known = texts(decoded)
+        return known, pc.and_(pc.is_null(known), pc.is_valid(column))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -162,13 +163,13 @@ def _decoded(value: bytes | None) -> str | None:
         return None
 
 
-def one_line(text: pa.Array) -> pa.Array:
+def one_line(column: pa.Array) -> pa.Array:
     """Every run of white space and control characters becomes one space."""
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(text, _SPACE, " "))
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(column, _SPACE, " "))
 
 
-def _is_empty(text: pa.Array) -> pa.Array:
-    return pc.equal(pc.fill_null(text, ""), "")
+def _is_empty(column: pa.Array) -> pa.Array:
+    return pc.equal(pc.fill_null(column, text("")), text(""))
 
 
 def _number(column: pa.Array | None, count: int) -> pa.Array:
@@ -179,7 +180,7 @@ def _number(column: pa.Array | None, count: int) -> pa.Array:
         numbers = (column.cast(pa.string()) if pa.types.is_binary(column.type) else column).cast(pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         numbers = pa.array([_parsed(value) for value in column.to_pylist()], pa.float64())
-    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+    return pc.if_else(pc.is_nan(numbers), pa.nulls(1, numbers.type)[0], numbers)
 
 
 def _parsed(value: object) -> float | None:
@@ -191,8 +192,8 @@ def _parsed(value: object) -> float | None:
 
 def _pixels(column: pa.Array | None, count: int) -> pa.Array:
     numbers = _number(column, count)
-    possible = pc.and_(pc.greater(numbers, 0), pc.less(numbers, _MOST_PIXELS))
-    return pc.cast(pc.if_else(possible, numbers, pa.scalar(None, pa.float64())), pa.int32(), safe=False)
+    possible = pc.and_(pc.greater(numbers, number(0)), pc.less(numbers, number(_MOST_PIXELS)))
+    return pc.cast(pc.if_else(possible, numbers, pa.nulls(1, numbers.type)[0]), pa.int32(), safe=False)
 
 
 def _excerpts(records: Records, problem: pa.Array) -> pa.Array:
@@ -201,9 +202,9 @@ def _excerpts(records: Records, problem: pa.Array) -> pa.Array:
     pair = [records.columns[name] for name in ("url", "caption")]
     for position in pc.indices_nonzero(pc.is_valid(problem)).to_pylist():
         source = b"" if records.sources is None else _bytes(records.sources[position])
-        text = source or b"\t".join(_bytes(column[position]) for column in pair)
-        found[position] = text.decode("utf-8", "backslashreplace")[:_LONGEST_EXCERPT]
-    return pa.array(found, pa.string())
+        shown = source or b"\t".join(_bytes(column[position]) for column in pair)
+        found[position] = shown.decode("utf-8", "backslashreplace")[:_LONGEST_EXCERPT]
+    return texts(found)
 
 
 def _bytes(value: pa.Scalar) -> bytes:
