@@ -194,18 +194,17 @@ def test_another_hand_stands_in_for_one_of_which_nothing_is_left(monkeypatch: py
     assert {position for _, position in order.draw(0)} == set(range(2, 40, 4))
 
 
-def random_orders(chance: random.Random) -> tuple[Order, int]:
-    """An order of chance, and the ranks that can share its steps."""
-    kind, components, ranks = chance.choice(KINDS), chance.randint(1, 6), chance.choice([1, 2, 3])
+def random_order(chance: random.Random) -> Order:
+    """Of components, sizes, weights, batch sizes and masks of chance."""
+    kind, components = chance.choice(KINDS), chance.randint(1, 6)
     sizes = [chance.choice([1, 2, 9, 50, 400]) for _ in range(components)]
     batch_sizes = None
     if kind == "per_step" and chance.random() < 0.5:
-        batch_sizes = tuple(ranks * chance.randint(1, 4) for _ in range(components))
+        batch_sizes = tuple(chance.randint(1, 9) for _ in range(components))
     weights = [chance.choice([0.1, 1, 7, 1 / 3, 100]) for _ in range(components)]
     blend = mixture(kind, *weights, batch_sizes=batch_sizes)
     masks = masks_of(sizes, {n: chance.sample(range(size), size // 3) for n, size in enumerate(sizes)})
-    batch = ranks * chance.randint(1, 6)
-    return Order(blend, sizes, chance.randrange(99), batch, chance.choice([[], masks])), ranks
+    return Order(blend, sizes, chance.randrange(99), chance.randint(1, 12), chance.choice([[], masks]))
 
 
 @pytest.mark.parametrize("case", range(40))
@@ -215,7 +214,7 @@ def test_a_plan_from_any_step_in_any_blocks_is_the_rest_of_the_whole(
     """Whatever the mixture, sizes, masks and kind of draw: whoever begins at a step needs nothing from before it."""
     chance = random.Random(case)
     monkeypatch.setattr(drawing, "HAND", chance.choice([8, 64, drawing.HAND]))
-    order, _ = random_orders(chance)
+    order = random_order(chance)
     whole = order.plan(range(1_500))
     begin, size = chance.randrange(1_400), chance.randint(1, 300)
     blocks = [order.plan(range(start, min(start + size, 1_500))) for start in range(begin, 1_500, size)]
