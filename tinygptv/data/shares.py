@@ -42,7 +42,7 @@ def shares_table(mixture: Mixture, sizes: Sequence[int], seed: int, steps: int, 
 
 
 def refuse_repetition(
-    mixture_name: str, mixture: Mixture, sizes: Sequence[int], seed: int, steps: int, batch: int
+    mixture_name: str, sizes: Sequence[int], mixture: Mixture, seed: int, steps: int, batch: int
 ) -> None:
     """Raise DefinitionError, with the numbers, if the steps would draw a component more often than it allows."""
     drawn = drawn_samples(mixture, seed, steps, batch)
