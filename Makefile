@@ -18,6 +18,7 @@ bench: setup          ## the benchmarks; one JSON line per figure, under benchma
 
 bench-full: setup     ## the full size on this machine: 8 GB of disk, 12 GB of memory, ten minutes on idle cores
 	@.venv/bin/python benchmarks/full_size.py $(ARGS)
+	@.venv/bin/python benchmarks/feature_cache.py $(ARGS)
 
 up: setup             ## Prefect server, worker and deployments
 	@.venv/bin/python infra/stack.py up
