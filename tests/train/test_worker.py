@@ -31,6 +31,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "zero1": {"zero_stage": 1},
     "zero2_offloaded": {"offload": "optimizer"},
     "zero3_offloaded": {"zero_stage": 3, "offload": "optimizer_and_parameters"},
+    "packed_ahead": {"packing": True, "loader_workers": 1},
 }
 WORDS_UNDER_ZERO = {"words_zero0": 0, "words_zero2": 2, "words_zero3": 3}
 

@@ -113,7 +113,17 @@ def everything_but_death(root: Path) -> None:
     train(root / "left", stop_at(4))
     continue_from(root / "left", root / "changed")
     train(root / "changed")
-    for name in ("zero0", "zero1", "zero2_offloaded", "zero3_offloaded", "second", "rounds", "halved", "cached"):
+    for name in (
+        "zero0",
+        "zero1",
+        "zero2_offloaded",
+        "zero3_offloaded",
+        "packed_ahead",
+        "second",
+        "rounds",
+        "halved",
+        "cached",
+    ):
         train(root / name)
     for name in ("words_zero0", "words_zero2", "words_zero3"):
         train(root / name)
