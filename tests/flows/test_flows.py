@@ -187,6 +187,7 @@ def test_the_deployments_are_the_promised_ones_and_point_at_flows() -> None:
         "curate/local",
         "refresh-data/nightly",
         "mix/local",
+        "encode/local",
         "train-stage/local",
         "quantize/local",
         "evaluate/local",

@@ -30,7 +30,8 @@ class ShardFetch:
     def __init__(self, folder: Path, settings: Settings, ended: "queue.SimpleQueue[BaseException | None]") -> None:
         self._folder, self._settings, self._ended = folder, settings, ended
         self._progress = Progress(folder)
-        self._in_hand = InHand(folder, os.cpu_count() or 1, settings.suspects)
+        # One more than there are cores: while one thread waits for the interpreter, another decodes without it.
+        self._in_hand = InHand(folder, (os.cpu_count() or 1) + 1, settings.suspects)
 
     def submit(self, crawler: Crawler, path: Path) -> None:
         """Have every URL of a shard asked for that has no result yet."""
