@@ -36,6 +36,10 @@ def act(job: Path, beat: rank.Beat) -> None:
         case "die once":
             if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
                 os.kill(os.getpid(), signal.SIGKILL)
+        case "wait once":
+            if not (waited := job.with_suffix(".waited")).exists():
+                waited.touch()
+                stuck()
         case "hang once":
             if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
                 beat("looking for an end")

@@ -68,7 +68,7 @@ def test_a_group_that_lost_a_rank_is_started_again(tmp_path: Path) -> None:
     assert sum(line.startswith("rank 0 is ") for line in lines) == 2
     failed, restarted = read_events(tmp_path)
     assert (failed["event"], failed["rank"], failed["exit_code"]) == ("rank_failed", 0, -9)
-    assert (restarted["event"], restarted["time"]) == ("restarted", 1)
+    assert restarted["event"] == "restarted"
 
 
 def test_a_rank_that_hangs_is_found_in_time_told_where_it_is_and_started_again(tmp_path: Path) -> None:

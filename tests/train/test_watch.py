@@ -59,7 +59,7 @@ def test_a_hole_ends_with_the_step_of_the_trouble_and_begins_behind_the_checkpoi
 def test_holes_are_remembered_as_events() -> None:
     events = [
         {"event": "rolled_back", "skipped": [4, 5]},
-        {"event": "restarted", "time": 1},
+        {"event": "restarted"},
         {"event": "rolled_back", "skipped": [9]},
     ]
     assert skips(events) == [4, 5, 9]

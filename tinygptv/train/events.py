@@ -42,7 +42,7 @@ def record(folder: Path, event: Name, **details: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     told = ", ".join(f"{field} {value}" for field, value in details.items() if field != "stack")
-    logger.warning("%s: %s", event.replace("_", " "), told)
+    logger.warning("%s%s", event.replace("_", " "), f": {told}" if told else "")
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

@@ -35,8 +35,8 @@ class Heartbeat:
 
     def beat(self, doing: str) -> None:
         """Say what comes next. Costs some microseconds."""
-        text = json.dumps({"pid": os.getpid(), "doing": doing, "at": time.monotonic()})
-        os.pwrite(self._file.fileno(), f"{text:<200}\n".encode(), 0)
+        text = json.dumps({"host": os.uname().nodename, "pid": os.getpid(), "doing": doing, "at": time.monotonic()})
+        os.pwrite(self._file.fileno(), f"{text:<280}\n".encode(), 0)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class Hung:
 
 def find_hung(folder: Path, agent: int, limit_seconds: float) -> list[Hung]:
     """The ranks, children of process `agent`, that keep the others waiting for longer than the limit; mostly none."""
-    beating = {rank: beat for rank, beat in _beats(folder).items() if _is_child(beat["pid"], agent)}
+    # Another machine's process may have the same number, and its clock says nothing here.
+    here = {rank: beat for rank, beat in _beats(folder).items() if beat["host"] == os.uname().nodename}
+    beating = {rank: beat for rank, beat in here.items() if _is_child(beat["pid"], agent)}
     if not any(_age(beat) > limit_seconds for beat in beating.values()):
         return []
     stacks = _stacks(folder, {rank: beat["pid"] for rank, beat in beating.items()})

@@ -29,7 +29,8 @@ from tinygptv.definitions.hardware import Hardware
 from tinygptv.errors import LaunchError, TinyGPTVError
 from tinygptv.train.events import read_events, record
 from tinygptv.train.heartbeat import RANKS, find_hung
-from tinygptv.train.nodes import ELSEWHERE, agent_commands
+from tinygptv.train.nodes import ELSEWHERE, agent_commands, command_for_pods
+from tinygptv.train.pods import called_together
 from tinygptv.train.tether import end_with_parent
 
 RANK_MODULE = "tinygptv.train.rank"
@@ -71,15 +72,20 @@ class DeepSpeedLauncher:
         ranks = ["--nproc-per-node", str(hardware.ranks), "--max-restarts", str(hardware.restarts)]
         ranks += ["-m", self.rank_module, "--job", str(job)]
         environment = _environment(hardware)
-        with log.open("ab") as sink:
+        commands = agent_commands(hardware, agent, ranks, environment)
+        for_pods = command_for_pods(hardware, agent, ranks, environment)
+        with contextlib.ExitStack() as stack:
+            if for_pods:
+                stack.enter_context(called_together(for_pods, environment))
+            sink = stack.enter_context(log.open("ab"))
             begin = sink.tell()
             processes = [
                 subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
                 )
-                for command in agent_commands(hardware, agent, ranks, environment)
+                for command in commands
             ]
-        with log.open(encoding="utf-8", errors="replace") as stream:
+            stream = stack.enter_context(log.open(encoding="utf-8", errors="replace"))
             stream.seek(begin)
             code = _follow(processes, stream, _noting_failures(job.parent, on_line))
         if code != 0:

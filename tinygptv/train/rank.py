@@ -32,9 +32,11 @@ def run(train: Callable[[Path, Beat], None]) -> None:
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stdout)
     if any(failure["final"] for failure in failures(job.parent)):
         os._exit(1)
+    # torchrun's own count knows nothing of ranks that were lost on other machines.
+    begun_before = (job.parent / RANKS / f"{rank}.heartbeat.json").exists()
     heartbeat = Heartbeat(job.parent / RANKS, rank)
-    if rank == 0 and (again := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))):
-        record(job.parent, "restarted", time=again)
+    if rank == 0 and begun_before:
+        record(job.parent, "restarted")
     try:
         train(job, heartbeat.beat)
     except Exception as error:
