@@ -98,7 +98,7 @@ class Comparison:
 
     def _step(self, batch: Batch) -> float:
         """Forward, backward and AdamW; the loss."""
-        images = batch.images.to(torch.bfloat16)
+        images = batch.images(dtype=torch.bfloat16)
         if batch.image_features is None:
             images = self._front(images)
         loss, _ = self._model(images, batch.input_ids, batch.attention_mask, batch.labels)

@@ -101,7 +101,7 @@ def by_us(store: Store, mixture: str, side: int) -> Iterator[Tensor]:
     ahead = BatchesAhead([], opened, WORKERS, 600, print)
     for step in range(SAMPLES // BATCH):
         (batch,) = ahead.micro_batches(step, 0, 1, BATCH)
-        yield batch.pixel_values
+        yield batch.images()
 
 
 def open_loader(workdir: str, mixture: str, inputs: Inputs) -> Loader:
@@ -173,7 +173,7 @@ def pictured(number: int, folder: Path, side: int) -> list[tuple[Sample, Task]]:
 
 def step(model: VisionLanguageModel, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     """Forward, backward, AdamW."""
-    loss, _ = model(batch.pixel_values, batch.input_ids, batch.attention_mask, batch.labels)
+    loss, _ = model(batch.images(), batch.input_ids, batch.attention_mask, batch.labels)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

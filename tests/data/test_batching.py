@@ -53,9 +53,9 @@ def test_text_only_samples_have_no_image_slots_and_no_pixels(
     samples = [Sample("a", (), (Turn("who?", "she"),)), Sample("b", (image,), (Turn("what?", "cat"),))]
     batch = collator.training(samples, [render(sample, "conversation", inputs()) for sample in samples])
     assert (batch.input_ids == IMAGE_SLOT).sum(dim=1).tolist() == [0, SLOTS]
-    assert batch.pixel_values.shape == (1, 3, 16, 16)
+    assert batch.pixels.shape == (1, 3, 16, 16)
     alone = collated(collator, None, [("who?", "she")])
-    assert alone.pixel_values.shape == (0, 3, 16, 16)
+    assert alone.pixels.shape == (0, 3, 16, 16)
 
 
 def test_several_images_in_one_prompt_each_get_their_slots(
@@ -65,7 +65,7 @@ def test_several_images_in_one_prompt_each_get_their_slots(
     prompt = "compare <ImageHere> with <ImageHere>: "
     batch = collator.training([Sample("a", (image, image), (Turn("", ""),))], [(Turn(prompt, "same"),)])
     assert (batch.input_ids == IMAGE_SLOT).sum() == 2 * SLOTS
-    assert batch.pixel_values.shape[0] == 2
+    assert batch.pixels.shape[0] == 2
 
 
 def test_prompts_for_generation_end_where_the_answer_begins(
@@ -120,7 +120,7 @@ def test_equal_arguments_give_equal_bytes_in_any_order_of_asking(loader: Loader)
     for step in (5, 0, 3):
         again = loader.batch(step)
         assert again.keys == first[step].keys
-        for name in ("pixel_values", "input_ids", "attention_mask", "labels"):
+        for name in ("pixels", "input_ids", "attention_mask", "labels"):
             assert torch.equal(getattr(again, name), getattr(first[step], name))
 
 
@@ -130,7 +130,7 @@ def test_any_number_of_ranks_and_pieces_sees_the_same_samples(loader: Loader, ra
     whole = loader.batch(4)
     pieces = [piece for rank in range(ranks) for piece in loader.micro_batches(4, rank, ranks, micro)]
     assert tuple(key for piece in pieces for key in piece.keys) == whole.keys
-    assert torch.equal(torch.cat([piece.pixel_values for piece in pieces]), whole.pixel_values)
+    assert torch.equal(torch.cat([piece.pixels for piece in pieces]), whole.pixels)
     assert sum(int((piece.labels != IGNORE_INDEX).sum()) for piece in pieces) == int(
         (whole.labels != IGNORE_INDEX).sum()
     )
@@ -173,7 +173,7 @@ def test_samples_that_share_rows_are_those_that_do_not(
         assert all(same([one], [other]) for one, other in zip(together, alone, strict=True))
         for batch in together:
             assert batch.attention_mask.float().mean() >= FULL
-            assert len(batch.pixel_values) == (batch.input_ids == IMAGE_SLOT).sum() // SLOTS
+            assert len(batch.pixels) == (batch.input_ids == IMAGE_SLOT).sum() // SLOTS
             assert batch.owners.unique().tolist() == list(range(len(batch.keys)))
 
 
@@ -272,7 +272,7 @@ def test_a_multitask_batch_mixes_tasks_and_learns_only_answers(
     loader = Loader(store, artifact, inputs(), byte_tokenizer, num_image_tokens=SLOTS, global_batch_size=64, seed=1)
     batch = loader.batch(0)
     assert len(set(batch.sources)) > 5
-    assert batch.pixel_values.shape == (64, 3, 16, 16)
+    assert batch.pixels.shape == (64, 3, 16, 16)
     for row, source in enumerate(batch.sources):
         text = learned(batch, row, byte_tokenizer)
         assert text.endswith("###")

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from tinygptv.data.images import ImageReader, decode, normalise
+from tinygptv.data.batching import Batch
+from tinygptv.data.images import ImageReader, decode
+from tinygptv.data.normalising import normalise
 from tinygptv.definitions.recipe import Decoding
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference
@@ -37,7 +39,7 @@ def encoded(mode: str, format_name: str, size: tuple[int, int] = (50, 31)) -> by
 )
 def test_every_kind_of_file_is_seen_as_the_reference_sees_it(mode: str, format_name: str, side: int) -> None:
     data = encoded(mode, format_name)
-    ours = torch.from_numpy(normalise(decode(data, side, "here")[None]))[0]
+    ours = normalise(torch.from_numpy(decode(data, side, "here")[None]))[0]
     assert torch.equal(ours, published_transform(Image.open(io.BytesIO(data)), side))
 
 
@@ -45,7 +47,7 @@ def test_photographs_are_seen_as_the_reference_sees_them(shared: Path) -> None:
     photographs = sorted((shared / "data" / "images" / "coco" / "val2014").glob("*.jpg"))
     assert photographs
     for path in photographs:
-        ours = torch.from_numpy(normalise(decode(path.read_bytes(), 448, path.name)[None]))[0]
+        ours = normalise(torch.from_numpy(decode(path.read_bytes(), 448, path.name)[None]))[0]
         assert torch.equal(ours, published_transform(Image.open(path), 448))
 
 
@@ -57,7 +59,7 @@ def test_photographs_are_seen_as_clips_own_processor_sees_them_without_its_crop(
     photographs = sorted((shared / "data" / "images" / "full_size").glob("*.*"))
     assert photographs
     for path in photographs:
-        ours = normalise(decode(path.read_bytes(), 224, path.name)[None])[0]
+        ours = normalise(torch.from_numpy(decode(path.read_bytes(), 224, path.name)[None]))[0].numpy()
         (theirs,) = processor(Image.open(path).convert("RGB"), return_tensors="np")["pixel_values"]
         assert np.abs(ours - theirs).max() < 1e-5
 
@@ -88,7 +90,7 @@ def test_what_is_no_ordinary_jpeg_is_decoded_exactly_by_the_fast_way_too(mode: s
 def test_a_grey_jpeg_is_grey_by_the_fast_way_too() -> None:
     fast = decode(encoded("L", "JPEG"), 48, "here", "fast").astype(int)
     assert np.abs(fast - decode(encoded("L", "JPEG"), 48, "here")).max() <= 2
-    assert (fast[..., 0] == fast[..., 2]).all()
+    assert (fast[0] == fast[2]).all()
 
 
 def test_a_jpeg_of_too_many_pixels_is_refused_by_the_fast_way_too() -> None:
@@ -105,7 +107,7 @@ def test_an_image_turned_by_exif_is_not_turned_back() -> None:
     exif[0x0112] = 6
     stream = io.BytesIO()
     image.save(stream, "PNG", exif=exif)
-    as_stored = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC))
+    as_stored = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     assert np.array_equal(decode(stream.getvalue(), 8, "here"), as_stored)
 
 
@@ -143,7 +145,7 @@ def test_the_cache_keeps_what_was_used_last_and_no_more_than_fits(tmp_path: Path
         path = tmp_path / f"{number}.png"
         path.write_bytes(encoded("RGB", "PNG", (20 + number, 20)))
         images.append(ImageReference(str(path)))
-    reader = ImageReader(8, cache_bytes=2 * 8 * 8 * 4)
+    reader = ImageReader(8, cache_bytes=2 * 8 * 8 * 3)
     kept, dropped = reader.read(images[0], "a"), reader.read(images[1], "b")
     assert reader.read(images[0], "a") is kept
     reader.read(images[2], "c")
@@ -151,3 +153,27 @@ def test_the_cache_keeps_what_was_used_last_and_no_more_than_fits(tmp_path: Path
     again = reader.read(images[1], "b")
     assert again is not dropped
     assert np.array_equal(again, dropped)
+
+
+def test_a_picture_that_is_kept_outlives_the_memory_it_was_decoded_in(tmp_path: Path) -> None:
+    images = []
+    for number, size in enumerate([(50, 31), (64, 64)]):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(encoded("RGB", "JPEG", size))
+        images.append(ImageReference(str(path)))
+    reader = ImageReader(8, "fast")
+    read = [reader.read(image, "key") for image in images]
+    for image, pixels in zip(images, read, strict=True):
+        assert np.array_equal(pixels, decode(Path(image.path).read_bytes(), 8, "here", "fast"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_byte_becomes_the_value_that_the_published_transform_gives_it(dtype: torch.dtype) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
+    picture = Image.fromarray(pixels[0].permute(1, 2, 0).numpy().copy())
+    batch = Batch(pixels, *[torch.zeros(2, 1)] * 3)
+    assert torch.equal(batch.images(dtype=dtype), published_transform(picture, 16).to(dtype).expand(2, 3, 16, 16))
+
+
+def test_no_pictures_have_no_values() -> None:
+    assert normalise(torch.empty(0, 3, 8, 8, dtype=torch.uint8)).shape == (0, 3, 8, 8)

@@ -46,7 +46,7 @@ class Numbered:
 def piece(step: int, number: int) -> Batch:
     torch.manual_seed(2 * step + number)
     ids = torch.randint(0, 100, (3, 5))
-    pixels = torch.randn(number * 2, 3, 4, 4)
+    pixels = torch.randint(0, 256, (number * 2, 3, 4, 4), dtype=torch.uint8)
     keys = (f"{step}", f"{number}", "c")
     return Batch(
         pixels, ids, ids + 1, ids + 2, keys, ("numbers",) * 3, replaced=(Replaced("numbers", "a", "torn", "b"),)

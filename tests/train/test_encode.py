@@ -119,7 +119,7 @@ def losses_and_gradients(job: Job) -> list[Tensor]:
     found = []
     for step in (0, 3):
         for batch in batches.micro_batches(step, 0, 1, 3):
-            loss, logits = model(batch.images, batch.input_ids, batch.attention_mask, batch.labels)
+            loss, logits = model(batch.images(), batch.input_ids, batch.attention_mask, batch.labels)
             loss.backward()
             found += [loss.detach(), logits.detach()]
     return [*found, *(one.grad for one in model.parameters() if one.grad is not None)]

@@ -50,7 +50,7 @@ def blind_at(last: int) -> Spoil:
     def spoil(step: int, batches: list[Batch]) -> list[Batch]:
         if step != last:
             return batches
-        return [dataclasses.replace(batch, pixel_values=batch.pixel_values * torch.nan) for batch in batches]
+        return [dataclasses.replace(batch, image_features=batch.images() * torch.nan) for batch in batches]
 
     return spoil
 

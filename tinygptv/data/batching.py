@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.artifacts import Store
 from tinygptv.data.features import Features
-from tinygptv.data.images import ImageReader, normalise
+from tinygptv.data.images import ImageReader
 from tinygptv.data.mixing import MixedSamples
+from tinygptv.data.normalising import normalise
 from tinygptv.data.packing import pack
 from tinygptv.data.prompts import ask, render
 from tinygptv.data.sequences import Sequences, Texts
@@ -32,13 +34,13 @@ STAND_INS = 16
 class Batch:
     """Tensors for one forward pass. Images are those of all samples in order; text-only samples have none.
 
-    pixel_values (N, 3, H, W) float32; input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where
-    nothing is learned. `keys` and `sources` say which samples these are. If samples share rows (see `packing`),
+    pixels (N, 3, H, W) uint8; input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where nothing is
+    learned. `keys` and `sources` say which samples these are. If samples share rows (see `packing`),
     position_ids (B, T) say where each begins: at 0. `replaced` are those that could not be used. Where features were
-    computed before, image_features (N, tokens, width) stand in for pixel_values, which are then none.
+    computed before, image_features (N, tokens, width) stand in for pixels, which are then none.
     """
 
-    pixel_values: Tensor
+    pixels: Tensor
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
@@ -48,10 +50,11 @@ class Batch:
     replaced: tuple["Replaced", ...] = ()
     image_features: Tensor | None = None
 
-    @property
-    def images(self) -> Tensor:
-        """What the model takes of the images."""
-        return self.pixel_values if self.image_features is None else self.image_features
+    def images(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """What the model takes of the images: their features, or the values of their pixels (see `normalise`)."""
+        if self.image_features is not None:
+            return self.image_features.to(device, dtype)
+        return normalise(self.pixels.to(device)).to(dtype)
 
     @property
     def owners(self) -> Tensor:
@@ -135,14 +138,14 @@ class Collator:
     def _batch(self, samples: Sequence[Sample], pictures: Sequence[list[Any]], texts: Texts) -> Batch:
         shown, side = list(itertools.chain.from_iterable(pictures)), self.inputs.image_size
         batch = Batch(
-            torch.empty(0, 3, side, side),
+            torch.empty(0, 3, side, side, dtype=torch.uint8),
             *texts,
             keys=tuple(sample.key for sample in samples),
             sources=tuple(sample.source for sample in samples),
         )
         if self._features is not None:
             return replace(batch, image_features=self._features.stack(shown))
-        return replace(batch, pixel_values=torch.from_numpy(normalise(shown))) if shown else batch
+        return replace(batch, pixels=torch.from_numpy(np.stack(shown))) if shown else batch
 
     def _pictures(self, samples: Sequence[Sample], texts: Texts) -> list[list[Any]]:
         """Pixels or features of each sample's images, one sample to a row. Raises UnusableSampleError."""

@@ -1,7 +1,10 @@
-"""Bytes → pixel_values, exactly as the published models see images; and where those bytes are read from.
+"""Bytes → pixels, exactly as the published models see images; and where those bytes are read from.
 
 RGB, a bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation. No crop,
 no flip, no rotation by EXIF: source `blip2_image_train` and `blip2_image_eval` of MiniGPT-4, where both are the same.
+
+Pixels stay bytes until the model takes them (see `normalising`): a quarter of the values' memory in caches, between
+processes and on the way to a GPU.
 
 Decoding is `exact`, to the bit, by Pillow, or `fast`, in less than half of its time, for JPEGs: libjpeg-turbo gives the
 same pixels, and a resizer with 16-bit weights gives all but three in 100 values the same, the others one or two steps
@@ -11,7 +14,6 @@ there differs by up to 11 steps. On photographs that is 73 dB on average and 54 
 
 import io
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,20 @@ from tinygptv.sample import ImageReference
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
-_VALUES = ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - MEAN) / DEVIATION).T.copy()
-"""What each of the 256 byte values becomes, per channel: (3, 256). A look-up is exact, and half of the work."""
-
 _LARGE_PIXELS = 50_000_000
 """JPEGs above it are left to Pillow, which refuses decompression bombs."""
 
 Pixels = NDArray[np.uint8]
 
 
-def decode(data: bytes, side: int, where: str, decoding: Decoding = "exact") -> Pixels:
-    """An encoded image as (side, side, 3) RGB bytes. Raises DataError, naming `where`, if it cannot be decoded."""
-    if decoding == "fast" and (pixels := _decode_jpeg(data, side)) is not None:
+def decode(
+    data: bytes, side: int, where: str, decoding: Decoding = "exact", memory: NDArray[np.uint8] | None = None
+) -> Pixels:
+    """An encoded image as (3, side, side) RGB bytes. Raises DataError, naming `where`, if it cannot be decoded.
+
+    `memory`, as `decoding_memory` gives it, spares the fast way a third of its time; what lies there is lost.
+    """
+    if decoding == "fast" and (pixels := _decode_jpeg(data, side, memory)) is not None:
         return pixels
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -50,10 +54,15 @@ def decode(data: bytes, side: int, where: str, decoding: Decoding = "exact") -> 
         raise DataError(f"{where}: {len(data)} bytes that do not decode as an image (of no known format)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: {len(data)} bytes that do not decode as an image ({error})") from error
-    return np.asarray(square)
+    return _planes(np.asarray(square))
 
 
-def _decode_jpeg(data: bytes, side: int) -> Pixels | None:
+def decoding_memory() -> NDArray[np.uint8]:
+    """Room for one decoded JPEG after the other. It takes as much memory as the largest of them did."""
+    return np.empty(4 * _LARGE_PIXELS, np.uint8)
+
+
+def _decode_jpeg(data: bytes, side: int, memory: NDArray[np.uint8] | None) -> Pixels | None:
     """None for what is no ordinary, whole JPEG."""
     if not data.startswith(jpeg.START):
         return None
@@ -61,24 +70,18 @@ def _decode_jpeg(data: bytes, side: int) -> Pixels | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours in ("CMYK", "YCCK") or height * width > _LARGE_PIXELS:
             return None
-        return resize(simplejpeg.decode_jpeg(data, "RGBX"), side, side)[..., :3]
+        return _planes(resize(simplejpeg.decode_jpeg(data, "RGBX", buffer=memory), side, side)[..., :3])
     except ValueError:
         return None
 
 
-def normalise(pixels: Sequence[Pixels] | Pixels) -> NDArray[np.float32]:
-    """N images of (side, side, 3) bytes, at least one -> (N, 3, side, side) values, CLIP-normalised."""
-    values = np.empty((len(pixels), 3, *pixels[0].shape[:2]), dtype=np.float32)
-    # Image by image, which stays in the processor's cache; "clip" spares a check that bytes do not need.
-    for image, target in zip(pixels, values, strict=True):
-        for channel, of_byte in enumerate(_VALUES):
-            np.take(of_byte, image[..., channel], out=target[channel], mode="clip")
-    return values
+def _planes(pixels: Pixels) -> Pixels:
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
-    """Everything that decides which values an image's bytes become, as JSON-like values; what `decode` and `normalise`
-    do."""
+    """Everything that decides which values an image's bytes become, as JSON-like values; what `decode` and
+    `normalise` do."""
     return {
         "image_size": side,
         "decoder": f"Pillow {PIL.__version__}" if decoding == "exact" else "libjpeg-turbo, 16-bit weights",
@@ -89,22 +92,20 @@ def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
 
 
 class ImageReader:
-    """Reads and decodes images at one size; keeps the most recently used, up to `cache_bytes`.
-
-    Decoded bytes, not values, are kept: four times as many fit, and the result is the same to the bit.
-    """
+    """Reads and decodes images at one size, one at a time; keeps the most recently used, up to `cache_bytes`."""
 
     def __init__(self, side: int, decoding: Decoding = "exact", cache_bytes: int = 256 * 2**20) -> None:
         self.side, self._decoding = side, decoding
-        self._room = cache_bytes // (side * side * 4)  # the fast decoder's pixels have a byte without meaning
+        self._memory = decoding_memory()
+        self._room = cache_bytes // (3 * side * side)
         self._kept: OrderedDict[ImageReference, Pixels] = OrderedDict()
 
     def read(self, image: ImageReference, key: str) -> Pixels:
-        """(side, side, 3) RGB bytes. Raises DataError naming file and key."""
+        """(3, side, side) RGB bytes. Raises DataError naming file and key."""
         if (pixels := self._kept.get(image)) is not None:
             self._kept.move_to_end(image)
             return pixels
-        pixels = decode(read_bytes(image, key), self.side, f"{image.path}, {key}", self._decoding)
+        pixels = decode(read_bytes(image, key), self.side, f"{image.path}, {key}", self._decoding, self._memory)
         self._kept[image] = pixels
         if len(self._kept) > self._room:
             self._kept.popitem(last=False)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from tinygptv.data.batching import Batch, Collator
-from tinygptv.data.images import DEVIATION, MEAN, normalise
 from tinygptv.data.prompts import ask
 from tinygptv.definitions.mixture import Task
 from tinygptv.sample import Sample
@@ -46,39 +45,38 @@ def answer_all(
         rows = order[start : start + batch_size]
         batch = collator.prompts([samples[row] for row in rows], task)
         if exposure:
-            batch = replace(batch, pixel_values=noise_pictures(batch, *exposure))
+            batch = replace(batch, pixels=noise_pictures(batch, *exposure))
         for row, text in zip(rows, _generate(release, collator, batch, max_new_tokens), strict=True):
             answers[row] = text
     return answers
 
 
 def noise_pictures(batch: Batch, mean: float, deviation: float) -> Tensor:
-    """Gaussian noise in the shape of `batch.pixel_values` (B, 3, H, W), one picture per key; needs one per sample.
+    """Gaussian noise in the shape of `batch.pixels` (B, 3, H, W), one picture per key; needs one per sample.
 
     `mean` and `deviation`, in units of [0, 1], are those of the benchmark's pictures on average. Noise over the full
     range would be unlike any exposure the model knows: it then leaves the form of an answer ("false" when asked how
     many) and scores below chance. A picture's own contrast would say how much is in it, and score above.
     """
-    side = batch.pixel_values.shape[-1]
+    side = batch.pixels.shape[-1]
     pictures = []
     for key in batch.keys:
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]))
         noise = rng.normal(mean, deviation, (side, side, 3)) * 255
         pictures.append(noise.round().clip(0, 255).astype(np.uint8))
-    return torch.from_numpy(normalise(np.stack(pictures)))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def _exposure(collator: Collator, samples: Sequence[Sample], task: Task) -> tuple[float, float]:
     """Average brightness and contrast of the samples' pictures, in units of [0, 1]."""
-    pictures = collator.prompts(samples, task).pixel_values.numpy()
-    pixels = pictures.transpose(0, 2, 3, 1) * DEVIATION + MEAN
-    return float(pixels.mean()), float(pixels.std(axis=(1, 2, 3)).mean())
+    pixels = collator.prompts(samples, task).pixels.double() / 255
+    return pixels.mean().item(), pixels.std(dim=(1, 2, 3), correction=0).mean().item()
 
 
 def _generate(release: "Release", collator: Collator, batch: Batch, max_new_tokens: int) -> list[str]:
     device = next(release.model.parameters()).device
     written = release.model.generate(
-        batch.pixel_values.to(device),
+        batch.images(device),
         batch.input_ids.to(device),
         batch.attention_mask.to(device),
         max_new_tokens,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tinygptv.data.batching import load_tokenizer
-from tinygptv.data.images import decode, normalise
+from tinygptv.data.images import decode
+from tinygptv.data.normalising import normalise
 from tinygptv.definitions.scorer import Blip2Scorer
 from tinygptv.errors import DefinitionError
 from tinygptv.locations import local_path
@@ -44,7 +45,7 @@ class Blip2Judge(Judge):
         """Columns of a scores table, one value per pair."""
         side = self._scorer.image_size
         pixels = np.stack([decode(image, side, f"picture {number}") for number, image in enumerate(images)])
-        features, found = self._model.look(torch.from_numpy(normalise(pixels)).to(self._device))
+        features, found = self._model.look(normalise(torch.from_numpy(pixels).to(self._device)))
         itc, itm = self._fit(features, found, captions)
         columns = {"itc": itc, "itm": itm, "embedding": self._shortened(found.flatten(1))}
         if self._scorer.recaption is not None:

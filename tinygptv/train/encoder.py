@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tinygptv.artifacts import Store
 from tinygptv.data.features import Features, references, write_piece
-from tinygptv.data.images import decode, normalise, read_bytes
+from tinygptv.data.images import decode, decoding_memory, read_bytes
+from tinygptv.data.normalising import normalise
 from tinygptv.errors import DataError
 from tinygptv.models.weights import Handoff, empty_model, load_weights
 from tinygptv.sample import ImageReference
@@ -44,6 +45,7 @@ class Encoder:
     def __init__(self, job: EncodeJob) -> None:
         self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
         self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
+        self._memory = decoding_memory()
         self._store, self._earlier = Store(job.workdir), None
         if job.earlier is not None:
             self._earlier = Features(self._store, job.earlier)
@@ -70,12 +72,13 @@ class Encoder:
         pixels = {}
         for number, image in enumerate(images):
             try:
-                pixels[number] = decode(read_bytes(image, "to be encoded"), side, image.path, decoding)
+                data = read_bytes(image, "to be encoded")
+                pixels[number] = decode(data, side, image.path, decoding, self._memory)
             except DataError as error:
                 logger.warning("encode: left out: %s", error)
         if pixels:
-            values = torch.from_numpy(normalise(np.stack(list(pixels.values())))).to(self._device, self.dtype)
-            features[list(pixels)] = self._front(values).cpu()
+            values = normalise(torch.from_numpy(np.stack(list(pixels.values()))).to(self._device))
+            features[list(pixels)] = self._front(values.to(self.dtype)).cpu()
         return features
 
 

@@ -211,7 +211,7 @@ class _Training:
         device, dtype = self.engine.device, next(self.engine.module.parameters()).dtype
         texts = (batch.input_ids, batch.attention_mask, batch.labels, batch.position_ids)
         on_device = (None if tensor is None else tensor.to(device) for tensor in texts)
-        return batch.images.to(device, dtype), *on_device
+        return batch.images(device, dtype), *on_device
 
 
 def recent(metrics: Path, step: int) -> list[tuple[float, float | None]]:
