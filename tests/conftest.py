@@ -1,6 +1,7 @@
 """What every test may use: a store on a temporary folder, and the shared reference data where it is at hand."""
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import make_server
 
+from tests.stormy import StormyS3, Weather
+from tinygptv import s3
 from tinygptv.artifacts import Store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,8 +49,38 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def s3_workdir(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty `s3://bucket/…` workdir on the loopback server, with a local cache of its own."""
+    return _empty_workdir(s3_server, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def stormy() -> Iterator[tuple[StormyS3, str]]:
+    """An S3 on loopback that fails as it is told to, and its address."""
+    application = StormyS3()
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield application, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def stormy_workdir(stormy: tuple[StormyS3, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As `s3_workdir`, on the S3 that fails as `weather` says; what fails is tried again soon."""
+    application, address = stormy
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3, "_FIRST_PAUSE_SECONDS", 0.001)
+    application.weather = Weather()
+    return _empty_workdir(address, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def weather(stormy_workdir: str, stormy: tuple[StormyS3, str]) -> Weather:
+    """What fails, and what was asked for."""
+    return stormy[0].weather
+
+
+def _empty_workdir(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -6,21 +6,15 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 import s3fs
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 from tests.miniature import HARDWARE, RECIPE, SOURCE, write_miniature
+from tests.stormy import Weather
 from tinygptv import cli, s3
 from tinygptv.artifacts import MANIFEST, Manifest, Outcome, Store, sha256_of
 from tinygptv.data.shapes.server import serve
@@ -28,98 +22,11 @@ from tinygptv.data.verify import verify
 from tinygptv.errors import StorageError
 
 NAME = "things/one@0"
-Start = Callable[..., Any]
-
-
-@dataclass
-class Weather:
-    """What goes wrong: a request's `METHOD name` → how often it still fails, and as what; any other fails as the next
-    word of `storm` says."""
-
-    failing: dict[str, list[str]] = field(default_factory=dict)
-    storm: Iterator[str] = field(default_factory=lambda: iter(()))
-    hidden: set[str] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
-    held: threading.Event = field(default_factory=threading.Event)
-    released: threading.Event = field(default_factory=threading.Event)
-
-    def fault(self, request: str) -> str | None:
-        """The next fault of a request, used up by asking."""
-        waiting = next((faults for name, faults in self.failing.items() if request.endswith(name)), [])
-        return waiting.pop(0) if waiting else next(self.storm, None)
-
-
-class StormyS3:
-    """moto's S3 as a WSGI application, behind the weather."""
-
-    def __init__(self) -> None:
-        self.weather = Weather()
-        self._moto = DomainDispatcherApplication(create_backend_app)
-
-    def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-        request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO'].partition('/workdir/')[2]}"
-        self.weather.asked.append(request)
-        match self.weather.fault(request):
-            case "500":
-                start("500 Internal Server Error", [("Content-Length", "0")])
-                return [b""]
-            case "answer lost":
-                b"".join(self._moto(environ, lambda *_: None))
-                start("500 Internal Server Error", [("Content-Length", "0")])
-                return [b""]
-            case "cut":
-                body = b"".join(self._moto(environ, start))
-                return [body[: len(body) // 2]]
-            case "held":
-                self.weather.held.set()
-                self.weather.released.wait(30)
-        return self._listing(environ, start) if "list-type" in environ["QUERY_STRING"] else self._moto(environ, start)
-
-    def _listing(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-        """What was written lately is missing from a listing that lags."""
-        answered: list[Any] = []
-        body = b"".join(self._moto(environ, lambda *head: answered.extend(head))).decode()
-        for name in map(quote, self.weather.hidden):
-            before, found, after = body.partition(f"{name}</Key>")
-            if found:
-                body = before[: before.rindex("<Contents>")] + after.partition("</Contents>")[2]
-        headers = [(key, value) for key, value in answered[1] if key.lower() != "content-length"]
-        start(answered[0], [*headers, ("Content-Length", str(len(body.encode())))])
-        return [body.encode()]
-
-
-@pytest.fixture(scope="module")
-def stormy() -> Iterator[tuple[StormyS3, str]]:
-    application = StormyS3()
-    server = make_server("127.0.0.1", 0, application, threaded=True)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield application, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 @pytest.fixture
-def workdir(stormy: tuple[StormyS3, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    application, address = stormy
-    for name, value in {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-        "TINYGPTV_CACHE": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3, "_FIRST_PAUSE_SECONDS", 0.001)
-    s3fs.S3FileSystem.clear_instance_cache()
-    application.weather = Weather()
-    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    return f"s3://{bucket}/workdir"
-
-
-@pytest.fixture
-def weather(workdir: str, stormy: tuple[StormyS3, str]) -> Weather:
-    return stormy[0].weather
+def workdir(stormy_workdir: str) -> str:
+    return stormy_workdir
 
 
 def build(folder: Path) -> Outcome:

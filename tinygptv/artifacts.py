@@ -117,11 +117,11 @@ class Store:
     def __init__(self, workdir: str) -> None:
         self.workdir = workdir.rstrip("/")
         self.is_remote = "://" in workdir
+        self._places: dict[str, str] = {}
         self._s3: S3Storage | None = None
         self._storage: Storage
         if self.is_remote:
-            cache = Path(os.environ.get("TINYGPTV_CACHE", Path.home() / ".cache" / "tinygptv"))
-            self.local_root = (cache / fingerprint(self.workdir)).absolute()
+            self.local_root = cache_folder() / fingerprint(self.workdir)
             self._storage = self._s3 = _s3_storage(self.workdir)
         else:
             self.local_root = Path(self.workdir).absolute()
@@ -173,6 +173,18 @@ class Store:
         with storage_errors(alone):
             self._s3.fetch(artifact, {name: manifest.files[name].bytes}, self.local_root / ".files" / artifact)
         return alone
+
+    def place(self, artifact: str) -> str:
+        """Where the files of a complete artifact lie: a folder on this machine, or else an address on S3.
+
+        The same for as long as this store is used. Raises DataError if the artifact is absent.
+        """
+        if artifact not in self._places:
+            here = (self.local_root / artifact / MANIFEST).is_file()
+            if not here and self.find(artifact) is None:
+                raise DataError(f"{self.workdir}/{artifact}: no such artifact; run the step that makes it first")
+            self._places[artifact] = str(self.local_root / artifact) if here else f"{self.workdir}/{artifact}"
+        return self._places[artifact]
 
     def names(self, pattern: str) -> list[str]:
         """Names of complete artifacts that begin as `pattern` says (it may have wildcards), sorted."""
@@ -291,6 +303,11 @@ class Store:
         if final.exists():
             shutil.rmtree(final)
         draft.rename(final)
+
+
+def cache_folder() -> Path:
+    """Where copies of what lies on S3 are kept on this machine."""
+    return Path(os.environ.get("TINYGPTV_CACHE", Path.home() / ".cache" / "tinygptv")).absolute()
 
 
 def _s3_storage(workdir: str) -> "S3Storage":

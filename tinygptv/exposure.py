@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tinygptv.artifacts import Manifest, Store, sha256_of
 from tinygptv.data.drawing import order_seed
 from tinygptv.data.forget import masked_rows, matches
-from tinygptv.data.mixing import SAMPLES, MixedSamples, root_folder
+from tinygptv.data.mixing import SAMPLES, MixedSamples, root_place
 from tinygptv.data.tombstones import Tombstone
 from tinygptv.data.versions import number_of
 from tinygptv.train.stage import CHECKPOINTS, JOB, METRICS, Job, read_metrics
@@ -115,7 +115,7 @@ def annotated_copies(store: Store, digest: str) -> list[str]:
         named = pa.table({field: images.field(field) for field in ("root", "path")}).group_by(["root", "path"])
         places |= {(row["root"], row["path"]) for row in named.aggregate([]).to_pylist()}
     annotated = sorted(place for place in places if not place[0].startswith("filtered/"))
-    return [f"{root}/{path}" for root, path in annotated if _has_content(root_folder(store, root) / path, digest)]
+    return [f"{root}/{path}" for root, path in annotated if _has_content(Path(root_place(store, root)) / path, digest)]
 
 
 def _has_content(image: Path, digest: str) -> bool:

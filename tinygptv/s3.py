@@ -7,6 +7,7 @@ lease: a small object, written on condition, that expires unless it is renewed.
 """
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -56,6 +57,23 @@ class S3Storage:
         except FileNotFoundError:
             return None
         return content
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes | None:
+        """So many bytes of an object, fewer if it ends before; None if there is no such object."""
+
+        def ask() -> bytes:
+            try:
+                content: bytes = self._files.cat_file(self._url(name), start=offset, end=offset + length)
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # no byte of it lies there
+                    return b""
+                raise
+            return content
+
+        try:
+            return _patiently(f"reading {name} from byte {offset}", ask)
+        except FileNotFoundError:
+            return None
 
     def read_tagged(self, name: str) -> tuple[bytes | None, str]:
         """An object with an ETag that is not newer than it, so that `swap` may refuse in vain but never overwrites."""

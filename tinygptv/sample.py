@@ -24,7 +24,7 @@ class Turn:
 class ImageReference:
     """Where image bytes lie: a whole file (`length` 0) or `length` bytes from `offset` inside a shard.
 
-    `path` is absolute, or relative to the artifact that names it.
+    `path` is absolute, an `s3://` address, or relative to the artifact that names it.
     """
 
     path: str

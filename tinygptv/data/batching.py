@@ -23,7 +23,7 @@ from tinygptv.data.prompts import ask, render
 from tinygptv.data.sequences import Sequences, Texts
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
-from tinygptv.errors import DataError, DefinitionError
+from tinygptv.errors import DataError, DefinitionError, StorageError
 from tinygptv.sample import Sample, Turn
 
 STAND_INS = 16
@@ -117,6 +117,11 @@ class Collator:
         self._features = features
         self._images = ImageReader(inputs.image_size, inputs.decoding) if features is None else features
 
+    def expect(self, samples: Iterable[Sample]) -> None:
+        """Begin to fetch what these samples show, if it lies on S3."""
+        if isinstance(self._images, ImageReader):
+            self._images.expect(samples)
+
     def training(self, samples: Sequence[Sample], rendered: Sequence[tuple[Turn, ...]], packing: bool = False) -> Batch:
         """Right-padded, with labels; `rendered` holds each sample's turns as `prompts.render` gives them.
 
@@ -153,6 +158,8 @@ class Collator:
         for sample, shown in zip(samples, self.sequences.images(texts.input_ids), strict=True):
             try:
                 pictures.append(self._shown(sample, shown))
+            except StorageError:  # that S3 stays away is no fault of a sample's
+                raise
             except DataError as error:
                 raise UnusableSampleError(len(pictures), str(error)) from error
         return pictures
@@ -217,10 +224,12 @@ class Loader:
         if samples % ranks:
             raise DefinitionError(f"{ranks} ranks cannot share a global batch of {samples} evenly")
         share = samples // ranks
-        first, size = rank * share, min(micro_batch_size, share)
+        slots, size = range(rank * share, (rank + 1) * share), min(micro_batch_size, share)
+        drawn = self.drawn(step, slots)
+        self.collator.expect(one.sample for one in drawn)
         return [
-            self._slots(step, range(start, min(start + size, first + share)))
-            for start in range(first, first + share, size)
+            self._slots(step, slots[start : start + size], drawn[start : start + size])
+            for start in range(0, share, size)
         ]
 
     def drawn(self, step: int, slots: range) -> list[Drawn]:
@@ -237,8 +246,8 @@ class Loader:
             drawn.append(Drawn(sample, task, render(sample, task, inputs, rng, wording_rng)))
         return drawn
 
-    def _slots(self, step: int, slots: range) -> Batch:
-        drawn, replaced, tries = self.drawn(step, slots), list[Replaced](), Counter[int]()
+    def _slots(self, step: int, slots: range, drawn: list[Drawn]) -> Batch:
+        replaced, tries = list[Replaced](), Counter[int]()
         while True:
             try:
                 batch = self.collator.training(

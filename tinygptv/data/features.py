@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tinygptv.artifacts import Store
-from tinygptv.data.mixing import SAMPLES, root_folder
+from tinygptv.data.mixing import SAMPLES, root_place
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference
 
@@ -91,9 +91,9 @@ def images_of(index: pa.Table, piece: int) -> pa.Table:
 
 def references(store: Store, images: pa.Table) -> list[ImageReference]:
     """The images of some rows of an index, where they lie now."""
-    folders = {root: root_folder(store, root) for root in pc.unique(images["root"]).to_pylist()}
+    places = {root: root_place(store, root) for root in pc.unique(images["root"]).to_pylist()}
     return [
-        ImageReference(str(folders[row["root"]] / row["path"]), row["offset"], row["length"])
+        ImageReference(f"{places[row['root']]}/{row['path']}", row["offset"], row["length"])
         for row in images.select(_PLACE).to_pylist()
     ]
 

@@ -14,6 +14,7 @@ there differs by up to 11 steps. On photographs that is 73 dB on average and 54 
 
 import io
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from PIL import Image, UnidentifiedImageError
 
 from tinygptv.data import jpeg
 from tinygptv.data.pictures import resize
+from tinygptv.data.remote import ImagesAhead, is_remote, read_remote
 from tinygptv.definitions.recipe import Decoding
 from tinygptv.errors import DataError
-from tinygptv.sample import ImageReference
+from tinygptv.sample import ImageReference, Sample
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
@@ -99,13 +101,20 @@ class ImageReader:
         self._memory = decoding_memory()
         self._room = cache_bytes // (3 * side * side)
         self._kept: OrderedDict[ImageReference, Pixels] = OrderedDict()
+        self._ahead = ImagesAhead()
+
+    def expect(self, samples: Iterable[Sample]) -> None:
+        """Begin to fetch the images of samples that will be read next, if they lie on S3."""
+        images = ((image, sample.key) for sample in samples for image in sample.images)
+        self._ahead.expect((image, key) for image, key in images if image not in self._kept)
 
     def read(self, image: ImageReference, key: str) -> Pixels:
         """(3, side, side) RGB bytes. Raises DataError naming file and key."""
         if (pixels := self._kept.get(image)) is not None:
             self._kept.move_to_end(image)
             return pixels
-        pixels = decode(read_bytes(image, key), self.side, f"{image.path}, {key}", self._decoding, self._memory)
+        data = self._ahead.read(image, key) if is_remote(image) else read_bytes(image, key)
+        pixels = decode(data, self.side, f"{image.path}, {key}", self._decoding, self._memory)
         self._kept[image] = pixels
         if len(self._kept) > self._room:
             self._kept.popitem(last=False)
@@ -113,7 +122,9 @@ class ImageReader:
 
 
 def read_bytes(image: ImageReference, key: str) -> bytes:
-    """An image as it is stored. Raises DataError naming file and key."""
+    """An image as it is stored, here or on S3. Raises DataError naming file and key."""
+    if is_remote(image):
+        return read_remote(image, key)
     try:
         with Path(image.path).open("rb") as stream:
             stream.seek(image.offset)

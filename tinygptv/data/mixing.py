@@ -155,7 +155,7 @@ def _annotation_sources(mixture_name: str, mixture: Mixture) -> dict[str, Annota
 
 def _pairs(store: Store, pairs: Manifest) -> _Part:
     columns = ["key", "caption", "shard", "offset", "length"]
-    sidecar = pq.read_table(store.folder(pairs.artifact) / SIDECAR, columns=columns)
+    sidecar = pq.read_table(store.file(pairs.artifact, SIDECAR), columns=columns)
     count = sidecar.num_rows
     captions = pa.StructArray.from_arrays(
         [pa.repeat("", count), sidecar["caption"].combine_chunks()], ["instruction", "answer"]
@@ -281,7 +281,7 @@ class MixedSamples:
         self.tombstones = len(wanted)
         self._masked = _masked_rows(store, artifact, folder / SAMPLES, wanted) if wanted else None
         self.masks = self._masks(artifact)
-        self._root = functools.cache(functools.partial(root_folder, store))
+        self._root = functools.cache(functools.partial(root_place, store))
 
     def order(self, seed: int, batch: int) -> Order:
         """What every step draws of it, for the order seed and the global batch size of a stage."""
@@ -293,7 +293,7 @@ class MixedSamples:
         return rows
 
     def samples(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
-        """The samples at (component, position), with absolute image paths. Raises DataError for a masked one."""
+        """The samples at (component, position), their images by path or address. Raises DataError for a masked one."""
         numbers = [int(self._starts[component]) + position for component, position in places]
         if self._masked is not None and self._masked[numbers].any():
             raise DataError("a sample was asked for that is to be forgotten; draw places with MixedSamples.order")
@@ -312,7 +312,7 @@ class MixedSamples:
 
     def _sample(self, row: dict[str, Any]) -> Sample:
         images = (
-            ImageReference(str(self._root(image["root"]) / image["path"]), image["offset"], image["length"])
+            ImageReference(f"{self._root(image['root'])}/{image['path']}", image["offset"], image["length"])
             for image in row["images"]
         )
         return Sample(
@@ -332,8 +332,9 @@ def _masked_rows(store: Store, artifact: str, samples: Path, wanted: list[Tombst
     return masked_rows(store, artifact, samples, wanted)
 
 
-def root_folder(store: Store, root: str) -> Path:
-    """Where the paths of a mixture's images start that name this root: an artifact, or a definition's location."""
+def root_place(store: Store, root: str) -> str:
+    """Where the paths of a mixture's images start that name this root: an artifact, here or on S3, or a definition's
+    location."""
     if root.startswith(LOCATION_PREFIXES):
-        return local_path(root, functools.partial(corpus_folder, store))
-    return store.folder(root)
+        return str(local_path(root, functools.partial(corpus_folder, store)))
+    return store.place(root)

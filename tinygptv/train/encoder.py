@@ -15,7 +15,8 @@ from tinygptv.artifacts import Store
 from tinygptv.data.features import Features, references, write_piece
 from tinygptv.data.images import decode, decoding_memory, read_bytes
 from tinygptv.data.normalising import normalise
-from tinygptv.errors import DataError
+from tinygptv.data.remote import ImagesAhead, is_remote
+from tinygptv.errors import DataError, StorageError
 from tinygptv.models.weights import Handoff, empty_model, load_weights
 from tinygptv.sample import ImageReference
 from tinygptv.train.assemble import DTYPES
@@ -45,7 +46,7 @@ class Encoder:
     def __init__(self, job: EncodeJob) -> None:
         self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
         self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
-        self._memory = decoding_memory()
+        self._memory, self._ahead = decoding_memory(), ImagesAhead()
         self._store, self._earlier = Store(job.workdir), None
         if job.earlier is not None:
             self._earlier = Features(self._store, job.earlier)
@@ -69,11 +70,14 @@ class Encoder:
         """NaN for an image that cannot be read."""
         side, decoding = self._inputs.image_size, self._inputs.decoding
         features = torch.full((len(images), *self.shape), torch.nan, dtype=self.dtype)
-        pixels = {}
+        pixels, told = {}, "to be encoded"
+        self._ahead.expect((image, told) for image in images)
         for number, image in enumerate(images):
             try:
-                data = read_bytes(image, "to be encoded")
+                data = self._ahead.read(image, told) if is_remote(image) else read_bytes(image, told)
                 pixels[number] = decode(data, side, image.path, decoding, self._memory)
+            except StorageError:  # that S3 stays away is no fault of an image's
+                raise
             except DataError as error:
                 logger.warning("encode: left out: %s", error)
         if pixels:

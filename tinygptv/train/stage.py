@@ -11,6 +11,8 @@ from typing import Any
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
 from tinygptv.data.drawing import order_seed
+from tinygptv.data.remote import open_shards
+from tinygptv.data.shards import SIDECAR
 from tinygptv.data.shares import drawn_samples, refuse_repetition
 from tinygptv.data.tombstones import tombstones
 from tinygptv.definitions.base import Definition
@@ -124,9 +126,7 @@ def train_stage(
         refuse_unfit(estimator, run.hardware, run.hardware_name)
         _refuse_repetition(run, stage, mixture)
         if store.is_remote:
-            # Once, here: the ranks would all fetch them at the same time.
-            for artifact in [mixture.artifact, *mixture.parents]:
-                store.folder(artifact)
+            _fetch(store, mixture)
         job = Job(
             stage=stage,
             model=run.recipe.model,
@@ -160,6 +160,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def _fetch(store: Store, mixture: Manifest) -> None:
+    """Bring what ranks read as a whole, once, before all of them do it at the same time; shards stay where they are."""
+    for artifact in [mixture.artifact, *mixture.parents]:
+        made = store.find(artifact)
+        if made is None or SIDECAR not in made.files:
+            store.folder(artifact)
+        elif (place := store.place(artifact)) != str(store.local_root / artifact):
+            open_shards(place)
 
 
 def _refuse_other_attempts(draft: Path, stage_name: str, job: Job) -> None:

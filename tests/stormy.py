@@ -1,0 +1,68 @@
+"""An S3 that has a bad day: moto's, behind faults that a test chooses."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from moto.server import DomainDispatcherApplication, create_backend_app
+
+Start = Callable[..., Any]
+
+
+@dataclass
+class Weather:
+    """What goes wrong: a request's `METHOD name` → how often it still fails, and as what; any other fails as the next
+    word of `storm` says."""
+
+    failing: dict[str, list[str]] = field(default_factory=dict)
+    storm: Iterator[str] = field(default_factory=lambda: iter(()))
+    hidden: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    held: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def fault(self, request: str) -> str | None:
+        """The next fault of a request, used up by asking."""
+        waiting = next((faults for name, faults in self.failing.items() if request.endswith(name)), [])
+        return waiting.pop(0) if waiting else next(self.storm, None)
+
+
+class StormyS3:
+    """moto's S3 as a WSGI application, behind the weather."""
+
+    def __init__(self) -> None:
+        self.weather = Weather()
+        self._moto = DomainDispatcherApplication(create_backend_app)
+
+    def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO'].partition('/workdir/')[2]}"
+        self.weather.asked.append(request)
+        match self.weather.fault(request):
+            case "500":
+                start("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
+            case "answer lost":
+                b"".join(self._moto(environ, lambda *_: None))
+                start("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
+            case "cut":
+                body = b"".join(self._moto(environ, start))
+                return [body[: len(body) // 2]]
+            case "held":
+                self.weather.held.set()
+                self.weather.released.wait(30)
+        return self._listing(environ, start) if "list-type" in environ["QUERY_STRING"] else self._moto(environ, start)
+
+    def _listing(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        """What was written lately is missing from a listing that lags."""
+        answered: list[Any] = []
+        body = b"".join(self._moto(environ, lambda *head: answered.extend(head))).decode()
+        for name in map(quote, self.weather.hidden):
+            before, found, after = body.partition(f"{name}</Key>")
+            if found:
+                body = before[: before.rindex("<Contents>")] + after.partition("</Contents>")[2]
+        headers = [(key, value) for key, value in answered[1] if key.lower() != "content-length"]
+        start(answered[0], [*headers, ("Content-Length", str(len(body.encode())))])
+        return [body.encode()]
