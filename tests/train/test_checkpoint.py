@@ -9,16 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 from tinygptv.artifacts import sha256_of
+from tinygptv.definitions.recipe import Keep
 from tinygptv.errors import StorageError, TrainingError
 from tinygptv.train.checkpoint import (
     HASHES,
-    STATE,
     TENSORS,
     newest_valid,
     refuse_full_disk,
     write_checkpoint,
     write_tensors,
 )
+from tinygptv.train.retention import STATE, checkpoints_in
 
 
 def write(folder: Path, step: int) -> Path:
@@ -106,7 +107,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_and_nothing_half(
 
     monkeypatch.setattr("tinygptv.train.checkpoint.os.fsync", full)
     with pytest.raises(StorageError, match="the disk is full; free some space, then start the same command again"):
-        write_checkpoint(tmp_path, 200, {}, [("a", (2,))], [torch.ones(2)])
+        write_checkpoint(tmp_path, 200, {}, [("a", (2,))], [torch.ones(2)], Keep())
     assert list(tmp_path.iterdir()) == [kept]
     assert newest_valid(tmp_path) == (100, kept)
 
@@ -120,6 +121,14 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_before_the_training(
 def test_only_the_newest_are_kept_and_no_leftovers(tmp_path: Path) -> None:
     (tmp_path / ".partial-step000050").mkdir()
     for step in (100, 200, 300):
-        write_checkpoint(tmp_path, step, {"step": step}, [("a", (2,))], [torch.ones(2)])
+        write_checkpoint(tmp_path, step, {"step": step}, [("a", (2,))], [torch.ones(2)], Keep())
     assert {path.name for path in tmp_path.iterdir()} == {"step000200", "step000300"}
     assert newest_valid(tmp_path) == (300, tmp_path / "step000300")
+
+
+def test_the_best_and_one_in_so_many_are_kept_beside_the_last(tmp_path: Path) -> None:
+    losses = {100: 3.0, 200: 2.0, 300: 1.0, 400: 1.5, 500: None, 600: 1.7, 700: 1.8}
+    for step, loss in losses.items():
+        state = {"step": step, "loss": loss}
+        write_checkpoint(tmp_path, step, state, [("a", (2,))], [torch.ones(2)], Keep(last=1, every=200, best=1))
+    assert sorted(checkpoints_in(tmp_path)) == [200, 300, 400, 600, 700]

@@ -164,6 +164,18 @@ def test_an_attempt_with_other_settings_is_not_lost_in_silence(store: Store, rec
     train_stage(store, small_run(recipe, profile), "mine", "stage1", mixed(store), None, launcher)
 
 
-def test_what_is_done_about_trouble_may_be_changed_before_going_on(recipe: Recipe) -> None:
-    patient = changed(recipe, 0, watch={"then": "roll_back"})
+def test_what_is_done_about_trouble_and_kept_on_the_way_may_be_changed_before_going_on(recipe: Recipe) -> None:
+    patient = changed(recipe, 0, watch={"then": "roll_back"}, keep={"last": 5, "best": 1})
     assert plan_stage(patient, "mine", "stage1", MIXTURE, None) == plan_stage(recipe, "mine", "stage1", MIXTURE, None)
+
+
+def test_checkpoints_that_are_to_outlast_the_stage_are_part_of_what_it_leaves(store: Store, recipe: Recipe) -> None:
+    def train(folder: Path) -> None:
+        train_in_pretence(folder)
+        for step, loss in {300: 2.0, 600: 1.0, 900: 1.5}.items():
+            (folder / "checkpoints" / f"step{step:06d}").mkdir()
+            (folder / "checkpoints" / f"step{step:06d}" / "state.json").write_text(json.dumps({"loss": loss}))
+
+    run = small_run(changed(recipe, 0, keep={"best": 1}), catalog.hardware("cpu"))
+    left = train_stage(store, run, "mine", "stage1", mixed(store), None, RecordingLauncher(train))
+    assert [name for name in left.files if "/" in name] == ["checkpoints/step000600/state.json"]

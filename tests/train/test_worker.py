@@ -30,6 +30,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "zero0": {"zero_stage": 0},
     "zero1": {"zero_stage": 1},
     "zero2_offloaded": {"offload": "optimizer"},
+    "zero3": {"zero_stage": 3},
     "zero3_offloaded": {"zero_stage": 3, "offload": "optimizer_and_parameters"},
     "packed_ahead": {"packing": True, "loader_workers": 1},
 }

@@ -117,6 +117,7 @@ def everything_but_death(root: Path) -> None:
         "zero0",
         "zero1",
         "zero2_offloaded",
+        "zero3",
         "zero3_offloaded",
         "packed_ahead",
         "second",

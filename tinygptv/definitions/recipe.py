@@ -118,6 +118,15 @@ class Watch(Definition):
     retries: int = Field(default=2, ge=1)
 
 
+class Keep(Definition):
+    """Which checkpoints stay: the `last` ones as long as the stage trains; one in `every` so many steps, and the `best`
+    by the mean loss of the last steps before them, also beside what it leaves."""
+
+    last: int = Field(default=2, ge=1)
+    every: int | None = Field(default=None, ge=1)
+    best: int = Field(default=0, ge=0)
+
+
 class Stage(Definition):
     """One training run: what it starts from, what it trains, what it sees, for how long."""
 
@@ -133,7 +142,17 @@ class Stage(Definition):
     schedule: Schedule
     optimizer: Optimizer
     checkpoint_every: int = Field(gt=0)
+    keep: Keep = Keep()
     watch: Watch = Watch()
+
+    @model_validator(mode="after")
+    def _what_is_kept_is_saved(self) -> Self:
+        if self.keep.every is not None and self.keep.every % self.checkpoint_every:
+            raise ValueError(
+                f"keep.every: {self.keep.every} is no multiple of checkpoint_every, {self.checkpoint_every}, so no "
+                "checkpoint is saved there"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lora_is_there_to_be_trained(self) -> Self:

@@ -1,7 +1,7 @@
 """Checkpoints inside a stage: written aside, hashed, renamed; found again only if every hash still holds.
 
     checkpoints/step000100/   tensors.safetensors   value, exp_avg and exp_avg_sq of every trained parameter, 32 bits
-                              state.json            the step, what trains here, and numbers that are no tensors
+                              state.json            the step, its loss, what trains here, numbers that are no tensors
                               hashes.json           of the other two
 
 They hold whole tensors under the model's own names, so they say nothing about ranks, ZeRO stages or offload: any
@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tinygptv.artifacts import sha256_of, storage_errors
+from tinygptv.definitions.recipe import Keep, Stage
 from tinygptv.errors import HandoffError, StorageError, TrainingError
 from tinygptv.train.holdings import (
     PARTS,
@@ -40,21 +40,21 @@ from tinygptv.train.holdings import (
     whole_shape,
 )
 from tinygptv.train.lineage import differences
+from tinygptv.train.retention import STATE, checkpoints_in, most_at_once, remove_passing
 
 logger = getLogger(__name__)
 
-KEPT = 2
 SNAPSHOT_BYTES = 4 * 2**30
 """What is larger is not copied first and written while training goes on, but written tensor by tensor."""
-TENSORS, STATE, HASHES = "tensors.safetensors", "state.json", "hashes.json"
+TENSORS, HASHES = "tensors.safetensors", "hashes.json"
 _PARTIAL = ".partial"
-_STEP = re.compile(r"step(\d{6,})")
 
 
 class Checkpoints:
     """The checkpoints of one stage in one folder; every rank has one and calls the same methods at the same time.
 
-    `parameters` are the trained ones under their plain names, `lineage` is what makes this training what it is.
+    `parameters` are the trained ones under their plain names, `lineage` is what makes this training what it is. How
+    many are kept is said by the stage.
     """
 
     def __init__(
@@ -63,21 +63,23 @@ class Checkpoints:
         parameters: Mapping[str, nn.Parameter],
         folder: Path,
         lineage: dict[str, Any],
+        stage: Stage,
     ) -> None:
         self._engine, self._parameters = engine, parameters
-        self._folder, self._lineage = folder, lineage
+        self._folder, self._lineage, self._stage = folder, lineage, stage
         self._shapes = {name: whole_shape(parameter) for name, parameter in parameters.items()}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._written: Future[None] | None = None
 
-    def save(self, step: int) -> None:
-        """Save what is there after `step` steps; files are written while training goes on.
+    def save(self, step: int, loss: float | None) -> None:
+        """Save what is there after `step` steps; files are written while training goes on. `loss`: of the last steps.
 
         Raises StorageError if the disk cannot hold it, TrainingError if a trained value is no number.
         """
         self.wait()
         state = {
             "step": step,
+            "loss": loss,
             "lineage": self._lineage,
             "optimizer_steps": steps_taken(self._engine),
             "loss_scale": loss_scale(self._engine),
@@ -88,10 +90,9 @@ class Checkpoints:
             return
         refuse_full_disk(self._folder, self._bytes())
         if self._bytes() <= SNAPSHOT_BYTES:
-            tensors = list(self._read())
-            self._written = self._writer.submit(write_checkpoint, self._folder, step, state, self._names(), tensors)
+            self._written = self._writer.submit(self._write, step, state, list(self._read()))
         else:
-            write_checkpoint(self._folder, step, state, self._names(), self._read())
+            self._write(step, state, self._read())
 
     def check(self) -> None:
         """Raise what went wrong with a checkpoint written meanwhile."""
@@ -112,7 +113,8 @@ class Checkpoints:
         self.wait()
         found = None
         if dist.get_rank() == 0:
-            refuse_full_disk(self._folder, (KEPT + 1 - len(_steps(self._folder))) * self._bytes())
+            to_come = most_at_once(self._stage) - len(checkpoints_in(self._folder))
+            refuse_full_disk(self._folder, to_come * self._bytes())
             found = newest_valid(self._folder)
         step = torch.tensor(found[0] if found else 0, device=self._engine.device)
         dist.broadcast(step, 0)
@@ -130,6 +132,9 @@ class Checkpoints:
         set_steps_taken(self._engine, state["optimizer_steps"])
         set_loss_scale(self._engine, state["loss_scale"])
         return int(step)
+
+    def _write(self, step: int, state: dict[str, Any], tensors: Iterable[Tensor]) -> None:
+        write_checkpoint(self._folder, step, state, self._names(), tensors, self._stage.keep)
 
     def _read(self) -> Iterator[Tensor]:
         """Every tensor in the order of `_names`, a copy on the host; collective."""
@@ -164,7 +169,7 @@ class Checkpoints:
 
 def newest_valid(folder: Path) -> tuple[int, Path] | None:
     """The last step whose files are all there and unchanged; damaged checkpoints are skipped with a warning."""
-    steps = _steps(folder)
+    steps = checkpoints_in(folder)
     for step in sorted(steps, reverse=True):
         if problem := _problem(steps[step]):
             logger.warning("%s: %s; it is skipped in favour of what is before it", steps[step], problem)
@@ -176,9 +181,14 @@ def newest_valid(folder: Path) -> tuple[int, Path] | None:
 
 
 def write_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    names: list[tuple[str, tuple[int, ...]]],
+    tensors: Iterable[Tensor],
+    keep: Keep,
 ) -> None:
-    """Write one checkpoint, whole or not at all, and remove those that are too old.
+    """Write one checkpoint, whole or not at all, and remove those that are not to be kept.
 
     Raises StorageError if the disk is full, TrainingError if a value is no number.
     """
@@ -198,9 +208,7 @@ def write_checkpoint(
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        steps = _steps(folder)
-        for old in sorted(steps)[:-KEPT]:
-            shutil.rmtree(steps[old])
+        remove_passing(folder, keep, also=keep.last)
         _sync_folder(folder)
 
 
@@ -276,7 +284,3 @@ def _problem(path: Path) -> str | None:
         if hashes.get(name) != sha256_of(path / name):
             return f"{name} is not what was written"
     return None
-
-
-def _steps(folder: Path) -> dict[int, Path]:
-    return {int(match[1]): path for path in folder.glob("step*") if (match := _STEP.fullmatch(path.name))}

@@ -17,6 +17,7 @@ from tinygptv.data.batching import Batch
 from tinygptv.definitions.recipe import Schedule
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.schedule import total_steps
+from tinygptv.train.sinks import open_sinks
 from tinygptv.train.stage import Job, read_metrics
 
 logger = getLogger(__name__)
@@ -80,14 +81,17 @@ class Metrics:
     def __init__(self, job: Job, path: Path, begin: int) -> None:
         self._job, self._schedule, self._path = job, job.stage.schedule, path
         self._told = 0.0
+        self._sinks = open_sinks(path.parent)
         self.rewind(begin)
 
     def rewind(self, begin: int) -> None:
         """Forget the steps from `begin` on; they will be taken again."""
-        kept = read_metrics(self._path)[:begin]
+        known = read_metrics(self._path)
+        kept = known[:begin]
         self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = self._path.open("a", buffering=1)
         self._seconds: list[float] = []
+        self._sinks.begin(begin + 1, len(known))
 
     def write(self, step: int, batch: int, result: StepResult) -> None:
         """Record what step `step`, counted from 0, did with batch number `batch` of the mixture's order."""
@@ -110,6 +114,7 @@ class Metrics:
             "tombstones": self._job.tombstones,
         }
         self._file.write(json.dumps(row) + "\n")
+        self._sinks.write(row)
         if not left or time.monotonic() - self._told >= _PROGRESS_SECONDS:
             self._told = time.monotonic()
             logger.info("%s", progress_line(self._job.stage.stage, self._schedule, row))
@@ -117,6 +122,11 @@ class Metrics:
     def sync(self) -> None:
         """Have all lines on disk, as a checkpoint that is to go on after them must."""
         os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Nothing more is written; have it where it belongs."""
+        self._file.close()
+        self._sinks.close()
 
 
 def progress_line(stage: str, schedule: Schedule, row: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from tinygptv.train.features import plan_features, refuse_other_features
 from tinygptv.train.heartbeat import RANKS
 from tinygptv.train.launch import DeepSpeedLauncher, Launcher
 from tinygptv.train.lineage import adapters, content_hash, differences, inherited, lineage
+from tinygptv.train.retention import remove_passing
 from tinygptv.train.schedule import total_steps
 
 logger = getLogger(__name__)
@@ -59,7 +60,7 @@ class Job(Definition):
         """
         learned = {"stage", "model", "lora", "seed", "mixture", "inherits"}
         content = self.model_dump(mode="json", include=learned)
-        for field in ("about", "checkpoint_every", "watch"):
+        for field in ("about", "checkpoint_every", "keep", "watch"):
             del content["stage"][field]
         return content | {"previous": "/".join(Path(self.previous).parts[-2:]) if self.previous else None}
 
@@ -83,8 +84,8 @@ def plan_stage(recipe: Recipe, run_name: str, stage_name: str, mixture: str, pre
     if starts_inside != (previous is not None) or (previous and f"/{stage.starts_from}@" not in previous):
         raise HandoffError(f"{stage_name} starts from {stage.starts_from} but was handed {previous or 'nothing'}")
     definition = {
-        # How trouble is met may be changed between an interruption and going on.
-        "stage": stage.model_dump(mode="json", exclude={"watch"}),
+        # How trouble is met, and what is kept on the way, may be changed between an interruption and going on.
+        "stage": stage.model_dump(mode="json", exclude={"watch", "keep"}),
         "model": recipe.model.model_dump(mode="json"),
         "seed": recipe.seed,
         "weights": {} if starts_inside else _weight_hashes(recipe.model, stage),
@@ -144,8 +145,8 @@ def train_stage(
         _refuse_other_attempts(draft, stage_name, job)
         (draft / JOB).write_text(job.model_dump_json(indent=2))
         launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
-        for passing in (CHECKPOINTS, RANKS):
-            shutil.rmtree(draft / passing, ignore_errors=True)
+        remove_passing(draft / CHECKPOINTS, stage.keep)
+        shutil.rmtree(draft / RANKS, ignore_errors=True)
         return _outcome(draft, stage, run)
 
     return store.make(plan.artifact, f"train {stage_name}", plan.definition, plan.parents, build)

@@ -43,6 +43,11 @@ class Watcher:
         for loss, norm in recent:
             self._remember(loss, norm)
 
+    @property
+    def recent_loss(self) -> float | None:
+        """Mean loss of the last steps (nats); None before the first."""
+        return statistics.fmean(self._losses) if self._losses else None
+
     def judge(self, loss: float, grad_norm: float | None, labels: int) -> Trouble | None:
         """The trouble with a step, or None; then the step counts for the next ones."""
         trouble = self._trouble(loss, grad_norm, labels)

@@ -81,7 +81,7 @@ class _Training:
         self._steps = total_steps(job.stage.schedule)
         parameters = trained_parameters(model)
         self.engine = open_engine(job, model)
-        self._checkpoints = Checkpoints(self.engine, parameters, folder / CHECKPOINTS, job.lineage())
+        self._checkpoints = Checkpoints(self.engine, parameters, folder / CHECKPOINTS, job.lineage(), job.stage)
         beat("reading a checkpoint")
         self._step = self._checkpoints.resume()
         events, self._recent = self._from_rank_0(lambda: (read_events(folder), recent(folder / METRICS, self._step)))
@@ -102,7 +102,7 @@ class _Training:
         """Take the steps that are left."""
         watch, every = self._job.stage.watch, self._job.stage.checkpoint_every
         if watch.then == "roll_back" and self._step == 0:
-            self._checkpoints.save(0)
+            self._checkpoints.save(0, None)
         while self._step < self._steps:
             result, keys = self._take()
             if trouble := self._watcher.judge(result.loss, result.grad_norm, result.labels):
@@ -115,11 +115,15 @@ class _Training:
             if self._step % every == 0 and self._step < self._steps:
                 if self._metrics:
                     self._metrics.sync()
-                self._checkpoints.save(self._step)
+                self._checkpoints.save(self._step, self._watcher.recent_loss)
 
     def finish(self) -> None:
         """Have the last checkpoint on disk; also of a training that failed after it."""
-        self._checkpoints.wait()
+        try:
+            self._checkpoints.wait()
+        finally:
+            if self._metrics:
+                self._metrics.close()
 
     def _take(self) -> tuple[StepResult, list[str]]:
         """One optimizer step; what it gave over all ranks, and the keys of this rank's samples."""
