@@ -14,7 +14,9 @@ test: setup           ## the whole suite
 
 bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
 	@.venv/bin/python benchmarks/journey.py $(ARGS)
-	@for name in training_step shards decode ingest metadata; do .venv/bin/python benchmarks/$$name.py || exit 1; done
+	@for name in training_step shards decode ingest metadata loader padding drawing; do \
+		.venv/bin/python benchmarks/$$name.py || exit 1; done
+	@.venv/bin/python benchmarks/annotations.py 100000
 
 bench-full: setup     ## the full size on this machine: 8 GB of disk, 12 GB of memory, ten minutes on idle cores
 	@.venv/bin/python benchmarks/full_size.py $(ARGS)

@@ -8,6 +8,7 @@ from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.errors import DefinitionError, HandoffError, LaunchError
+from tinygptv.train.events import record
 from tinygptv.train.launch import RecordingLauncher
 from tinygptv.train.lineage import adapters, differences, inherited
 from tinygptv.train.stage import plan_stage, read_metrics, train_stage
@@ -93,6 +94,7 @@ def test_training_leaves_an_artifact_and_a_second_call_starts_nothing(store: Sto
     first = train_stage(store, run, "mine", "stage1", mixed(store), None, launcher)
     assert first.details["last_loss"] == 2.0
     assert first.details["samples_per_second"] == 16.0
+    assert first.details["samples_replaced"] == {}
     assert set(first.files) == {"job.json", "metrics.jsonl", "trained.safetensors"}
     assert train_stage(store, run, "mine", "stage1", mixed(store), None, launcher) == first
     second = train_stage(store, run, "mine", "stage2", mixed(store), first, launcher)
@@ -112,6 +114,20 @@ def test_a_stage_that_would_repeat_samples_more_often_than_allowed_does_not_star
     with pytest.raises(DefinitionError, match=r"64 draws of the 24 samples of \$source are 2.67 epochs"):
         train_stage(store, run, "mine", "stage1", mixed(store), None, launcher)
     assert not launcher.jobs
+
+
+def test_samples_that_others_stood_in_for_are_counted_by_source(store: Store, recipe: Recipe) -> None:
+    def train_with_damage(folder: Path) -> None:
+        train_in_pretence(folder)
+        torn = {"source": "mine", "key": "a", "reason": "torn", "stand_in": "b"}
+        record(folder, "sample_replaced", step=1, batch=1, rank=0, **torn)
+        record(folder, "sample_replaced", step=1, batch=1, rank=1, **torn)  # again, after a restart with other ranks
+        record(folder, "sample_replaced", step=2, batch=2, rank=0, **torn)
+        record(folder, "sample_replaced", step=2, batch=2, rank=0, **torn | {"source": "theirs"})
+
+    run, launcher = small_run(recipe, catalog.hardware("cpu")), RecordingLauncher(train_with_damage)
+    first = train_stage(store, run, "mine", "stage1", mixed(store), None, launcher)
+    assert first.details["samples_replaced"] == {"mine": 2, "theirs": 1}
 
 
 def test_hardware_does_not_change_the_name(store: Store, recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from logging import getLogger
@@ -22,6 +23,7 @@ from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
 from tinygptv.errors import HandoffError
 from tinygptv.locations import local_path
+from tinygptv.train.events import read_events
 from tinygptv.train.features import plan_features, refuse_other_features
 from tinygptv.train.heartbeat import RANKS
 from tinygptv.train.launch import DeepSpeedLauncher, Launcher
@@ -226,5 +228,13 @@ def _outcome(draft: Path, stage: Stage, run: ResolvedRun) -> Outcome:
         "samples_per_second": round(samples / sum(row["seconds"] for row in rows), 2),
         "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
         "hardware": run.hardware_name,
+        "samples_replaced": _replaced(draft),
     }
     return Outcome(rows_in=samples, rows_out=samples, details=details)
+
+
+def _replaced(draft: Path) -> dict[str, int]:
+    """How many samples others stood in for, by source. Steps taken again after a restart replace the same ones."""
+    told = [event for event in read_events(draft) if event["event"] == "sample_replaced"]
+    replaced = {(event["source"], event["batch"], event["key"], event["stand_in"]) for event in told}
+    return dict(Counter(source for source, *_ in replaced))
