@@ -1,4 +1,4 @@
-"""Agents of two machines really meet: here both are this one, and what starts the second only looks like ssh or srun."""
+"""Agents of two machines really meet: here both are this one, and what starts the second only looks like ssh."""
 
 import json
 import os
