@@ -64,7 +64,7 @@ def test_every_tiny_mixture_is_made_and_every_image_in_it_decodes(store: Store, 
         for sample in samples:
             assert sample.source == mixed.mixture.components[component].source
             (image,) = sample.images
-            assert reader.read(image, sample.key).shape == (16, 16, 3)
+            assert reader.read(image, sample.key).shape == (3, 16, 16)
 
 
 def test_pairs_keep_their_captions_and_their_very_bytes(store: Store, pairs: Manifest) -> None:

@@ -17,6 +17,8 @@ the sidecar come whole, once per machine.
 """
 
 import functools
+import itertools
+import math
 import os
 import tempfile
 from collections.abc import Iterable
@@ -66,9 +68,11 @@ def cache_bytes() -> int:
     told = os.environ.get(CACHE_GIB, _DEFAULT_GIB)
     try:
         gib = float(told)
-        return _whole_bytes(gib)
-    except (ValueError, OverflowError):
-        raise DefinitionError(f"{CACHE_GIB}={told}: want GiB of disk for images from S3, as 50; 0 keeps none") from None
+    except ValueError:
+        gib = -1.0
+    if not 0 <= gib < math.inf:
+        raise DefinitionError(f"{CACHE_GIB}={told}: want GiB of disk for images from S3, as 50; 0 keeps none")
+    return int(gib * 2**30)
 
 
 class RemoteShards:
@@ -84,7 +88,7 @@ class RemoteShards:
         shards = index["shard"].chunk(0) if index.num_rows else pa.array([], pa.string()).dictionary_encode()
         names, codes = shards.dictionary.to_pylist(), shards.indices.to_numpy()
         ends = np.searchsorted(codes, np.arange(len(names)), side="right").tolist()
-        self._rows = {name: range(*rows) for name, *rows in zip(names, [0, *ends], ends, strict=False)}
+        self._rows = {name: range(*rows) for name, rows in zip(names, itertools.pairwise([0, *ends]), strict=True)}
 
     def read(self, shard: str, image: ImageReference, key: str) -> bytes:
         """The bytes of an image in a shard; `key` names the sample that shows it, for errors."""
@@ -158,9 +162,3 @@ class ImagesAhead:
         """An image, waited for if it is on its way. Raises as `read_remote`."""
         expected = self._expected.get(image)
         return read_remote(image, key) if expected is None else expected.result()
-
-
-def _whole_bytes(gib: float) -> int:
-    if not gib >= 0:
-        raise ValueError
-    return int(gib * 2**30)
