@@ -1,17 +1,24 @@
 """mixture → stage, one stage at a time, each handed the checkpoint of the stage before it."""
 
+import json
 import re
 import time
 from uuid import UUID
 
 from prefect import State, flow, get_run_logger, task
-from prefect.artifacts import create_image_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from flows.arrows import artifact_key
 from tinygptv.artifacts import Manifest
 from tinygptv.evaluate.figures import data_uri, read_curve, stage_svg
+from tinygptv.evaluate.gates import events_document, verdict
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
 
 UPDATE_SECONDS = 5
@@ -56,6 +63,17 @@ def train(journey: Journey, arrow: Arrow) -> Manifest:
     return manifest
 
 
+@task(name="gate", task_run_name="{arrow}", cache_policy=NO_CACHE)
+def pass_gate(journey: Journey, arrow: Arrow) -> Manifest:
+    """Ask a trained stage what its gate wants to know. Fails if that says stop; a lower one reads the same answers."""
+    asked = journey.make(arrow)
+    (gate,) = (one for one in journey.run.recipe.stage(arrow.subject).gates if one.benchmark == arrow.benchmark)
+    found = verdict(gate, asked)
+    say = get_run_logger().info if found.passed else get_run_logger().warning
+    say(str(found))
+    return asked
+
+
 @flow(flow_run_name="train {stage}")
 def train_stage(
     run: str = RUN,
@@ -66,7 +84,7 @@ def train_stage(
     *,
     stage: str,
 ) -> State:
-    """Train one stage of a run, from what the stage before it left."""
+    """Train one stage of a run, from what the stage before it left, and see whether it passes its gates."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     manifest = train(journey, journey.arrow("train", stage))
     curve = read_curve(stage, journey.store.folder(manifest.artifact) / "metrics.jsonl")
@@ -75,5 +93,21 @@ def train_stage(
         key=artifact_key("loss", run, stage),
         description=f"### {stage}: loss by step",
     )
+    try:
+        for arrow in journey.arrows("gate"):
+            if arrow.subject == stage:
+                pass_gate(journey, arrow)
+    finally:
+        _show_gates(journey, stage)
     done = manifest.details
     return Completed(message=f"{done['steps']} steps, loss {done['first_loss']:.3f} → {done['last_loss']:.3f}")
+
+
+def _show_gates(journey: Journey, stage: str) -> None:
+    """What the gates of a stage said so far, newest last, as a table; nothing if none was asked."""
+    recorded = journey.store.read(events_document(journey.name, stage))
+    if recorded:
+        rows = [json.loads(line) for line in recorded.splitlines()]
+        create_table_artifact(
+            key=artifact_key("gates", journey.name, stage), table=rows, description=f"### {stage}: what its gates said"
+        )

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.miniature import DEAD_LINKS, HARDWARE, PICTURES, RECIPE, SOURCE, write_miniature
 from tinygptv.artifacts import Store
 from tinygptv.data.shapes.server import serve
-from tinygptv.errors import DataError, DefinitionError
+from tinygptv.errors import DataError, DefinitionError, GateError
 from tinygptv.journey import Arrow, Journey, open_journey, plan, train_all
 
 STEPS = {"stage1": 2}
@@ -16,8 +17,17 @@ STEPS = {"stage1": 2}
 
 @pytest.fixture
 def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    environment = write_miniature(tmp_path / "mini", STEPS)
-    with serve(tmp_path / "mini") as address:
+    yield from written(STEPS, tmp_path / "mini", monkeypatch)
+
+
+@pytest.fixture
+def two_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from written({"stage1": 2, "stage2": 2}, tmp_path / "mini", monkeypatch)
+
+
+def written(steps: dict[str, int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    environment = write_miniature(folder, steps)
+    with serve(folder) as address:
         for name, value in (environment | {"TINYGPTV_BASE_URL": address}).items():
             monkeypatch.setenv(name, value)
         yield
@@ -112,3 +122,33 @@ def test_what_is_there_but_of_something_else_is_told_with_what_differs(miniature
     source.write_text(source.read_text().replace("filter: web_pairs", "filter: mini_pairs"))
     with pytest.raises(DataError, match=r"is another: rules: .*one word.* → .*a word"):
         journey_in(str(tmp_path / "work")).make(Arrow("mix", "mini_mixture"))
+
+
+def with_gate(tmp_path: Path, **gate: object) -> Journey:
+    recipe = tmp_path / "mini" / "definitions" / "recipes" / f"{RECIPE}.yaml"
+    content = yaml.safe_load(recipe.read_text())
+    content["stages"][0]["gates"] = [{"benchmark": "mini_benchmark", "items": 4, **gate}]
+    recipe.write_text(yaml.safe_dump(content))
+    return journey_in(str(tmp_path / "work"))
+
+
+def test_a_gate_stops_before_the_next_stage_and_a_looser_one_lets_what_was_trained_go_on(
+    two_stages: None, tmp_path: Path
+) -> None:
+    journey = with_gate(tmp_path, at_least=1.0, then="stop")
+    with pytest.raises(GateError, match="stage1 falls short of 1 on mini_benchmark"):
+        train_all(journey)
+    trained = journey.find(Arrow("train", "stage1"))
+    with pytest.raises(GateError, match="lower at_least"):
+        journey.make(Arrow("train", "stage2"))
+    assert [(str(one.arrow), one.action) for one in plan(journey)][-2:] == [
+        ("train stage1", "reuse"),
+        ("gate stage1 on mini_benchmark", "stop"),
+    ]
+
+    looser = with_gate(tmp_path, at_least=1.0, then="warn")
+    actions = {str(one.arrow): one.action for one in plan(looser)}
+    assert actions["train stage1"] == actions["gate stage1 on mini_benchmark"] == "reuse"
+    assert actions["train stage2"] == "run"
+    assert looser.find(Arrow("train", "stage1")) == trained
+    assert looser.make(Arrow("train", "stage2")).parents[-1] == trained.artifact

@@ -9,6 +9,7 @@ was found and what to do.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,6 +172,7 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
         check_batch(stage.stage, stage.global_batch_size, profile, hardware_name)
         check_batch_sizes(stage, mixtures[stage.mixture], profile, hardware_name)
         check_features(stage, profile, hardware_name)
+        check_gates(recipe_name, stage, benchmarks)
     return ResolvedRun(
         recipe_name,
         the_recipe,
@@ -202,6 +204,16 @@ def check_features(stage: Stage, profile: Hardware, hardware_name: str) -> None:
             f"infra/hardware/{hardware_name}.yaml, features: {stage.stage} trains {TRAINED_FRONT}, so what it makes of "
             "an image changes with every step and cannot be computed before; write live"
         )
+
+
+def check_gates(recipe_name: str, stage: Stage, benchmarks: Mapping[str, Benchmark]) -> None:
+    """Refuse a gate that wants a figure its benchmark has not. Raises DefinitionError."""
+    for place, gate in enumerate(stage.gates):
+        if gate.metric == "lenient" and benchmarks[gate.benchmark].metric == "caption_bleu":
+            raise DefinitionError(
+                f"recipe {recipe_name}, {stage.stage}.gates[{place}].metric: {gate.benchmark} compares captions, for "
+                "which the reference has no lenient rule; write score"
+            )
 
 
 def check_batch_sizes(stage: Stage, blend: Mixture, profile: Hardware, hardware_name: str) -> None:

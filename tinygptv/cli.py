@@ -18,8 +18,10 @@ from itertools import groupby
 from pathlib import Path
 
 from tinygptv import catalog
+from tinygptv.ablate_verb import ablate_lines, add_ablate_options
 from tinygptv.artifacts import Manifest
 from tinygptv.dataset_verbs import Lines, add_dataset_verbs
+from tinygptv.doctor_verb import add_doctor_options, run_doctor
 from tinygptv.encode_verb import add_encode_options, encode_share, refuse_live
 from tinygptv.errors import DefinitionError, TinyGPTVError, did_you_mean
 from tinygptv.journey import (
@@ -52,7 +54,7 @@ _VERBS: dict[str, tuple[tuple[Verb, ...], str]] = {
     "curate": (("download", "score", "filter"), "download, score if the filter asks for it, then filter"),
     "mix": (("mix",), "make the mixtures that a recipe's stages draw from"),
     "encode": (("encode",), "compute once what a stage's frozen parts make of its images (features: cached)"),
-    "train": (("train",), "train a recipe's stages in order, or one of them with --stage"),
+    "train": (("train", "gate"), "train a recipe's stages in order, each up to its gates, or one of them with --stage"),
     "export": (("export",), "merge the last stage's adapters into one folder that loads by itself"),
     "quantize": (("quantize",), "store the export's linear layers in eight bits"),
     "evaluate": (("evaluate",), "score every stage and export on the recipe's benchmarks, or one model with --model"),
@@ -158,11 +160,14 @@ def _add_others(add: Callable[..., argparse.ArgumentParser]) -> None:
     for reader in (verify, repair):
         reader.add_argument("place", help="a workdir, a part of one, or one artifact: a path or s3://…")
 
-    doctor = add("doctor", "prove by behaviour that this environment works", "doctor --workdir work", _doctor)
-    doctor.add_argument("--workdir", type=Path, default=WORKDIR, help=f"where runs will write (default: {WORKDIR})")
-    doctor.add_argument("--recipe", default=RECIPE, help=f"whose weights should be there (default: {RECIPE})")
-    doctor.add_argument("--model", type=Path, help="a released model's folder, to be loaded and asked about pictures")
-    doctor.add_argument("--golden", type=Path, help="instead, compare with the recorded cases in this folder")
+    add_doctor_options(
+        add("doctor", "prove by behaviour that this environment works", "doctor --workdir work", run_doctor)
+    )
+
+    about = "train a recipe whole and without one thing at a time, and compare what each learns"
+    ablating = add("ablate", about, "ablate --without lora,qk_norm --steps-scale 0.25", _printing(ablate_lines))
+    _add_run_options(ablating)
+    add_ablate_options(ablating)
 
 
 def _printing(verb: Lines) -> Callable[[argparse.Namespace], int]:
@@ -298,7 +303,8 @@ def _ending_in_order() -> Iterator[None]:
 def _chosen(journey: Journey, options: argparse.Namespace) -> list[Arrow]:
     arrows = journey.arrows(*options.verbs)
     if options.stage:
-        return [journey.arrow(options.verbs[0], options.stage)]
+        journey.arrow(options.verbs[0], options.stage)
+        return [arrow for arrow in arrows if arrow.subject == options.stage]
     if options.model:
         journey.arrow("evaluate", options.model)
         return [arrow for arrow in arrows if arrow.subject == options.model]
@@ -370,30 +376,6 @@ def _repair(options: argparse.Namespace) -> int:
     given_up = [one.name for one in repaired if one.given_up]
     print(json.dumps({"samples": sum(one.samples for one in repaired), "damaged": len(repaired), "given_up": given_up}))
     return 1 if given_up else 0
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    if options.golden is not None:
-        return _golden(options.golden)
-    from tinygptv.doctor import examine
-
-    failures = 0
-    for finding in examine(options.workdir, options.recipe, options.model):
-        failures += not finding.ok
-        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<28} {finding.detail}", flush=True)
-    print(f"{failures} of these need attention" if failures else "this environment works")
-    return 1 if failures else 0
-
-
-def _golden(folder: Path) -> int:
-    """One JSON line per check. 1 if a difference is above tolerance, 2 if a case cannot be read or built."""
-    from tinygptv.golden import check_folder
-
-    worst = 0
-    for outcome in check_folder(folder):
-        print(json.dumps(outcome.as_json()), flush=True)
-        worst = max(worst, 2 if outcome.error else int(not outcome.ok))
-    return worst
 
 
 if __name__ == "__main__":

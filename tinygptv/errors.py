@@ -8,6 +8,7 @@
     ├── HandoffError        a checkpoint is not what the next stage starts from
     ├── LaunchError         a process could not be started, or ended badly
     ├── TrainingError       training cannot go on: the loss is no longer a number
+    ├── GateError           a trained stage falls short of what its gate wants before the next one
     └── SetupError  this machine or environment cannot run what was asked for
 
 A message says where (file, field), what was found, why it matters and what to do.
@@ -47,6 +48,10 @@ class LaunchError(TinyGPTVError):
 
 class TrainingError(TinyGPTVError):
     """Training cannot go on, although every process and every file is in order."""
+
+
+class GateError(TinyGPTVError):
+    """A trained stage falls short of its gate, so the next one is not begun."""
 
 
 class SetupError(TinyGPTVError):

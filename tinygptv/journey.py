@@ -2,6 +2,8 @@
 
     source → raw shards → filtered shards → mixtures → stage 1 · 2 · 3 · 4 → export → quantized → scores → report
 
+A stage with gates is asked a few held-out questions before the next one begins.
+
 A source whose filter names a scorer has its raw pairs scored before they are filtered.
 
 With `features: cached` in the hardware profile, each stage has the features of its images computed first.
@@ -19,12 +21,14 @@ from typing import Any, Literal
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.mixture import RUN_SOURCE
-from tinygptv.definitions.recipe import BACKBONES, TRAINED_FRONT
-from tinygptv.errors import DataError, DefinitionError, did_you_mean
+from tinygptv.definitions.recipe import TRAINED_FRONT, Stage
+from tinygptv.errors import DataError, DefinitionError, GateError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-Verb = Literal["download", "score", "filter", "mix", "encode", "train", "export", "quantize", "evaluate", "report"]
+Verb = Literal[
+    "download", "score", "filter", "mix", "encode", "train", "gate", "export", "quantize", "evaluate", "report"
+]
 
 RUN, RECIPE, SOURCE, HARDWARE, WORKDIR = "first", "tinygptv_tiny", "shapes", "cpu", "work"
 """What a command or flow without parameters uses. The run's name is fixed, so that the same command continues it."""
@@ -37,8 +41,8 @@ EXPORT, QUANTIZED = "export", "int8"
 class Arrow:
     """One step that leaves one artifact: a verb and what it is applied to.
 
-    `subject` is a source, mixture, stage, model or run name. Evaluations also name their `benchmark`; with `noise` the
-    images are replaced by noise, which shows what the model can answer without looking.
+    `subject` is a source, mixture, stage, model or run name. Evaluations and gates also name their `benchmark`; with
+    `noise` the images are replaced by noise, which shows what the model can answer without looking.
     """
 
     verb: Verb
@@ -53,11 +57,11 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Planned:
-    """What would happen to one arrow: reuse, resume or run; `why` says what that rests on."""
+    """What would happen to one arrow: reuse, resume, run or, at a gate, stop; `why` says what that rests on."""
 
     arrow: Arrow
     artifact: str
-    action: Literal["reuse", "resume", "run"]
+    action: Literal["reuse", "resume", "run", "stop"]
     why: str
 
 
@@ -90,6 +94,7 @@ class Journey:
         self.store = store
         self.run = run
         self.name = name
+        self._encodes = run.hardware.features == "cached"
         self._found: dict[Arrow, Manifest] = {}
 
     def arrows(self, *verbs: Verb) -> list[Arrow]:
@@ -102,7 +107,7 @@ class Journey:
             *([Arrow("score", self.run.source_name)] if self.run.filter.scores else []),
             Arrow("filter", self.run.source_name),
             *(Arrow("mix", mixture) for mixture in self.run.mixtures),
-            *(Arrow(verb, stage.stage) for stage in recipe.stages for verb in self._stage_verbs()),
+            *(arrow for stage in recipe.stages for arrow in self._stage_arrows(stage)),
             Arrow("export", last),
             Arrow("quantize", QUANTIZED),
             *(Arrow("evaluate", model, benchmark) for model in models for benchmark in recipe.benchmarks),
@@ -134,8 +139,8 @@ class Journey:
 
         def missing(artifact: str, definition: dict[str, Any], parents: list[str]) -> Manifest:
             raise DataError(
-                f"{self.store.workdir}/{artifact} is needed and not there: "
-                f"first run `{arrow.verb}` for {arrow.subject}, with the same parameters"
+                f"{self.store.workdir}/{artifact} is needed and not there: first run "
+                f"`{'train' if arrow.verb == 'gate' else arrow.verb}` for {arrow.subject}, with the same parameters"
                 f"{_differing(self.store, artifact, definition, parents)}"
             )
 
@@ -189,17 +194,13 @@ class Journey:
 
                 made = encode(store, run, arrow.subject, *self.encoded(arrow.subject), on_line)
             case "train":
-                from tinygptv.train.stage import train_stage
+                made = self._train(arrow.subject, store, on_line)
+            case "gate":
+                from tinygptv.evaluate.gates import pass_gate
 
-                mixture = self.find(Arrow("mix", run.recipe.stage(arrow.subject).mixture))
-                previous = self._previous_stage(arrow.subject)
-                features = self.find(Arrow("encode", arrow.subject)) if "encode" in self._stage_verbs() else None
-                if on_line:
-                    for line in self.shares(arrow.subject):
-                        on_line(line)
-                made = train_stage(
-                    store, run, self.name, arrow.subject, mixture, previous, on_line=on_line, features=features
-                )
+                (gate,) = (one for one in run.recipe.stage(arrow.subject).gates if one.benchmark == arrow.benchmark)
+                trained = self.find(Arrow("train", arrow.subject))
+                made = pass_gate(store, run, self.name, arrow.subject, trained, gate)
             case "export":
                 from tinygptv.release.export import export
 
@@ -218,6 +219,19 @@ class Journey:
 
                 made = report(store, run, self.name, [self.find(a) for a in self.arrows() if a.verb != "report"])
         return made
+
+    def _train(self, stage_name: str, store: Store, on_line: Callable[[str], None] | None) -> Manifest:
+        from tinygptv.evaluate.scores import unload
+        from tinygptv.train.stage import train_stage
+
+        mixture = self.find(Arrow("mix", self.run.recipe.stage(stage_name).mixture))
+        previous = self._previous_stage(stage_name)
+        features = self.find(Arrow("encode", stage_name)) if self._encodes else None
+        unload()
+        if on_line:
+            for line in self.shares(stage_name):
+                on_line(line)
+        return train_stage(store, self.run, self.name, stage_name, mixture, previous, None, on_line, features)
 
     def encoded(self, stage_name: str) -> tuple[Manifest, Manifest | None]:
         """What `encode` reads for a stage: its mixture, and the stage before it if that holds a trained Q-Former."""
@@ -266,13 +280,21 @@ class Journey:
         return None
 
     def _previous_stage(self, stage: str) -> Manifest | None:
-        """The stage handed to this one, or None if it starts from the backbones or a published checkpoint."""
-        start = self.run.recipe.stage(stage).starts_from
-        is_stage = start != BACKBONES and any(start == other.stage for other in self.run.recipe.stages)
-        return self.find(Arrow("train", start)) if is_stage else None
+        """The stage handed to this one, or None if it starts from the backbones or a published checkpoint.
 
-    def _stage_verbs(self) -> tuple[Verb, ...]:
-        return ("encode", "train") if self.run.hardware.features == "cached" else ("train",)
+        Raises GateError if one of its gates says stop.
+        """
+        start = self.run.recipe.stage(stage).starts_from
+        if not any(start == other.stage for other in self.run.recipe.stages):
+            return None
+        for gate in self.run.recipe.stage(start).gates:
+            self.find(Arrow("gate", start, gate.benchmark))
+        return self.find(Arrow("train", start))
+
+    def _stage_arrows(self, stage: Stage) -> list[Arrow]:
+        encoding = [Arrow("encode", stage.stage)] if self._encodes else []
+        gates = [Arrow("gate", stage.stage, gate.benchmark) for gate in stage.gates]
+        return [*encoding, Arrow("train", stage.stage), *gates]
 
     def _model(self, name: str) -> Manifest:
         if name == EXPORT:
@@ -292,7 +314,8 @@ def open_journey(
 def plan(journey: Journey) -> list[Planned]:
     """What `train_all` would do, in order, without doing any of it.
 
-    The same functions are asked, on a store that makes nothing: what they would make is what a run would make.
+    The same functions are asked, on a store that makes nothing: what they would make is what a run would make. Where a
+    gate would stop it, the plan ends.
     """
     absent: list[str] = []
 
@@ -303,7 +326,11 @@ def plan(journey: Journey) -> list[Planned]:
     planner = Journey(ReadingStore(journey.store.workdir, missing), journey.run, journey.name)
     planned = []
     for arrow in planner.arrows():
-        manifest = planner.make(arrow)
+        try:
+            manifest = planner.make(arrow)
+        except GateError as error:
+            planned.append(Planned(arrow, "", "stop", str(error)))
+            break
         if manifest.artifact in absent:
             planned.append(_planned_work(journey.store, arrow, manifest.artifact))
         else:

@@ -60,6 +60,18 @@ def ablate(recipe: Recipe, switches: Iterable[str]) -> Recipe:
     return recipe
 
 
+def shortened(recipe: Recipe, scale: float) -> Recipe:
+    """The recipe with `scale` times the steps and warm-up of every stage: enough to compare, not to use."""
+    if not 0 < scale <= 1:
+        raise DefinitionError(f"steps scale {scale:g}: want more than 0 and at most 1, the recipe's own length")
+    stages = []
+    for stage in recipe.stages:
+        plan = stage.schedule
+        fewer = {"steps": max(1, round(scale * plan.steps)), "warmup_steps": round(scale * plan.warmup_steps)}
+        stages.append(stage.model_copy(update={"schedule": plan.model_copy(update=fewer)}))
+    return recipe.model_copy(update={"stages": stages})
+
+
 def _without_added_norm(recipe: Recipe, norm: Literal["qk_norm", "attention_norm"]) -> Recipe:
     decoder = recipe.model.language_model
     if not getattr(decoder, norm):

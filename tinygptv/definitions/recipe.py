@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.template import Prompting
+from tinygptv.errors import did_you_mean
 
 
 class Lora(Definition):
@@ -118,6 +119,21 @@ class Watch(Definition):
     retries: int = Field(default=2, ge=1)
 
 
+class Gate(Definition):
+    """What a trained stage must show before the next one begins: a score of `at_least` so much (0..1) on a benchmark.
+
+    Asked are the `items` whose keys hash lowest, the same in every run. `metric`: the strict score, or the lenient one
+    of the reference's scripts. Below it, `stop` begins no further stage, `warn` says so and goes on. A gate decides
+    about a stage that is trained, so changing it trains nothing anew.
+    """
+
+    benchmark: str
+    metric: Literal["score", "lenient"] = "score"
+    at_least: float = Field(ge=0, le=1)
+    items: int = Field(default=64, ge=1)
+    then: Literal["stop", "warn"]
+
+
 class Keep(Definition):
     """Which checkpoints stay: the `last` ones as long as the stage trains; one in `every` so many steps, and the `best`
     by the mean loss of the last steps before them, also beside what it leaves."""
@@ -144,6 +160,7 @@ class Stage(Definition):
     checkpoint_every: int = Field(gt=0)
     keep: Keep = Keep()
     watch: Watch = Watch()
+    gates: list[Gate] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _what_is_kept_is_saved(self) -> Self:
@@ -212,6 +229,21 @@ class Recipe(Definition):
                     f"stages[{position}].lora.targets: a {decoder.architecture} decoder has no "
                     f"{', '.join(sorted(unknown))}; it has {', '.join(decoder.lora_targets)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_ask_what_is_held_out(self) -> Self:
+        for position, stage in enumerate(self.stages):
+            asked = [gate.benchmark for gate in stage.gates]
+            for place, name in enumerate(asked):
+                where = f"stages[{position}].gates[{place}].benchmark"
+                if name not in self.benchmarks:
+                    raise ValueError(
+                        f"{where}: '{name}' is not among the recipe's benchmarks, so what it asks about may have been "
+                        f"learned from; add it there. {did_you_mean(name, self.benchmarks)}"
+                    )
+                if name in asked[:place]:
+                    raise ValueError(f"{where}: '{name}' is asked twice after {stage.stage}; keep one of the gates")
         return self
 
     def stage(self, name: str) -> Stage:

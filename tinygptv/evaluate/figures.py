@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -54,13 +54,24 @@ def smoothed(values: Sequence[float]) -> list[float]:
 def loss_curve_svg(metrics_paths: Mapping[str, Path]) -> str:
     """One picture with a panel per stage, two in a row: stage name → its `metrics.jsonl`."""
     panels = [_panel(read_curve(name, path)) for name, path in metrics_paths.items()]
+    return _in_rows(panels, "training loss and learning rate per stage")
+
+
+def compared_svg(stages: Mapping[str, Sequence[Curve]], colours: Mapping[str, str]) -> str:
+    """One picture with a panel per stage, two in a row: in each the smoothed loss of several runs, in the `colours` of
+    their names. Begins after the first tenth of the steps, for the fall from nothing would flatten the rest."""
+    panels = [_compared_panel(stage, [_begun(curve) for curve in curves], colours) for stage, curves in stages.items()]
+    return _in_rows(panels, "training loss of several runs per stage")
+
+
+def _in_rows(panels: Sequence[str], label: str) -> str:
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / 2)
     placed = "".join(
         f'<g transform="translate({index % 2 * _WIDTH} {index // 2 * _HEIGHT})">{panel}</g>'
         for index, panel in enumerate(panels)
     )
-    return _svg(columns * _WIDTH, rows * _HEIGHT, placed, "training loss and learning rate per stage")
+    return _svg(columns * _WIDTH, rows * _HEIGHT, placed, label)
 
 
 def stage_svg(curve: Curve) -> str:
@@ -104,13 +115,46 @@ def _panel(curve: Curve) -> str:
     )
 
 
-def _axis_names() -> str:
+def _begun(curve: Curve) -> Curve:
+    """A curve's smoothed losses without the first tenth of its steps."""
+    first = len(curve.steps) // 10
+    steps, losses, rates = _thinned(replace(curve, losses=smoothed(curve.losses)))
+    kept = [place for place, step in enumerate(steps) if step > first]
+    return Curve(curve.name, [steps[k] for k in kept], [losses[k] for k in kept], [rates[k] for k in kept])
+
+
+def _compared_panel(stage: str, curves: Sequence[Curve], colours: Mapping[str, str]) -> str:
+    title = f'<text x="{_LEFT}" y="18" font-size="13" font-weight="600" fill="{_INK}">{escape(stage)}</text>'
+    drawn = [curve for curve in curves if curve.steps]
+    if not drawn:
+        return f'{title}<text x="{_LEFT}" y="60" fill="{_INK}">no steps recorded</text>'
+    losses = [loss for curve in drawn for loss in curve.losses]
+    across = _Axis(min(c.steps[0] for c in drawn), max(c.steps[-1] for c in drawn), _LEFT, _WIDTH - _RIGHT)
+    up = _Axis(min(losses) * 0.97, max(losses) * 1.03, _HEIGHT - _BOTTOM, _TOP)
+    # The first run lies on top of those it is compared with.
+    lines = [_line(c.steps, c.losses, across, up, f'stroke="{colours[c.name]}" stroke-width="1.8"') for c in drawn]
+    return "".join(
+        [
+            title,
+            *(_horizontal(up, value) for value in up.ticks()),
+            *(_below(across, value) for value in across.ticks()),
+            *reversed(lines),
+            _axis_names(rate=False),
+        ]
+    )
+
+
+def _axis_names(rate: bool = True) -> str:
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     right = _WIDTH - 10
-    return (
+    names = (
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 8}" text-anchor="middle" fill="{_INK}">step</text>'
-        f'<text x="14" y="{middle}" text-anchor="middle" fill="{LOSS_COLOUR}" '
+        f'<text x="14" y="{middle}" text-anchor="middle" fill="{LOSS_COLOUR if rate else _INK}" '
         f'transform="rotate(-90 14 {middle})">loss, nats per token</text>'
+    )
+    if not rate:
+        return names
+    return names + (
         f'<text x="{right}" y="{middle}" text-anchor="middle" fill="{RATE_COLOUR}" '
         f'transform="rotate(90 {right} {middle})">learning rate</text>'
     )

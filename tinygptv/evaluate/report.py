@@ -89,6 +89,7 @@ def report(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Ma
     definition = {
         "recipe": run.recipe_name,
         "source": run.source_name,
+        "gates": [gate.model_dump() for stage in run.recipe.stages for gate in stage.gates],
         "page": fingerprint(pages.template_text(_PACKAGE, _TEMPLATE)),
     }
     parents = sorted({manifest.artifact for manifest in manifests})
@@ -165,7 +166,7 @@ def _journey(run: ResolvedRun, artifacts: RunArtifacts) -> list[Step]:
 
 
 def _lineage(store: Store, artifacts: RunArtifacts, manifests: Sequence[Manifest]) -> list[LineageRow]:
-    scores = {score.artifact for score in artifacts.scores}
+    scores = {score.artifact for score in (*artifacts.scores, *artifacts.gates)}
     made = [manifest for manifest in manifests if manifest.artifact not in scores]
     known = {manifest.artifact for manifest in made}
     before = [one for one in ancestors(store, [p for m in made for p in m.parents]) if one.artifact not in known]

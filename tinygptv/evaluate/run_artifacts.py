@@ -20,6 +20,7 @@ class RunArtifacts:
     export: Manifest | None = None
     quantized: Manifest | None = None
     scores: list[Manifest] = field(default_factory=list)
+    gates: list[Manifest] = field(default_factory=list)
 
     def released(self) -> str | None:
         """The name of the model the report is about: the export, or the last stage that has scores."""
@@ -36,7 +37,7 @@ class RunArtifacts:
 def sort_artifacts(recipe: Recipe, manifests: Iterable[Manifest]) -> RunArtifacts:
     """Tell manifests apart by their artifacts' places: `raw/…`, `mixtures/<name>@…`, `runs/<run>/<what>@…`."""
     single: dict[str, Manifest] = {}
-    mixtures, stages, scores = {}, {}, []
+    mixtures, stages, scores, gates = {}, {}, [], []
     stage_names = {stage.stage for stage in recipe.stages}
     for manifest in manifests:
         folder, _, last = manifest.artifact.rpartition("/")
@@ -49,6 +50,8 @@ def sort_artifacts(recipe: Recipe, manifests: Iterable[Manifest]) -> RunArtifact
             stages[name] = manifest
         elif name.startswith("scores-"):
             scores.append(manifest)
+        elif name.startswith("gate-"):
+            gates.append(manifest)
         else:
             single[name] = manifest
     return RunArtifacts(
@@ -59,4 +62,5 @@ def sort_artifacts(recipe: Recipe, manifests: Iterable[Manifest]) -> RunArtifact
         export=single.get(EXPORT),
         quantized=single.get(QUANTIZED),
         scores=scores,
+        gates=gates,
     )

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -41,14 +42,18 @@ def evaluate(
     model: Manifest,
     benchmark_name: str,
     noise: bool = False,
+    items: int | None = None,
 ) -> Manifest:
     """Put a benchmark's questions to one model of the run: a stage by its name, `export` or `int8`.
 
-    With `noise` every picture is replaced by noise: what is left of the score was never seen. Models stay loaded
-    between calls that follow each other. Raises DefinitionError if the benchmark cannot be asked, DataError if it has
-    no usable item.
+    With `noise` every picture is replaced by noise: what is left of the score was never seen. With `items` no more of
+    them are asked: a quick look, which is no score of the run. The model stays loaded until another is asked, or
+    `unload`. Raises DefinitionError if the benchmark cannot be asked, DataError if it has no usable item.
     """
     benchmark = run.benchmarks[benchmark_name]
+    if items is not None:
+        most = min(items, benchmark.max_items or items)
+        benchmark = benchmark.model_copy(update={"max_items": most})
     source = _annotations_source(run, benchmark_name, benchmark)
     definition = {
         "benchmark": benchmark.model_dump(mode="json"),
@@ -79,7 +84,8 @@ def evaluate(
             details={"model": model_name, "benchmark": benchmark_name, "noise": noise, **details},
         )
 
-    place = f"runs/{run_name}/scores-{model_name}-{benchmark_name}{'-noise' * noise}"
+    kind = "scores" if items is None else "gate"
+    place = f"runs/{run_name}/{kind}-{model_name}-{benchmark_name}{'-noise' * noise}"
     return store.make(artifact_name(place, definition, parents), "evaluate", definition, parents, build)
 
 
@@ -94,6 +100,13 @@ def evaluate_model(
 ) -> dict[str, Manifest]:
     """Several benchmarks of one model, which is loaded once; by benchmark name."""
     return {name: evaluate(store, run, run_name, model_name, model, name, noise) for name in benchmark_names}
+
+
+def unload() -> None:
+    """Forget the model that was asked last: training needs its memory."""
+    _loaded.cache_clear()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
 
 
 def chosen(samples: list[Sample], most: int | None) -> list[Sample]:

@@ -9,6 +9,7 @@ from tinygptv.data.shares import drawn_samples
 from tinygptv.definitions.mixture import RUN_SOURCE
 from tinygptv.definitions.recipe import Stage
 from tinygptv.evaluate.figures import read_curve, stage_svg
+from tinygptv.evaluate.gates import Verdict, verdict
 from tinygptv.evaluate.run_artifacts import RunArtifacts
 from tinygptv.train.schedule import total_steps
 from tinygptv.train.stage import METRICS
@@ -37,10 +38,11 @@ class StageMixture:
 
 @dataclass(frozen=True)
 class TrainedStage:
-    """A stage's curve and one line of facts."""
+    """A stage's curve, one line of facts, and what its gates said."""
 
     svg: str
     facts: str
+    gates: list[Verdict]
 
 
 def stage_mixtures(run: ResolvedRun, artifacts: RunArtifacts) -> list[StageMixture]:
@@ -74,8 +76,14 @@ def trained_stages(store: Store, run: ResolvedRun, artifacts: RunArtifacts) -> l
     for stage in run.recipe.stages:
         if manifest := artifacts.stages.get(stage.stage):
             curve = read_curve(stage.stage, store.folder(manifest.artifact) / METRICS)
-            shown.append(TrainedStage(stage_svg(curve), _facts(stage, manifest.details, manifest.seconds)))
+            facts = _facts(stage, manifest.details, manifest.seconds)
+            shown.append(TrainedStage(stage_svg(curve), facts, _verdicts(stage, artifacts)))
     return shown
+
+
+def _verdicts(stage: Stage, artifacts: RunArtifacts) -> list[Verdict]:
+    asked = {one.details["benchmark"]: one for one in artifacts.gates if one.details["model"] == stage.stage}
+    return [verdict(gate, asked[gate.benchmark]) for gate in stage.gates if gate.benchmark in asked]
 
 
 def _facts(stage: Stage, details: dict[str, float], seconds: float) -> str:

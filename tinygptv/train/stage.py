@@ -62,7 +62,7 @@ class Job(Definition):
         """
         learned = {"stage", "model", "lora", "seed", "mixture", "inherits"}
         content = self.model_dump(mode="json", include=learned)
-        for field in ("about", "checkpoint_every", "keep", "watch"):
+        for field in ("about", "checkpoint_every", "keep", "watch", "gates"):
             del content["stage"][field]
         return content | {"previous": "/".join(Path(self.previous).parts[-2:]) if self.previous else None}
 
@@ -86,8 +86,8 @@ def plan_stage(recipe: Recipe, run_name: str, stage_name: str, mixture: str, pre
     if starts_inside != (previous is not None) or (previous and f"/{stage.starts_from}@" not in previous):
         raise HandoffError(f"{stage_name} starts from {stage.starts_from} but was handed {previous or 'nothing'}")
     definition = {
-        # How trouble is met, and what is kept on the way, may be changed between an interruption and going on.
-        "stage": stage.model_dump(mode="json", exclude={"watch", "keep"}),
+        # How trouble is met, what is kept, and what must be shown afterwards, may be changed without training anew.
+        "stage": stage.model_dump(mode="json", exclude={"watch", "keep", "gates"}),
         "model": recipe.model.model_dump(mode="json"),
         "seed": recipe.seed,
         "weights": {} if starts_inside else _weight_hashes(recipe.model, stage),
