@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun, resolve_run
+from tinygptv.definitions.recipe import Gate
 from tinygptv.train.schedule import learning_rate, total_steps
 
 RUN = "first"
@@ -44,6 +45,7 @@ def finished_run(store: Store, run: ResolvedRun, images: Path) -> list[Manifest]
     for model in models:
         made += [_scores(store, run, model, models.index(model), name, images, rng) for name in run.benchmarks]
     made += [_scores(store, run, "export", 4, name, images, rng, noise=True) for name in run.benchmarks]
+    made += [_gate(store, stage.stage, gate) for stage in run.recipe.stages for gate in stage.gates]
     return made
 
 
@@ -187,6 +189,13 @@ def _scores(
     suffix = "-noise" if noise else ""
     outcome = Outcome(rows_in=600, rows_out=600, details=details)
     return _make(store, f"runs/{RUN}/scores-{model}-{name}{suffix}", "evaluate", [], outcome, write, source)
+
+
+def _gate(store: Store, stage: str, gate: Gate) -> Manifest:
+    """Answers of a stage to a few items, which reach every gate but the last stage's."""
+    value = gate.at_least + (0.05 if stage != "stage4" else -0.05)
+    details = {"model": stage, "benchmark": gate.benchmark, "noise": False, "value": value, "n": gate.items}
+    return _make(store, f"runs/{RUN}/gate-{stage}-{gate.benchmark}", "evaluate", [], Outcome(details=details))
 
 
 def _make(

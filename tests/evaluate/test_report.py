@@ -1,6 +1,7 @@
 """The report: complete, self-contained, and deaf to what captions try to say to the browser."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -70,8 +71,23 @@ def test_every_part_of_the_journey_is_on_the_page(store: Store, manifests: list[
     for expected in ("Scores", "Predictions", "Curation", "Mixtures", "Training", "Size, memory, speed", "Lineage"):
         assert f"<h2>{expected}</h2>" in page
     for manifest in manifests:
-        assert "scores-" in manifest.artifact or manifest.artifact in page
+        assert manifest.made_by == "evaluate" or manifest.artifact in page
     assert page.count("polyline") == 3 * 4
+
+
+def test_what_gates_said_stands_with_their_stages_and_a_moved_gate_is_another_report(
+    store: Store, manifests: list[Manifest]
+) -> None:
+    run, page = resolved(), page_of(store, manifests)
+    gates = [gate for stage in run.recipe.stages for gate in stage.gates]
+    last = run.recipe.stages[-1]
+    assert page.count("✓ gate:") == len(gates) - len(last.gates)
+    assert page.count("✗ gate:") == len(last.gates) > 0
+    assert f"stage4 falls short of {last.gates[0].at_least:g} on {last.gates[0].benchmark}: " in page
+    lower = last.model_copy(update={"gates": [last.gates[0].model_copy(update={"at_least": 0.0})]})
+    recipe = run.recipe.model_copy(update={"stages": [*run.recipe.stages[:-1], lower]})
+    moved = report(store, replace(run, recipe=recipe), RUN, manifests)
+    assert moved != report(store, run, RUN, manifests)
 
 
 def test_the_funnel_adds_up_to_the_last_row(manifests: list[Manifest]) -> None:
