@@ -14,16 +14,20 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
 from flows import curate as curate_module
+from flows.ablate import ablate
+from flows.arrows import artifact_key
 from flows.curate import curate, download, refresh_data
 from flows.journey import train_all
+from flows.train import train_stage
 from tests.miniature import RECIPE, SOURCE, write_miniature
 from tinygptv.artifacts import Manifest, Outcome, artifact_name
 from tinygptv.data.shapes.server import serve
 from tinygptv.errors import DefinitionError
+from tinygptv.evaluate import gates
 from tinygptv.journey import Arrow, Journey, open_journey
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ["curate", "mix", "encode", "train", "release", "evaluate", "journey"]
+MODULES = ["curate", "mix", "encode", "train", "release", "evaluate", "journey", "ablate"]
 STAGES = {"stage1": 4, "stage2": 4}
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -59,6 +63,7 @@ def pretend(arrow: Arrow) -> Callable[[Path], Outcome]:
         counts = {"download": (10, 8, {"http_404": 2}), "filter": (8, 5, {"min_side": 3})}
         rows_in, rows_out, drops = counts.get(arrow.verb, (0, 0, {}))
         details = {"value": 0.75, "pieces": 1, "steps": 4, "first_loss": 1.0, "last_loss": 0.25}
+        details |= {"low": 0.7, "high": 0.8, "chance": 0.5, "n": 8, "model": arrow.subject}
         return Outcome(rows_in=rows_in, rows_out=rows_out, drops=drops, details=details)
 
     return build
@@ -141,7 +146,7 @@ def test_no_other_task_is_retried() -> None:
     modules = [importlib.import_module(f"flows.{name}") for name in MODULES]
     tasks = {task.name: task.retries for module in modules for task in vars(module).values() if isinstance(task, Task)}
     assert {name for name, retries in tasks.items() if retries} == {"download"}
-    assert len(tasks) == 12
+    assert len(tasks) == 14
 
 
 def test_a_refresh_shows_what_changed_what_rotted_and_the_card_and_fails_where_a_check_did(
@@ -166,9 +171,46 @@ def test_a_refresh_shows_what_changed_what_rotted_and_the_card_and_fails_where_a
         assert refresh_data(**parameters, accept=["shrunk"], return_state=True).is_completed()
 
 
-def test_a_stage_can_be_run_alone_and_says_what_it_needs_first(parameters: dict[str, str]) -> None:
-    from flows.train import train_stage
+def test_what_a_gate_said_is_shown_and_one_that_stops_fails_the_flow(
+    parameters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(journey: Journey, arrow: Arrow, on_line: Callable[[str], None] | None = None) -> Manifest:
+        made = journey.store.make(artifact_name(f"{arrow.verb}/{arrow}", {}, []), "pretend", {}, [], pretend(arrow))
+        if arrow.verb == "gate":
+            monkeypatch.setattr(gates, "evaluate", lambda *_, **__: made)
+            (gate,) = journey.run.recipe.stage(arrow.subject).gates
+            gates.pass_gate(journey.store, journey.run, journey.name, arrow.subject, made, gate)
+        return made
 
+    monkeypatch.setattr(Journey, "make", make)
+    path = tmp_path / "mini" / "definitions" / "recipes" / f"{RECIPE}.yaml"
+    for then, passed in (("warn", True), ("stop", False)):
+        recipe = yaml.safe_load(path.read_text())
+        recipe["stages"][0]["gates"] = [{"benchmark": "mini_benchmark", "at_least": 0.9, "then": then}]
+        path.write_text(yaml.safe_dump(recipe))
+        state = train_stage(**parameters, stage="stage1", return_state=True)
+        assert state.is_completed() == passed
+        shown = json.loads(artifact(artifact_key("gates", parameters["run"], "stage1")).data)
+        assert [shown[-1][field] for field in ("event", "then", "value")] == ["gate_failed", then, 0.75]
+    assert "its gate says stop" in state.message
+
+
+def test_ablations_are_trained_one_after_the_other_and_compared(
+    parameters: dict[str, str], followed: list[Arrow]
+) -> None:
+    state = ablate(**parameters, without=["lora"], steps_scale=0.5, return_state=True)
+    assert state.message.startswith("ablations: ") and Path(state.message.removeprefix("ablations: ")).is_file()
+    assert [str(arrow) for arrow in followed if arrow.verb in ("train", "evaluate")] == 2 * [
+        "train stage1",
+        "train stage2",
+        "evaluate stage2 on mini_benchmark",
+    ]
+    rows = json.loads(artifact(artifact_key("ablations", parameters["run"])).data)
+    assert [(row["variant"], row["outcome"]) for row in rows] == [("whole", "trained"), ("without_lora", "trained")]
+    assert artifact(artifact_key("ablations-losses", parameters["run"])).data.startswith("data:image/svg+xml;base64,")
+
+
+def test_a_stage_can_be_run_alone_and_says_what_it_needs_first(parameters: dict[str, str]) -> None:
     state = train_stage(**parameters, stage="stage2", return_state=True)
     assert state.is_failed()
     assert "first run `download` for mini_pairs" in state.message
@@ -192,6 +234,7 @@ def test_the_deployments_are_the_promised_ones_and_point_at_flows() -> None:
         "quantize/local",
         "evaluate/local",
         "report/local",
+        "ablate/local",
     }
     (nightly,) = [d for d in deployments if d["name"] == "nightly"]
     assert [schedule["active"] for schedule in nightly["schedules"]] == [False]
