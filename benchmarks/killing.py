@@ -70,14 +70,18 @@ def samples(workdir: Path) -> tuple[Counter[str], dict[str, int]]:
 def main(seed: int) -> int:
     """One disturbed job; the figure is the number of samples lost or there twice."""
     found, kind = photographs(PICTURES)
-    with tempfile.TemporaryDirectory() as scratch, serving(found[:PICTURES]) as address:
-        table, workdir = Path(scratch) / "pairs.parquet", Path(scratch) / "work"
-        urls = [f"{address}/{number}" for number in range(PICTURES)]
-        pq.write_table(pa.table({"URL": urls, "TEXT": [f"number {number}" for number in range(PICTURES)]}), table)
-        started = time.monotonic()
-        kills, torn = disturbed(table, workdir, random.Random(seed))
-        seconds = time.monotonic() - started
-        held, counts = samples(workdir)
+    with tempfile.TemporaryDirectory() as scratch:
+        served, table, workdir = (Path(scratch) / name for name in ("served", "pairs.parquet", "work"))
+        served.mkdir()
+        for number, picture in enumerate(found[:PICTURES]):
+            (served / str(number)).write_bytes(picture)
+        with serving(served) as address:
+            urls = [f"{address}/{number}" for number in range(PICTURES)]
+            pq.write_table(pa.table({"URL": urls, "TEXT": [f"number {number}" for number in range(PICTURES)]}), table)
+            started = time.monotonic()
+            kills, torn = disturbed(table, workdir, random.Random(seed))
+            seconds = time.monotonic() - started
+            held, counts = samples(workdir)
     wrong = sum(abs(1 - held[url]) for url in urls) + abs(counts["rows_in"] - PICTURES)
     details = {"seed": seed, "kills": kills, "half_fetched_shards": torn, "seconds": round(seconds), **counts}
     about = f"{kind} pictures"
