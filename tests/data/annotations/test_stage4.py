@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 from tinygptv import catalog
 from tinygptv.artifacts import Store
 from tinygptv.data.annotations import read_annotations
-from tinygptv.data.shares import declared_shares, realised_shares
 from tinygptv.data.prompts import render
 from tinygptv.data.sequences import Sequences
 from tinygptv.data.shapes.twins import plain_pickle
+from tinygptv.data.shares import declared_shares, realised_shares
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.definitions.source import AnnotationsSource
