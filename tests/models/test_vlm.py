@@ -59,20 +59,19 @@ def test_several_images_in_one_prompt(model: VisionLanguageModel) -> None:
 
 def test_the_loss_is_the_mean_over_labelled_tokens(model: VisionLanguageModel, batch: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        loss, losses = model(**batch)
+        loss, logits = model(**batch)
         everywhere = model.logits(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
     expected = nn.functional.cross_entropy(
         everywhere[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE_INDEX
     )
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
-    assert len(losses) == (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
-    assert losses.mean().item() == pytest.approx(expected.item(), abs=1e-5)
+    assert len(logits) == (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
 
 
 def test_a_batch_without_labels_has_no_loss(model: VisionLanguageModel, batch: dict[str, Tensor]) -> None:
-    loss, losses = model(**batch | {"labels": torch.full_like(batch["labels"], IGNORE_INDEX)})
+    loss, logits = model(**batch | {"labels": torch.full_like(batch["labels"], IGNORE_INDEX)})
     assert loss.item() == 0.0
-    assert len(losses) == 0
+    assert len(logits) == 0
 
 
 def test_a_batch_of_text_alone_still_reaches_the_projections(
