@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,14 @@ _COLOURS = ("red", "blue", "green", "gold", "purple", "teal")
 
 
 def resolved() -> ResolvedRun:
-    """The recipe and source that `train-all` uses by default."""
-    return resolve_run("tinygptv_tiny", "shapes", "cpu")
+    """The recipe and source that `train-all` uses by default, with gates behind two of its stages."""
+    run = resolve_run("tinygptv_tiny", "shapes", "cpu")
+    gates = [Gate(benchmark="shapes_statements", at_least=0.6, then="warn")]
+    stages = [
+        stage.model_copy(update={"gates": gates}) if stage.stage in ("stage2", "stage4") else stage
+        for stage in run.recipe.stages
+    ]
+    return replace(run, recipe=run.recipe.model_copy(update={"stages": stages}))
 
 
 def finished_run(store: Store, run: ResolvedRun, images: Path) -> list[Manifest]:

@@ -140,7 +140,9 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been(root: Path) -> None:
 
 def test_a_stage_whose_rank_is_killed_goes_on_by_itself_and_ends_as_if_it_had_not_been(root: Path) -> None:
     failed, restarted = read_events(root / "whole")  # beside the job file of the start
-    assert (failed["event"], failed["rank"], failed["exit_code"]) == ("rank_failed", 1, -9)
+    # Which of the two the launcher sees end first is chance: the one that was killed, or the one that misses it.
+    assert failed["event"] == "rank_failed"
+    assert (failed["rank"], failed["exit_code"]) in {(1, -9), (0, 1)}
     assert restarted["event"] == "restarted"
     assert_alike(root / "killed", root / "whole")
 

@@ -138,14 +138,15 @@ def _start(open_batches: Callable[[], Batches]) -> _Worker:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, open_batches), daemon=True)
+    process = context.Process(target=_work, args=(theirs, open_batches, dict(os.environ)), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
-def _work(connection: Connection, open_batches: Callable[[], Batches]) -> None:
+def _work(connection: Connection, open_batches: Callable[[], Batches], environment: dict[str, str]) -> None:
     """Answer requests in their order until nobody asks any more."""
+    os.environ.update(environment)  # the fork server keeps what there was when it was started
     torch.set_num_threads(1)
     batches: Batches | None = None
     with suppress(EOFError, OSError, KeyboardInterrupt):
