@@ -15,7 +15,7 @@ from tinygptv.data.shards import SIDECAR, read_image
 
 Positions = NDArray[np.int64]
 
-_LEAST_MEMORY, _MOST_MEMORY = 64 << 20, 4 << 30
+_LEAST_MEMORY, _MOST_MEMORY = 56 << 20, 4 << 30
 """Bytes. What steps ask for is a few numbers per row, and what does not fit is spilled; but not everything can be."""
 
 _BATCH_ROWS = 20_000
