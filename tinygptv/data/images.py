@@ -96,7 +96,7 @@ def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
 class ImageReader:
     """Reads and decodes images at one size, one at a time; keeps the most recently used, up to `cache_bytes`."""
 
-    def __init__(self, side: int, decoding: Decoding = "exact", cache_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, side: int, decoding: Decoding = "exact", cache_bytes: int = 32 * 2**20) -> None:
         self.side, self._decoding = side, decoding
         self._memory = decoding_memory()
         self._room = cache_bytes // (3 * side * side)
