@@ -59,7 +59,7 @@ class Rows:
 
     def columns(self, query: str) -> dict[str, NDArray[Any]]:
         """All that a query answers, by column: numbers, none of them NULL. One that cannot do with the memory it has is
-        given more."""
+        given half as much again."""
         try:
             reader = self.database.sql(query).to_arrow_reader(_BATCH_ROWS)
             # Piece by piece, because DuckDB would hold the whole answer beside the arrays that are made of it.
@@ -67,7 +67,7 @@ class Rows:
         except duckdb.OutOfMemoryException:
             if self._memory_bytes >= _MOST_MEMORY:
                 raise
-            self._allow(2 * self._memory_bytes)
+            self._allow(self._memory_bytes * 3 // 2)
             return self.columns(query)
         none = [np.empty(0, field.type.to_pandas_dtype()) for field in reader.schema]
         columns = map(np.concatenate, zip(none, *pieces, strict=True))
