@@ -108,6 +108,14 @@ def test_a_stage_leaves_a_line_of_finite_numbers_for_each_figure(
     assert memory["planned_by_measured"] == pytest.approx(memory["planned"] / memory["ours"], rel=1e-2)
 
 
+def test_the_published_loop_gives_the_same_loss_in_the_types_it_had_on_a_gpu(
+    order: Order, measured: tuple[Outcome, Outcome]
+) -> None:
+    first = sides.PublishedLoop(order.job, in_halves=True).step(order.job.mixture, 0)
+    assert measured[1].answer is not None
+    assert first.loss == pytest.approx(measured[1].answer.first_loss, abs=1e-2)
+
+
 def full_above(samples: int) -> Callable[..., torch.Tensor]:
     """The published forward pass on a device that cannot hold more than so many samples."""
     real = ReferenceLoop.forward

@@ -95,7 +95,7 @@ def test_operations_of_any_step_follow_from_its_samples_and_tokens(tiny: StageEs
     computed = work.forward_flops + work.backward_flops
     assert per_sample * 32 + per_token * work.tokens == pytest.approx(computed, rel=0.01)
     by_tokens_alone = (per_sample / tiny.tokens(96) + per_token) * work.tokens
-    assert by_tokens_alone < 0.98 * computed
+    assert by_tokens_alone < 0.99 * computed
     assert tiny.flops(CPU.model_copy(update={"gradient_checkpointing": True})) == (per_sample, per_token)
 
 
