@@ -143,17 +143,17 @@ class StageEstimator:
         """Operations per sample and, on top, per token, forward and backward, without what checkpointing repeats.
 
         An image costs the same however little is said about it, so that tokens alone would not do. The line goes
-        through batches whose answers are as long as the recipe allows, and half as long.
+        through batches of typical answers and of the longest: attention, which costs their square, is near it.
         """
         uncut = hardware.model_copy(update={"gradient_checkpointing": False})
         longest, samples = self.stage.inputs.max_text_tokens, self.micro_batch_size(hardware)
-        half = longest // 2
-        whole, part = (
+        typical = min(TYPICAL_ANSWER, longest // 2)
+        most, less = (
             (passed.forward_flops + passed.backward_flops) / samples
-            for passed in (self._trace(uncut, longest), self._trace(uncut, half))
+            for passed in (self._trace(uncut, longest), self._trace(uncut, typical))
         )
-        per_token = (whole - part) / (longest - half)
-        return whole - per_token * self.tokens(longest), per_token
+        per_token = (most - less) / (longest - typical)
+        return most - per_token * self.tokens(longest), per_token
 
     def micro_batch_size(self, hardware: Hardware) -> int:
         """Samples that a rank really takes at a time: equal pieces of its share."""
