@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
             figures += found
             failed |= any((outcome.told or "").startswith("failed") for outcome in outcomes.values())
     print("\n".join(table(figures)))
-    print(f"{device.name}, {hardware.about}; {time.monotonic() - began:.0f} s in all")
+    print(f"{device.name} under the profile {options.hardware}; {time.monotonic() - began:.0f} s in all")
     return int(failed)
 
 

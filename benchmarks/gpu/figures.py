@@ -33,6 +33,7 @@ def judge(order: Order, ours: Outcome, peer: Outcome, device: Device) -> list[Fi
     facts = {
         "device": device.name,
         "torch": device.torch,
+        "limit_gib": order.job.hardware.memory_gib,
         "precision": order.job.hardware.precision,
         "told": ours.told,
         "peer_told": peer.told,

@@ -38,6 +38,7 @@ stage 4's sets, mixed as `padding.py` does. By vocabularies as large as Phi-2's,
 DIFFERENT_PICTURES = 32
 LEAST_SECONDS = 20
 """With less time left no side is begun."""
+TAIL_LINES = 20
 _GRACE_SECONDS = 10
 
 Ask = Callable[[Side, Order], Answer | str]
@@ -163,7 +164,9 @@ class Processes:
         if code == 0:
             return answer.read_text(), ""
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return None, f"failed: {lines[-1] if lines else f'exit code {code}'} (all output: {log})"
+        # A temporary folder takes its logs along.
+        print(f"{name} failed; its last lines:", *lines[-TAIL_LINES:], sep="\n", file=sys.stderr, flush=True)
+        return None, f"failed: {lines[-1] if lines else f'exit code {code}'}"
 
     def _environment(self) -> dict[str, str]:
         with socket.socket() as free:

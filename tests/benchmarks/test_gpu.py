@@ -203,11 +203,12 @@ def test_ours_misses_its_goal_if_it_fits_only_with_fewer_samples_than_planned(or
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_process_that_fails_is_told_by_its_last_line(folder: Path) -> None:
+def test_a_process_that_fails_is_told_by_its_last_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     on_a_gpu = ONE_RANK.model_copy(update={"device": "cuda"})
     told = Processes(folder, on_a_gpu, time.monotonic() + 60).device()
     assert isinstance(told, str)
-    assert told.startswith(f"failed: torch {torch.__version__} sees no GPU") and told.endswith("device.log)")
+    assert told.startswith(f"failed: torch {torch.__version__} sees no GPU")
+    assert "device failed; its last lines:\ntorch" in capfd.readouterr().err
 
 
 def test_without_time_left_nothing_is_begun(order: Order, folder: Path) -> None:
