@@ -21,7 +21,7 @@ def draw_pictures(folder: Path, different: int, count: int) -> None:
     To a reader that keeps what it has decoded, copies are new pictures.
     """
     images = folder / "images"
-    images.mkdir(parents=True)
+    images.mkdir(parents=True, exist_ok=True)
     for number in range(different):
         draw(scene("train", number), SIDE).convert("RGB").save(images / f"{number}.jpg")
     for number in range(different, count):

@@ -22,7 +22,8 @@ RECIPES = ("tinygptv", "tinygptv_fixed", "tinygptv_tiny")
 
 def main(arguments: list[str]) -> int:
     """Measure, write, print; the exit code."""
-    options = _options().parse_args(arguments)
+    parser = _options()
+    options = parser.parse_args(arguments)
     if lacking := missing():
         print("this machine lacks packages; where there is a network: pip install " + " ".join(map(repr, lacking)))
         return 1
@@ -33,7 +34,10 @@ def main(arguments: list[str]) -> int:
 
     began = time.monotonic()
     recipe, hardware = catalog.recipe(options.recipe), catalog.hardware(options.hardware)
-    stages = options.stages.split(",") if options.stages else [stage.stage for stage in recipe.stages]
+    known = [stage.stage for stage in recipe.stages]
+    stages = options.stages.split(",") if options.stages else known
+    if unknown := set(stages) - set(known):
+        parser.error(f"--stages: {options.recipe} has {', '.join(known)}, not {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary).absolute()
         folder.mkdir(parents=True, exist_ok=True)
