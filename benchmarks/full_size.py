@@ -9,7 +9,6 @@ than any stage takes, so that sequences have their full length; its tokenizer, t
 cut down to what a CPU does in minutes. Takes ten minutes and 12 GB of memory on two idle cores.
 """
 
-import json
 import multiprocessing
 import os
 import re
@@ -19,16 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
 from comparison import report
+from drawn_data import caption_of, draw_pictures, write_mixture
 from published_weights import write_published
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import OWN_DEFINITIONS, ResolvedRun
 from tinygptv.data.mixing import mix
-from tinygptv.data.shapes.scenes import draw, scene
 from tinygptv.definitions.filters import FilterChain
+from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import PairsSource
 from tinygptv.train.estimate import StageEstimator
@@ -36,9 +35,9 @@ from tinygptv.train.stage import METRICS, read_metrics, train_stage
 
 RECIPE, HARDWARE = "tinygptv", "cpu_bf16"
 GLOBAL_BATCH = {"stage1": 4, "stage2": 4, "stage3": 2, "stage4": 1}
-PICTURES, CAPTION_WORDS = 16, 1200
+PICTURES, CAPTION_TOKENS = 16, 2400
 TOKENIZER = "embedded:backbones/shapes/tokenizer"
-TASKS = {"bench_pairs": "caption_only", "bench_described": "describe"}
+TASKS: dict[str, Task] = {"bench_pairs": "caption_only", "bench_described": "describe"}
 MOST_GB, CLOSE = 20, 0.1
 
 
@@ -69,29 +68,10 @@ def prepare(folder: Path) -> Recipe:
 
 
 def write_data(folder: Path) -> None:
-    """Drawn pictures with endless captions, in the layout of MiniGPT-4's curated set, and mixtures of them."""
-    (folder / "images").mkdir(parents=True)
-    for number in range(PICTURES):
-        draw(scene("train", number), 448).convert("RGB").save(folder / "images" / f"{number}.jpg")
-    caption = " ".join(["red circle"] * CAPTION_WORDS)
-    rows = [{"image_id": str(number), "caption": caption} for number in range(PICTURES)]
-    (folder / "captions.json").write_text(json.dumps({"annotations": rows}))
-    source = {
-        "kind": "annotations",
-        "about": "drawn scenes whose captions are longer than any stage takes",
-        "licence": "CC0-1.0",
-        "format": "cc_sbu_align",
-        "files": {"annotations": str(folder / "captions.json")},
-        "images": str(folder / "images"),
-    }
-    definitions = {"sources/bench": source}
+    """Drawn pictures with endless captions, and a mixture of them for each way to read them."""
+    draw_pictures(folder, PICTURES, PICTURES)
     for mixture, task in TASKS.items():
-        component = {"source": "bench", "task": task, "weight": 1.0}
-        definitions[f"mixtures/{mixture}"] = {"about": "a benchmark's", "draw": "per_step", "components": [component]}
-    for name, definition in definitions.items():
-        path = folder / "definitions" / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(definition))
+        write_mixture(folder, mixture, task, [caption_of(CAPTION_TOKENS)] * PICTURES)
 
 
 def measure_loading(recipe: Recipe) -> None:

@@ -90,6 +90,15 @@ def test_a_step_s_work_does_not_depend_on_how_it_is_cut(tiny: StageEstimator) ->
     assert apart.hours == pytest.approx(2 * together.hours)
 
 
+def test_operations_of_any_step_follow_from_its_samples_and_tokens(tiny: StageEstimator) -> None:
+    work, (per_sample, per_token) = tiny.work(CPU), tiny.flops(CPU)
+    computed = work.forward_flops + work.backward_flops
+    assert per_sample * 32 + per_token * work.tokens == pytest.approx(computed, rel=0.01)
+    by_tokens_alone = (per_sample / tiny.tokens(96) + per_token) * work.tokens
+    assert by_tokens_alone < 0.99 * computed
+    assert tiny.flops(CPU.model_copy(update={"gradient_checkpointing": True})) == (per_sample, per_token)
+
+
 def test_hours_are_operations_by_speed(tiny: StageEstimator) -> None:
     work = tiny.work(CPU.model_copy(update={"tflops": 0.1, "utilisation": 0.5}))
     assert work.hours == pytest.approx((work.forward_flops + work.backward_flops) * 260 / (2 * 0.1e12 * 0.5) / 3600)

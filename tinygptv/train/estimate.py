@@ -139,11 +139,21 @@ class StageEstimator:
             hours=hours,
         )
 
-    def flops_per_token(self, hardware: Hardware) -> float:
-        """Operations of the model per token of its longest batch, without what checkpointing computes again."""
-        answer = self.stage.inputs.max_text_tokens
-        passed = self._trace(hardware.model_copy(update={"gradient_checkpointing": False}), answer)
-        return (passed.forward_flops + passed.backward_flops) / (self.micro_batch_size(hardware) * self.tokens(answer))
+    def flops(self, hardware: Hardware) -> tuple[float, float]:
+        """Operations per sample and, on top, per token, forward and backward, without what checkpointing repeats.
+
+        An image costs the same however little is said about it, so that tokens alone would not do. The line goes
+        through batches of typical answers and of the longest: attention, which costs their square, is near it.
+        """
+        uncut = hardware.model_copy(update={"gradient_checkpointing": False})
+        longest, samples = self.stage.inputs.max_text_tokens, self.micro_batch_size(hardware)
+        typical = min(TYPICAL_ANSWER, longest // 2)
+        most, less = (
+            (passed.forward_flops + passed.backward_flops) / samples
+            for passed in (self._trace(uncut, longest), self._trace(uncut, typical))
+        )
+        per_token = (most - less) / (longest - typical)
+        return most - per_token * self.tokens(longest), per_token
 
     def micro_batch_size(self, hardware: Hardware) -> int:
         """Samples that a rank really takes at a time: equal pieces of its share."""

@@ -146,10 +146,10 @@ def _duration(seconds: float) -> str:
 def _utilisation(job: Job, result: StepResult) -> float | None:
     """The share of the machine's operations that went into the model; None if either is not known."""
     hardware = job.hardware
-    if hardware.tflops is None or job.flops_per_token is None:
+    if hardware.tflops is None or job.flops_per_sample is None or job.flops_per_token is None:
         return None
     possible = hardware.tflops * 1e12 * hardware.world_size * result.seconds
-    return round(job.flops_per_token * result.tokens / possible, 4)
+    return round((job.flops_per_sample * result.samples + job.flops_per_token * result.tokens) / possible, 4)
 
 
 def _peak_memory(job: Job) -> int:

@@ -38,9 +38,9 @@ JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "me
 
 class Job(Definition):
     """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on.
-    `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_token`: what
-    the model computes forward and backward, by the plan; for the utilisation. `features`: the artifact that stands in
-    for the frozen parts, if they were computed before."""
+    `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_sample` and,
+    on top, `flops_per_token`: what the model computes forward and backward, by the plan; for the utilisation.
+    `features`: the artifact that stands in for the frozen parts, if they were computed before."""
 
     stage: Stage
     model: Model
@@ -52,6 +52,7 @@ class Job(Definition):
     previous: str | None
     inherits: list[Trainable]
     tombstones: int = 0
+    flops_per_sample: float | None = None
     flops_per_token: float | None = None
     features: str | None = None
 
@@ -130,6 +131,7 @@ def train_stage(
         _refuse_repetition(run, stage, mixture)
         if store.is_remote:
             _fetch(store, mixture)
+        per_sample, per_token = estimator.flops(run.hardware) if run.hardware.tflops else (None, None)
         job = Job(
             stage=stage,
             model=run.recipe.model,
@@ -141,7 +143,8 @@ def train_stage(
             previous=_previous_weights(store, stage, previous),
             inherits=inherited(run.recipe, stage),
             tombstones=len(tombstones(store)),
-            flops_per_token=estimator.flops_per_token(run.hardware) if run.hardware.tflops else None,
+            flops_per_sample=per_sample,
+            flops_per_token=per_token,
             features=features.artifact if features else None,
         )
         _refuse_other_attempts(draft, stage_name, job)
