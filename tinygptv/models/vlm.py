@@ -135,7 +135,7 @@ class VisionLanguageModel(nn.Module):
         answer: list[Tensor] = []
         for _ in range(max_new_tokens):
             positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-            options: dict[str, Any] = {"position_ids": positions, "past_key_values": cache, "use_cache": True}
+            options: dict[str, Any] = {"position_ids": positions, "cache": cache, "use_cache": True}
             states = self.language_model.hidden_states(embeds, attention_mask, **options)
             following = self.language_model.lm_head(states[:, -1]).argmax(dim=-1)
             answer.append(torch.where(finished, answer[-1], following) if answer else following)
