@@ -47,12 +47,12 @@ def test_parts_are_those_of_the_published_model() -> None:
 def test_memory_is_what_its_parts_add_up_to_by_hand(tiny: StageEstimator) -> None:
     memory = tiny.memory(CPU)
     samples, tokens = 16, 1 + 16 + 96
-    width, vocabulary, rank = 128, 640, 16
+    width, rank = 128, 16
     # Per token and layer: the layer's input; queries, keys and values, and the first two once more after the rotary
     # embedding; what attention gives, normed and not; the feed-forward's inner states. Frozen maps keep nothing. For
-    # each of two adapters dropout's mask and product, and the low-rank states.
+    # each of two adapters dropout's mask and product, and the low-rank states. Behind them what each label sends back.
     layer = (1 + 3 + 2 + 1 + 2 + 4) * width + 2 * (2 * width + rank)
-    head = 2 * 96 * vocabulary
+    head = 96 * width
     assert memory.weights == 4 * sum(tiny.parameters.values())
     assert memory.optimizer == 12 * tiny.trainable / 2
     assert memory.activations == pytest.approx(4 * samples * (4 * tokens * layer + head), rel=0.1)

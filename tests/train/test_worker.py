@@ -34,6 +34,9 @@ PROFILES: dict[str, dict[str, Any]] = {
     "zero3_offloaded": {"zero_stage": 3, "offload": "optimizer_and_parameters"},
     "packed_ahead": {"packing": True, "loader_workers": 1},
 }
+UNEVEN = {"uneven_whole": 2, "uneven_zero2": 2, "uneven_zero3": 3, "uneven_all_whole": 2, "uneven_all_zero3": 3}
+"""Trainings with a rank that often has no labels, by ZeRO stage; `all` learns the decoder, its head included. All that
+are not called whole make two labels' logits at a time."""
 WORDS_UNDER_ZERO = {"words_zero0": 0, "words_zero2": 2, "words_zero3": 3}
 
 
@@ -60,6 +63,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with_words = mix_with_words(store, folder)
     for name, stage in WORDS_UNDER_ZERO.items():
         jobs[name] = job(store, recipe, first, with_words).model_copy(
+            update={"hardware": TWO_RANKS.model_copy(update={"zero_stage": stage})}
+        )
+    decoder_too = first.model_copy(update={"trains": ["connector.projections", "language_model.all"]})
+    for name, stage in UNEVEN.items():
+        jobs[name] = job(store, recipe, decoder_too if "_all_" in name else first, mixture).model_copy(
             update={"hardware": TWO_RANKS.model_copy(update={"zero_stage": stage})}
         )
     cached = ONE_RANK.model_copy(update={"features": "cached"})
@@ -186,6 +194,24 @@ def test_every_way_to_share_the_optimizer_learns_the_same(root: Path, name: str)
     # DeepSpeed does not tell the norm without ZeRO.
     norms, expected = ([row["grad_norm"] for row in metrics(root / one)] for one in (name, "whole"))
     assert norms == pytest.approx(expected, abs=1e-5) if name != "zero0" else norms == [None] * 8
+
+
+@pytest.mark.parametrize("name", ["uneven_zero2", "uneven_zero3"])
+def test_ranks_with_unequal_numbers_of_labels_and_pieces_hang_nowhere_and_learn_the_same(root: Path, name: str) -> None:
+    assert not (root / name / "error.txt").exists()
+    assert_alike(root / name, root / "uneven_whole")
+
+
+def test_a_head_that_learns_in_pieces_learns_the_same(root: Path) -> None:
+    """Of the decoder's other tensors some have gradients of nothing but rounding, which AdamW makes steps of."""
+    losses, expected = ([r["loss"] for r in metrics(root / name)] for name in ("uneven_all_zero3", "uneven_all_whole"))
+    assert losses == pytest.approx(expected, abs=1e-5)
+    trained, wanted = (
+        load_file(root / name / "trained.safetensors") for name in ("uneven_all_zero3", "uneven_all_whole")
+    )
+    for part in ("weight", "bias"):
+        name = f"language_model.lm_head.{part}"
+        torch.testing.assert_close(trained[name], wanted[name], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", WORDS_UNDER_ZERO)
