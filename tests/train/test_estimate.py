@@ -104,11 +104,26 @@ def test_ranks_on_the_cpu_share_the_machine() -> None:
     assert limit(CPU.model_copy(update={"device": "cuda"})) is None
 
 
-@pytest.mark.parametrize(("hardware", "stage"), [("rtx3090", "stage4"), ("h200", "stage2"), ("cpu_bf16", "stage4")])
+@pytest.mark.parametrize(
+    ("hardware", "stage"), [("rtx3090", "stage4"), ("h200", "stage2"), ("cpu_bf16", "stage4"), ("rtx4060", "stage4")]
+)
 def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, stage: str) -> None:
     profile: Hardware = catalog.hardware(hardware)
     recipe: Recipe = PUBLISHED
     assert StageEstimator(recipe, stage).memory(profile).total < limit(profile)
+
+
+def test_a_base_in_four_bits_weighs_half_of_the_published_model() -> None:
+    profile, estimator = catalog.hardware("rtx3090"), StageEstimator(PUBLISHED, "stage2")
+    in_nf4 = profile.model_copy(update={"quantize_base": "nf4"})
+    whole, rounded = estimator.memory(profile), estimator.memory(in_nf4)
+    maps = 32 * 12 * 2560**2
+    assert whole.weights - rounded.weights == pytest.approx(maps * (2 - (4 + 8 / 64 + 32 / 64 / 256) / 8))
+    assert rounded.weights == pytest.approx(4.10e9, rel=0.01)
+    assert rounded.transient - whole.transient == 2 * 4 * 2560**2
+    assert (rounded.optimizer, rounded.activations) == (whole.optimizer, whole.activations)
+    assert estimator.resident(profile) - estimator.resident(in_nf4) == whole.weights - rounded.weights
+    assert estimator.work(in_nf4) == estimator.work(profile)
 
 
 def test_with_features_computed_before_the_frozen_parts_need_neither_memory_nor_work() -> None:

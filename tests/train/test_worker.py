@@ -14,6 +14,8 @@ from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe, Watch
+from tinygptv.models.lora import merge_lora
+from tinygptv.models.weights import Handoff, empty_model, load_weights
 from tinygptv.train.assemble import load_stage_model
 from tinygptv.train.encode import encode
 from tinygptv.train.events import read_events
@@ -34,6 +36,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "zero3_offloaded": {"zero_stage": 3, "offload": "optimizer_and_parameters"},
     "packed_ahead": {"packing": True, "loader_workers": 1},
 }
+IN_NF4 = {"quantize_base": "nf4"}
 UNEVEN = {"uneven_whole": 2, "uneven_zero2": 2, "uneven_zero3": 3, "uneven_all_whole": 2, "uneven_all_zero3": 3}
 """Trainings with a rank that often has no labels, by ZeRO stage; `all` learns the decoder, its head included. All that
 are not called whole make two labels' logits at a time."""
@@ -75,6 +78,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     jobs["cached"] = job(store, recipe, first, mixture).model_copy(update={"features": features.artifact})
     jobs["rounds"] = job(store, recipe, rounds, mixture)
     jobs["second"] = job(store, recipe, second, mixture, previous=folder / "whole" / "trained.safetensors")
+    for name in ("nf4", "nf4_interrupted"):
+        jobs[name] = jobs["second"].model_copy(update={"hardware": TWO_RANKS.model_copy(update=IN_NF4)})
     still = second.schedule.model_copy(update={"peak_lr": 1e-12, "warmup_lr": 0.0, "final_lr": 0.0, "steps": 1})
     halved = job(
         store,
@@ -230,6 +235,35 @@ def test_the_next_stage_begins_where_the_last_one_ended(root: Path) -> None:
     assert len(adapters_added) == 2 * 2 * 2
     assert any(second[name].any() for name in adapters_added if ".lora_B." in name)
     assert metrics(root / "second")[0]["loss"] == pytest.approx(metrics(root / "whole")[-1]["loss"], abs=0.1)
+
+
+def test_adapters_learn_beside_a_base_in_four_bits_what_they_learn_beside_the_whole(root: Path) -> None:
+    found, expected = ([row["loss"] for row in metrics(root / name)] for name in ("nf4", "second"))
+    assert found != expected
+    assert found == pytest.approx(expected, rel=0.02)
+    assert found[-1] < found[0]
+
+
+def test_beside_four_bits_an_interrupted_stage_ends_as_if_it_had_not_been(root: Path) -> None:
+    assert "stopped before step 5" in (root / "nf4_interrupted" / "error.txt").read_text()
+    assert_alike(root / "nf4_interrupted", root / "nf4")
+
+
+def test_what_was_learned_beside_four_bits_is_merged_onto_the_whole_base(root: Path) -> None:
+    trained, usual = (load_file(root / name / "trained.safetensors") for name in ("nf4", "second"))
+    assert {name: tensor.shape for name, tensor in trained.items()} == {n: t.shape for n, t in usual.items()}
+    recipe = small_recipe(root)
+    lora = recipe.stages[1].lora
+    assert lora is not None
+    model = empty_model(recipe.model, recipe.stages[1].inputs.image_size, lora)
+    load_weights(model, recipe.model, handoff=Handoff(root / "nf4" / "trained.safetensors", trained))
+    merge_lora(model.language_model)
+    place = "model.layers.0.self_attn.dense"
+    base = load_file(root / "language_model.safetensors")[f"{place}.weight"]
+    up, down = (trained[f"language_model.{place}.lora_{one}.weight"] for one in "BA")
+    merged = model.language_model.get_submodule(place).weight
+    assert not torch.equal(merged, base)
+    torch.testing.assert_close(merged, base + lora.alpha / lora.rank * up @ down, atol=1e-7, rtol=1e-5)
 
 
 def test_a_stage_in_sixteen_bits_carries_on_all_thirty_two(root: Path) -> None:

@@ -141,8 +141,11 @@ def everything_but_death(root: Path) -> None:
         "rounds",
         "halved",
         "cached",
+        "nf4",
     ):
         train(root / name)
+    train(root / "nf4_interrupted", stop_at(4))
+    train(root / "nf4_interrupted")
     train(root / "uneven_whole", mute)
     train(root / "uneven_all_whole", mute)
     with logits_at_a_time(2 * 320):
