@@ -6,7 +6,8 @@ import pytest
 
 from tinygptv import catalog
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.recipe import Recipe, Stage
+from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.estimate import RUNTIME_BYTES, StageEstimator, limit
 
 TINY, PUBLISHED = catalog.recipe("tinygptv_tiny"), catalog.recipe("tinygptv")
@@ -104,13 +105,34 @@ def test_ranks_on_the_cpu_share_the_machine() -> None:
     assert limit(CPU.model_copy(update={"device": "cuda"})) is None
 
 
-@pytest.mark.parametrize(
-    ("hardware", "stage"), [("rtx3090", "stage4"), ("h200", "stage2"), ("cpu_bf16", "stage4"), ("rtx4060", "stage4")]
-)
+@pytest.mark.parametrize(("hardware", "stage"), [("h200", "stage2"), ("cpu_bf16", "stage4"), ("rtx4060", "stage4")])
 def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, stage: str) -> None:
     profile: Hardware = catalog.hardware(hardware)
     recipe: Recipe = PUBLISHED
     assert StageEstimator(recipe, stage).memory(profile).total < limit(profile)
+
+
+@pytest.mark.parametrize("stage", PUBLISHED.stages, ids=lambda stage: stage.stage)
+def test_every_published_stage_with_its_whole_batch_fits_the_card_it_was_trained_on(stage: Stage) -> None:
+    profile, estimator = catalog.hardware("rtx3090"), StageEstimator(PUBLISHED, stage.stage)
+    pieces = accumulation_steps(stage.global_batch_size, profile.world_size, profile.micro_batch_size)
+    assert pieces * estimator.micro_batch_size(profile) * profile.world_size == stage.global_batch_size
+    assert estimator.memory(profile).total < 24 * 2**30
+
+
+def test_a_layer_of_the_published_decoder_keeps_what_was_counted_in_torch() -> None:
+    """In stage 1, 77.1 KB per token without dropout, as GELU is one kernel: written out it would keep 61 KB more. Stage
+    2 has two adapters, on the fused map of queries, keys and values and on the one behind attention."""
+    profile = catalog.hardware("rtx3090").model_copy(update={"gradient_checkpointing": False, "micro_batch_size": 2})
+    width, rank, size = 2560, 64, 2
+
+    def kept(stage: str) -> float:
+        return StageEstimator(PUBLISHED, stage).memory(profile).activations / (2 * 65 * 32)
+
+    dropouts = 2 * width * size  # their masks, which are as wide as the states on the CPU
+    assert kept("stage1") == pytest.approx(77_100 + dropouts, rel=0.02)
+    adapters = 2 * (2 * width + rank) * size  # mask and input without what was dropped, states between the two maps
+    assert kept("stage2") - kept("stage1") == pytest.approx(adapters, rel=0.02)
 
 
 def test_a_base_in_four_bits_weighs_half_of_the_published_model() -> None:

@@ -45,7 +45,13 @@ def test_what_fits_is_let_through(estimator: StageEstimator) -> None:
         {"micro_batch_size": 1},
         {"gradient_checkpointing": True, "micro_batch_size": 1},
         {"gradient_checkpointing": True, "micro_batch_size": 1, "zero_stage": 3, "ranks": 2},
-        {"gradient_checkpointing": True, "zero_stage": 2, "offload": "optimizer", "quantize_base": "nf4"},
+        {
+            "gradient_checkpointing": True,
+            "micro_batch_size": 1,
+            "zero_stage": 2,
+            "offload": "optimizer",
+            "quantize_base": "nf4",
+        },
     ],
 )
 def test_a_refusal_names_the_first_setting_that_fits(estimator: StageEstimator, settings: dict[str, object]) -> None:
