@@ -6,8 +6,10 @@ projections, embeddings, the head and all biases stay as they are, and the maps 
 """
 
 import importlib.util
+import logging
 import re
 from collections.abc import Mapping
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +44,16 @@ def use_nf4(model: nn.Module, place: str, weight: Tensor) -> None:
     It computes in the type of `weight`. Call `train()` or `eval()` afterwards: a map that is not told it is evaluated
     takes the slow way.
     """
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
+    # It warns that kernels for evaluation are not there, which would have to be fetched from the web.
+    logging.getLogger(f"{LIBRARY}.backends.cpu.ops").setLevel(logging.ERROR)
+    library = import_module(f"{LIBRARY}.nn")
     linear = model.get_submodule(place)
     assert isinstance(linear, nn.Linear)
     settings = {"quant_type": "nf4", "compress_statistics": True}
-    quantized = Linear4bit(
+    quantized = library.Linear4bit(
         linear.in_features, linear.out_features, bias=False, compute_dtype=weight.dtype, device="meta", **settings
     )
     quantized.bias = linear.bias
-    quantized.weight = Params4bit(weight, requires_grad=False, module=quantized, **settings).to(torch.device("cpu"))
+    rounded = library.Params4bit(weight, requires_grad=False, module=quantized, **settings)
+    quantized.weight = rounded.to(torch.device("cpu"))  # which rounds it
     model.set_submodule(place, quantized)
