@@ -1,16 +1,15 @@
 """Stage 1 of the tiny recipe on drawn pictures, trained as a flow trains it: what benchmarks of training share."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from drawn_data import draw_pictures, write_mixture
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.data.mixing import mix
-from tinygptv.data.shapes.scenes import draw, scene
+from tinygptv.data.shapes.scenes import scene
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import PairsSource
@@ -22,28 +21,9 @@ PICTURES = 64
 
 def write_data(folder: Path) -> None:
     """Drawn pictures with captions, and a mixture of them, in `definitions` below the folder."""
-    (folder / "images").mkdir()
-    rows = []
-    for number in range(PICTURES):
-        shown = scene("train", number)
-        draw(shown, 48).convert("RGB").save(folder / "images" / f"{number}.jpg")
-        first = shown.objects[0]
-        rows.append({"image_id": str(number), "caption": f"a picture with a {first.colour} {first.kind}"})
-    (folder / "captions.json").write_text(json.dumps({"annotations": rows}))
-    source = {
-        "kind": "annotations",
-        "about": "drawn scenes",
-        "licence": "CC0-1.0",
-        "format": "cc_sbu_align",
-        "files": {"annotations": str(folder / "captions.json")},
-        "images": str(folder / "images"),
-    }
-    component = {"source": "bench", "task": "caption_only", "weight": 1.0}
-    mixture = {"about": "a benchmark's", "draw": "per_step", "components": [component]}
-    for name, definition in {"sources/bench": source, f"mixtures/{MIXTURE}": mixture}.items():
-        path = folder / "definitions" / f"{name}.yaml"
-        path.parent.mkdir(parents=True)
-        path.write_text(yaml.safe_dump(definition))
+    draw_pictures(folder, PICTURES, PICTURES, side=48)
+    shown = [scene("train", number).objects[0] for number in range(PICTURES)]
+    write_mixture(folder, MIXTURE, "caption_only", [f"a picture with a {one.colour} {one.kind}" for one in shown])
 
 
 def train(folder: Path, name: str, steps: int, stage: dict[str, Any], hardware: dict[str, Any]) -> Manifest:
