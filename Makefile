@@ -1,5 +1,5 @@
 # Every target does what it needs first: `make train-all` and `make test` work in a fresh clone.
-.PHONY: setup train-all test bench bench-full up down doctor lint
+.PHONY: setup train-all test bench bench-full bench-gpu up down doctor lint
 .DEFAULT_GOAL := train-all
 ARGS ?=
 
@@ -14,13 +14,16 @@ test: setup           ## the whole suite
 
 bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
 	@.venv/bin/python benchmarks/journey.py $(ARGS)
-	@for name in training_step shards decode ingest metadata loader padding drawing; do \
+	@for name in training_step engine_overhead shards decode ingest metadata loader padding drawing; do \
 		.venv/bin/python benchmarks/$$name.py || exit 1; done
 	@.venv/bin/python benchmarks/annotations.py 100000
 
 bench-full: setup     ## the full size on this machine: 8 GB of disk, 12 GB of memory, ten minutes on idle cores
 	@.venv/bin/python benchmarks/full_size.py $(ARGS)
 	@.venv/bin/python benchmarks/feature_cache.py $(ARGS)
+
+bench-gpu: setup      ## every stage at full size on one GPU within 24 GB, beside the published loop; eight minutes
+	@.venv/bin/python -m benchmarks.gpu $(ARGS)
 
 up: setup             ## Prefect server, worker and deployments
 	@.venv/bin/python infra/stack.py up

@@ -7,6 +7,7 @@ process unless a benchmark says otherwise: on a machine that others use too they
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -33,13 +34,15 @@ def in_turns(ours: Callable[[], Any], peer: Callable[[], Any], rounds: int = 7) 
     return statistics.median(mine for mine, _ in times), statistics.median(theirs for _, theirs in times)
 
 
-def report(name: str, ours: float, peer: float | None, unit: str, goal: str, **details: Any) -> None:
-    """One figure. `goal` is about the ratio, or about ours where there is no peer."""
+def report(
+    name: str, ours: float | None, peer: float | None, unit: str, goal: str, folder: Path = RESULTS, **details: Any
+) -> None:
+    """One figure. `goal` is about the ratio, or about ours where there is no peer. None: it could not be measured."""
     figure = {
         "name": name,
-        "ours": round(ours, 4),
+        "ours": None if ours is None else round(ours, 4),
         "peer": None if peer is None else round(peer, 4),
-        "ratio": None if peer is None else round(ours / peer, 4),
+        "ratio": None if ours is None or peer is None else round(ours / peer, 4),
         "unit": unit,
         "goal": goal,
         **details,
@@ -47,8 +50,8 @@ def report(name: str, ours: float, peer: float | None, unit: str, goal: str, **d
     }
     line = json.dumps(figure)
     print(line, flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{datetime.now(UTC):%Y-%m-%d}.jsonl").open("a") as stream:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{datetime.now(UTC):%Y-%m-%d}.jsonl").open("a") as stream:
         stream.write(line + "\n")
 
 
@@ -78,11 +81,14 @@ def generated(count: int, megapixels: float = 0.46) -> list[bytes]:
 
 
 def _machine() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = ""
+    if shutil.which("git"):
+        asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        commit = asked.stdout.strip()
     return {
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }

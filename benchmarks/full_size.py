@@ -4,41 +4,43 @@
 
 Random weights of 3.9 billion parameters are written in the published layouts (8 GB of disk, in FOLDER or a temporary
 one), loaded by the real loader, and trained by the real ranks with the profile `cpu_bf16`: a step of every stage, each
-from what the one before left. The recipe is the published one but for its data, drawn pictures with captions longer
-than any stage takes, so that sequences have their full length; its tokenizer, the embedded one; and its global batch,
-cut down to what a CPU does in minutes. Takes ten minutes and 12 GB of memory on two idle cores.
+from what the one before left, and of stage 2 once more beside a base in 4 bits. The recipe is the published one but for
+its data, drawn pictures with captions longer than any stage takes, so that sequences have their full length; its
+tokenizer, the embedded one; and its global batch, cut down to what a CPU does in minutes. Takes a quarter of an hour
+and 12 GB of memory on two idle cores.
 """
 
-import json
+import importlib.util
 import multiprocessing
 import os
 import re
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from comparison import report
+from drawn_data import caption_of, draw_pictures, write_mixture
 from published_weights import write_published
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import OWN_DEFINITIONS, ResolvedRun
 from tinygptv.data.mixing import mix
-from tinygptv.data.shapes.scenes import draw, scene
 from tinygptv.definitions.filters import FilterChain
-from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.mixture import Task
+from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.definitions.source import PairsSource
 from tinygptv.train.estimate import StageEstimator
 from tinygptv.train.stage import METRICS, read_metrics, train_stage
 
 RECIPE, HARDWARE = "tinygptv", "cpu_bf16"
 GLOBAL_BATCH = {"stage1": 4, "stage2": 4, "stage3": 2, "stage4": 1}
-PICTURES, CAPTION_WORDS = 16, 1200
+PICTURES, CAPTION_TOKENS = 16, 2400
 TOKENIZER = "embedded:backbones/shapes/tokenizer"
-TASKS = {"bench_pairs": "caption_only", "bench_described": "describe"}
+TASKS: dict[str, Task] = {"bench_pairs": "caption_only", "bench_described": "describe"}
 MOST_GB, CLOSE = 20, 0.1
 
 
@@ -69,29 +71,10 @@ def prepare(folder: Path) -> Recipe:
 
 
 def write_data(folder: Path) -> None:
-    """Drawn pictures with endless captions, in the layout of MiniGPT-4's curated set, and mixtures of them."""
-    (folder / "images").mkdir(parents=True)
-    for number in range(PICTURES):
-        draw(scene("train", number), 448).convert("RGB").save(folder / "images" / f"{number}.jpg")
-    caption = " ".join(["red circle"] * CAPTION_WORDS)
-    rows = [{"image_id": str(number), "caption": caption} for number in range(PICTURES)]
-    (folder / "captions.json").write_text(json.dumps({"annotations": rows}))
-    source = {
-        "kind": "annotations",
-        "about": "drawn scenes whose captions are longer than any stage takes",
-        "licence": "CC0-1.0",
-        "format": "cc_sbu_align",
-        "files": {"annotations": str(folder / "captions.json")},
-        "images": str(folder / "images"),
-    }
-    definitions = {"sources/bench": source}
+    """Drawn pictures with endless captions, and a mixture of them for each way to read them."""
+    draw_pictures(folder, PICTURES, PICTURES)
     for mixture, task in TASKS.items():
-        component = {"source": "bench", "task": task, "weight": 1.0}
-        definitions[f"mixtures/{mixture}"] = {"about": "a benchmark's", "draw": "per_step", "components": [component]}
-    for name, definition in definitions.items():
-        path = folder / "definitions" / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(definition))
+        write_mixture(folder, mixture, task, [caption_of(CAPTION_TOKENS)] * PICTURES)
 
 
 def measure_loading(recipe: Recipe) -> None:
@@ -136,49 +119,50 @@ def load_and_look(recipe: Recipe, answers: "multiprocessing.Queue[dict[str, Any]
 
 
 def measure_training(folder: Path, recipe: Recipe) -> None:
-    """Train every stage from what the one before left."""
-    store, hardware = Store(str(folder / "work")), catalog.hardware(HARDWARE)
-    mixtures = {name: catalog.mixture(name) for name in TASKS}
+    """Train every stage from what the one before left; then stage 2 again, beside a base in 4 bits."""
     run = ResolvedRun(
         RECIPE,
         recipe,
         HARDWARE,
-        hardware,
+        catalog.hardware(HARDWARE),
         "bench",
         PairsSource.model_construct(),
         FilterChain.model_construct(),
-        mixtures,
+        {name: catalog.mixture(name) for name in TASKS},
         {},
         {},
     )
-    previous: Manifest | None = None
+    store = Store(str(folder / "work"))
+    before: dict[str, Manifest] = {}
     for stage in recipe.stages:
-        mixture = mix(store, stage.mixture, None)
-        previous = train_stage(store, run, "full", stage.stage, mixture, previous, on_line=print)
-        rows = read_metrics(store.folder(previous.artifact) / METRICS)
-        estimator = StageEstimator(recipe, stage.stage)
-        planned = estimator.memory(hardware).total / 1e9
-        measured = previous.details["peak_memory_bytes"] / 1e9
-        report(
-            f"full size {stage.stage}: peak memory of the rank",
-            measured,
-            None,
-            "GB",
-            f"<= {MOST_GB}, plan within {CLOSE:.0%}",
-            planned=round(planned, 3),
-            planned_by_measured=round(planned / measured, 4),
-            micro_batch_size=estimator.micro_batch_size(hardware),
-            tokens=estimator.tokens(stage.inputs.max_text_tokens),
-        )
-        report(
-            f"full size {stage.stage}: a step",
-            rows[-1]["seconds"],
-            None,
-            "s",
-            "none",
-            global_batch_size=stage.global_batch_size,
-            loss=round(rows[-1]["loss"], 4),
-        )
+        before[stage.stage] = measure_stage(store, run, "full", stage, before.get(stage.starts_from))
+    if importlib.util.find_spec("bitsandbytes"):
+        in_nf4 = replace(run, hardware=run.hardware.model_copy(update={"quantize_base": "nf4"}))
+        measure_stage(store, in_nf4, "nf4", recipe.stage("stage2"), before["stage1"])
+
+
+def measure_stage(store: Store, run: ResolvedRun, run_name: str, stage: Stage, previous: Manifest | None) -> Manifest:
+    """Train one stage, or find it trained; its peak beside the plan's, and the seconds of its last step."""
+    made = train_stage(store, run, run_name, stage.stage, mix(store, stage.mixture, None), previous, on_line=print)
+    step = read_metrics(store.folder(made.artifact) / METRICS)[-1]
+    estimator = StageEstimator(run.recipe, stage.stage)
+    planned = estimator.memory(run.hardware).total / 1e9
+    measured = made.details["peak_memory_bytes"] / 1e9
+    told = f"full size {stage.stage}" + (", base in 4 bits" if run.hardware.quantize_base == "nf4" else "")
+    report(
+        f"{told}: peak memory of the rank",
+        measured,
+        None,
+        "GB",
+        f"<= {MOST_GB}, plan within {CLOSE:.0%}",
+        planned=round(planned, 3),
+        planned_by_measured=round(planned / measured, 4),
+        micro_batch_size=estimator.micro_batch_size(run.hardware),
+        tokens=estimator.tokens(stage.inputs.max_text_tokens),
+    )
+    details = {"global_batch_size": stage.global_batch_size, "loss": round(step["loss"], 4)}
+    report(f"{told}: a step", step["seconds"], None, "s", "none", **details)
+    return made
 
 
 def peak_bytes() -> int:

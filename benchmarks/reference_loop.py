@@ -46,7 +46,7 @@ class ReferenceLoop(nn.Module):
             truncation=True,
             max_length=self.inputs.max_text_tokens,
             add_special_tokens=False,
-        )
+        ).to(images.device)
         targets = regress.input_ids.masked_fill(regress.input_ids == self.tokenizer.pad_token_id, -100)
         inputs_embeds, attention_mask, input_lens = self.concat_emb_input_output(
             cond_embeds, cond_atts, self.embed_tokens(regress.input_ids), regress.attention_mask
@@ -54,7 +54,7 @@ class ReferenceLoop(nn.Module):
         bos = torch.ones_like(targets[:, :1]) * self.tokenizer.bos_token_id
         inputs_embeds = torch.cat([self.embed_tokens(bos), inputs_embeds], dim=1)
         attention_mask = torch.cat([cond_atts[:, :1], attention_mask], dim=1)
-        labels = torch.full(inputs_embeds.shape[:2], -100)
+        labels = targets.new_full(inputs_embeds.shape[:2], -100)
         for row, target in enumerate(targets):
             labels[row, input_lens[row] + 1 : input_lens[row] + len(target) + 1] = target
         return self.language_loss(inputs_embeds, attention_mask, labels)
@@ -66,15 +66,13 @@ class ReferenceLoop(nn.Module):
             p_segs = each_prompt.split("<ImageHere>")
             interleave_emb = []
             for seg in p_segs[:-1]:
-                p_tokens = self.tokenizer(seg, return_tensors="pt", add_special_tokens=False)
-                interleave_emb.append(torch.cat([self.embed_tokens(p_tokens.input_ids), each_img_embed[None]], dim=1))
+                interleave_emb.append(torch.cat([self.embed_text(seg), each_img_embed[None]], dim=1))
             wrapped_emb = torch.cat(interleave_emb, dim=1)
-            p_tokens = self.tokenizer(p_segs[-1], return_tensors="pt", add_special_tokens=False)
-            emb_lists.append(torch.cat([wrapped_emb, self.embed_tokens(p_tokens.input_ids)], dim=1))
+            emb_lists.append(torch.cat([wrapped_emb, self.embed_text(p_segs[-1])], dim=1))
         emb_lens = [emb.shape[1] for emb in emb_lists]
-        pad_emb = self.embed_tokens(torch.tensor(self.tokenizer.pad_token_id))
+        pad_emb = self.embed_tokens(torch.tensor(self.tokenizer.pad_token_id, device=img_embeds.device))
         wrapped_embs = pad_emb.expand(len(emb_lens), max(emb_lens), -1).clone()
-        wrapped_atts = torch.zeros(len(emb_lens), max(emb_lens), dtype=torch.int)
+        wrapped_atts = torch.zeros(len(emb_lens), max(emb_lens), dtype=torch.int, device=img_embeds.device)
         for row, emb in enumerate(emb_lists):
             wrapped_embs[row, : emb_lens[row]] = emb
             wrapped_atts[row, : emb_lens[row]] = 1
@@ -92,6 +90,11 @@ class ReferenceLoop(nn.Module):
             cat_atts.append(torch.cat([input_atts[row][:input_len], output_atts[row], input_atts[row][input_len:]]))
         return torch.stack(cat_embs), torch.stack(cat_atts), input_lens
 
+    def embed_text(self, text: str) -> Tensor:
+        """A piece of a prompt: (1, T, D)."""
+        ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+        return self.embed_tokens(ids.to(self.model.language_model.get_input_embeddings().weight.device))
+
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Rows of the decoder's embedding table."""
         return self.model.language_model.get_input_embeddings()(ids)
@@ -99,7 +102,7 @@ class ReferenceLoop(nn.Module):
     def language_loss(self, hidden_states: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """`PhiForCausalLM.forward`: (B, T, D), (B, T), (B, T) -> mean cross-entropy, float32."""
         decoder = self.model.language_model.model
-        position_ids = torch.arange(hidden_states.shape[1])[None]
+        position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
         cos, sin = decoder.rotary_emb(hidden_states, position_ids)
         mask = causal_mask(attention_mask)
         for layer in decoder.layers:
@@ -115,8 +118,9 @@ class ReferenceLoop(nn.Module):
 def causal_mask(attention_mask: Tensor) -> Tensor:
     """(B, T) -> (B, 1, T, T), to be added to the scores."""
     length = attention_mask.shape[1]
-    seen = torch.ones(length, length).tril().bool() & attention_mask[:, None, None].bool()
-    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    device = attention_mask.device
+    seen = torch.ones(length, length, device=device).tril().bool() & attention_mask[:, None, None].bool()
+    return torch.zeros(seen.shape, device=device).masked_fill(~seen, torch.finfo(torch.float32).min)
 
 
 def decoder_layer(layer: PhiLayer, residual: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

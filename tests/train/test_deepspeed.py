@@ -1,4 +1,5 @@
 import pytest
+from deepspeed.utils.config import get_timers_config
 
 from tinygptv import catalog
 from tinygptv.train.deepspeed import accumulation_steps, deepspeed_config
@@ -22,6 +23,11 @@ def test_hardware_decides_the_pieces_and_never_the_batch(hardware: str) -> None:
     assert config["train_batch_size"] == 64 == pieces * profile.ranks
     assert config["train_micro_batch_size_per_gpu"] <= profile.micro_batch_size
     assert config["zero_optimization"]["stage"] == profile.zero_stage
+
+
+def test_no_timer_waits_for_the_device() -> None:
+    config = deepspeed_config(catalog.recipe("tinygptv").stage("stage2"), catalog.hardware("rtx3090"))
+    assert not get_timers_config(config).enabled
 
 
 def test_no_clipping_is_said_as_zero() -> None:

@@ -30,6 +30,8 @@ def deepspeed_config(stage: Stage, hardware: Hardware) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**62,
+        # It would wait for the device before and after every piece of a batch, only to tell what is told here anyway.
+        "timers": {"throughput": {"enabled": False}},
     }
 
 

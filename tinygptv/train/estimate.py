@@ -12,6 +12,7 @@ import torch
 
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe
+from tinygptv.models import nf4
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import empty_model, parameters_by_name
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
@@ -83,7 +84,9 @@ class StageEstimator:
         self._model, self._lora = recipe.model, adapters(recipe, self.stage)
         self._traces: dict[tuple[Any, ...], Trace] = {}
         model = self._empty()
-        sizes = {name: parameter.numel() for name, parameter in parameters_by_name(model).items()}
+        parameters = parameters_by_name(model)
+        sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+        self._maps = nf4.map_weights(parameters)
         self.parameters = dict.fromkeys(PARTS, 0)
         for name, size in sizes.items():
             self.parameters[_part(name)] += size
@@ -106,7 +109,9 @@ class StageEstimator:
         bucket = BUCKET_ELEMENTS * size if hardware.device == "cuda" and hardware.zero_stage else 0
         fresh = max(passed.gradients, bucket)
         activations = min(passed.kept, passed.peak - passed.gradients)
-        highest = accumulated + passed.peak - passed.gradients + fresh
+        # A map of 4 bits is restored for its product.
+        restored = size * max(self._maps.values()) if hardware.quantize_base == "nf4" else 0
+        highest = accumulated + passed.peak - passed.gradients + fresh + restored
         # The optimizer flattens its share of the gradients and makes a copy of it in 32 bits; activations are gone.
         stepping = int(self.trainable * share * (2 * size + 4))
         transient = max(highest, stepping) - accumulated - fresh - activations
@@ -139,11 +144,21 @@ class StageEstimator:
             hours=hours,
         )
 
-    def flops_per_token(self, hardware: Hardware) -> float:
-        """Operations of the model per token of its longest batch, without what checkpointing computes again."""
-        answer = self.stage.inputs.max_text_tokens
-        passed = self._trace(hardware.model_copy(update={"gradient_checkpointing": False}), answer)
-        return (passed.forward_flops + passed.backward_flops) / (self.micro_batch_size(hardware) * self.tokens(answer))
+    def flops(self, hardware: Hardware) -> tuple[float, float]:
+        """Operations per sample and, on top, per token, forward and backward, without what checkpointing repeats.
+
+        An image costs the same however little is said about it, so that tokens alone would not do. The line goes
+        through batches of typical answers and of the longest: attention, which costs their square, is near it.
+        """
+        uncut = hardware.model_copy(update={"gradient_checkpointing": False})
+        longest, samples = self.stage.inputs.max_text_tokens, self.micro_batch_size(hardware)
+        typical = min(TYPICAL_ANSWER, longest // 2)
+        most, less = (
+            (passed.forward_flops + passed.backward_flops) / samples
+            for passed in (self._trace(uncut, longest), self._trace(uncut, typical))
+        )
+        per_token = (most - less) / (longest - typical)
+        return most - per_token * self.tokens(longest), per_token
 
     def micro_batch_size(self, hardware: Hardware) -> int:
         """Samples that a rank really takes at a time: equal pieces of its share."""
@@ -157,7 +172,8 @@ class StageEstimator:
         if hardware.features == "cached":
             everything -= self._in_front
         if hardware.zero_stage < 3:
-            return everything * size
+            rounded = sum(self._maps.values()) if hardware.quantize_base == "nf4" else 0
+            return (everything - rounded) * size + int(rounded * nf4.BYTES_PER_WEIGHT)
         offloaded = hardware.offload == "optimizer_and_parameters" and hardware.device == "cuda"
         held = 0 if offloaded else everything // hardware.world_size
         return min(everything, held + min(everything, MAX_GATHERED)) * size

@@ -102,6 +102,15 @@ def set_loss_scale(engine: DeepSpeedEngine, scale: dict[str, Any]) -> None:
             setattr(scaler, field, value)
 
 
+def scaled_too_far(engine: DeepSpeedEngine) -> bool:
+    """Whether fp16 left the last step out, for its scaled gradients did not fit, to scale the next loss less.
+
+    That is how the scale is found. DeepSpeed tells an infinite norm then, which is no fault of the training's; it ends
+    by itself when there is no lower scale.
+    """
+    return bool(engine.fp16_enabled() and engine.optimizer.overflow)
+
+
 class _Whole:
     """ZeRO-0: every rank has everything; beside parameters of 16 bits there are copies in 32."""
 

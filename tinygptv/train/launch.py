@@ -71,7 +71,7 @@ class DeepSpeedLauncher:
         agent = [sys.executable, "-m", "tinygptv.train.launch", str(job), str(hardware.stall_seconds)]
         ranks = ["--nproc-per-node", str(hardware.ranks), "--max-restarts", str(hardware.restarts)]
         ranks += ["-m", self.rank_module, "--job", str(job)]
-        environment = _environment(hardware)
+        environment = rank_environment(hardware)
         commands = agent_commands(hardware, agent, ranks, environment)
         for_pods = command_for_pods(hardware, agent, ranks, environment)
         with contextlib.ExitStack() as stack:
@@ -126,7 +126,8 @@ def failures(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((folder / RANKS).glob("*.failure.json"))]
 
 
-def _environment(hardware: Hardware) -> dict[str, str]:
+def rank_environment(hardware: Hardware) -> dict[str, str]:
+    """What a rank finds in its environment before torchrun adds who it is."""
     threads = hardware.threads_per_rank or max(1, (os.cpu_count() or 1) // hardware.ranks)
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),

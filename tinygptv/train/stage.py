@@ -38,9 +38,9 @@ JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "me
 
 class Job(Definition):
     """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on.
-    `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_token`: what
-    the model computes forward and backward, by the plan; for the utilisation. `features`: the artifact that stands in
-    for the frozen parts, if they were computed before."""
+    `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_sample` and,
+    on top, `flops_per_token`: what the model computes forward and backward, by the plan; for the utilisation.
+    `features`: the artifact that stands in for the frozen parts, if they were computed before."""
 
     stage: Stage
     model: Model
@@ -52,6 +52,7 @@ class Job(Definition):
     previous: str | None
     inherits: list[Trainable]
     tombstones: int = 0
+    flops_per_sample: float | None = None
     flops_per_token: float | None = None
     features: str | None = None
 
@@ -122,14 +123,18 @@ def train_stage(
 
     def build(draft: Path) -> Outcome:
         # Imported here, for it brings torch: who only asks what would be done can go without.
+        from tinygptv.models.nf4 import refuse_without_library
         from tinygptv.train.estimate import StageEstimator
         from tinygptv.train.fitting import refuse_unfit
 
+        if run.hardware.quantize_base == "nf4":
+            refuse_without_library()
         estimator = StageEstimator(run.recipe, stage_name)
         refuse_unfit(estimator, run.hardware, run.hardware_name)
         _refuse_repetition(run, stage, mixture)
         if store.is_remote:
             _fetch(store, mixture)
+        per_sample, per_token = estimator.flops(run.hardware) if run.hardware.tflops else (None, None)
         job = Job(
             stage=stage,
             model=run.recipe.model,
@@ -141,7 +146,8 @@ def train_stage(
             previous=_previous_weights(store, stage, previous),
             inherits=inherited(run.recipe, stage),
             tombstones=len(tombstones(store)),
-            flops_per_token=estimator.flops_per_token(run.hardware) if run.hardware.tflops else None,
+            flops_per_sample=per_sample,
+            flops_per_token=per_token,
             features=features.artifact if features else None,
         )
         _refuse_other_attempts(draft, stage_name, job)
@@ -228,6 +234,7 @@ def _outcome(draft: Path, stage: Stage, run: ResolvedRun) -> Outcome:
         "samples_per_second": round(samples / sum(row["seconds"] for row in rows), 2),
         "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
         "hardware": run.hardware_name,
+        "quantize_base": run.hardware.quantize_base,
         "samples_replaced": _replaced(draft),
     }
     return Outcome(rows_in=samples, rows_out=samples, details=details)

@@ -28,7 +28,7 @@ from tinygptv.train.batches import mixture_batches
 from tinygptv.train.checkpoint import Checkpoints, write_tensors
 from tinygptv.train.engine import build_model, join_ranks, open_engine, open_handoff, trained_parameters
 from tinygptv.train.events import read_events, record
-from tinygptv.train.holdings import forget_moments, open_holdings, whole_shape
+from tinygptv.train.holdings import forget_moments, open_holdings, scaled_too_far, whole_shape
 from tinygptv.train.metrics import Losses, Metrics, StepResult
 from tinygptv.train.schedule import begins_round, learning_rate, total_steps
 from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
@@ -39,6 +39,7 @@ logger = getLogger(__name__)
 Beat = Callable[[str], None]
 OpenBatches = Callable[[Job, int, Callable[[str], None]], Batches]
 """From a job, the number of tokens of an image, and what is told of workers that were lost."""
+BuildModel = Callable[[Job], VisionLanguageModel]
 
 
 def train_from_mixture(job_file: Path, beat: Beat) -> None:
@@ -46,10 +47,11 @@ def train_from_mixture(job_file: Path, beat: Beat) -> None:
     train(job_file, mixture_batches, beat)
 
 
-def train(job_file: Path, open_batches: OpenBatches, beat: Beat) -> None:
+def train(job_file: Path, open_batches: OpenBatches, beat: Beat, build: BuildModel = build_model) -> None:
     """Train, from the newest good checkpoint if there is one, and leave the trained tensors beside the job file.
 
-    `beat` is told what comes next, as a sign of life. Raises TrainingError if the stage's `watch` says so.
+    `build` gives the model that is trained, by default that of the job's files. `beat` is told what comes next, as a
+    sign of life. Raises TrainingError if the stage's `watch` says so.
     """
     job, folder = Job.model_validate_json(job_file.read_text()), job_file.parent
     join_ranks(job)
@@ -57,7 +59,7 @@ def train(job_file: Path, open_batches: OpenBatches, beat: Beat) -> None:
         parts = ", ".join(["vision_encoder", *(part.part for part in job.model.front)])
         record(folder, "features_used", artifact=job.features, instead_of=parts)
     beat("building the model")
-    model = build_model(job)
+    model = build(job)
     beat("opening the mixture")
     rank = dist.get_rank()
     lost = functools.partial(record, folder, "loader_lost", rank=rank)
@@ -151,15 +153,15 @@ class _Training:
             engine.set_gradient_accumulation_boundary(number + 1 == len(micro_batches))
             # Dropout belongs to the piece of the batch, not to the rank: the same pieces on fewer ranks learn the same.
             torch.manual_seed(_seed(self._job.seed, drawn, self._rank * len(micro_batches) + number))
-            loss, logits = engine(*self._to_device(batch))
+            loss, of_labels = engine(*self._to_device(batch))
             share = loss * (count / max(1, labels))
             # DeepSpeed averages over ranks; the shares are to be added up.
             engine.backward(share * self._ranks, scale_wrt_gas=False)
-            losses.add(share.detach(), logits.detach(), batch)
-            del loss, logits, share
+            losses.add(share.detach(), of_labels, batch)
+            del loss, of_labels, share
             engine.step()
         dist.all_reduce(losses.sums)
-        norm = engine.get_global_grad_norm()
+        norm = None if scaled_too_far(engine) else engine.get_global_grad_norm()
         result = StepResult(
             loss=losses.total,
             losses=losses.by_source(),
