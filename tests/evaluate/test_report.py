@@ -120,7 +120,7 @@ def test_the_verdict_rests_on_chance_and_noise(manifests: list[Manifest]) -> Non
     run = resolved()
     good = verdict(run, sort_artifacts(run.recipe, manifests))
     assert good.learned
-    assert good.lines[0] == "The model sees: all of 7 held-out benchmarks lie clearly above chance."
+    assert good.lines[0] == "The model sees: all of 8 held-out benchmarks lie clearly above chance."
     assert good.lines[2] == "With noise for pictures, all of those fall back to chance."
     peeking = [
         manifest.model_copy(update={"details": manifest.details | {"value": 0.9}})

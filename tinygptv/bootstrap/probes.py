@@ -36,7 +36,7 @@ def qformer(pretraining: QFormerPretraining) -> dict[str, float]:
 def language(pretraining: LanguagePretraining) -> dict[str, float]:
     """Share of answer tokens that are right, and their loss, for scenes told in words and in vectors, and exams.
 
-    All with TinyGPT-V's norms inserted, as the stages will read it: the exams are the most that these can teach.
+    All with TinyGPT-V's norms inserted, as the stages will read it: the exams say what these can build on.
     """
     pretraining.norms.inserted = True
     scenes = batch_of_scenes("heldout", 0, _SCENES)
