@@ -160,7 +160,7 @@ class LanguagePretraining(nn.Module):
             last = hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
             for row, word in zip(rows, self.phi.lm_head(last).argmax(dim=-1).tolist(), strict=True):
                 row.append(word)
-        said = [self.tokenizer.decode(row[length:]) for row, length in zip(rows, lengths, strict=True)]
+        said = self.tokenizer.batch_decode([row[length:] for row, length in zip(rows, lengths, strict=True)])
         return [text.split(TEMPLATE[2])[0] for text in said]
 
     def _encode(self, text: str) -> list[int]:
