@@ -8,6 +8,7 @@ from tinygptv import catalog
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.train.estimate import RUNTIME_BYTES, StageEstimator, limit
+from tinygptv.train.fitting import settle
 
 TINY, PUBLISHED = catalog.recipe("tinygptv_tiny"), catalog.recipe("tinygptv")
 CPU = catalog.hardware("cpu")
@@ -118,6 +119,12 @@ def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, sta
     profile: Hardware = catalog.hardware(hardware)
     recipe: Recipe = PUBLISHED
     assert StageEstimator(recipe, stage).memory(profile).total < limit(profile)
+
+
+@pytest.mark.parametrize(("stage", "twice"), [("stage2", False), ("stage4", True)])
+def test_24_gb_remember_the_layers_of_stage_2_but_not_of_stage_4(stage: str, twice: bool) -> None:
+    profile = catalog.hardware("rtx3090")
+    assert settle(StageEstimator(PUBLISHED, stage), profile).gradient_checkpointing is twice
 
 
 def test_with_features_computed_before_the_frozen_parts_need_neither_memory_nor_work() -> None:

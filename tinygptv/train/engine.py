@@ -47,7 +47,7 @@ def build_model(job: Job) -> VisionLanguageModel:
     in_front, _ = model.prefixes
     unread = in_front if job.features else ()
     load_weights(model, job.model, handoff=open_handoff(job, model), dtype=dtype, seed=job.seed, unread=unread)
-    set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
+    set_up(model, job.stage.trains, bool(job.hardware.gradient_checkpointing))
     if job.features:
         model.split_front()
     return model
