@@ -14,7 +14,7 @@ test: setup           ## the whole suite
 
 bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
 	@.venv/bin/python benchmarks/journey.py $(ARGS)
-	@for name in training_step shards decode ingest metadata loader padding drawing; do \
+	@for name in training_step engine_overhead shards decode ingest metadata loader padding drawing; do \
 		.venv/bin/python benchmarks/$$name.py || exit 1; done
 	@.venv/bin/python benchmarks/annotations.py 100000
 

@@ -6,7 +6,6 @@ Not a race but a proof too long for the suite, which kills less often. One rank 
 that was left alone, several within a tolerance; all with the same metrics. Exit code 1 if they do not.
 """
 
-import json
 import os
 import random
 import subprocess
@@ -17,24 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import small_stage
 import torch
-import yaml
 from comparison import report
 from safetensors.torch import load_file
+from small_stage import STAGE, left_by, write_data
 
-from tinygptv import catalog
-from tinygptv.artifacts import Manifest, Store
-from tinygptv.catalog import OWN_DEFINITIONS, ResolvedRun
-from tinygptv.data.mixing import mix
-from tinygptv.data.shapes.scenes import draw, scene
-from tinygptv.definitions.filters import FilterChain
-from tinygptv.definitions.recipe import Recipe
-from tinygptv.definitions.source import PairsSource
+from tinygptv.catalog import OWN_DEFINITIONS
 from tinygptv.train.events import read_events
-from tinygptv.train.stage import METRICS, TRAINED, read_metrics, train_stage
+from tinygptv.train.stage import METRICS, TRAINED, read_metrics
 
-RECIPE, STAGE, MIXTURE = "tinygptv_tiny", "stage1", "bench_crash"
-STEPS, CHECKPOINT_EVERY, PICTURES, KILLS = 60, 5, 64, 10
+STEPS, CHECKPOINT_EVERY, KILLS = 60, 5, 10
 TOLERANCE = 1e-4
 LASTING = ("step", "round", "batch", "loss", "losses", "lr", "grad_norm", "tombstones")
 VICTIMS = ("rank", "launcher", "flow")
@@ -61,54 +53,10 @@ def main() -> None:
         report(name, farthest, None, "", goal, killed=killed, restarts_by_itself=events.count("restarted"))
 
 
-def write_data(folder: Path) -> None:
-    """Drawn pictures with captions, and a mixture of them."""
-    (folder / "images").mkdir()
-    rows = []
-    for number in range(PICTURES):
-        shown = scene("train", number)
-        draw(shown, 48).convert("RGB").save(folder / "images" / f"{number}.jpg")
-        first = shown.objects[0]
-        rows.append({"image_id": str(number), "caption": f"a picture with a {first.colour} {first.kind}"})
-    (folder / "captions.json").write_text(json.dumps({"annotations": rows}))
-    source = {
-        "kind": "annotations",
-        "about": "drawn scenes",
-        "licence": "CC0-1.0",
-        "format": "cc_sbu_align",
-        "files": {"annotations": str(folder / "captions.json")},
-        "images": str(folder / "images"),
-    }
-    component = {"source": "bench", "task": "caption_only", "weight": 1.0}
-    mixture = {"about": "a benchmark's", "draw": "per_step", "components": [component]}
-    for name, definition in {"sources/bench": source, f"mixtures/{MIXTURE}": mixture}.items():
-        path = folder / "definitions" / f"{name}.yaml"
-        path.parent.mkdir(parents=True)
-        path.write_text(yaml.safe_dump(definition))
-
-
-def train(folder: Path, name: str, ranks: int) -> Manifest:
+def train(folder: Path, name: str, ranks: int) -> None:
     """What the flow would do: the stage, from its last good checkpoint."""
-    content = catalog.recipe(RECIPE).model_dump()
-    content["stages"] = content["stages"][:1]
-    stage = content["stages"][0]
-    stage |= {"mixture": MIXTURE, "checkpoint_every": CHECKPOINT_EVERY, "global_batch_size": 8}
-    stage["schedule"] |= {"warmup_steps": 5, "steps": STEPS}
-    profile = {"ranks": ranks, "micro_batch_size": 4, "restarts": KILLS}
-    run = ResolvedRun(
-        RECIPE,
-        Recipe.model_validate(content),
-        "cpu",
-        catalog.hardware("cpu").model_copy(update=profile),
-        "bench",
-        PairsSource.model_construct(),
-        FilterChain.model_construct(),
-        {MIXTURE: catalog.mixture(MIXTURE)},
-        {},
-        {},
-    )
-    store = Store(str(folder / "work"))
-    return train_stage(store, run, name, STAGE, mix(store, MIXTURE, None), None)
+    stage = {"checkpoint_every": CHECKPOINT_EVERY, "global_batch_size": 8}
+    small_stage.train(folder, name, STEPS, stage, {"ranks": ranks, "micro_batch_size": 4, "restarts": KILLS})
 
 
 def start(folder: Path, name: str, ranks: int) -> subprocess.Popen[bytes]:
@@ -155,12 +103,6 @@ def steps_taken(folder: Path) -> int:
     """Lines of the metrics so far, also of those that will be taken again."""
     found = list(folder.glob(f"work/.drafts/runs/fire/{STAGE}@*/{METRICS}"))
     return len(read_metrics(found[0])) if found else 0
-
-
-def left_by(folder: Path, name: str) -> Path:
-    """What a finished run left behind."""
-    (found,) = folder.glob(f"work/runs/{name}/{STAGE}@*")
-    return found
 
 
 def compare(peace: Path, fire: Path, exactly: bool) -> float:

@@ -15,15 +15,15 @@ WORDS = "red circle"
 """Two words, each of them one token of the embedded tokenizer."""
 
 
-def draw_pictures(folder: Path, different: int, count: int) -> None:
-    """`count` JPEGs, named by their numbers, below `folder`; after the `different` ones come copies.
+def draw_pictures(folder: Path, different: int, count: int, side: int = SIDE) -> None:
+    """`count` JPEGs of side x side px, named by their numbers, below `folder`; after the `different` ones come copies.
 
     To a reader that keeps what it has decoded, copies are new pictures.
     """
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     for number in range(different):
-        draw(scene("train", number), SIDE).convert("RGB").save(images / f"{number}.jpg")
+        draw(scene("train", number), side).convert("RGB").save(images / f"{number}.jpg")
     for number in range(different, count):
         shutil.copyfile(images / f"{number % different}.jpg", images / f"{number}.jpg")
 

@@ -4,17 +4,20 @@
 
 Random weights of 3.9 billion parameters are written in the published layouts (8 GB of disk, in FOLDER or a temporary
 one), loaded by the real loader, and trained by the real ranks with the profile `cpu_bf16`: a step of every stage, each
-from what the one before left. The recipe is the published one but for its data, drawn pictures with captions longer
-than any stage takes, so that sequences have their full length; its tokenizer, the embedded one; and its global batch,
-cut down to what a CPU does in minutes. Takes ten minutes and 12 GB of memory on two idle cores.
+from what the one before left, and of stage 2 once more beside a base in 4 bits. The recipe is the published one but for
+its data, drawn pictures with captions longer than any stage takes, so that sequences have their full length; its
+tokenizer, the embedded one; and its global batch, cut down to what a CPU does in minutes. Takes a quarter of an hour
+and 12 GB of memory on two idle cores.
 """
 
+import importlib.util
 import multiprocessing
 import os
 import re
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from tinygptv.catalog import OWN_DEFINITIONS, ResolvedRun
 from tinygptv.data.mixing import mix
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.mixture import Task
-from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.definitions.source import PairsSource
 from tinygptv.train.estimate import StageEstimator
 from tinygptv.train.stage import METRICS, read_metrics, train_stage
@@ -116,49 +119,50 @@ def load_and_look(recipe: Recipe, answers: "multiprocessing.Queue[dict[str, Any]
 
 
 def measure_training(folder: Path, recipe: Recipe) -> None:
-    """Train every stage from what the one before left."""
-    store, hardware = Store(str(folder / "work")), catalog.hardware(HARDWARE)
-    mixtures = {name: catalog.mixture(name) for name in TASKS}
+    """Train every stage from what the one before left; then stage 2 again, beside a base in 4 bits."""
     run = ResolvedRun(
         RECIPE,
         recipe,
         HARDWARE,
-        hardware,
+        catalog.hardware(HARDWARE),
         "bench",
         PairsSource.model_construct(),
         FilterChain.model_construct(),
-        mixtures,
+        {name: catalog.mixture(name) for name in TASKS},
         {},
         {},
     )
-    previous: Manifest | None = None
+    store = Store(str(folder / "work"))
+    before: dict[str, Manifest] = {}
     for stage in recipe.stages:
-        mixture = mix(store, stage.mixture, None)
-        previous = train_stage(store, run, "full", stage.stage, mixture, previous, on_line=print)
-        rows = read_metrics(store.folder(previous.artifact) / METRICS)
-        estimator = StageEstimator(recipe, stage.stage)
-        planned = estimator.memory(hardware).total / 1e9
-        measured = previous.details["peak_memory_bytes"] / 1e9
-        report(
-            f"full size {stage.stage}: peak memory of the rank",
-            measured,
-            None,
-            "GB",
-            f"<= {MOST_GB}, plan within {CLOSE:.0%}",
-            planned=round(planned, 3),
-            planned_by_measured=round(planned / measured, 4),
-            micro_batch_size=estimator.micro_batch_size(hardware),
-            tokens=estimator.tokens(stage.inputs.max_text_tokens),
-        )
-        report(
-            f"full size {stage.stage}: a step",
-            rows[-1]["seconds"],
-            None,
-            "s",
-            "none",
-            global_batch_size=stage.global_batch_size,
-            loss=round(rows[-1]["loss"], 4),
-        )
+        before[stage.stage] = measure_stage(store, run, "full", stage, before.get(stage.starts_from))
+    if importlib.util.find_spec("bitsandbytes"):
+        in_nf4 = replace(run, hardware=run.hardware.model_copy(update={"quantize_base": "nf4"}))
+        measure_stage(store, in_nf4, "nf4", recipe.stage("stage2"), before["stage1"])
+
+
+def measure_stage(store: Store, run: ResolvedRun, run_name: str, stage: Stage, previous: Manifest | None) -> Manifest:
+    """Train one stage, or find it trained; its peak beside the plan's, and the seconds of its last step."""
+    made = train_stage(store, run, run_name, stage.stage, mix(store, stage.mixture, None), previous, on_line=print)
+    step = read_metrics(store.folder(made.artifact) / METRICS)[-1]
+    estimator = StageEstimator(run.recipe, stage.stage)
+    planned = estimator.memory(run.hardware).total / 1e9
+    measured = made.details["peak_memory_bytes"] / 1e9
+    told = f"full size {stage.stage}" + (", base in 4 bits" if run.hardware.quantize_base == "nf4" else "")
+    report(
+        f"{told}: peak memory of the rank",
+        measured,
+        None,
+        "GB",
+        f"<= {MOST_GB}, plan within {CLOSE:.0%}",
+        planned=round(planned, 3),
+        planned_by_measured=round(planned / measured, 4),
+        micro_batch_size=estimator.micro_batch_size(run.hardware),
+        tokens=estimator.tokens(stage.inputs.max_text_tokens),
+    )
+    details = {"global_batch_size": stage.global_batch_size, "loss": round(step["loss"], 4)}
+    report(f"{told}: a step", step["seconds"], None, "s", "none", **details)
+    return made
 
 
 def peak_bytes() -> int:

@@ -48,9 +48,10 @@ from tinygptv.sample import IMAGE_PLACE, ImageReference, Sample, Turn
 from tinygptv.train.engine import parameter_groups
 
 WORKERS = len(os.sched_getaffinity(0))
-BATCH, STEPS, ROUNDS, SHARDS = 32, 12, 5, 8
+BATCH, STEPS, ROUNDS, SHARDS = 32, 24, 5, 8
 WARM_UP = 3 * WORKERS
-"""Steps before those that are measured: what was made while the other one was measured does not count."""
+"""Steps before those that are measured: what was made ahead, while nobody measured, does not count."""
+_QUIET_SECONDS = 0.2
 SAMPLES = BATCH * (ROUNDS * (WARM_UP + STEPS) + 4 * WORKERS)
 TINY = catalog.recipe("tinygptv_tiny")
 
@@ -141,7 +142,11 @@ def published_transform(side: int, image: Image.Image) -> Tensor:
 
 
 def seconds_and_cpu(batches: Iterator[Tensor]) -> tuple[float, float]:
-    """What the next steps take."""
+    """What the next steps take, once the other side's workers have made what they make ahead."""
+    used = None
+    while (now_used := cpu_seconds()) != used:
+        used = now_used
+        time.sleep(_QUIET_SECONDS)
     for _ in range(WARM_UP):
         next(batches)
     started, before = time.perf_counter(), cpu_seconds()

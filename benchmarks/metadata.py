@@ -38,6 +38,7 @@ PREVIEWS = [
     ("preview of caption_words", "caption_words", 4.0),
 ]
 SIDECAR = "sidecar.parquet"
+FIGURES = ("cpu", "seconds", "peak_bytes")
 
 
 def chain() -> FilterChain:
@@ -152,7 +153,7 @@ def measured(name: str, sidecar: Path, kept: Path) -> dict[str, Any]:
 def median(name: str, sidecars: Path, kept: Path, rounds: int) -> dict[str, float]:
     """Medians of several processes."""
     runs = [measured(name, sidecars, kept) for _ in range(rounds)]
-    return {figure: statistics.median(run[figure] for run in runs) for figure in ("cpu", "seconds", "peak_bytes")}
+    return {figure: statistics.median(run[figure] for run in runs) for figure in FIGURES}
 
 
 def beside_pandas(sidecar: Path, folder: Path, rounds: int) -> None:

@@ -1,7 +1,9 @@
 """An S3 that has a bad day: moto's, behind faults that a test chooses."""
 
+import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -13,20 +15,28 @@ Start = Callable[..., Any]
 
 @dataclass
 class Weather:
-    """What goes wrong: a request's `METHOD name` → how often it still fails, and as what; any other fails as the next
-    word of `storm` says."""
+    """What goes wrong: a request's `METHOD name` → how often it still fails, and as what; any other as `storm` says.
+
+    Every request goes through the words of the storm, again and again, on its own and from a place of its own: so how
+    often one fails in a row does not depend on which others are made at the same time.
+    """
 
     failing: dict[str, list[str]] = field(default_factory=dict)
-    storm: Iterator[str] = field(default_factory=lambda: iter(()))
+    storm: Sequence[str] = ()
     hidden: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     held: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
+    _storms: dict[str, Iterator[str]] = field(default_factory=dict)
 
     def fault(self, request: str) -> str | None:
         """The next fault of a request, used up by asking."""
         waiting = next((faults for name, faults in self.failing.items() if request.endswith(name)), [])
-        return waiting.pop(0) if waiting else next(self.storm, None)
+        if waiting or not self.storm:
+            return waiting.pop(0) if waiting else None
+        start = zlib.crc32(request.encode()) % len(self.storm)
+        words = itertools.islice(itertools.cycle(self.storm), start, None)
+        return next(self._storms.setdefault(request, words))
 
 
 class StormyS3:

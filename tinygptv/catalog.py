@@ -24,7 +24,7 @@ from tinygptv.definitions.derived import derive
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture
-from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage
+from tinygptv.definitions.recipe import DECODER, TRAINED_FRONT, Recipe, Stage
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer, Scorer
 from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, Table
 from tinygptv.definitions.template import INSTRUCTION, Template
@@ -172,6 +172,7 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
         check_batch(stage.stage, stage.global_batch_size, profile, hardware_name)
         check_batch_sizes(stage, mixtures[stage.mixture], profile, hardware_name)
         check_features(stage, profile, hardware_name)
+        check_quantized_base(stage, profile, hardware_name)
         check_gates(recipe_name, stage, benchmarks)
     return ResolvedRun(
         recipe_name,
@@ -203,6 +204,15 @@ def check_features(stage: Stage, profile: Hardware, hardware_name: str) -> None:
         raise DefinitionError(
             f"infra/hardware/{hardware_name}.yaml, features: {stage.stage} trains {TRAINED_FRONT}, so what it makes of "
             "an image changes with every step and cannot be computed before; write live"
+        )
+
+
+def check_quantized_base(stage: Stage, profile: Hardware, hardware_name: str) -> None:
+    """Refuse to round weights that a stage trains. Raises DefinitionError."""
+    if profile.quantize_base != "none" and DECODER in stage.trains:
+        raise DefinitionError(
+            f"infra/hardware/{hardware_name}.yaml, quantize_base: {stage.stage} trains {DECODER}, and weights rounded "
+            "to 4 bits cannot learn; write none, or let the stage train language_model.lora"
         )
 
 

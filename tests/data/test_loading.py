@@ -106,6 +106,21 @@ def test_steps_may_be_left_out_and_come_again_as_after_a_roll_back(opened: Calla
     opened().steps(0, 1, 2, 3, 1, 2, 5, 6, 0)
 
 
+def test_a_batch_that_is_kept_stays_as_it_was_whatever_follows(opened: Callable[..., Opened]) -> None:
+    batches = opened(workers=1)
+    kept = [batches.ahead.micro_batches(step, *SHARE) for step in range(5)]
+    batches.steps(*range(5, 12))
+    for step, made in enumerate(kept):
+        assert_same(made, [piece(step, number) for number in range(2)])
+
+
+def test_memory_of_batches_that_are_gone_is_used_again(opened: Callable[..., Opened]) -> None:
+    batches = opened(workers=1)
+    batches.steps(*range(40))
+    maps = [Path(f"/proc/{process}/maps").read_text() for process in (os.getpid(), *batches.ahead.workers)]
+    assert all(1 <= content.count("memfd:batches") <= AHEAD + 3 for content in maps)
+
+
 def test_no_more_is_made_than_a_few_steps_ahead(opened: Callable[..., Opened]) -> None:
     batches = opened(workers=2)
     batches.steps(0, 1)

@@ -66,6 +66,21 @@ def test_the_int8_variant_is_smaller_and_loads(store: Store, run: ResolvedRun, s
     assert load_release(store.folder(small.artifact)).tokenizer.get_vocab() == tokenizer().get_vocab()
 
 
+def test_the_card_says_if_adapters_learned_beside_a_rounded_base(
+    store: Store, run: ResolvedRun, stage: Manifest
+) -> None:
+    usual = export(store, run, "first", stage)
+    rounded = Outcome(details={"quantize_base": "nf4"})
+    stage3 = store.make("runs/second/stage3@0000000001", "train stage3", {}, [], lambda folder: rounded)
+    whole = Outcome(details={"quantize_base": "none"})
+    parents = [stage3.artifact]
+    last = store.make("runs/second/stage4@0000000002", "train stage4", {}, parents, lambda folder: whole)
+    merged = export(store, run, "second", last)
+    told = "beside a base rounded to 4 bits (nf4). Here they are merged onto the whole base"
+    cards = [(store.folder(manifest.artifact) / CARD).read_text() for manifest in (usual, merged)]
+    assert [told in card for card in cards] == [False, True]
+
+
 def test_the_card_tells_lineage_and_cost_and_admits_what_is_missing(
     store: Store, run: ResolvedRun, stage: Manifest
 ) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from tinygptv import catalog
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.recipe import Recipe, Stage
+from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.estimate import RUNTIME_BYTES, StageEstimator, limit
 from tinygptv.train.fitting import settle
 
@@ -48,12 +49,12 @@ def test_parts_are_those_of_the_published_model() -> None:
 def test_memory_is_what_its_parts_add_up_to_by_hand(tiny: StageEstimator) -> None:
     memory = tiny.memory(CPU)
     samples, tokens = 16, 1 + 16 + 96
-    width, vocabulary, rank = 128, 640, 16
+    width, rank = 128, 16
     # Per token and layer: the layer's input; queries, keys and values, and the first two once more after the rotary
     # embedding; what attention gives, normed and not; the feed-forward's inner states. Frozen maps keep nothing. For
-    # each of two adapters dropout's mask and product, and the low-rank states.
+    # each of two adapters dropout's mask and product, and the low-rank states. Behind them what each label sends back.
     layer = (1 + 3 + 2 + 1 + 2 + 4) * width + 2 * (2 * width + rank)
-    head = 2 * 96 * vocabulary
+    head = 96 * width
     assert memory.weights == 4 * sum(tiny.parameters.values())
     assert memory.optimizer == 12 * tiny.trainable / 2
     assert memory.activations == pytest.approx(4 * samples * (4 * tokens * layer + head), rel=0.1)
@@ -114,7 +115,7 @@ def test_ranks_on_the_cpu_share_the_machine() -> None:
     assert limit(CPU.model_copy(update={"device": "cuda"})) is None
 
 
-@pytest.mark.parametrize(("hardware", "stage"), [("rtx3090", "stage4"), ("h200", "stage2"), ("cpu_bf16", "stage4")])
+@pytest.mark.parametrize(("hardware", "stage"), [("h200", "stage2"), ("cpu_bf16", "stage4"), ("rtx4060", "stage4")])
 def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, stage: str) -> None:
     profile: Hardware = catalog.hardware(hardware)
     recipe: Recipe = PUBLISHED
@@ -125,6 +126,43 @@ def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, sta
 def test_24_gb_remember_the_layers_of_stage_2_but_not_of_stage_4(stage: str, twice: bool) -> None:
     profile = catalog.hardware("rtx3090")
     assert settle(StageEstimator(PUBLISHED, stage), profile).gradient_checkpointing is twice
+
+
+@pytest.mark.parametrize("stage", PUBLISHED.stages, ids=lambda stage: stage.stage)
+def test_every_published_stage_with_its_whole_batch_fits_the_card_it_was_trained_on(stage: Stage) -> None:
+    estimator = StageEstimator(PUBLISHED, stage.stage)
+    profile = settle(estimator, catalog.hardware("rtx3090"))
+    pieces = accumulation_steps(stage.global_batch_size, profile.world_size, profile.micro_batch_size)
+    assert pieces * estimator.micro_batch_size(profile) * profile.world_size == stage.global_batch_size
+    assert estimator.memory(profile).total < 24 * 2**30
+
+
+def test_a_layer_of_the_published_decoder_keeps_what_was_counted_in_torch() -> None:
+    """In stage 1, 77.1 KB per token without dropout, as GELU is one kernel: written out it would keep 61 KB more. Stage
+    2 has two adapters, on the fused map of queries, keys and values and on the one behind attention."""
+    profile = catalog.hardware("rtx3090").model_copy(update={"gradient_checkpointing": False, "micro_batch_size": 2})
+    width, rank, size = 2560, 64, 2
+
+    def kept(stage: str) -> float:
+        return StageEstimator(PUBLISHED, stage).memory(profile).activations / (2 * 65 * 32)
+
+    dropouts = 2 * width * size  # their masks, which are as wide as the states on the CPU
+    assert kept("stage1") == pytest.approx(77_100 + dropouts, rel=0.02)
+    adapters = 2 * (2 * width + rank) * size  # mask and input without what was dropped, states between the two maps
+    assert kept("stage2") - kept("stage1") == pytest.approx(adapters, rel=0.02)
+
+
+def test_a_base_in_four_bits_weighs_half_of_the_published_model() -> None:
+    profile, estimator = catalog.hardware("rtx3090"), StageEstimator(PUBLISHED, "stage2")
+    in_nf4 = profile.model_copy(update={"quantize_base": "nf4"})
+    whole, rounded = estimator.memory(profile), estimator.memory(in_nf4)
+    maps = 32 * 12 * 2560**2
+    assert whole.weights - rounded.weights == pytest.approx(maps * (2 - (4 + 8 / 64 + 32 / 64 / 256) / 8))
+    assert rounded.weights == pytest.approx(4.10e9, rel=0.01)
+    assert rounded.transient - whole.transient == 2 * 4 * 2560**2
+    assert (rounded.optimizer, rounded.activations) == (whole.optimizer, whole.activations)
+    assert estimator.resident(profile) - estimator.resident(in_nf4) == whole.weights - rounded.weights
+    assert estimator.work(in_nf4) == estimator.work(profile)
 
 
 def test_with_features_computed_before_the_frozen_parts_need_neither_memory_nor_work() -> None:

@@ -46,6 +46,13 @@ def test_what_fits_is_let_through(estimator: StageEstimator) -> None:
         {"micro_batch_size": 1},
         {"gradient_checkpointing": True, "micro_batch_size": 1},
         {"gradient_checkpointing": True, "micro_batch_size": 1, "zero_stage": 3, "ranks": 2},
+        {
+            "gradient_checkpointing": True,
+            "micro_batch_size": 1,
+            "zero_stage": 2,
+            "offload": "optimizer",
+            "quantize_base": "nf4",
+        },
     ],
 )
 def test_a_refusal_names_the_first_setting_that_fits(estimator: StageEstimator, settings: dict[str, object]) -> None:
@@ -89,6 +96,11 @@ def test_ranks_that_share_a_machine_may_be_too_many(estimator: StageEstimator) -
     alone = estimator.memory(GPU.model_copy(update={"device": "cpu", "gradient_checkpointing": True})).total
     settings = {"device": "cpu", "ranks": 2, "memory_gib": (alone + 1) / GIB}
     assert "ranks: 1" in refusal(estimator, GPU.model_copy(update=settings))
+
+
+def test_a_base_in_four_bits_is_never_to_be_cut(estimator: StageEstimator) -> None:
+    told = refusal(estimator, GPU.model_copy(update={"memory_gib": 0.1, "quantize_base": "nf4"}))
+    assert "zero_stage: 3" not in told
 
 
 def test_if_nothing_helps_the_least_memory_is_told(estimator: StageEstimator) -> None:

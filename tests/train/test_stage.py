@@ -7,7 +7,8 @@ from tests.train.small import small_recipe, small_run
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.definitions.recipe import Recipe
-from tinygptv.errors import DefinitionError, HandoffError, LaunchError
+from tinygptv.errors import DefinitionError, HandoffError, LaunchError, SetupError
+from tinygptv.models import nf4
 from tinygptv.train.events import record
 from tinygptv.train.launch import RecordingLauncher
 from tinygptv.train.lineage import adapters, differences, inherited
@@ -145,6 +146,17 @@ def test_a_training_that_ends_early_leaves_no_artifact(store: Store, recipe: Rec
     with pytest.raises(HandoffError, match="ended without leaving all steps"):
         train_stage(store, run, "mine", "stage1", mixed(store), None, RecordingLauncher())
     assert store.names("runs/mine/stage1") == []
+
+
+def test_a_base_in_four_bits_without_its_library_is_refused_before_anything_starts(
+    store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nf4, "LIBRARY", "no_such_library")
+    run = small_run(recipe, catalog.hardware("cpu").model_copy(update={"quantize_base": "nf4"}))
+    launcher = RecordingLauncher()
+    with pytest.raises(SetupError, match=r"needs the library no_such_library, .*'tinygptv\[nf4\]', or write none"):
+        train_stage(store, run, "mine", "stage1", mixed(store), None, launcher)
+    assert launcher.jobs == []
 
 
 def test_metrics_end_where_a_crash_tore_them(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_operations_are_those_of_the_products_written_out() -> None:
     lora = 16 * (2 * language.width + 4 * language.width)
     weights = 4 * language.width**2 + 2 * language.width * language.mlp_width + lora
     decoder = language.depth * (2 * tokens * weights + 4 * tokens * TOKENS * language.width)
-    head = 2 * SAMPLES * LABELS * language.width * language.vocabulary
+    head = 2 * 2 * SAMPLES * LABELS * language.width * language.vocabulary  # there and at once back
     assert traced(checkpointing=False).forward_flops == tower + reading + projections + decoder + head
 
 

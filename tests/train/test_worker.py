@@ -14,6 +14,8 @@ from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe, Watch
+from tinygptv.models.lora import merge_lora
+from tinygptv.models.weights import Handoff, empty_model, load_weights
 from tinygptv.train.assemble import load_stage_model
 from tinygptv.train.encode import encode
 from tinygptv.train.events import read_events
@@ -34,6 +36,10 @@ PROFILES: dict[str, dict[str, Any]] = {
     "zero3_offloaded": {"zero_stage": 3, "offload": "optimizer_and_parameters"},
     "packed_ahead": {"packing": True, "loader_workers": 1},
 }
+IN_NF4 = {"quantize_base": "nf4"}
+UNEVEN = {"uneven_whole": 2, "uneven_zero2": 2, "uneven_zero3": 3, "uneven_all_whole": 2, "uneven_all_zero3": 3}
+"""Trainings with a rank that often has no labels, by ZeRO stage; `all` learns the decoder, its head included. All that
+are not called whole make two labels' logits at a time."""
 WORDS_UNDER_ZERO = {"words_zero0": 0, "words_zero2": 2, "words_zero3": 3}
 
 
@@ -62,11 +68,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         jobs[name] = job(store, recipe, first, with_words).model_copy(
             update={"hardware": TWO_RANKS.model_copy(update={"zero_stage": stage})}
         )
+    decoder_too = first.model_copy(update={"trains": ["connector.projections", "language_model.all"]})
+    for name, stage in UNEVEN.items():
+        jobs[name] = job(store, recipe, decoder_too if "_all_" in name else first, mixture).model_copy(
+            update={"hardware": TWO_RANKS.model_copy(update={"zero_stage": stage})}
+        )
     cached = ONE_RANK.model_copy(update={"features": "cached"})
     features = encode(store, small_run(recipe, cached), "stage1", mixture, None)
     jobs["cached"] = job(store, recipe, first, mixture).model_copy(update={"features": features.artifact})
     jobs["rounds"] = job(store, recipe, rounds, mixture)
     jobs["second"] = job(store, recipe, second, mixture, previous=folder / "whole" / "trained.safetensors")
+    for name in ("nf4", "nf4_interrupted"):
+        jobs[name] = jobs["second"].model_copy(update={"hardware": TWO_RANKS.model_copy(update=IN_NF4)})
     still = second.schedule.model_copy(update={"peak_lr": 1e-12, "warmup_lr": 0.0, "final_lr": 0.0, "steps": 1})
     halved = job(
         store,
@@ -188,6 +201,24 @@ def test_every_way_to_share_the_optimizer_learns_the_same(root: Path, name: str)
     assert norms == pytest.approx(expected, abs=1e-5) if name != "zero0" else norms == [None] * 8
 
 
+@pytest.mark.parametrize("name", ["uneven_zero2", "uneven_zero3"])
+def test_ranks_with_unequal_numbers_of_labels_and_pieces_hang_nowhere_and_learn_the_same(root: Path, name: str) -> None:
+    assert not (root / name / "error.txt").exists()
+    assert_alike(root / name, root / "uneven_whole")
+
+
+def test_a_head_that_learns_in_pieces_learns_the_same(root: Path) -> None:
+    """Of the decoder's other tensors some have gradients of nothing but rounding, which AdamW makes steps of."""
+    losses, expected = ([r["loss"] for r in metrics(root / name)] for name in ("uneven_all_zero3", "uneven_all_whole"))
+    assert losses == pytest.approx(expected, abs=1e-5)
+    trained, wanted = (
+        load_file(root / name / "trained.safetensors") for name in ("uneven_all_zero3", "uneven_all_whole")
+    )
+    for part in ("weight", "bias"):
+        name = f"language_model.lm_head.{part}"
+        torch.testing.assert_close(trained[name], wanted[name], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", WORDS_UNDER_ZERO)
 def test_steps_of_words_alone_and_of_fewer_samples_hang_no_rank_and_learn_the_same(root: Path, name: str) -> None:
     assert not (root / name / "error.txt").exists()
@@ -204,6 +235,35 @@ def test_the_next_stage_begins_where_the_last_one_ended(root: Path) -> None:
     assert len(adapters_added) == 2 * 2 * 2
     assert any(second[name].any() for name in adapters_added if ".lora_B." in name)
     assert metrics(root / "second")[0]["loss"] == pytest.approx(metrics(root / "whole")[-1]["loss"], abs=0.1)
+
+
+def test_adapters_learn_beside_a_base_in_four_bits_what_they_learn_beside_the_whole(root: Path) -> None:
+    found, expected = ([row["loss"] for row in metrics(root / name)] for name in ("nf4", "second"))
+    assert found != expected
+    assert found == pytest.approx(expected, rel=0.02)
+    assert found[-1] < found[0]
+
+
+def test_beside_four_bits_an_interrupted_stage_ends_as_if_it_had_not_been(root: Path) -> None:
+    assert "stopped before step 5" in (root / "nf4_interrupted" / "error.txt").read_text()
+    assert_alike(root / "nf4_interrupted", root / "nf4")
+
+
+def test_what_was_learned_beside_four_bits_is_merged_onto_the_whole_base(root: Path) -> None:
+    trained, usual = (load_file(root / name / "trained.safetensors") for name in ("nf4", "second"))
+    assert {name: tensor.shape for name, tensor in trained.items()} == {n: t.shape for n, t in usual.items()}
+    recipe = small_recipe(root)
+    lora = recipe.stages[1].lora
+    assert lora is not None
+    model = empty_model(recipe.model, recipe.stages[1].inputs.image_size, lora)
+    load_weights(model, recipe.model, handoff=Handoff(root / "nf4" / "trained.safetensors", trained))
+    merge_lora(model.language_model)
+    place = "model.layers.0.self_attn.dense"
+    base = load_file(root / "language_model.safetensors")[f"{place}.weight"]
+    up, down = (trained[f"language_model.{place}.lora_{one}.weight"] for one in "BA")
+    merged = model.language_model.get_submodule(place).weight
+    assert not torch.equal(merged, base)
+    torch.testing.assert_close(merged, base + lora.alpha / lora.rank * up @ down, atol=1e-7, rtol=1e-5)
 
 
 def test_a_stage_in_sixteen_bits_carries_on_all_thirty_two(root: Path) -> None:

@@ -3,11 +3,12 @@
 Each folder beside the job file's holds a job of its own; what went wrong in it is left there as `error.txt`.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import distributed as dist
 
 from tinygptv.data.batching import Batch
 from tinygptv.data.loading import Batches
+from tinygptv.models.language import head
+from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train import rank, worker
 from tinygptv.train.batches import mixture_batches
 
@@ -64,6 +67,20 @@ def die_at(last: int) -> Spoil:
         return batches
 
     return spoil
+
+
+def mute(step: int, batches: list[Batch]) -> list[Batch]:
+    """In every second step rank 1 has nothing to learn, and rank 0 all the more."""
+    if step % 2 == 0 or dist.get_rank() == 0:
+        return batches
+    return [dataclasses.replace(one, labels=torch.full_like(one.labels, IGNORE_INDEX)) for one in batches]
+
+
+@contextlib.contextmanager
+def logits_at_a_time(count: int) -> Iterator[None]:
+    usual, head.LOGITS_AT_A_TIME = head.LOGITS_AT_A_TIME, count
+    yield
+    head.LOGITS_AT_A_TIME = usual
 
 
 def started_again() -> bool:
@@ -124,8 +141,16 @@ def everything_but_death(root: Path) -> None:
         "rounds",
         "halved",
         "cached",
+        "nf4",
     ):
         train(root / name)
+    train(root / "nf4_interrupted", stop_at(4))
+    train(root / "nf4_interrupted")
+    train(root / "uneven_whole", mute)
+    train(root / "uneven_all_whole", mute)
+    with logits_at_a_time(2 * 320):
+        for name in ("uneven_zero2", "uneven_zero3", "uneven_all_zero3"):
+            train(root / name, mute)
     for name in ("words_zero0", "words_zero2", "words_zero3"):
         train(root / name)
 

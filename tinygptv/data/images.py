@@ -15,7 +15,6 @@ there differs by up to 11 steps. On photographs that is 73 dB on average and 54 
 import io
 from collections import OrderedDict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def decode(
         raise DataError(f"{where}: {len(data)} bytes that do not decode as an image (of no known format)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: {len(data)} bytes that do not decode as an image ({error})") from error
-    return _planes(np.asarray(square))
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 def decoding_memory() -> NDArray[np.uint8]:
@@ -72,13 +71,13 @@ def _decode_jpeg(data: bytes, side: int, memory: NDArray[np.uint8] | None) -> Pi
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours in ("CMYK", "YCCK") or height * width > _LARGE_PIXELS:
             return None
-        return _planes(resize(simplejpeg.decode_jpeg(data, "RGBX", buffer=memory), side, side)[..., :3])
+        words = resize(simplejpeg.decode_jpeg(data, "RGBX", buffer=memory), side, side).view("<u4")[..., 0]
     except ValueError:
         return None
-
-
-def _planes(pixels: Pixels) -> Pixels:
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    planes = np.empty((3, side, side), np.uint8)
+    for number, plane in enumerate(planes):  # by shifts of whole pixels: half the time of picking bytes
+        np.copyto(plane, words >> 8 * number, casting="unsafe")
+    return planes
 
 
 def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
@@ -96,7 +95,7 @@ def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
 class ImageReader:
     """Reads and decodes images at one size, one at a time; keeps the most recently used, up to `cache_bytes`."""
 
-    def __init__(self, side: int, decoding: Decoding = "exact", cache_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, side: int, decoding: Decoding = "exact", cache_bytes: int = 32 * 2**20) -> None:
         self.side, self._decoding = side, decoding
         self._memory = decoding_memory()
         self._room = cache_bytes // (3 * side * side)
@@ -126,7 +125,7 @@ def read_bytes(image: ImageReference, key: str) -> bytes:
     if is_remote(image):
         return read_remote(image, key)
     try:
-        with Path(image.path).open("rb") as stream:
+        with io.BufferedReader(io.FileIO(image.path)) as stream:  # as Path.open, whose parsing takes longer than this
             stream.seek(image.offset)
             data = stream.read(image.length or -1)
     except FileNotFoundError as error:

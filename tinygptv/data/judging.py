@@ -45,9 +45,9 @@ def judge(rows: Rows, chain: FilterChain, held_out: Sequence[Path] = ()) -> Judg
     """Judge the rows; `held_out` are the folders of the benchmarks' fingerprints."""
     judgement = Judgement([*chain.rules, *chain.steps], np.zeros(rows.count, np.uint8))
     _apply_rules(rows, chain.rules, judgement)
-    everyone = np.ones(rows.total, np.bool_)
-    passed = everyone.copy()
-    passed[: rows.count] = judgement.verdicts == KEPT
+    everyone = np.broadcast_to(np.True_, rows.total)  # takes no memory
+    passed = np.ones(rows.total, np.bool_)
+    np.equal(judgement.verdicts, KEPT, out=passed[: rows.count])
     left, copies, times = passed.copy(), [], np.zeros(rows.count, np.uint8)
     for number, step in enumerate(chain.steps, start=len(chain.rules) + 1):
         comparison = _prepare(rows, step, held_out)

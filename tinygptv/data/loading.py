@@ -5,29 +5,27 @@ every n-th step of those ahead, and no more than AHEAD of them, so that a slow t
 are taken in the order of the steps. A worker that dies or does not answer is named, a new one takes its place and makes
 the same batches again.
 
-Workers are forked from a server process that holds the libraries and nothing else: no threads, no model. Tensors come
-back in anonymous memory, of which nothing is left when a process is killed. A worker ends when its pipe does.
+Workers are forked from a server process that holds the libraries and nothing else: no threads, no model. A worker ends
+when its pipe does.
 """
 
 import functools
-import mmap
 import multiprocessing
 import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from logging import getLogger
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.reduction import recv_handle, send_handle
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from tinygptv.data.batching import Batch
+from tinygptv.data.handing_over import Receiver, Sender
 from tinygptv.errors import DataError, TinyGPTVError
 
 logger = getLogger(__name__)
@@ -36,7 +34,6 @@ AHEAD = 2
 """Steps that each worker makes ahead of the one that is taken."""
 TRIES = 3
 """Workers that may be lost over one step before that is an error."""
-_ALIGNMENT = 64
 
 Request = tuple[int, int, int, int]
 """Step, rank, ranks, samples at a time: what `Batches.micro_batches` takes."""
@@ -109,6 +106,7 @@ class _LostError(Exception):
 class _Worker:
     process: ForkServerProcess
     connection: Connection
+    receiver: Receiver
     asked: deque[Request] = field(default_factory=deque)
 
     def ask(self, request: Request) -> None:
@@ -116,7 +114,7 @@ class _Worker:
         if request not in self.asked:
             self.asked.append(request)
             with suppress(OSError):
-                self.connection.send(request)
+                self.connection.send((request, self.receiver.released()))
 
     def answer(self, request: Request, patience_seconds: float) -> list[Batch]:
         """The answer to a request; those before it are no longer wanted, as after a roll-back."""
@@ -124,7 +122,7 @@ class _Worker:
             if not self.connection.poll(patience_seconds):
                 raise _LostError(f"gave no answer for {patience_seconds:.0f} s")
             try:
-                found = _receive(self.connection)
+                found = self.receiver.receive()
             except (EOFError, OSError):
                 self.process.join(timeout=1)
                 raise _LostError(f"ended with exit code {self.process.exitcode}") from None
@@ -141,7 +139,7 @@ def _start(open_batches: Callable[[], Batches]) -> _Worker:
     process = context.Process(target=_work, args=(theirs, open_batches, dict(os.environ)), daemon=True)
     process.start()
     theirs.close()
-    return _Worker(process, ours)
+    return _Worker(process, ours, Receiver(ours))
 
 
 def _work(connection: Connection, open_batches: Callable[[], Batches], environment: dict[str, str]) -> None:
@@ -149,67 +147,17 @@ def _work(connection: Connection, open_batches: Callable[[], Batches], environme
     os.environ.update(environment)  # the fork server keeps what there was when it was started
     torch.set_num_threads(1)
     batches: Batches | None = None
+    sender = Sender(connection)
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
-            request = connection.recv()
+            request, released = connection.recv()
+            sender.take_back(released)
             try:
                 batches = batches or open_batches()
-                answer: list[Batch] | Exception = batches.micro_batches(*request)
+                made = batches.micro_batches(*request)
             except TinyGPTVError as error:
-                answer = error
+                connection.send(error)
             except Exception:
-                answer = RuntimeError(f"a loader worker failed:\n{traceback.format_exc()}")
-            _send(connection, answer)
-
-
-# Batches between processes: what is small through the pipe, the tensors in memory whose handle follows.
-
-
-def _send(connection: Connection, answer: list[Batch] | Exception) -> None:
-    if isinstance(answer, Exception):
-        connection.send(answer)
-        return
-    layouts, end = [], 0
-    memory = os.memfd_create("batches")
-    try:
-        with open(memory, "wb", closefd=False) as stream:
-            for batch in answer:
-                layout: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
-                for name, tensor in _tensors(batch).items():
-                    layout[name] = stream.seek(_aligned(end)), tensor.shape, tensor.dtype
-                    end = layout[name][0] + stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-                without: dict[str, Any] = dict.fromkeys(layout)
-                layouts.append((replace(batch, **without), layout))
-        connection.send(layouts)
-        send_handle(connection, memory, None)
-    finally:
-        os.close(memory)
-
-
-def _receive(connection: Connection) -> Any:
-    layouts = connection.recv()
-    if isinstance(layouts, Exception):
-        return layouts
-    handle = recv_handle(connection)
-    try:
-        memory = mmap.mmap(handle, 0)
-    finally:
-        os.close(handle)
-    return [
-        replace(batch, **{name: _tensor(memory, *place) for name, place in layout.items()}) for batch, layout in layouts
-    ]
-
-
-def _tensors(batch: Batch) -> dict[str, Tensor]:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
-
-def _tensor(memory: mmap.mmap, offset: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    if not shape.numel():
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(memory, dtype=dtype, count=shape.numel(), offset=offset).view(shape)
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // _ALIGNMENT) * _ALIGNMENT
+                connection.send(RuntimeError(f"a loader worker failed:\n{traceback.format_exc()}"))
+            else:
+                sender.send(made)

@@ -15,7 +15,7 @@ from tinygptv.data.shards import SIDECAR, read_image
 
 Positions = NDArray[np.int64]
 
-_LEAST_MEMORY, _MOST_MEMORY = 64 << 20, 4 << 30
+_LEAST_MEMORY, _MOST_MEMORY = 56 << 20, 4 << 30
 """Bytes. What steps ask for is a few numbers per row, and what does not fit is spilled; but not everything can be."""
 
 _BATCH_ROWS = 20_000
@@ -59,7 +59,7 @@ class Rows:
 
     def columns(self, query: str) -> dict[str, NDArray[Any]]:
         """All that a query answers, by column: numbers, none of them NULL. One that cannot do with the memory it has is
-        given more."""
+        given half as much again."""
         try:
             reader = self.database.sql(query).to_arrow_reader(_BATCH_ROWS)
             # Piece by piece, because DuckDB would hold the whole answer beside the arrays that are made of it.
@@ -67,7 +67,7 @@ class Rows:
         except duckdb.OutOfMemoryException:
             if self._memory_bytes >= _MOST_MEMORY:
                 raise
-            self._allow(2 * self._memory_bytes)
+            self._allow(self._memory_bytes * 3 // 2)
             return self.columns(query)
         none = [np.empty(0, field.type.to_pandas_dtype()) for field in reader.schema]
         columns = map(np.concatenate, zip(none, *pieces, strict=True))

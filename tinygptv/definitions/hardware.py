@@ -25,6 +25,10 @@ class Hardware(Definition):
     fraction of the memory; with `if_needed` only in stages that would not fit comfortably without it.
 
     What the frozen parts make of a picture is computed in every step, or with `features: cached` once, before training.
+
+    Like `precision`, `quantize_base` says in which numbers the model is kept: with `nf4` the decoder's linear maps,
+    which must be frozen, are rounded to 4 bits when they are read. What is trained beside them is not, and is handed on
+    to any other profile, but it learns to serve rounded maps.
     """
 
     about: str
@@ -44,6 +48,7 @@ class Hardware(Definition):
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     gradient_checkpointing: bool | Literal["if_needed"] = False
     features: Literal["live", "cached"] = "live"
+    quantize_base: Literal["none", "nf4"] = "none"
     memory_gib: float | None = Field(default=None, gt=0)
     tflops: float | None = Field(default=None, gt=0)
     utilisation: float = Field(default=0.4, gt=0, le=1)
@@ -52,6 +57,16 @@ class Hardware(Definition):
     def _hosts_are_all_named(self) -> Self:
         if self.hosts and len(self.hosts) != self.nodes:
             raise ValueError(f"hosts names {len(self.hosts)} machines but nodes is {self.nodes}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_quantized_base_is_whole(self) -> Self:
+        if self.quantize_base != "none" and (self.zero_stage == 3 or self.offload == "optimizer_and_parameters"):
+            raise ValueError(
+                f"quantize_base: {self.quantize_base} needs the model whole on every rank, and zero_stage: 3 or "
+                "offload: optimizer_and_parameters would cut its packed weights; take zero_stage: 2 (with offload: "
+                "optimizer, if need be), or write quantize_base: none"
+            )
         return self
 
     @property

@@ -36,6 +36,9 @@ those in front of attention and feed-forward; `norms`: all of the decoder's. Of 
 TRAINED_FRONT: Trainable = "connector.qformer"
 """All of it that stands before the first projection."""
 
+DECODER: Trainable = "language_model.all"
+"""The only one that trains the decoder's linear maps."""
+
 Oddity = Literal[
     "later_bos_unseen",
     "end_symbol_cut",

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from tinygptv.definitions.recipe import Lora
+from tinygptv.models.adapter_library import LoraConfig, LoraLayer, inject_adapter_in_model
 
 
 def attach_lora(language_model: nn.Module, lora: Lora) -> None:

@@ -93,7 +93,7 @@ class VisionLanguageModel(nn.Module):
         labels: Tensor,
         position_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean next-token loss over the labelled positions (scalar, float32), and the logits there (labels, V).
+        """Mean next-token loss over the labelled positions (scalar), and the loss at each (labels,), both float32.
 
         Sequences may share a row if position_ids (B, T) count from 0 in each of them. The head, the widest product of
         the model, runs only where there is something to predict.
@@ -106,9 +106,8 @@ class VisionLanguageModel(nn.Module):
             states = self.language_model.hidden_states(embeds, mask, position_ids=position_ids)
         targets = labels[:, 1:]
         labelled = targets != IGNORE_INDEX
-        logits = self.language_model.lm_head(states[:, :-1][labelled]).float()
-        total = nn.functional.cross_entropy(logits, targets[labelled], reduction="sum")
-        return total / max(1, len(logits)), logits
+        total, losses = self.language_model.lm_head(states[:, :-1][labelled], targets[labelled])
+        return total / max(1, len(losses)), losses
 
     def logits(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Next-token logits at every position: (B, T) -> (B, T, V), float32."""
@@ -135,7 +134,7 @@ class VisionLanguageModel(nn.Module):
         answer: list[Tensor] = []
         for _ in range(max_new_tokens):
             positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-            options: dict[str, Any] = {"position_ids": positions, "past_key_values": cache, "use_cache": True}
+            options: dict[str, Any] = {"position_ids": positions, "cache": cache, "use_cache": True}
             states = self.language_model.hidden_states(embeds, attention_mask, **options)
             following = self.language_model.lm_head(states[:, -1]).argmax(dim=-1)
             answer.append(torch.where(finished, answer[-1], following) if answer else following)

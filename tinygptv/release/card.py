@@ -22,6 +22,7 @@ def model_card(store: Store, run: ResolvedRun, run_name: str, parents: list[str]
         "",
         *_data(store, parents),
         "",
+        *_base(store, parents),
         "## Scores",
         "",
         "Not measured when this card was written: a model is scored after it is released. See the report of this run.",
@@ -68,6 +69,18 @@ def _data(store: Store, parents: list[str]) -> list[str]:
         rows = f"{manifest.rows_out:,} of {manifest.rows_in:,}" if manifest.rows_in else "–"
         lines.append(f"| `{manifest.artifact}` | {manifest.made_by} | {rows} | {drops} | {manifest.seconds:.0f} |")
     return lines
+
+
+def _base(store: Store, parents: list[str]) -> list[str]:
+    """On what the adapters are merged, if that is not what they learned beside."""
+    beside = {m.details["quantize_base"] for m in ancestors(store, parents) if "quantize_base" in m.details} - {"none"}
+    if not beside:
+        return []
+    return [
+        f"Adapters and norms learned, at least in part, beside a base rounded to 4 bits ({', '.join(sorted(beside))}). "
+        "Here they are merged onto the whole base, as the weight files have it: trust scores of this model alone.",
+        "",
+    ]
 
 
 def _megabytes(count: int | None) -> str:

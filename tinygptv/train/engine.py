@@ -12,6 +12,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from torch import nn
 
 from tinygptv.definitions.recipe import Optimizer
+from tinygptv.models.nf4 import map_weights
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import LORA, Handoff, empty_model, load_weights, parameters_by_name, trained_file
 from tinygptv.train.allocator import LARGE_MODEL_BYTES, return_large_blocks
@@ -38,15 +39,17 @@ def join_ranks(job: Job) -> None:
 def build_model(job: Job) -> VisionLanguageModel:
     """The stage's model: backbones, then what earlier stages trained, then frozen but for what `trains` names.
 
-    It is in the precision of the hardware profile from the start, so that its peak in memory is what it will weigh. If
-    the job has features, the parts that made them are neither read nor kept.
+    It is in the precision of the hardware profile from the start, or its base in 4 bits, so that its peak in memory is
+    what it will weigh. If the job has features, the parts that made them are neither read nor kept.
     """
     model, dtype = empty_model(job.model, job.stage.inputs.image_size, job.lora), DTYPES[job.hardware.precision]
     if dtype.itemsize * sum(parameter.numel() for parameter in model.parameters()) > LARGE_MODEL_BYTES:
         return_large_blocks()
     in_front, _ = model.prefixes
     unread = in_front if job.features else ()
-    load_weights(model, job.model, handoff=open_handoff(job, model), dtype=dtype, seed=job.seed, unread=unread)
+    in_nf4 = map_weights(parameters_by_name(model)) if job.hardware.quantize_base == "nf4" else ()
+    handoff = open_handoff(job, model)
+    load_weights(model, job.model, handoff=handoff, dtype=dtype, seed=job.seed, unread=unread, in_nf4=in_nf4)
     set_up(model, job.stage.trains, bool(job.hardware.gradient_checkpointing))
     if job.features:
         model.split_front()

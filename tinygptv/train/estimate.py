@@ -12,6 +12,7 @@ import torch
 
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe
+from tinygptv.models import nf4
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import empty_model, parameters_by_name
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
@@ -83,7 +84,9 @@ class StageEstimator:
         self._model, self._lora = recipe.model, adapters(recipe, self.stage)
         self._traces: dict[tuple[Any, ...], Trace] = {}
         model = self._empty()
-        sizes = {name: parameter.numel() for name, parameter in parameters_by_name(model).items()}
+        parameters = parameters_by_name(model)
+        sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+        self._maps = nf4.map_weights(parameters)
         self.parameters = dict.fromkeys(PARTS, 0)
         for name, size in sizes.items():
             self.parameters[_part(name)] += size
@@ -106,7 +109,9 @@ class StageEstimator:
         bucket = BUCKET_ELEMENTS * size if hardware.device == "cuda" and hardware.zero_stage else 0
         fresh = max(passed.gradients, bucket)
         activations = min(passed.kept, passed.peak - passed.gradients)
-        highest = accumulated + passed.peak - passed.gradients + fresh
+        # A map of 4 bits is restored for its product.
+        restored = size * max(self._maps.values()) if hardware.quantize_base == "nf4" else 0
+        highest = accumulated + passed.peak - passed.gradients + fresh + restored
         # The optimizer flattens its share of the gradients and makes a copy of it in 32 bits; activations are gone.
         stepping = int(self.trainable * share * (2 * size + 4))
         transient = max(highest, stepping) - accumulated - fresh - activations
@@ -167,7 +172,8 @@ class StageEstimator:
         if hardware.features == "cached":
             everything -= self._in_front
         if hardware.zero_stage < 3:
-            return everything * size
+            rounded = sum(self._maps.values()) if hardware.quantize_base == "nf4" else 0
+            return (everything - rounded) * size + int(rounded * nf4.BYTES_PER_WEIGHT)
         offloaded = hardware.offload == "optimizer_and_parameters" and hardware.device == "cuda"
         held = 0 if offloaded else everything // hardware.world_size
         return min(everything, held + min(everything, MAX_GATHERED)) * size

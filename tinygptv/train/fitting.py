@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.recipe import DECODER, Stage
 from tinygptv.errors import DefinitionError
 from tinygptv.train.estimate import GIB, StageEstimator, limit
 
@@ -39,7 +40,7 @@ def refuse_unfit(estimator: StageEstimator, hardware: Hardware, hardware_name: s
 def _remedy(estimator: StageEstimator, hardware: Hardware) -> str:
     """The first setting with which the stage would fit, or how little memory all of them together would need."""
     last: tuple[str, Hardware] | None = None
-    for setting, changed in _settings(hardware, estimator.stage.global_batch_size):
+    for setting, changed in _settings(hardware, estimator.stage):
         if _fits(estimator, changed):
             return f"It would fit with {setting} ({_gib(estimator.memory(changed).total)})"
         last = setting, changed
@@ -54,7 +55,7 @@ def _fits(estimator: StageEstimator, hardware: Hardware) -> bool:
     return allowed is None or (estimator.resident(hardware) <= allowed and estimator.memory(hardware).total <= allowed)
 
 
-def _settings(hardware: Hardware, global_batch_size: int) -> Iterator[tuple[str, Hardware]]:
+def _settings(hardware: Hardware, stage: Stage) -> Iterator[tuple[str, Hardware]]:
     """What can be changed, from what costs least to what costs most; each on top of those that keep the machine."""
 
     def change(**fields: Any) -> tuple[str, Hardware]:
@@ -63,7 +64,8 @@ def _settings(hardware: Hardware, global_batch_size: int) -> Iterator[tuple[str,
         return told, hardware.model_copy(update=changed)
 
     changed: dict[str, Any] = {}
-    size = min(hardware.micro_batch_size, global_batch_size // hardware.world_size)
+    whole = hardware.quantize_base == "none"  # only then can ZeRO-3 cut it
+    size = min(hardware.micro_batch_size, stage.global_batch_size // hardware.world_size)
     while size > 1:
         size //= 2
         yield change(micro_batch_size=size)
@@ -73,12 +75,18 @@ def _settings(hardware: Hardware, global_batch_size: int) -> Iterator[tuple[str,
         yield change(micro_batch_size=1)
     if hardware.device == "cuda":
         ranks = hardware.ranks * 2
-        while ranks * hardware.nodes <= MOST_RANKS and global_batch_size % (ranks * hardware.nodes) == 0:
+        while (
+            whole and ranks * hardware.nodes <= MOST_RANKS and stage.global_batch_size % (ranks * hardware.nodes) == 0
+        ):
             yield change(zero_stage=3, ranks=ranks)
             ranks *= 2
         changed.pop("ranks", None)
         yield change(zero_stage=max(2, hardware.zero_stage), offload="optimizer")
-        yield change(zero_stage=3, offload="optimizer_and_parameters")
+        if whole and DECODER not in stage.trains:
+            yield change(zero_stage=2, quantize_base="nf4")
+            changed.pop("quantize_base")
+        if whole:
+            yield change(zero_stage=3, offload="optimizer_and_parameters")
     elif hardware.ranks > 1:
         yield change(ranks=1)
     if hardware.precision == "fp32":

@@ -24,8 +24,6 @@ logger = getLogger(__name__)
 
 _PROGRESS_SECONDS = 2.0
 _ETA_STEPS = 20
-_CHUNK = 1024
-"""Labels whose probabilities are worked out at a time: a second copy of all logits would be felt."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,14 @@ class Losses:
         self.sums = torch.zeros(1 + 2 * count, dtype=torch.float64, device=device)
         self._summed, self._counted = self.sums[1 : 1 + count], self.sums[1 + count :]
 
-    def add(self, share: Tensor, logits: Tensor, batch: Batch) -> None:
-        """A piece: its share in the loss of the whole batch, and its logits (labels, V)."""
+    def add(self, share: Tensor, losses: Tensor, batch: Batch) -> None:
+        """A piece: its share in the loss of the whole batch, and the loss of each of its labels (labels,)."""
         self.sums[0] += share
         labelled = batch.labels[:, 1:] != IGNORE_INDEX
         numbers = torch.tensor([self._sources.index(source) for source in batch.sources])[batch.owners[:, 1:]]
-        source, target = (values[labelled].to(logits.device) for values in (numbers, batch.labels[:, 1:]))
-        for rows, wanted, of in zip(logits.split(_CHUNK), target.split(_CHUNK), source.split(_CHUNK), strict=True):
-            losses = rows.logsumexp(dim=-1) - rows.gather(-1, wanted[:, None])[:, 0]
-            self._summed.index_add_(0, of, losses.double())
-            self._counted.index_add_(0, of, torch.ones_like(of, dtype=torch.float64))
+        source = numbers[labelled].to(losses.device)
+        self._summed.index_add_(0, source, losses.double())
+        self._counted.index_add_(0, source, torch.ones_like(source, dtype=torch.float64))
 
     @property
     def total(self) -> float:

@@ -123,9 +123,12 @@ def train_stage(
 
     def build(draft: Path) -> Outcome:
         # Imported here, for it brings torch: who only asks what would be done can go without.
+        from tinygptv.models.nf4 import refuse_without_library
         from tinygptv.train.estimate import StageEstimator
         from tinygptv.train.fitting import refuse_unfit, settle
 
+        if run.hardware.quantize_base == "nf4":
+            refuse_without_library()
         estimator = StageEstimator(run.recipe, stage_name)
         hardware = settle(estimator, run.hardware)
         refuse_unfit(estimator, hardware, run.hardware_name)
@@ -232,6 +235,7 @@ def _outcome(draft: Path, stage: Stage, run: ResolvedRun) -> Outcome:
         "samples_per_second": round(samples / sum(row["seconds"] for row in rows), 2),
         "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
         "hardware": run.hardware_name,
+        "quantize_base": run.hardware.quantize_base,
         "samples_replaced": _replaced(draft),
     }
     return Outcome(rows_in=samples, rows_out=samples, details=details)

@@ -153,12 +153,12 @@ class _Training:
             engine.set_gradient_accumulation_boundary(number + 1 == len(micro_batches))
             # Dropout belongs to the piece of the batch, not to the rank: the same pieces on fewer ranks learn the same.
             torch.manual_seed(_seed(self._job.seed, drawn, self._rank * len(micro_batches) + number))
-            loss, logits = engine(*self._to_device(batch))
+            loss, of_labels = engine(*self._to_device(batch))
             share = loss * (count / max(1, labels))
             # DeepSpeed averages over ranks; the shares are to be added up.
             engine.backward(share * self._ranks, scale_wrt_gas=False)
-            losses.add(share.detach(), logits.detach(), batch)
-            del loss, logits, share
+            losses.add(share.detach(), of_labels, batch)
+            del loss, of_labels, share
             engine.step()
         dist.all_reduce(losses.sums)
         norm = None if scaled_too_far(engine) else engine.get_global_grad_norm()

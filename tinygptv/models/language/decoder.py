@@ -12,6 +12,7 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tinygptv.definitions.model import Decoder
+from tinygptv.models.language.head import Head
 
 QK_NORM_EPS = 1e-5
 ATTENTION_NORM_EPS = 1e-6
@@ -73,8 +74,8 @@ def attention_norm(definition: Decoder) -> nn.Module:
 
 
 class OwnLayers(PreTrainedModel):
-    """To be put before a causal language model of transformers, whose masks, rotary tables, cache and head stay: its
-    layers are made by `layer`, which gets a layer's number."""
+    """To be put before a causal language model of transformers, whose masks, rotary tables and cache stay: its layers
+    are made by `layer`, which gets a layer's number, and its head knows the loss (see `head`)."""
 
     model: Any
 
@@ -85,6 +86,7 @@ class OwnLayers(PreTrainedModel):
         config.num_hidden_layers = depth
         self.model.layers = nn.ModuleList(layer(number) for number in range(depth))
         self.model.layers.apply(self._init_weights)
+        self.lm_head = Head.from_linear(self.lm_head)
 
     def hidden_states(self, inputs_embeds: Tensor, attention_mask: Tensor | None, **options: Any) -> Tensor:
         """The decoder without its head: (B, T, D) -> (B, T, D).

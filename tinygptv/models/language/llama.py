@@ -74,12 +74,12 @@ class LlamaLayer(GradientCheckpointingLayer):
         hidden_states: Tensor,
         attention_mask: Tensor | None,
         position_embeddings: tuple[Tensor, Tensor],
-        past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         **unused: Any,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); called by the library's decoder, whose argument names these are."""
         normed = self.input_layernorm(hidden_states)
-        attended = self.self_attn(normed, attention_mask, position_embeddings, past_key_values)
+        attended = self.self_attn(normed, attention_mask, position_embeddings, cache)
         hidden_states = hidden_states + self.attention_norm(attended)
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 

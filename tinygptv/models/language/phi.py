@@ -78,12 +78,12 @@ class PhiLayer(GradientCheckpointingLayer):
         hidden_states: Tensor,
         attention_mask: Tensor | None,
         position_embeddings: tuple[Tensor, Tensor],
-        past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         **unused: Any,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); called by the library's decoder, whose argument names these are."""
         normed = self.input_layernorm(hidden_states)
-        attended = self.self_attn(normed, attention_mask, position_embeddings, past_key_values)
+        attended = self.self_attn(normed, attention_mask, position_embeddings, cache)
         branches = self.resid_dropout(self.attention_norm(attended)) + self.resid_dropout(self.mlp(normed))
         return hidden_states + branches
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tinygptv.definitions.model import LanguageModel, Phi
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
+from tinygptv.models.adapter_library import LoraConfig
 from tinygptv.models.weights.anew import LORA
 from tinygptv.models.weights.files import open_weights
 from tinygptv.models.weights.published import Translation, fuse_stock

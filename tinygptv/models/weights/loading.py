@@ -20,6 +20,7 @@ from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
 from tinygptv.locations import local_path
 from tinygptv.models.lora import plain_name
+from tinygptv.models.nf4 import use_nf4
 from tinygptv.models.vision import POSITIONS, resize_positions
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import published
@@ -67,10 +68,12 @@ def load_weights(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     unread: tuple[str, ...] = (),
+    in_nf4: Collection[str] = (),
 ) -> LoadReport:
     """Fill `model` from the files its definition names, then from what earlier stages trained; the rest begins anew.
 
-    Parameters whose names begin with one of `unread` are looked for like the others, and stay without memory.
+    Parameters whose names begin with one of `unread` are looked for like the others, and stay without memory. Those
+    named by `in_nf4`, the weights of linear maps, are rounded to 4 bits, each as soon as it is read.
     Raises HandoffError, naming file and tensor, for anything missing, left over or of another shape.
     """
     parameters = parameters_by_name(model)
@@ -92,7 +95,7 @@ def load_weights(
     }
     refuse_missing(parameters.keys() - begins_anew.keys(), table, dict(sources))
     read = {name: stored for name, stored in table.items() if not name.startswith(unread)}
-    fill(model, read, dtype)
+    fill(model, read, dtype, in_nf4)
     names = {plain_name(name): name for name, _ in model.named_parameters()}
     for name in begins_anew:
         if not name.startswith(unread):
@@ -144,11 +147,16 @@ def trained_file(path: Path, definition: Model, lora: Lora | None = None) -> Tra
     return Translation("our own layout", table, {})
 
 
-def fill(model: nn.Module, table: Table, dtype: torch.dtype | None = None) -> None:
-    """Give `model` the tensors of `table`, one after the other, as `dtype` or (None) as they are stored."""
+def fill(model: nn.Module, table: Table, dtype: torch.dtype | None = None, in_nf4: Collection[str] = ()) -> None:
+    """Give `model` the tensors of `table`, one after the other, as `dtype` or (None) as they are stored; those that
+    `in_nf4` names in 4 bits."""
     names = {plain_name(name): name for name, _ in model.named_parameters()}
     for name, stored in table.items():
-        _assign(model, names.get(name, name), stored.read(), dtype)
+        if name in in_nf4:
+            assert dtype is not None
+            use_nf4(model, names[name].removesuffix(".weight"), stored.read().to(dtype))
+        else:
+            _assign(model, names.get(name, name), stored.read(), dtype)
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:

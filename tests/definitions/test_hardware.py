@@ -1,0 +1,39 @@
+"""What a hardware profile refuses by itself, and together with a stage."""
+
+import pytest
+from pydantic import ValidationError
+
+from tinygptv import catalog
+from tinygptv.definitions.hardware import Hardware
+from tinygptv.errors import DefinitionError
+
+GPU = catalog.hardware("rtx3090")
+IN_NF4 = GPU.model_copy(update={"quantize_base": "nf4"})
+
+
+@pytest.mark.parametrize("change", [{"zero_stage": 3}, {"zero_stage": 3, "offload": "optimizer_and_parameters"}])
+def test_a_base_in_four_bits_is_not_cut_into_shares(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"quantize_base: nf4 needs the model whole on every rank.*zero_stage: 2"):
+        Hardware.model_validate(IN_NF4.model_dump() | change)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_an_optimizer_may_be_cut_and_offloaded_beside_it(stage: int) -> None:
+    content = IN_NF4.model_dump() | {"zero_stage": stage, "offload": "optimizer"}
+    assert Hardware.model_validate(content).quantize_base == "nf4"
+
+
+def test_other_ways_to_round_a_base_are_not_known() -> None:
+    with pytest.raises(ValidationError, match="quantize_base"):
+        Hardware.model_validate(GPU.model_dump() | {"quantize_base": "fp4"})
+
+
+def test_weights_that_a_stage_trains_are_not_rounded() -> None:
+    stage = catalog.recipe("tinygptv").stage("stage2")
+    catalog.check_quantized_base(stage, IN_NF4, "mine")
+    whole = stage.model_copy(update={"trains": [*stage.trains, "language_model.all"]})
+    catalog.check_quantized_base(whole, GPU, "mine")
+    with pytest.raises(
+        DefinitionError, match=r"mine.yaml, quantize_base: stage2 trains language_model.all, and weights"
+    ):
+        catalog.check_quantized_base(whole, IN_NF4, "mine")
