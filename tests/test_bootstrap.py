@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
 
-from tinygptv.bootstrap import corpus, phases, run, texts
+from tinygptv.bootstrap import corpus, phases, probes, run, texts
 from tinygptv.bootstrap.loop import learning_rate
+from tinygptv.bootstrap.mentions import mentions
 from tinygptv.bootstrap.settings import Phase, Settings
 from tinygptv.bootstrap.tokenizer import load_tokenizer
 from tinygptv.data.shapes import language
-from tinygptv.data.shapes.scenes import GRID, scene
+from tinygptv.data.shapes.scenes import GRID, SceneObject, scene
 from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.locations import PACKAGE
 from tinygptv.models.qformer import ImageTextQFormer, QFormer
@@ -27,7 +28,7 @@ SHIPPED = PACKAGE / "backbones" / "shapes"
 def tiny(steps: int = 2) -> Settings:
     """Settings with which a phase takes a second."""
     phase = Phase(steps=steps, batch=2, peak_lr=1e-3, seed=1, checkpoint_steps=steps)
-    sizes = Settings(width=32, heads=2, vision_layers=1, qformer_layers=2, language_layers=1)
+    sizes = Settings(width=32, heads=2, vision_layers=1, qformer_layers=2, language_layers=1, mention_layer=1)
     return replace(sizes, tower=phase, qformer=phase, language=phase)
 
 
@@ -170,3 +171,64 @@ def test_a_near_miss_names_something_that_is_not_there() -> None:
         else:
             assert set(right.split(", ")) <= true
             assert not set(wrong.split(", ")) <= true
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("is there a small red circle?", [("small", 2), ("red", 1), ("circle", 1)]),
+        ("there are two blue shapes", [("blue", 1), ("shapes", 1)]),
+        ("how many circles are there?", [("circles", 2)]),
+        ("the red circle is left of the blue circle", [("red", 1), ("circle", 1), ("blue", 1), ("circle", 1)]),
+        ("red star at the top left", [("red", 1), ("star", 0), ("left", 0)]),
+        ("what color is the shape at the bottom right?", [("shape", 3), ("right", 1)]),
+        ("any circle center?", [("circle", 2), ("center", 1)]),
+        ("what is the shape of the large shape?", [("large", 1), ("shape", 1)]),
+        ("where is it?", []),
+    ],
+)
+def test_a_mention_is_of_all_that_fits_what_was_said_so_far(text: str, said: list[tuple[str, int]]) -> None:
+    box = (0.0, 0.0, 0.2, 0.2)
+    objects = (
+        SceneObject("circle", "red", "small", 0, 0, box),
+        SceneObject("circle", "blue", "large", 1, 1, box),
+        SceneObject("cross", "green", "small", 2, 2, box),
+    )
+    picture = replace(scene("train", 0), objects=objects)
+    found = [(text[: mention.end].rsplit(maxsplit=1)[-1], len(mention.objects)) for mention in mentions(text, picture)]
+    assert found == said
+
+
+def test_every_phrase_that_identifies_an_object_is_a_mention_of_it_alone() -> None:
+    for index in range(100):
+        picture = scene("train", index)
+        for thing in picture.objects:
+            for phrase in language.identifying_phrases(picture, thing):
+                *_, last = mentions(f"where is the {phrase}?", picture)
+                assert last.objects == (thing,)
+
+
+def test_inserted_norms_change_attention_as_tinygptv_does(tmp_path: Path) -> None:
+    run(tmp_path, ["tokenizer"], tiny())
+    module = phases.prepare(tmp_path, "language", tiny()).module
+    attention = module.phi.model.layers[0].self_attn
+    states = torch.randn(2, 3, 32)
+    module.norms.inserted = True
+    heads, whole = attention.q_proj(states).unflatten(-1, (2, 16)), attention.dense(states)
+    assert heads.mean(dim=-1).abs().max() < 1e-5
+    for size in (heads.square().mean(dim=-1), whole.square().mean(dim=-1)):
+        torch.testing.assert_close(size, torch.ones_like(size), atol=1e-3, rtol=0)
+    module.norms.inserted = False
+    assert not torch.equal(attention.dense(states), whole)
+
+
+def test_exams_mark_what_the_language_model_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, ["tokenizer"], tiny())
+    module = phases.prepare(tmp_path, "language", tiny()).module
+    monkeypatch.setattr(module, "answers", lambda scenes, turns, *rest, **more: [turn.answer for turn in turns])
+    with torch.no_grad():
+        scores = probes.language(module)
+    assert {name: scores[name] for name in texts.EXAMS} == dict.fromkeys(texts.EXAMS, 1.0)
+    monkeypatch.setattr(module, "answers", lambda scenes, turns, *rest, **more: ["" for turn in turns])
+    with torch.no_grad():
+        assert {probes.language(module)[name] for name in texts.EXAMS} == {0.0}

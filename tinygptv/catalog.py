@@ -219,7 +219,7 @@ def check_quantized_base(stage: Stage, profile: Hardware, hardware_name: str) ->
 def check_gates(recipe_name: str, stage: Stage, benchmarks: Mapping[str, Benchmark]) -> None:
     """Refuse a gate that wants a figure its benchmark has not. Raises DefinitionError."""
     for place, gate in enumerate(stage.gates):
-        if gate.metric == "lenient" and benchmarks[gate.benchmark].metric == "caption_bleu":
+        if gate.metric == "lenient" and benchmarks[gate.benchmark].metric in ("caption_bleu", "object_f1"):
             raise DefinitionError(
                 f"recipe {recipe_name}, {stage.stage}.gates[{place}].metric: {gate.benchmark} compares captions, for "
                 "which the reference has no lenient rule; write score"

@@ -125,8 +125,9 @@ def test_two_gates_on_one_benchmark_are_refused(recipe_file: Path) -> None:
         gated(recipe_file, gate, gate)
 
 
-def test_a_lenient_gate_on_captions_is_refused(run: ResolvedRun) -> None:
+@pytest.mark.parametrize("metric", ["caption_bleu", "object_f1"])
+def test_a_lenient_gate_on_captions_is_refused(run: ResolvedRun, metric: str) -> None:
     stage = run.recipe.stages[0].model_copy(update={"gates": [GATE.model_copy(update={"metric": "lenient"})]})
-    captions = run.benchmarks["mini_benchmark"].model_copy(update={"metric": "caption_bleu"})
+    captions = run.benchmarks["mini_benchmark"].model_copy(update={"metric": metric})
     with pytest.raises(DefinitionError, match="no lenient rule; write score"):
         check_gates(RECIPE, stage, {"mini_benchmark": captions})

@@ -105,7 +105,7 @@ def patch_targets(scenes: Sequence[Scene], grid: int) -> ObjectTargets:
         overlap = (high[:, :, None] * wide[:, None, :]).reshape(len(boxes), -1) * grid * grid
         best, most = overlap.argmax(axis=0), overlap.max(axis=0)
         places.append([picture.objects[b] if m > 0.1 else None for b, m in zip(best, most, strict=True)])
-    return _targets(places)
+    return object_targets(places)
 
 
 def cell_targets(scenes: Sequence[Scene]) -> ObjectTargets:
@@ -116,7 +116,7 @@ def cell_targets(scenes: Sequence[Scene]) -> ObjectTargets:
         for thing in picture.objects:
             cells[thing.row * GRID + thing.column] = thing
         places.append(cells)
-    return _targets(places)
+    return object_targets(places)
 
 
 def pad(sequences: Iterable[Sequence[float]], value: float) -> Tensor:
@@ -125,7 +125,8 @@ def pad(sequences: Iterable[Sequence[float]], value: float) -> Tensor:
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
 
 
-def _targets(places: list[list[SceneObject | None]]) -> ObjectTargets:
+def object_targets(places: list[list[SceneObject | None]]) -> ObjectTargets:
+    """What stands in each of B x P places, if anything."""
     nothing = [len(KINDS), len(COLOURS), len(SIZES), IGNORE, IGNORE]
     known = {thing: (_classes(thing), box_code(thing.box)) for row in places for thing in row if thing}
     empty = (nothing, [0.0] * BOX_CODE)

@@ -28,10 +28,15 @@ class Settings:
     qformer_layers: int = 4
     query_tokens: int = 16
     contrast_width: int = 64
-    language_layers: int = 4
+    language_layers: int = 5
     vocabulary: int = 640
     language_tokens: int = 112  # longer exchanges are cut
+    slot_noise: float = 0.1  # on the attributes of what is told in vectors: no picture is read exactly
     norm_penalty: float = 0.02
-    tower: Phase = field(default_factory=lambda: Phase(steps=3000, batch=32, peak_lr=1.5e-3, seed=1))
+    mention_layer: int = 3  # after which it must be known what a phrase speaks of
+    mention_weight: float = 0.2
+    tower: Phase = field(default_factory=lambda: Phase(steps=2400, batch=32, peak_lr=1.5e-3, seed=1))
     qformer: Phase = field(default_factory=lambda: Phase(steps=1600, batch=24, peak_lr=1.0e-3, seed=2))
-    language: Phase = field(default_factory=lambda: Phase(steps=3000, batch=32, peak_lr=1.5e-3, seed=3))
+    language: Phase = field(
+        default_factory=lambda: Phase(steps=4000, batch=16, peak_lr=1.5e-3, seed=3, checkpoint_steps=1000)
+    )

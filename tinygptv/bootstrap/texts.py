@@ -1,8 +1,9 @@
 """What the language model and the Q-Former read: exchanges about a described scene, and phrases with hard negatives."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tinygptv.data.boxes import box_text
@@ -50,7 +51,9 @@ _GROUND = (
 )
 _VALUES = language.CHOICES | {"place": language.ANSWERS["position"]}
 _BARE = ("", " ", "\n")
-_TEMPLATES = (("###Human: ", " ###Assistant: ", "###"), ("[INST] ", " [/INST]", "###"))
+TEMPLATE = ("###Human: ", " ###Assistant: ", "###")
+"""How the stages of the tiny recipe word a turn: before the instruction, before the answer, after it."""
+_TEMPLATES = (TEMPLATE, ("[INST] ", " [/INST]", "###"))
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def drills(scene: Scene, rng: random.Random) -> Exchange:
     Almost all there is to learn about reading a scene is in such one-word answers, and the long wordings of the real
     tasks would crowd them out.
     """
-    template, length = rng.choice(((_TEMPLATES[0], 6), (_BARE, 10)))
+    template, length = rng.choice(((TEMPLATE, 8), (_BARE, 12)))
     return Exchange(describe(scene, rng), tuple(_drill(scene, rng) for _ in range(length)), template)
 
 
@@ -140,18 +143,10 @@ def _turn(scene: Scene, rng: random.Random) -> Turn:
 
 
 def _drill(scene: Scene, rng: random.Random) -> Turn:
-    manner = rng.random()
-    if manner < 0.35:
-        return _presence(scene, rng)
-    if manner < 0.7:
-        kind = rng.choice(("attribute", "attribute", "count", "spatial"))
-        said = language.STATING[kind](scene, rng, rng.random() < 0.5)
-        if said:
-            return Turn(f"true or false? {said.text}", "true" if said.truth else "false")
-    asked = None
-    while asked is None:
-        asked = language.ASKING[rng.choice(sorted(language.ASKING))](scene, rng)
-    return Turn(asked.text, asked.answer)
+    turn = None
+    while turn is None:
+        turn = _DRILLS[rng.choices(tuple(_DRILLS), _DRILL_WEIGHTS)[0]](scene, rng)
+    return turn
 
 
 def _presence(scene: Scene, rng: random.Random) -> Turn:
@@ -164,23 +159,45 @@ def _presence(scene: Scene, rng: random.Random) -> Turn:
     return Turn(f"any {' '.join(said)}?", "yes" if wanted else "no")
 
 
+def _judge(kind: str, scene: Scene, rng: random.Random, form: str = "true or false? {}") -> Turn | None:
+    said = language.STATING[kind](scene, rng, rng.random() < 0.5)
+    return Turn(form.format(said.text), "true" if said.truth else "false") if said else None
+
+
+def _ask(kind: str, scene: Scene, rng: random.Random, form: str = "{}") -> Turn | None:
+    asked = language.ASKING[kind](scene, rng)
+    return Turn(form.format(asked.text), asked.answer) if asked else None
+
+
+def _locate(scene: Scene, rng: random.Random) -> Turn | None:
+    said = language.reference(scene, rng)
+    return Turn(f"[refer] {said.phrase}", box_text(said.target.box)) if said else None
+
+
 def _attribute(thing: SceneObject, part: str) -> str:
     return language.place(thing) if part == "place" else getattr(thing, part)
 
 
+_DRILLS: dict[str, Callable[[Scene, random.Random], Turn | None]] = {
+    "presence": _presence,
+    "locate": _locate,
+    **{f"judge {kind}": partial(_judge, kind) for kind in language.STATING},
+    **{f"ask {kind}": partial(_ask, kind) for kind in language.ASKING},
+}
+_WEIGHT_OF = {"presence": 15, "locate": 8, "judge attribute": 8, "judge count": 10, "judge spatial": 24}
+_DRILL_WEIGHTS = [_WEIGHT_OF.get(drill, 7) for drill in _DRILLS]
+
+
 def _question(scene: Scene, rng: random.Random) -> Turn:
-    asked = None
-    while asked is None:
-        asked = language.ASKING[rng.choice(("colour", "kind", "count", "count", "position", "yes_no"))](scene, rng)
+    turn = None
+    while turn is None:
+        turn = _ask(rng.choice(("colour", "kind", "count", "count", "position", "yes_no")), scene, rng)
     form = rng.choice(("[vqa] {}", f"[vqa] {_SHORT_ANSWER}", "{}"))
-    return Turn(form.format(asked.text), asked.answer)
+    return replace(turn, instruction=form.format(turn.instruction))
 
 
 def _statement(scene: Scene, rng: random.Random) -> Turn | None:
-    said = language.STATING[rng.choice(("attribute", "count", "spatial"))](scene, rng, rng.random() < 0.5)
-    if said is None:
-        return None
-    return Turn("[vqa] " + _TRUE_OR_FALSE.format(said.text), "true" if said.truth else "false")
+    return _judge(rng.choice(("attribute", "count", "spatial")), scene, rng, f"[vqa] {_TRUE_OR_FALSE}")
 
 
 def _refer(scene: Scene, rng: random.Random) -> Turn | None:
@@ -219,6 +236,14 @@ _TASKS = {
     "caption": _caption,
     "ground": _ground,
 }
+
+
+EXAMS: dict[str, Callable[[Scene, random.Random], Turn | None]] = {
+    **{f"judge_{kind}": partial(_judge, kind, form=f"[vqa] {_TRUE_OR_FALSE}") for kind in language.STATING},
+    **{f"ask_{kind}": partial(_ask, kind, form=f"[vqa] {_SHORT_ANSWER}") for kind in language.ASKING},
+    "refer": _refer,
+}
+"""What the language model is examined in, worded as in the last stage."""
 
 
 def matching_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pydantic import Field
 from tinygptv.definitions.base import Definition
 from tinygptv.definitions.mixture import Task
 
-Metric = Literal["vqa_accuracy", "exact_match", "true_false_accuracy", "referring_iou", "caption_bleu"]
+Metric = Literal["vqa_accuracy", "exact_match", "true_false_accuracy", "referring_iou", "caption_bleu", "object_f1"]
 
 
 class Benchmark(Definition):

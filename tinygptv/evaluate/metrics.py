@@ -15,6 +15,7 @@ from tinygptv.data.boxes import Box, box_text, read_box
 from tinygptv.definitions.benchmark import Metric
 from tinygptv.evaluate import captions
 from tinygptv.evaluate.boxes import in_pixels, iou
+from tinygptv.evaluate.objects import named_objects, object_f1
 from tinygptv.evaluate.vqa import vqa_accuracy
 
 IOU_THRESHOLD = 0.5
@@ -157,12 +158,17 @@ def _mark_caption(answer: str, truth: Truth) -> Mark:
     return Mark(captions.bleu([captions.count(answer, truth.answers)]), None, bool(answer.strip()))
 
 
+def _mark_objects(answer: str, truth: Truth) -> Mark:
+    return Mark(object_f1(answer, truth.answers), None, bool(named_objects(answer)))
+
+
 _MARKERS: dict[Metric, Callable[[str, Truth], Mark]] = {
     "vqa_accuracy": _mark_vqa,
     "exact_match": _mark_exact,
     "true_false_accuracy": _mark_true_false,
     "referring_iou": _mark_box,
     "caption_bleu": _mark_caption,
+    "object_f1": _mark_objects,
 }
 
 

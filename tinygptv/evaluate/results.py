@@ -203,6 +203,7 @@ def _metric(score: Manifest) -> str:
         "true_false_accuracy": "true/false accuracy",
         "referring_iou": "boxes with IoU ≥ 0.5",
         "caption_bleu": "sacreBLEU-4",
+        "object_f1": "F1 of the objects named",
     }
     named = names[score.details["metric"]]
     if "mean_iou" in score.details.get("extra", {}):
