@@ -189,16 +189,17 @@ def _plan(options: argparse.Namespace) -> int:
     """Needs neither weights nor data; raises DefinitionError, after printing, for a stage that does not fit."""
     journey = _journey(options)
     from tinygptv.train.estimate import StageEstimator
-    from tinygptv.train.fitting import refuse_unfit
+    from tinygptv.train.fitting import refuse_unfit, settle
     from tinygptv.train.plan_table import record, table
 
     recipe, hardware = journey.run.recipe, journey.run.hardware
     estimators = [StageEstimator(recipe, stage.stage) for stage in recipe.stages]
-    records = [record(estimator, hardware) for estimator in estimators]
+    profiles = [settle(estimator, hardware) for estimator in estimators]
+    records = [record(*each) for each in zip(estimators, profiles, strict=True)]
     lines = [json.dumps(one) for one in records] if options.json else table(records, hardware)
     print("\n".join(lines), flush=True)
-    for estimator in estimators:
-        refuse_unfit(estimator, hardware, journey.run.hardware_name)
+    for estimator, profile in zip(estimators, profiles, strict=True):
+        refuse_unfit(estimator, profile, journey.run.hardware_name)
     if not options.json:
         try:
             _print_plan(plan(journey))

@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
 
     began = time.monotonic()
     recipe, hardware = catalog.recipe(options.recipe), catalog.hardware(options.hardware)
+    if hardware.quantize_base != "none":
+        parser.error(f"--hardware: {options.hardware} rounds the base to 4 bits, which random weights here cannot be")
     known = [stage.stage for stage in recipe.stages]
     stages = options.stages.split(",") if options.stages else known
     if unknown := set(stages) - set(known):

@@ -47,7 +47,11 @@ def judge(order: Order, ours: Outcome, peer: Outcome, device: Device) -> list[Fi
 
 def _speed(order: Order, ours: Outcome, peer: Outcome, facts: dict[str, Any]) -> Figure:
     mine, theirs = (_per_second(one.answer, "samples") for one in (ours, peer))
-    details = facts | {"global_batch_size": order.job.stage.global_batch_size}
+    planned = ours.answer.planned if ours.answer else None
+    details = facts | {
+        "global_batch_size": order.job.stage.global_batch_size,
+        "gradient_checkpointing": planned.gradient_checkpointing if planned else None,
+    }
     for prefix, one in (("", ours), ("peer_", peer)):
         taken = one.answer.taken if one.answer else []
         longest = one.answer.longest if one.answer else None

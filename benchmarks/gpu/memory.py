@@ -19,7 +19,7 @@ def limit_memory(hardware: Hardware) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, (most - RUNTIME_BYTES["cuda"]) / there))
 
 
-def settle(hardware: Hardware) -> None:
+def begin_counting(hardware: Hardware) -> None:
     """Give back what building a model left behind, and count from here."""
     if hardware.device == "cuda":
         torch.cuda.empty_cache()

@@ -50,10 +50,11 @@ class Held(Definition):
 
 class Planned(Definition):
     """Of `tinygptv plan`: bytes of all at the highest point, and of what is no tensor; operations of a sample and of a
-    token."""
+    token; and whether the decoder's layers run twice."""
 
     total: int
     runtime: int
+    gradient_checkpointing: bool
     flops_per_sample: float
     flops_per_token: float
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.memory import held_at_most, limit_memory, settle
+from benchmarks.gpu.memory import begin_counting, held_at_most, limit_memory
 from benchmarks.gpu.models import as_published, random_model
 from benchmarks.gpu.orders import LONGEST_STEPS, Answer, Held, Order, Planned, Step
 from benchmarks.reference_loop import ReferenceLoop
@@ -37,6 +37,7 @@ from tinygptv.train.batches import mixture_batches, open_loader
 from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.engine import parameter_groups
 from tinygptv.train.estimate import StageEstimator
+from tinygptv.train.fitting import settle
 from tinygptv.train.stage import METRICS, Job, read_metrics
 
 
@@ -77,10 +78,13 @@ def reference(order: Order, folder: Path) -> Answer:
 
 def plan(order: Order) -> tuple[Planned, Job]:
     """What `tinygptv plan` says about the stage, and the job that knows it."""
-    estimator, hardware = StageEstimator(order.recipe, order.job.stage.stage), order.job.hardware
+    estimator = StageEstimator(order.recipe, order.job.stage.stage)
+    hardware = settle(estimator, order.job.hardware)
     memory, (per_sample, per_token) = estimator.memory(hardware), estimator.flops(hardware)
     flops = {"flops_per_sample": per_sample, "flops_per_token": per_token}
-    return Planned(total=memory.total, runtime=memory.runtime, **flops), order.job.model_copy(update=flops)
+    checkpointing = bool(hardware.gradient_checkpointing)
+    planned = Planned(total=memory.total, runtime=memory.runtime, gradient_checkpointing=checkpointing, **flops)
+    return planned, order.job.model_copy(update={"hardware": hardware, **flops})
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def _our_batches(order: Order, job: Job, num_image_tokens: int, on_loss: Callabl
 
 def _our_model(job: Job) -> VisionLanguageModel:
     model = random_model(job, lambda name: DTYPES[job.hardware.precision])
-    settle(job.hardware)
-    return set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
+    begin_counting(job.hardware)
+    return set_up(model, job.stage.trains, bool(job.hardware.gradient_checkpointing))
 
 
 class PublishedLoop:
@@ -119,7 +123,7 @@ class PublishedLoop:
     def __init__(self, job: Job, in_halves: bool) -> None:
         self._job, self._device = job, job.hardware.device
         model = random_model(job, as_published if in_halves else lambda name: torch.float32)
-        settle(job.hardware)
+        begin_counting(job.hardware)
         set_up(model, job.stage.trains, gradient_checkpointing=False)
         self._tokens_per_image = model.num_image_tokens
         tokenizer = load_tokenizer(local_path(job.model.language_model.tokenizer))

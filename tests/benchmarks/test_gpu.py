@@ -173,7 +173,9 @@ def answered(seconds: float, gib: float, first_loss: float = 10.8) -> Answer:
     """Two steps of four samples and 200 tokens; a plan of 20 GiB, and half a TFLOP for a step."""
     step = Step(seconds=seconds, samples=4, tokens=200, loss=10.0)
     held = Held(allocated=int((gib - 1) * GIB), reserved=int((gib - 0.5) * GIB), beside=GIB // 2)
-    planned = Planned(total=20 * GIB, runtime=GIB, flops_per_sample=25e9, flops_per_token=2e9)
+    planned = Planned(
+        total=20 * GIB, runtime=GIB, gradient_checkpointing=False, flops_per_sample=25e9, flops_per_token=2e9
+    )
     return Answer(
         device="a card", first_loss=first_loss, taken=[step, step], longest=step, held=held, planned=planned
     )  # fmt: skip

@@ -9,6 +9,7 @@ from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.estimate import RUNTIME_BYTES, StageEstimator, limit
+from tinygptv.train.fitting import settle
 
 TINY, PUBLISHED = catalog.recipe("tinygptv_tiny"), catalog.recipe("tinygptv")
 CPU = catalog.hardware("cpu")
@@ -122,9 +123,16 @@ def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, sta
     assert StageEstimator(recipe, stage).memory(profile).total < limit(profile)
 
 
+@pytest.mark.parametrize(("stage", "twice"), [("stage2", False), ("stage4", True)])
+def test_24_gb_remember_the_layers_of_stage_2_but_not_of_stage_4(stage: str, twice: bool) -> None:
+    profile = catalog.hardware("rtx3090")
+    assert settle(StageEstimator(PUBLISHED, stage), profile).gradient_checkpointing is twice
+
+
 @pytest.mark.parametrize("stage", PUBLISHED.stages, ids=lambda stage: stage.stage)
 def test_every_published_stage_with_its_whole_batch_fits_the_card_it_was_trained_on(stage: Stage) -> None:
-    profile, estimator = catalog.hardware("rtx3090"), StageEstimator(PUBLISHED, stage.stage)
+    estimator = StageEstimator(PUBLISHED, stage.stage)
+    profile = settle(estimator, catalog.hardware("rtx3090"))
     pieces = accumulation_steps(stage.global_batch_size, profile.world_size, profile.micro_batch_size)
     assert pieces * estimator.micro_batch_size(profile) * profile.world_size == stage.global_batch_size
     assert estimator.memory(profile).total < 24 * 2**30

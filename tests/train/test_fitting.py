@@ -7,13 +7,14 @@ import pytest
 from tests.train.small import small_recipe, small_run
 from tinygptv.artifacts import Outcome, Store
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.errors import DefinitionError
+from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.train.estimate import GIB, StageEstimator
-from tinygptv.train.fitting import refuse_unfit
+from tinygptv.train.fitting import SPARED, refuse_unfit, settle
 from tinygptv.train.launch import RecordingLauncher
 from tinygptv.train.stage import train_stage
 
 GPU = Hardware(about="one", device="cuda", ranks=1, micro_batch_size=8, precision="fp32", zero_stage=2)
+ONE_COMPONENT = {"components": [{"samples": 10_000}]}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,35 @@ def test_a_refusal_names_the_first_setting_that_fits(estimator: StageEstimator, 
     assert " too few. It would fit with " in told
     for name, value in settings.items():
         assert f"{name}: {str(value).lower()}" in told
+
+
+@pytest.mark.parametrize(
+    ("spared", "decided"), [(SPARED + 0.01, False), (SPARED - 0.01, True), (-0.5, True), (None, True)]
+)
+def test_layers_run_twice_only_where_they_must(estimator: StageEstimator, spared: float | None, decided: bool) -> None:
+    needed = estimator.memory(GPU).total
+    asking = GPU.model_copy(update={"gradient_checkpointing": "if_needed"})
+    if spared is not None:
+        asking = asking.model_copy(update={"memory_gib": needed / (1 - spared) / GIB})
+    assert settle(estimator, asking) == asking.model_copy(update={"gradient_checkpointing": decided})
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_profile_that_decides_itself_is_left_as_it_is(estimator: StageEstimator, said: bool) -> None:
+    decided = GPU.model_copy(update={"gradient_checkpointing": said})
+    assert settle(estimator, decided) is decided
+
+
+def test_a_stage_s_ranks_are_told_what_was_decided(store: Store, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    for name in ("vision_encoder", "qformer", "language_model"):
+        (tmp_path / f"{name}.safetensors").write_text(name)
+    launcher = RecordingLauncher()
+    run = small_run(recipe, GPU.model_copy(update={"gradient_checkpointing": "if_needed", "memory_gib": 24.0}))
+    mixture = store.make("mixtures/tiny_pairs@1", "test", {}, [], lambda folder: Outcome(details=ONE_COMPONENT))
+    with pytest.raises(HandoffError, match="without leaving all steps"):
+        train_stage(store, run, "mine", "stage1", mixture, None, launcher)
+    assert [job["hardware"]["gradient_checkpointing"] for job in launcher.jobs] == [False]
 
 
 def test_ranks_that_share_a_machine_may_be_too_many(estimator: StageEstimator) -> None:

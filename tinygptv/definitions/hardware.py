@@ -21,6 +21,9 @@ class Hardware(Definition):
     Batches are made ahead of the step by `loader_workers` processes of each rank, or in the rank itself. With `packing`
     short samples share rows of a micro-batch: less padding, the same loss, dropout in other places.
 
+    With `gradient_checkpointing` the decoder's layers run twice instead of being remembered, a quarter more work for a
+    fraction of the memory; with `if_needed` only in stages that would not fit comfortably without it.
+
     What the frozen parts make of a picture is computed in every step, or with `features: cached` once, before training.
 
     Like `precision`, `quantize_base` says in which numbers the model is kept: with `nf4` the decoder's linear maps,
@@ -43,7 +46,7 @@ class Hardware(Definition):
     precision: Literal["fp32", "bf16", "fp16"]
     zero_stage: Literal[0, 1, 2, 3]
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["if_needed"] = False
     features: Literal["live", "cached"] = "live"
     quantize_base: Literal["none", "nf4"] = "none"
     memory_gib: float | None = Field(default=None, gt=0)

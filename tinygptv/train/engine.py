@@ -50,7 +50,7 @@ def build_model(job: Job) -> VisionLanguageModel:
     in_nf4 = map_weights(parameters_by_name(model)) if job.hardware.quantize_base == "nf4" else ()
     handoff = open_handoff(job, model)
     load_weights(model, job.model, handoff=handoff, dtype=dtype, seed=job.seed, unread=unread, in_nf4=in_nf4)
-    set_up(model, job.stage.trains, job.hardware.gradient_checkpointing)
+    set_up(model, job.stage.trains, bool(job.hardware.gradient_checkpointing))
     if job.features:
         model.split_front()
     return model

@@ -194,9 +194,10 @@ class StageEstimator:
 
     def _trace(self, hardware: Hardware, answer: int) -> Trace:
         samples = self.micro_batch_size(hardware)
-        key = (samples, answer, hardware.gradient_checkpointing, hardware.precision, hardware.features)
+        checkpointing = bool(hardware.gradient_checkpointing)
+        key = (samples, answer, checkpointing, hardware.precision, hardware.features)
         if key not in self._traces:
-            model = set_up(self._empty(), self.stage.trains, hardware.gradient_checkpointing)
+            model = set_up(self._empty(), self.stage.trains, checkpointing)
             side = self.stage.inputs.image_size
             image: tuple[int, ...] = (3, side, side)
             if hardware.features == "cached":

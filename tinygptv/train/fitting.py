@@ -9,6 +9,22 @@ from tinygptv.errors import DefinitionError
 from tinygptv.train.estimate import GIB, StageEstimator, limit
 
 MOST_RANKS = 64
+SPARED = 0.1
+"""Share of the memory that stays free where there is a choice: part of what a plan says of a GPU is assumed."""
+
+
+def settle(estimator: StageEstimator, hardware: Hardware) -> Hardware:
+    """The profile of this stage, in which `gradient_checkpointing` is no question any more.
+
+    Layers are remembered if a step then leaves SPARED of the memory; where the profile does not say how much there is,
+    they run twice.
+    """
+    if hardware.gradient_checkpointing != "if_needed":
+        return hardware
+    remembering = hardware.model_copy(update={"gradient_checkpointing": False})
+    allowed = limit(hardware)
+    fits = allowed is not None and estimator.memory(remembering).total <= (1 - SPARED) * allowed
+    return remembering if fits else hardware.model_copy(update={"gradient_checkpointing": True})
 
 
 def refuse_unfit(estimator: StageEstimator, hardware: Hardware, hardware_name: str) -> None:

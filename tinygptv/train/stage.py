@@ -125,22 +125,23 @@ def train_stage(
         # Imported here, for it brings torch: who only asks what would be done can go without.
         from tinygptv.models.nf4 import refuse_without_library
         from tinygptv.train.estimate import StageEstimator
-        from tinygptv.train.fitting import refuse_unfit
+        from tinygptv.train.fitting import refuse_unfit, settle
 
         if run.hardware.quantize_base == "nf4":
             refuse_without_library()
         estimator = StageEstimator(run.recipe, stage_name)
-        refuse_unfit(estimator, run.hardware, run.hardware_name)
+        hardware = settle(estimator, run.hardware)
+        refuse_unfit(estimator, hardware, run.hardware_name)
         _refuse_repetition(run, stage, mixture)
         if store.is_remote:
             _fetch(store, mixture)
-        per_sample, per_token = estimator.flops(run.hardware) if run.hardware.tflops else (None, None)
+        per_sample, per_token = estimator.flops(hardware) if hardware.tflops else (None, None)
         job = Job(
             stage=stage,
             model=run.recipe.model,
             lora=adapters(run.recipe, stage),
             seed=run.recipe.seed,
-            hardware=run.hardware,
+            hardware=hardware,
             workdir=store.workdir,
             mixture=mixture.artifact,
             previous=_previous_weights(store, stage, previous),
@@ -152,7 +153,7 @@ def train_stage(
         )
         _refuse_other_attempts(draft, stage_name, job)
         (draft / JOB).write_text(job.model_dump_json(indent=2))
-        launch.run(draft / JOB, run.hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
+        launch.run(draft / JOB, hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
         remove_passing(draft / CHECKPOINTS, stage.keep)
         shutil.rmtree(draft / RANKS, ignore_errors=True)
         return _outcome(draft, stage, run)
