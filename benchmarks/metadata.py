@@ -102,7 +102,8 @@ def near_copies(sidecar: Path, _: Path) -> None:
     (step,) = (one for one in catalog.filter_chain(CHAIN).duplicates if one.within is not None)
     with connect(sidecar.parent) as database:
         rows = Rows(database, sidecar, sidecar.parent)
-        compare(rows, step.model_copy(update={"confirm": False})).dropped(np.ones(rows.total, np.bool_))
+        copies = compare(rows, step.model_copy(update={"confirm": False}))
+        list(copies.dropped(lambda positions: np.ones(len(positions), np.bool_)))
 
 
 def describe(sidecar: Path, _: Path) -> None:

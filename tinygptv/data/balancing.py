@@ -1,8 +1,10 @@
 """Common concepts thinned out, rare ones kept: MetaCLIP's balancing (arXiv 2309.16671), with chance made of keys."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from tinygptv.data.duplicates import Comparison, Mask
+from tinygptv.data.duplicates import Comparison, Present
 from tinygptv.data.phrases import Phrases
 from tinygptv.data.rows import Positions, Rows
 from tinygptv.definitions.filters import Balance
@@ -29,9 +31,9 @@ class Balanced(Comparison):
         self._positions, self._phrases = np.concatenate(found, axis=1)
         self._chances = np.concatenate(chances)
 
-    def dropped(self, among: Mask) -> Positions:
+    def dropped(self, present: Present) -> Iterator[Positions]:
         """Those whose chance is not below the share that is wanted of any of their phrases."""
-        is_there = among[self._positions]
+        is_there = present(self._positions)
         positions, phrases, chances = self._positions[is_there], self._phrases[is_there], self._chances[is_there]
         is_wanted = chances < (self._most / np.bincount(phrases))[phrases]
-        return np.setdiff1d(positions, positions[is_wanted])
+        yield np.setdiff1d(positions, positions[is_wanted])

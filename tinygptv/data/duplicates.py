@@ -6,36 +6,27 @@ arrays. Rows of earlier sidecars come first in every order.
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygptv.data.fellows import fellows
 from tinygptv.data.likeness import SIDE, is_like_any, thumbnail
 from tinygptv.data.near import near_pairs
 from tinygptv.data.rows import Positions, Rows
 from tinygptv.definitions.filters import Deduplicate, Placeholder
 
-Mask = NDArray[np.bool_]
+Present = Callable[[Positions], NDArray[np.bool_]]
+"""Which of some rows are there."""
 
-# Hashes only tell who need not be looked at; the values themselves decide.
-_REPEATED = """
-WITH repeated AS (SELECT hash({by}) AS code FROM rows WHERE {by} IS NOT NULL GROUP BY code HAVING count(*) > 1),
-    fellows AS (SELECT * FROM rows WHERE {by} IS NOT NULL AND hash({by}) IN (FROM repeated))
+_COPIES = """
+SELECT position::UINTEGER AS position, (min(position) OVER (PARTITION BY same))::UINTEGER AS first
+FROM fellows ORDER BY first, earlier DESC, {order}, position
 """
-_COPIES = (
-    _REPEATED
-    + """
-SELECT position::UINTEGER AS position, (min(position) OVER same)::UINTEGER AS fellows,
-    (row_number() OVER (same ORDER BY earlier DESC, {order}, position))::UINTEGER AS rank
-FROM fellows WINDOW same AS (PARTITION BY {by})
+_PLACEHOLDERS = """
+SELECT unnest(list(position)) AS position FROM fellows GROUP BY same HAVING count(DISTINCT hash(caption)) >= {captions}
 """
-)
-_PLACEHOLDERS = (
-    _REPEATED
-    + """
-SELECT unnest(list(position)) AS position FROM fellows GROUP BY {by} HAVING count(DISTINCT hash(caption)) >= {captions}
-"""
-)
 _CODES = "SELECT position, {by} AS code FROM rows WHERE {by} IS NOT NULL"
 _IN_ORDER = """
 SELECT position, code FROM rows JOIN candidates USING (position) ORDER BY earlier DESC, {order}, position
@@ -46,15 +37,17 @@ class Comparison(ABC):
     """One step, ready to be asked."""
 
     @abstractmethod
-    def dropped(self, among: Mask) -> Positions:
-        """Positions of the rows that the step drops if only those that `among` marks are there."""
+    def dropped(self, present: Present) -> Iterator[Positions]:
+        """Positions of the rows that the step drops if only those that are `present` are there, in pieces.
+
+        Who is dropped in one piece does not depend on who is there of another.
+        """
 
 
 def compare(rows: Rows, step: Deduplicate | Placeholder) -> Comparison:
     """The step, prepared for these rows."""
     if isinstance(step, Placeholder):
-        query = _PLACEHOLDERS.format(by=f"({step.by})", captions=step.captions)
-        return Fixed(rows.columns(query)["position"])
+        return Fixed(_placeholders(rows, step))
     return EqualCopies(rows, step) if step.within is None else NearCopies(rows, step, step.within)
 
 
@@ -64,24 +57,31 @@ class Fixed(Comparison):
     def __init__(self, positions: Positions) -> None:
         self._positions = positions
 
-    def dropped(self, among: Mask) -> Positions:
+    def dropped(self, present: Present) -> Iterator[Positions]:
         """Those of them that are there."""
-        return self._positions[among[self._positions]]
+        yield self._positions[present(self._positions)]
 
 
 class EqualCopies(Comparison):
-    """Of rows that are equal, all but the first in order."""
+    """Of rows that are equal, all but the first in order. Their groups lie on disk."""
 
     def __init__(self, rows: Rows, step: Deduplicate) -> None:
-        found = rows.columns(_COPIES.format(by=f"({step.by})", order=step.order))
-        order = np.lexsort((found["rank"], found["fellows"]))
-        self._positions, self._fellows = found["position"][order], found["fellows"][order]
+        self._groups = rows.spill / f"copies-{step.name}"
+        self._sizes = []
+        with self._groups.open("wb") as file:
+            for _ in fellows(rows, f"({step.by})", step.order):
+                found = rows.columns(_COPIES.format(order=step.order))
+                np.stack([found["position"], found["first"]]).tofile(file)
+                self._sizes.append(len(found["position"]))
 
-    def dropped(self, among: Mask) -> Positions:
+    def dropped(self, present: Present) -> Iterator[Positions]:
         """All but the first that is there, of each group."""
-        is_there = among[self._positions]
-        positions, fellows = self._positions[is_there], self._fellows[is_there]
-        return positions[1:][fellows[1:] == fellows[:-1]]
+        with self._groups.open("rb") as file:
+            for size in self._sizes:
+                positions, firsts = np.fromfile(file, np.uint32, 2 * size).reshape(2, size)
+                is_there = present(positions)
+                positions, firsts = positions[is_there], firsts[is_there]
+                yield positions[1:][firsts[1:] == firsts[:-1]]
 
 
 class NearCopies(Comparison):
@@ -108,21 +108,27 @@ class NearCopies(Comparison):
             self._near[other].append(one)
         self._thumbnails = _thumbnails(rows, self._positions) if step.confirm else None
 
-    def dropped(self, among: Mask) -> Positions:
+    def dropped(self, present: Present) -> Iterator[Positions]:
         """Those that are there and copies of a survivor."""
         survivors: dict[int, list[int]] = defaultdict(list)
         dropped = []
-        for place in np.flatnonzero(among[self._positions]).tolist():
+        for place in np.flatnonzero(present(self._positions)).tolist():
             code = int(self._codes[place])
             nearby = [one for near in (code, *self._near.get(code, ())) for one in survivors.get(near, ())]
             if nearby and self._is_like_any(place, nearby):
                 dropped.append(place)
             else:
                 survivors[code].append(place)
-        return self._positions[dropped]
+        yield self._positions[dropped]
 
     def _is_like_any(self, place: int, others: list[int]) -> bool:
         return self._thumbnails is None or is_like_any(self._thumbnails[place], self._thumbnails[others])
+
+
+def _placeholders(rows: Rows, step: Placeholder) -> Positions:
+    query = _PLACEHOLDERS.format(captions=step.captions)
+    found = [rows.columns(query)["position"] for _ in fellows(rows, f"({step.by})", "caption")]
+    return np.concatenate([np.empty(0, np.int64), *found])
 
 
 def _thumbnails(rows: Rows, positions: Positions) -> NDArray[np.uint8]:

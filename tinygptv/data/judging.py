@@ -1,10 +1,10 @@
 """Which step drops which row, and the funnel: what each drops first, alone, and what only it drops.
 
-Memory holds one byte per row and what the comparisons need; DuckDB spills the rest.
+Memory holds two bytes per row and what the comparisons need; the rest lies on disk.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tinygptv.data.balancing import Balanced
 from tinygptv.data.decontamination import Contaminated
-from tinygptv.data.duplicates import Comparison, Fixed, Mask, compare
+from tinygptv.data.duplicates import Comparison, Fixed, Present, compare
 from tinygptv.data.rows import Positions, Rows
 from tinygptv.data.semantic import SemanticCopies
 from tinygptv.definitions.filters import Balance, Decontaminate, Deduplicate, FilterChain, Placeholder, Rule, Step
@@ -23,6 +23,9 @@ KEPT = 0
 """As a verdict: the row stays. Any other verdict is the number of the step that drops it, from 1, rules first."""
 
 _BATCH_ROWS = 20_000
+_NOBODY, _SEVERAL = 0, 255
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -43,22 +46,36 @@ class Judgement:
 
 def judge(rows: Rows, chain: FilterChain, held_out: Sequence[Path] = ()) -> Judgement:
     """Judge the rows; `held_out` are the folders of the benchmarks' fingerprints."""
-    judgement = Judgement([*chain.rules, *chain.steps], np.zeros(rows.count, np.uint8))
+    verdicts = np.full(rows.total, KEPT, np.uint8)
+    judgement = Judgement([*chain.rules, *chain.steps], verdicts[: rows.count])
     _apply_rules(rows, chain.rules, judgement)
-    everyone = np.broadcast_to(np.True_, rows.total)  # takes no memory
-    passed = np.ones(rows.total, np.bool_)
-    np.equal(judgement.verdicts, KEPT, out=passed[: rows.count])
-    left, copies, times = passed.copy(), [], np.zeros(rows.count, np.uint8)
-    for number, step in enumerate(chain.steps, start=len(chain.rules) + 1):
+    only, counts = np.zeros(rows.count, np.uint8), []
+    last_rule = len(chain.rules)
+
+    def everyone(positions: Positions) -> Mask:
+        return np.ones(len(positions), np.bool_)
+
+    def passed(positions: Positions) -> Mask:
+        return (verdicts[positions] == KEPT) | (verdicts[positions] > last_rule)
+
+    def left(positions: Positions) -> Mask:
+        return verdicts[positions] == KEPT
+
+    for number, step in enumerate(chain.steps, start=last_rule + 1):
         comparison = _prepare(rows, step, held_out)
         if isinstance(comparison, Contaminated):
             judgement.in_benchmarks = comparison.counts
-        alone, full, first = (_judged(comparison, among, rows.count) for among in (everyone, passed, left))
-        judgement.verdicts[first], left[first] = number, False
-        times[full] += 1
-        copies.append((step, len(first), len(alone), full))
-    for step, first_count, alone_count, full in copies:
-        judgement.enter(_kind(step), first_count, alone_count, int((times[full] == 1).sum()))
+        alone = first = 0
+        for positions in _judged(comparison, everyone, rows.count):
+            alone += len(positions)
+        for positions in _judged(comparison, passed, rows.count):
+            only[positions] = np.where(only[positions] == _NOBODY, number, _SEVERAL)
+        for positions in _judged(comparison, left, rows.count):
+            first += len(positions)
+            verdicts[positions] = number
+        counts.append((number, step, first, alone))
+    for number, step, first, alone in counts:
+        judgement.enter(_kind(step), first, alone, int(np.count_nonzero(only == number)))
     return judgement
 
 
@@ -110,7 +127,7 @@ def _kind(step: Step) -> str:
             return "duplicates"
 
 
-def _judged(comparison: Comparison, among: Mask, count: int) -> Positions:
+def _judged(comparison: Comparison, present: Present, count: int) -> Iterator[Positions]:
     """What is dropped of the rows that are judged; those of earlier sidecars never are."""
-    dropped = comparison.dropped(among)
-    return dropped[dropped < count]
+    for dropped in comparison.dropped(present):
+        yield dropped[dropped < count]

@@ -1,8 +1,9 @@
 """The rows that a filter judges, and behind them those of earlier sidecars, as one DuckDB view."""
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
@@ -10,12 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tinygptv.data.buckets import Buckets
 from tinygptv.data.database import literal
 from tinygptv.data.shards import SIDECAR, read_image
 
-Positions = NDArray[np.int64]
+Positions = NDArray[np.integer[Any]]
 
-_LEAST_MEMORY, _MOST_MEMORY = 56 << 20, 4 << 30
+T = TypeVar("T")
+
+_LEAST_MEMORY, _MOST_MEMORY = 32 << 20, 4 << 30
 """Bytes. What steps ask for is a few numbers per row, and what does not fit is spilled; but not everything can be."""
 
 _BATCH_ROWS = 20_000
@@ -57,27 +61,48 @@ class Rows:
         database.execute(f"CREATE VIEW rows AS {' UNION ALL BY NAME '.join(parts)}")
         self._allow(memory_bytes)
 
+    @property
+    def spill(self) -> Path:
+        """The folder in which the database spills; it is removed with the database."""
+        return Path(str(self.database.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]))
+
     def columns(self, query: str) -> dict[str, NDArray[Any]]:
-        """All that a query answers, by column: numbers, none of them NULL. One that cannot do with the memory it has is
-        given half as much again."""
-        try:
-            reader = self.database.sql(query).to_arrow_reader(_BATCH_ROWS)
+        """All that a query answers, by column: numbers, none of them NULL."""
+
+        def ask() -> dict[str, NDArray[Any]]:
+            reader = self.batches(query)
             # Piece by piece, because DuckDB would hold the whole answer beside the arrays that are made of it.
             pieces = [[np.from_dlpack(column) for column in batch.columns] for batch in reader]
-        except duckdb.OutOfMemoryException:
-            if self._memory_bytes >= _MOST_MEMORY:
-                raise
+            none = [np.empty(0, field.type.to_pandas_dtype()) for field in reader.schema]
+            columns = map(np.concatenate, zip(none, *pieces, strict=True))
+            return dict(zip(reader.schema.names, columns, strict=True))
+
+        return self._with_memory_enough(ask)
+
+    def dealt(self, query: str, *parameters: object) -> Iterator[pa.Table]:
+        """All that a query answers, as tables that fit in memory; rows of the same `code`, a hash, are in one."""
+        with tempfile.TemporaryDirectory(dir=self.spill, prefix="dealt-") as folder:
+            buckets = Buckets(Path(folder), self.total)
+            self._with_memory_enough(
+                lambda: buckets.fill(self.database.sql(query, params=parameters).to_arrow_reader(_BATCH_ROWS))
+            )
+            yield from buckets
+
+    def _with_memory_enough(self, work: Callable[[], T]) -> T:
+        """Done again, with half as much memory again, until it suffices."""
+        while True:
+            try:
+                return work()
+            except duckdb.OutOfMemoryException:
+                if self._memory_bytes >= _MOST_MEMORY:
+                    raise
             self._allow(self._memory_bytes * 3 // 2)
-            return self.columns(query)
-        none = [np.empty(0, field.type.to_pandas_dtype()) for field in reader.schema]
-        columns = map(np.concatenate, zip(none, *pieces, strict=True))
-        return dict(zip(reader.schema.names, columns, strict=True))
 
     def _allow(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
         self.database.execute(f"SET memory_limit = '{memory_bytes >> 20}MiB'")
 
-    def batches(self, query: str, batch_rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    def batches(self, query: str, batch_rows: int = _BATCH_ROWS) -> pa.RecordBatchReader:
         """What a query answers, in pieces."""
         return self.database.sql(query).to_arrow_reader(batch_rows)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tinygptv.data.duplicates import Comparison, Mask
+from tinygptv.data.duplicates import Comparison, Present
 from tinygptv.data.rows import Positions, Rows
 from tinygptv.data.scores import EMBEDDING_WIDTH
 from tinygptv.definitions.filters import EMBEDDING, Deduplicate
@@ -32,7 +32,7 @@ class SemanticCopies(Comparison):
 
     def __init__(self, rows: Rows, step: Deduplicate, scores: Path, at_least: float) -> None:
         """`scores` is the scores table of the rows. Raises DataError if nearly everything is a copy."""
-        pairs = near_pairs(scores, at_least, _spill(rows))
+        pairs = near_pairs(scores, at_least, rows.spill)
         rows.database.register("candidates", pa.table({"position": np.unique(pairs).astype(np.int64)}))
         self._positions: Positions = rows.columns(_IN_ORDER.format(order=step.order))["position"]
         rows.database.unregister("candidates")
@@ -41,16 +41,16 @@ class SemanticCopies(Comparison):
             self._near[one].append(other)
             self._near[other].append(one)
 
-    def dropped(self, among: Mask) -> Positions:
+    def dropped(self, present: Present) -> Iterator[Positions]:
         """Those that are there and near a survivor."""
         survivors: set[int] = set()
         dropped = []
-        for position in self._positions[among[self._positions]].tolist():
+        for position in self._positions[present(self._positions)].tolist():
             if survivors.isdisjoint(self._near[position]):
                 survivors.add(position)
             else:
                 dropped.append(position)
-        return np.array(dropped, np.int64)
+        yield np.array(dropped, np.int64)
 
 
 def near_pairs(scores: Path, at_least: float, folder: Path) -> Pairs:
@@ -95,8 +95,3 @@ def _dense(embeddings: pa.FixedSizeListArray) -> NDArray[np.float16]:
     is_there = embeddings.is_valid().to_numpy(zero_copy_only=False)
     dense[is_there] = embeddings.flatten().to_numpy(zero_copy_only=False).reshape(-1, EMBEDDING_WIDTH)
     return dense
-
-
-def _spill(rows: Rows) -> Path:
-    """The folder in which the database spills, too."""
-    return Path(str(rows.database.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]))

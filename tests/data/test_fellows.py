@@ -1,0 +1,55 @@
+"""Rows with a fellow are found whatever the value is, and the same ones in one bucket or in many."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.judged import dropped, opened, write_rows
+from tests.data.test_duplicates import chain
+from tinygptv.data import buckets
+from tinygptv.data.fellows import fellows
+from tinygptv.definitions.filters import Deduplicate, Placeholder
+
+
+def found(folder: Path, by: str, needs: str = "", earlier: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    with opened(folder, *earlier) as rows:
+        turns = [rows.database.sql("FROM fellows").to_arrow_table().to_pylist() for _ in fellows(rows, by, needs)]
+        assert not rows.database.sql("SHOW TABLES").filter("name = 'fellows'").fetchall()
+    return sorted((row for turn in turns for row in turn), key=lambda row: row["position"])
+
+
+def test_only_rows_that_share_a_value_come_with_what_is_needed_of_them(tmp_path: Path) -> None:
+    rows = [{"url": "a", "similarity": 0.5}, {"url": "b"}, {"url": None}, {"url": None}, {"url": "a"}]
+    folder = write_rows(tmp_path / "rows", rows)
+    taken = found(folder, "url", "Similarity DESC NULLS LAST, key")
+    assert [(row["position"], row["same"], row["similarity"], row["key"]) for row in taken] == [
+        (0, "a", 0.5, "0000"),
+        (4, "a", None, "0004"),
+    ]
+    assert set(found(folder, "url")[0]) == {"position", "earlier", "same", "code"}
+
+
+def test_fellows_of_earlier_sidecars_count(tmp_path: Path) -> None:
+    first = write_rows(tmp_path / "first", [{"width": 7}, {"width": 8}])
+    folder = write_rows(tmp_path / "rows", [{"width": 9}, {"width": 7}])
+    taken = found(folder, "width", earlier=(first,))
+    assert [(row["position"], row["same"], row["earlier"]) for row in taken] == [(1, 7, False), (2, 7, True)]
+
+
+def test_what_is_dropped_does_not_depend_on_how_many_buckets_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(0)
+    rows = [{"url": f"{chance.randrange(200)}", "caption": f"{chance.randrange(250)}"} for _ in range(400)]
+    folder = write_rows(tmp_path / "rows", rows)
+    whole = chain(
+        Deduplicate(name="same_url", by="url", order="caption DESC, key", why="test"),
+        Deduplicate(name="same_caption", by="caption", why="test"),
+        placeholders=[Placeholder(name="gone", by="url", captions=5, why="test")],
+    )
+    at_once = dropped(folder, whole)
+    monkeypatch.setattr(buckets, "_ROWS", 20)
+    assert dropped(folder, whole) == at_once
+    assert len(set(at_once.values())) == 3

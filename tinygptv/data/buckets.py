@@ -1,0 +1,45 @@
+"""Rows dealt onto disk by the hash of a value: equal values meet in one bucket, and a bucket fits in memory.
+
+So memory does not grow with the rows (partitioned hashing: Kitsuregawa, Tanaka and Moto-oka, 1983).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+CODE = "code"
+_ROWS = 250_000
+_MOST_FILES = 256
+
+
+class Buckets:
+    """Takes record batches whose column `code` is a 64-bit hash, and gives them back as one table per bucket."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        """So many buckets in `folder` that a quarter of a million of `rows` fall into each."""
+        count = min(max(1, -(-rows // _ROWS)), _MOST_FILES)
+        self._files = [folder / f"{number}.arrow" for number in range(count)]
+
+    def fill(self, batches: pa.RecordBatchReader) -> None:
+        """Deal all rows; within a bucket they keep their order."""
+        count = len(self._files)
+        writers = [pa.ipc.new_stream(str(file), batches.schema) for file in self._files]
+        for batch in batches:
+            numbers = (np.asarray(np.from_dlpack(batch[CODE]), np.uint64) % np.uint64(count)).astype(np.uint16)
+            order = np.argsort(numbers, kind="stable")
+            ends = np.searchsorted(numbers[order], np.arange(count + 1)).tolist()
+            # Not by pa.array, which would import pandas.
+            dealt = batch.take(pa.Array.from_buffers(pa.int64(), len(order), [None, pa.py_buffer(order)]))
+            for writer, first, end in zip(writers, ends, ends[1:], strict=False):
+                if first < end:
+                    writer.write_batch(dealt.slice(first, end - first))
+        for writer in writers:
+            writer.close()
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for file in self._files:
+            with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
+                yield stream.read_all()
+            file.unlink()
