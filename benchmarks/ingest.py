@@ -6,16 +6,22 @@ Both begin as a command and end with shards of 1,000, their shorter side brought
 from outside, over the whole tree of processes: the clock, CPU seconds, the most memory at one moment, and when the
 first shard was finished. The peer runs with the number of threads that served it best on two cores.
 
-What nobody can do without is measured beside it: the same pictures decoded, brought down and encoded, already in memory
-and by a thread per core. `ratio_if_all_else_were_free` is what that alone would come to.
+What nobody can do without is measured beside it. `ratio_if_all_else_were_free` is what the pictures alone would come
+to: already in memory, decoded, brought down and encoded by a thread per core. `ratio_of_the_plainest_program` is what a
+hundred lines less careful would: bare sockets to the same server on the same cores, no robots.txt, no limits, no
+ledger, no hashes, no table, and the JPEGs put into tar files one after the other.
 """
 
 import asyncio
+import io
 import os
+import socket
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,27 +138,64 @@ def serve(folder: Path) -> None:
     asyncio.run(listen())
 
 
+def made_small(picture: bytes) -> bytes:
+    """Decoded, brought down and encoded, if it is large; as everybody has to."""
+    pixels = simplejpeg.decode_jpeg(picture, "RGBX")
+    height, width, _ = pixels.shape
+    if (scale := SIDE / min(height, width)) >= 1:
+        return picture
+    small = resize(pixels, round(width * scale), round(height * scale))
+    return bytes(simplejpeg.encode_jpeg(small, QUALITY, "RGBX", "420"))
+
+
 def pictures_alone(folder: Path) -> None:
     """Print the seconds by the clock that the pictures of a folder take if they are all that is done."""
     pictures = [path.read_bytes() for path in folder.iterdir()]
-
-    def make(picture: bytes) -> None:
-        pixels = simplejpeg.decode_jpeg(picture, "RGBX")
-        height, width, _ = pixels.shape
-        if (scale := SIDE / min(height, width)) < 1:
-            simplejpeg.encode_jpeg(resize(pixels, round(width * scale), round(height * scale)), QUALITY, "RGBX", "420")
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         started = time.monotonic()
-        for _ in pool.map(make, pictures):
+        for _ in pool.map(made_small, pictures):
             """One after the other, until all are made."""
         print(time.monotonic() - started)
+
+
+def plainest(address: str, images: int, target: Path) -> None:
+    """Fetch /0 to /`images`, make them small, and put them into tar files of 1,000; nothing else."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    local = threading.local()
+
+    def fetch(number: int) -> bytes:
+        if not hasattr(local, "socket"):
+            local.socket = socket.create_connection((host, int(port)))
+            local.stream = local.socket.makefile("rb", 1 << 16)
+        local.socket.sendall(b"GET /%d HTTP/1.1\r\nHost: %s\r\n\r\n" % (number, host.encode()))
+        length = 0
+        while line := local.stream.readline().strip():
+            if line.startswith(b"Content-Length:"):
+                length = int(line.partition(b":")[2])
+        return made_small(local.stream.read(length))
+
+    with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
+        for first in range(0, images, 1000):
+            numbers = range(first, min(first + 1000, images))
+            with tarfile.open(target / f"{first // 1000:05d}.tar", "w") as tar:
+                for number, picture in zip(numbers, pool.map(fetch, numbers), strict=True):
+                    member = tarfile.TarInfo(f"{number}.jpg")
+                    member.size = len(picture)
+                    tar.addfile(member, io.BytesIO(picture))
 
 
 def floor(folder: Path) -> float:
     """What `pictures_alone` prints, with memory kept as our engine keeps it."""
     command = [sys.executable, __file__, "--pictures-alone", str(folder)]
     return float(subprocess.run(command, capture_output=True, check=True, env=os.environ | ENVIRONMENT).stdout)
+
+
+def floor_with_fetching(address: str, images: int, folder: Path) -> float:
+    """Seconds by the clock of `plainest`, start-up included."""
+    command = [sys.executable, __file__, "--plainest", address, str(images), str(folder)]
+    started = time.monotonic()
+    subprocess.run(command, check=True, env=os.environ | ENVIRONMENT)
+    return time.monotonic() - started
 
 
 def ours(table: Path, folder: Path) -> Cost:
@@ -176,7 +219,7 @@ def main(images: int) -> None:
     pictures = [
         (found if number % 2 else made)[number // 2 % (images // 2 if number % 2 else 100)] for number in range(images)
     ]
-    mine, theirs, floors = [], [], []
+    mine, theirs, floors, plain = [], [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         served = Path(scratch) / "served"
         served.mkdir()
@@ -189,6 +232,9 @@ def main(images: int) -> None:
             pq.write_table(pa.table({"URL": urls, "TEXT": texts}), table)
             for number in range(ROUNDS):
                 floors.append(floor(served))
+                tars = Path(scratch) / f"plainest{number}"
+                tars.mkdir()
+                plain.append(floor_with_fetching(address, images, tars))
                 for costs, run in ((mine, ours), (theirs, peer)):
                     folder = Path(scratch) / f"{run.__name__}{number}"
                     folder.mkdir()
@@ -198,7 +244,10 @@ def main(images: int) -> None:
         for name in Cost.__slots__
     }
     details = {"images": images, "pictures": f"half {kind}, half generated", "peer_is": "img2dataset 1.47.0"}
-    free = {"ratio_if_all_else_were_free": round(middle["wall"][1] / statistics.median(floors), 2)}
+    free = {
+        "ratio_if_all_else_were_free": round(middle["wall"][1] / statistics.median(floors), 2),
+        "ratio_of_the_plainest_program": round(middle["wall"][1] / statistics.median(plain), 2),
+    }
     rates = [images / seconds for seconds in middle["cpu"]]
     report("ingest: images per CPU second", *rates, "images/CPU s", "ratio >= 1.25", **details)
     report(
@@ -213,5 +262,7 @@ if __name__ == "__main__":
         serve(Path(sys.argv[2]))
     elif sys.argv[1:2] == ["--pictures-alone"]:
         pictures_alone(Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["--plainest"]:
+        plainest(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES)

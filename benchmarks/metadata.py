@@ -106,6 +106,19 @@ def near_copies(sidecar: Path, _: Path) -> None:
         list(copies.dropped(lambda positions: np.ones(len(positions), np.bool_)))
 
 
+def whole_chain(sidecar: Path, _: Path) -> None:
+    """Every step of the chain: also near copies, placeholders and balance. Looks are not compared: there are none."""
+    from tinygptv.data.database import connect
+    from tinygptv.data.judging import judge
+    from tinygptv.data.rows import Rows
+
+    every = catalog.filter_chain(CHAIN)
+    by_hash_alone = [step.model_copy(update={"confirm": False}) for step in every.duplicates]
+    with connect(sidecar.parent) as database:
+        rows = Rows(database, sidecar, sidecar.parent)
+        judge(rows, every.model_copy(update={"duplicates": by_hash_alone}))
+
+
 def describe(sidecar: Path, _: Path) -> None:
     """Captions cleaned, languages told."""
     from tinygptv.data import captions
@@ -141,7 +154,7 @@ def stored(sidecar: Path) -> tuple[Store, Manifest]:
 
 
 WORK: dict[str, Callable[[Path, Path], Any]] = {
-    work.__name__: work for work in (ours, pandas, near_copies, describe, previews)
+    work.__name__: work for work in (ours, pandas, near_copies, whole_chain, describe, previews)
 }
 
 
@@ -177,21 +190,25 @@ def beside_pandas(sidecar: Path, folder: Path, rounds: int) -> None:
 
 
 def growth(sidecar: Path, folder: Path, rounds: int) -> None:
-    """Time and memory for four sizes, and the line through them."""
-    counts, figures = [], []
+    """Time and memory for four sizes, and the line through them: of what pandas can do, and of the whole chain."""
+    counts: list[int] = []
+    figures: dict[str, list[dict[str, float]]] = {"ours": [], "whole_chain": []}
     total = pq.read_metadata(sidecar).num_rows
     for count in (total // 4, total // 2, total, 2 * total):
         path = folder / f"{count}.parquet"
         make_rows(path, count)
         counts.append(count)
-        figures.append(median("ours", path, folder / "kept", rounds))
+        for name, costs in figures.items():
+            costs.append(median(name, path, folder / "kept", rounds))
         path.unlink()
     millions = np.array(counts) / 1e6
-    for figure, unit, goal in (("cpu", "CPU s", "linear"), ("peak_bytes", "bytes", "flat")):
-        values = [one[figure] for one in figures]
-        slope, start = np.polyfit(millions, values, 1)
-        details = {"rows": counts, "values": [round(value, 2) for value in values], "start": round(float(start), 2)}
-        report(f"growth, {figure} per million rows", float(slope), None, f"{unit}/million rows", goal, **details)
+    for name, costs in figures.items():
+        for figure, unit, goal in (("cpu", "CPU s", "linear"), ("peak_bytes", "bytes", "flat")):
+            values = [one[figure] for one in costs]
+            slope, start = np.polyfit(millions, values, 1)
+            details = {"rows": counts, "values": [round(value, 2) for value in values], "start": round(float(start), 2)}
+            title = f"growth of {name}, {figure} per million rows"
+            report(title, float(slope), None, f"{unit}/million rows", goal, **details)
 
 
 def peak_bytes() -> int:

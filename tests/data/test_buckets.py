@@ -5,7 +5,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tinygptv.data import buckets
 from tinygptv.data.buckets import Buckets
 
 SCHEMA = pa.schema([("code", pa.uint64()), ("text", pa.string())])
@@ -22,11 +21,8 @@ def batches(*parts: list[int]) -> pa.RecordBatchReader:
 
 
 @pytest.mark.parametrize("rows_per_bucket", [1, 3, 100])
-def test_equal_codes_meet_and_every_row_comes_back_once_in_order(
-    rows_per_bucket: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(buckets, "_ROWS", rows_per_bucket)
-    dealt = Buckets(tmp_path, len(CODES))
+def test_equal_codes_meet_and_every_row_comes_back_once_in_order(rows_per_bucket: int, tmp_path: Path) -> None:
+    dealt = Buckets(tmp_path, len(CODES), rows_per_bucket)
     dealt.fill(batches(CODES[:5], [], CODES[5:]))
     tables = [table.to_pydict() for table in dealt]
     assert len(tables) == -(-len(CODES) // rows_per_bucket)
@@ -39,19 +35,19 @@ def test_equal_codes_meet_and_every_row_comes_back_once_in_order(
 
 
 def test_filling_again_starts_over(tmp_path: Path) -> None:
-    dealt = Buckets(tmp_path, len(CODES))
+    dealt = Buckets(tmp_path, len(CODES), 100)
     dealt.fill(batches(CODES))
     dealt.fill(batches(CODES))
     assert [table.num_rows for table in dealt] == [len(CODES)]
 
 
 def test_no_rows_are_one_empty_table(tmp_path: Path) -> None:
-    dealt = Buckets(tmp_path, 0)
+    dealt = Buckets(tmp_path, 0, 100)
     dealt.fill(batches())
     assert [table.num_rows for table in dealt] == [0]
 
 
 def test_no_more_files_are_open_than_the_system_allows(tmp_path: Path) -> None:
-    dealt = Buckets(tmp_path, 10**9)
+    dealt = Buckets(tmp_path, 10**9, 1000)
     dealt.fill(batches(CODES))
     assert len(list(tmp_path.iterdir())) == 256

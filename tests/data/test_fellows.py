@@ -1,14 +1,15 @@
 """Rows with a fellow are found whatever the value is, and the same ones in one bucket or in many."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.data.judged import dropped, opened, write_rows
-from tests.data.test_duplicates import chain
-from tinygptv.data import buckets
+from tests.data.test_duplicates import chain, flat
+from tinygptv.data.buckets import Buckets
 from tinygptv.data.fellows import fellows
 from tinygptv.definitions.filters import Deduplicate, Placeholder
 
@@ -38,9 +39,14 @@ def test_fellows_of_earlier_sidecars_count(tmp_path: Path) -> None:
     assert [(row["position"], row["same"], row["earlier"]) for row in taken] == [(1, 7, False), (2, 7, True)]
 
 
-def test_what_is_dropped_does_not_depend_on_how_many_buckets_there_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it has everything looked at twenty rows at a time."""
+    made = Buckets.__init__
+    return lambda: monkeypatch.setattr(Buckets, "__init__", lambda self, folder, rows, _: made(self, folder, rows, 20))
+
+
+def test_equal_rows_are_the_same_in_one_piece_or_in_many(tmp_path: Path, small_pieces: Callable[[], None]) -> None:
     chance = random.Random(0)
     rows = [{"url": f"{chance.randrange(200)}", "caption": f"{chance.randrange(250)}"} for _ in range(400)]
     folder = write_rows(tmp_path / "rows", rows)
@@ -50,6 +56,28 @@ def test_what_is_dropped_does_not_depend_on_how_many_buckets_there_are(
         placeholders=[Placeholder(name="gone", by="url", captions=5, why="test")],
     )
     at_once = dropped(folder, whole)
-    monkeypatch.setattr(buckets, "_ROWS", 20)
+    small_pieces()
     assert dropped(folder, whole) == at_once
     assert len(set(at_once.values())) == 3
+
+
+@pytest.mark.parametrize("confirm", [True, False])
+def test_near_rows_are_the_same_in_one_piece_or_in_many(
+    confirm: bool, tmp_path: Path, small_pieces: Callable[[], None]
+) -> None:
+    chance = random.Random(1)
+    images = {
+        name: flat(*colour)
+        for name, colour in {"red": (200, 0, 0), "reddish": (202, 2, 2), "blue": (0, 0, 200)}.items()
+    }
+    centres = [chance.getrandbits(63) for _ in range(60)]
+    rows = [
+        {"phash": chance.choice(centres) ^ (1 << chance.randrange(12)) ^ (1 << chance.randrange(12)), "image": image}
+        for image in chance.choices(sorted(images), k=300)
+    ]
+    folder = write_rows(tmp_path / "rows", rows, images)
+    near = chain(Deduplicate(name="near", by="phash", within=4, order="key", confirm=confirm, why="test"))
+    at_once = dropped(folder, near)
+    small_pieces()
+    assert dropped(folder, near) == at_once
+    assert 100 < len(at_once) < 290

@@ -1,10 +1,13 @@
 """Near hashes are found among many, exactly those that comparing all with all would find."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tinygptv.data.near import near_any, near_pairs
+from tinygptv.data import near
+from tinygptv.data.near import CodeFile, near_any, near_pairs
 
 Codes = npt.NDArray[np.uint64]
 
@@ -24,8 +27,26 @@ def some_codes(count: int, most_flips: int) -> Codes:
 def test_pairs_are_those_of_comparing_all_with_all(count: int, within: int) -> None:
     codes = some_codes(count, 10)
     distances = np.bitwise_count(codes[:, None] ^ codes[None, :])
-    expected = np.argwhere(np.triu(distances <= within, k=1))
+    expected = codes[np.argwhere(np.triu(distances <= within, k=1))]
     assert np.array_equal(near_pairs(codes, within), expected)
+
+
+@pytest.mark.parametrize("piece", [1, 100, 10_000])
+def test_pairs_on_disk_are_the_same_in_pieces_of_any_size(
+    piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near, "_PIECE", piece)
+    codes = some_codes(60 if piece == 1 else 3000, 10)
+    on_disk = CodeFile(tmp_path)
+    for some in np.array_split(codes, 7):
+        on_disk.append(some)
+    expected = near_pairs(codes, 4)
+    assert len(expected)
+    assert np.array_equal(on_disk.near_pairs(4), expected)
+
+
+def test_no_codes_on_disk_are_no_pairs(tmp_path: Path) -> None:
+    assert CodeFile(tmp_path).near_pairs(4).shape == (0, 2)
 
 
 def test_codes_near_any_of_others_are_found() -> None:

@@ -1,7 +1,7 @@
-"""Python values as Arrow's, without the first thing that Arrow does about them.
+"""Python values as Arrow's and Arrow's as NumPy's, without the first thing that Arrow does about them.
 
-`pa.array`, `pa.scalar` and whatever is handed a Python value import pandas where it is installed: half a second and
-60 MB, for which a download, whose command is often short, has no other use.
+`pa.array`, `pa.scalar`, `to_numpy` and whatever is handed a Python value import pandas where it is installed: half a
+second and 60 MB, for which a download, whose command is often short, has no other use.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.json
+from numpy.typing import NDArray
 
 
 def texts(values: Sequence[str | None]) -> pa.Array:
@@ -31,6 +32,17 @@ def text(value: str) -> pa.Scalar:
 def number(value: int) -> pa.Scalar:
     """One whole number."""
     return pa.arange(value, value + 1)[0]
+
+
+def places(positions: NDArray[np.int64]) -> pa.Array:
+    """Positions in an array, for `take`."""
+    return pa.Array.from_buffers(pa.int64(), len(positions), [None, pa.py_buffer(positions)])
+
+
+def numbers(of: pa.Table | pa.RecordBatch, name: str) -> NDArray[Any]:
+    """A column of numbers, none of them NULL; its memory is shared where it can be."""
+    column = of[name]
+    return np.from_dlpack(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
 
 
 def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tinygptv.data.arrow import numbers
 from tinygptv.data.duplicates import Comparison, Present
 from tinygptv.data.phrases import Phrases
 from tinygptv.data.rows import Positions, Rows
+from tinygptv.data.spilled import Spilled
 from tinygptv.definitions.filters import Balance
 
 # The digest of a key is a number that everybody computes alike, and that has nothing to do with the picture.
@@ -21,19 +23,22 @@ class Balanced(Comparison):
     def __init__(self, rows: Rows, step: Balance) -> None:
         self._most = step.per_concept
         phrases = Phrases(step.concepts)
-        found = [np.empty((2, 0), np.int64)]
-        chances = [np.empty(0)]
+        self._found = Spilled(rows.spill / f"phrases-{step.name}")
         for batch in rows.batches(_CAPTIONS):
             # A phrase counts once per caption.
             text, phrase = np.unique(np.stack(phrases.find(batch["caption"])), axis=1)
-            found.append(np.stack([batch["position"].to_numpy()[text], phrase]))
-            chances.append(batch["chance"].to_numpy()[text])
-        self._positions, self._phrases = np.concatenate(found, axis=1)
-        self._chances = np.concatenate(chances)
+            self._found.append(numbers(batch, "position")[text], phrase, numbers(batch, "chance")[text])
 
     def dropped(self, present: Present) -> Iterator[Positions]:
         """Those whose chance is not below the share that is wanted of any of their phrases."""
-        is_there = present(self._positions)
-        positions, phrases, chances = self._positions[is_there], self._phrases[is_there], self._chances[is_there]
-        is_wanted = chances < (self._most / np.bincount(phrases))[phrases]
-        yield np.setdiff1d(positions, positions[is_wanted])
+        counts = np.zeros(0, np.int64)
+        for positions, phrases, _ in self._found:
+            here = np.bincount(phrases[present(positions)], minlength=len(counts))
+            here[: len(counts)] += counts
+            counts = here
+        wanted = self._most / np.maximum(counts, 1)
+        for positions, phrases, chances in self._found:
+            is_there = present(positions)
+            left = positions[is_there]
+            is_wanted = chances[is_there] < wanted[phrases[is_there]]
+            yield np.setdiff1d(left, left[is_wanted])

@@ -4,22 +4,24 @@ So memory does not grow with the rows (partitioned hashing: Kitsuregawa, Tanaka 
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from tinygptv.data.arrow import numbers, places
+
 CODE = "code"
-_ROWS = 250_000
 _MOST_FILES = 256
 
 
 class Buckets:
     """Takes record batches whose column `code` is a 64-bit hash, and gives them back as one table per bucket."""
 
-    def __init__(self, folder: Path, rows: int) -> None:
-        """So many buckets in `folder` that a quarter of a million of `rows` fall into each."""
-        count = min(max(1, -(-rows // _ROWS)), _MOST_FILES)
+    def __init__(self, folder: Path, rows: int, rows_per_bucket: int) -> None:
+        """So many buckets in `folder` that about `rows_per_bucket` of `rows` fall into each."""
+        count = min(max(1, -(-rows // rows_per_bucket)), _MOST_FILES)
         self._files = [folder / f"{number}.arrow" for number in range(count)]
 
     def fill(self, batches: pa.RecordBatchReader) -> None:
@@ -27,12 +29,11 @@ class Buckets:
         count = len(self._files)
         writers = [pa.ipc.new_stream(str(file), batches.schema) for file in self._files]
         for batch in batches:
-            numbers = (np.asarray(np.from_dlpack(batch[CODE]), np.uint64) % np.uint64(count)).astype(np.uint16)
-            order = np.argsort(numbers, kind="stable")
-            ends = np.searchsorted(numbers[order], np.arange(count + 1)).tolist()
-            # Not by pa.array, which would import pandas.
-            dealt = batch.take(pa.Array.from_buffers(pa.int64(), len(order), [None, pa.py_buffer(order)]))
-            for writer, first, end in zip(writers, ends, ends[1:], strict=False):
+            bucket = (numbers(batch, CODE).astype(np.uint64) % np.uint64(count)).astype(np.uint16)
+            order = np.argsort(bucket, kind="stable")
+            ends = np.searchsorted(bucket[order], np.arange(count + 1)).tolist()
+            dealt = batch.take(places(order))
+            for writer, (first, end) in zip(writers, pairwise(ends), strict=True):
                 if first < end:
                     writer.write_batch(dealt.slice(first, end - first))
         for writer in writers:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.annotations import contents_of, read_annotations
+from tinygptv.data.arrow import numbers
 from tinygptv.data.duplicates import Fixed
 from tinygptv.data.likeness import SIDE, is_like_any, thumbnail
 from tinygptv.data.near import near_any
@@ -26,6 +27,8 @@ from tinygptv.definitions.source import AnnotationsSource, Download
 
 PICTURES, TEXTS = "pictures.parquet", "texts.parquet"
 _PICTURES = pa.schema([("sha256", pa.string()), ("phash", pa.int64()), ("thumbnail", pa.binary())])
+_HASHES = "SELECT position, phash FROM rows WHERE phash IS NOT NULL AND NOT earlier"
+_COMPARED_ROWS = 250_000
 _AS_FETCHED = Download(min_side=1, max_aspect=1000.0)
 
 
@@ -91,16 +94,20 @@ def _same_bytes(rows: Rows, pictures: pa.Table) -> Positions:
 
 
 def _same_look(rows: Rows, pictures: pa.Table, within: int) -> Positions:
-    found = rows.columns("SELECT position, phash FROM rows WHERE phash IS NOT NULL AND NOT earlier ORDER BY position")
-    codes, held_out = found["phash"].view(np.uint64), pictures["phash"].to_numpy().view(np.uint64)
-    is_near = near_any(codes, held_out, within)
-    positions, codes = found["position"][is_near], codes[is_near]
+    held_out = pictures["phash"].to_numpy().view(np.uint64)
+    found = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
+    for batch in rows.batches(_HASHES, _COMPARED_ROWS):
+        every = numbers(batch, "phash").view(np.uint64)
+        is_near = near_any(every, held_out, within)
+        found.append((numbers(batch, "position")[is_near], every[is_near]))
+    positions, codes = map(np.concatenate, zip(*found, strict=True))
     looks = np.frombuffer(b"".join(pictures["thumbnail"].to_pylist()), np.uint8).reshape(-1, SIDE, SIDE, 3)
+    order = np.argsort(positions)
     is_same = [
         is_like_any(thumbnail(image), looks[np.bitwise_count(held_out ^ code) <= within])
-        for code, image in zip(codes, rows.images(positions), strict=True)
+        for code, image in zip(codes[order], rows.images(positions), strict=True)
     ]
-    return positions[np.array(is_same, np.bool_)]
+    return positions[order][np.array(is_same, np.bool_)]
 
 
 def _same_words(rows: Rows, texts: list[str], words: int) -> Positions:

@@ -4,17 +4,22 @@ DuckDB finds the few rows that have a fellow; what becomes of them depends on wh
 arrays. Rows of earlier sidecars come first in every order.
 """
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygptv.data.fellows import fellows
+from tinygptv.data.arrow import numbers
+from tinygptv.data.chains import chains_of, neighbours
+from tinygptv.data.fellows import Marks, fellows, marked, repeated
 from tinygptv.data.likeness import SIDE, is_like_any, thumbnail
-from tinygptv.data.near import near_pairs
-from tinygptv.data.rows import Positions, Rows
+from tinygptv.data.near import CodeFile
+from tinygptv.data.rows import PLACE, Positions, Rows
+from tinygptv.data.spilled import Spilled
 from tinygptv.definitions.filters import Deduplicate, Placeholder
 
 Present = Callable[[Positions], NDArray[np.bool_]]
@@ -27,10 +32,13 @@ FROM fellows ORDER BY first, earlier DESC, {order}, position
 _PLACEHOLDERS = """
 SELECT unnest(list(position)) AS position FROM fellows GROUP BY same HAVING count(DISTINCT hash(caption)) >= {captions}
 """
-_CODES = "SELECT position, {by} AS code FROM rows WHERE {by} IS NOT NULL"
+_VALUES = "SELECT position, {by} AS value, hash({by}) AS code FROM rows WHERE {by} IS NOT NULL"
 _IN_ORDER = """
-SELECT position, code FROM rows JOIN candidates USING (position) ORDER BY earlier DESC, {order}, position
+SELECT position::UINTEGER AS position, same FROM fellows ORDER BY earlier DESC, {order}, position
 """
+
+_LOOKED_AT_ROWS = 25_000
+"""Of so many, thumbnails are in memory at a time."""
 
 
 class Comparison(ABC):
@@ -40,7 +48,7 @@ class Comparison(ABC):
     def dropped(self, present: Present) -> Iterator[Positions]:
         """Positions of the rows that the step drops if only those that are `present` are there, in pieces.
 
-        Who is dropped in one piece does not depend on who is there of another.
+        What a piece drops may be gone before the next one is asked for: that changes nothing.
         """
 
 
@@ -63,66 +71,82 @@ class Fixed(Comparison):
 
 
 class EqualCopies(Comparison):
-    """Of rows that are equal, all but the first in order. Their groups lie on disk."""
+    """Of rows that are equal, all but the first in order."""
 
     def __init__(self, rows: Rows, step: Deduplicate) -> None:
-        self._groups = rows.spill / f"copies-{step.name}"
-        self._sizes = []
-        with self._groups.open("wb") as file:
-            for _ in fellows(rows, f"({step.by})", step.order):
-                found = rows.columns(_COPIES.format(order=step.order))
-                np.stack([found["position"], found["first"]]).tofile(file)
-                self._sizes.append(len(found["position"]))
+        self._groups = Spilled(rows.spill / f"copies-{step.name}")
+        for _ in fellows(rows, f"({step.by})", step.order):
+            found = rows.columns(_COPIES.format(order=step.order))
+            self._groups.append(found["position"], found["first"])
 
     def dropped(self, present: Present) -> Iterator[Positions]:
         """All but the first that is there, of each group."""
-        with self._groups.open("rb") as file:
-            for size in self._sizes:
-                positions, firsts = np.fromfile(file, np.uint32, 2 * size).reshape(2, size)
-                is_there = present(positions)
-                positions, firsts = positions[is_there], firsts[is_there]
-                yield positions[1:][firsts[1:] == firsts[:-1]]
+        for positions, firsts in self._groups:
+            is_there = present(positions)
+            left, group = positions[is_there], firsts[is_there]
+            yield left[1:][group[1:] == group[:-1]]
 
 
 class NearCopies(Comparison):
     """Of rows with near hashes whose pictures look the same: in order, whoever is a copy of no survivor survives.
 
-    So whoever is dropped has a survivor that looks the same, which a chain of neighbours would not promise.
+    So whoever is dropped has a survivor that looks the same, which a chain of neighbours would not promise. Chains are
+    what is looked at together: who is in none of another's can be no copy of it.
     """
 
     def __init__(self, rows: Rows, step: Deduplicate, within: int) -> None:
-        found = rows.columns(_CODES.format(by=f"({step.by})"))
-        codes, code_of, counts = np.unique(found["code"].view(np.uint64), return_inverse=True, return_counts=True)
-        pairs = near_pairs(codes, within)
-        has_fellow = counts > 1
-        has_fellow[pairs.ravel()] = True
-        chosen = has_fellow[code_of]
-        candidates = {"position": found["position"][chosen], "code": code_of[chosen]}
-        rows.database.register("candidates", candidates)
-        ordered = rows.columns(_IN_ORDER.format(order=step.order))
-        rows.database.unregister("candidates")
-        self._positions, self._codes = ordered["position"], ordered["code"]
-        self._near: dict[int, list[int]] = defaultdict(list)
-        for one, other in pairs.tolist():
-            self._near[one].append(other)
-            self._near[other].append(one)
-        self._thumbnails = _thumbnails(rows, self._positions) if step.confirm else None
+        by = f"({step.by})"
+        marks, pairs = _near(rows, by, within)
+        self._near = neighbours(pairs)
+        self._confirm = step.confirm
+        self._groups = Spilled(rows.spill / f"near-{step.name}")
+        values, chains = chains_of(pairs)
+        rows.database.register("chains", {"chain_value": values, "chain": chains})
+        turns = marked(
+            rows,
+            marks,
+            by,
+            needs=f"{step.order} {PLACE if step.confirm else ''}",
+            joined=f"rows LEFT JOIN chains ON {by} = chain_value",
+            together=f"coalesce(chain, {by})",
+            piece_rows=_LOOKED_AT_ROWS,
+        )
+        for _ in turns:
+            found = rows.columns(_IN_ORDER.format(order=step.order))
+            positions = found["position"]
+            looks = _thumbnails(rows, positions) if step.confirm else np.empty(0, np.uint8)
+            self._groups.append(positions, found["same"], looks)
+        rows.database.unregister("chains")
 
     def dropped(self, present: Present) -> Iterator[Positions]:
         """Those that are there and copies of a survivor."""
-        survivors: dict[int, list[int]] = defaultdict(list)
-        dropped = []
-        for place in np.flatnonzero(present(self._positions)).tolist():
-            code = int(self._codes[place])
-            nearby = [one for near in (code, *self._near.get(code, ())) for one in survivors.get(near, ())]
-            if nearby and self._is_like_any(place, nearby):
-                dropped.append(place)
-            else:
-                survivors[code].append(place)
-        yield self._positions[dropped]
+        for positions, codes, looks in self._groups:
+            survivors: dict[int, list[int]] = defaultdict(list)
+            dropped = []
+            for place in np.flatnonzero(present(positions)).tolist():
+                code = int(codes[place])
+                nearby = [one for near in (code, *self._near.get(code, ())) for one in survivors.get(near, ())]
+                if nearby and (not self._confirm or is_like_any(looks[place], looks[nearby])):
+                    dropped.append(place)
+                else:
+                    survivors[code].append(place)
+            yield positions[dropped]
 
-    def _is_like_any(self, place: int, others: list[int]) -> bool:
-        return self._thumbnails is None or is_like_any(self._thumbnails[place], self._thumbnails[others])
+
+def _near(rows: Rows, by: str, within: int) -> tuple[Marks, NDArray[np.int64]]:
+    """The rows whose hash is another's or near it, and the pairs of hashes that are near: (pairs, 2)."""
+    marks = Marks(rows.total)
+    with tempfile.TemporaryDirectory(dir=rows.spill, prefix="near-") as folder:
+        codes = CodeFile(Path(folder))
+        for piece in rows.dealt(_VALUES.format(by=by)):
+            values = numbers(piece, "value")
+            marks.add(numbers(piece, "position")[repeated(values)])
+            codes.append(np.unique(values).view(np.uint64))
+        pairs = codes.near_pairs(within).view(np.int64)
+    near = np.unique(pairs)
+    for batch in rows.batches(_VALUES.format(by=by)) if len(near) else ():
+        marks.add(numbers(batch, "position")[np.isin(numbers(batch, "value"), near)])
+    return marks, pairs
 
 
 def _placeholders(rows: Rows, step: Placeholder) -> Positions:
@@ -134,6 +158,6 @@ def _placeholders(rows: Rows, step: Placeholder) -> Positions:
 def _thumbnails(rows: Rows, positions: Positions) -> NDArray[np.uint8]:
     """(n, 16, 16, 3), in the order of `positions`."""
     thumbnails = np.empty((len(positions), SIDE, SIDE, 3), np.uint8)
-    for place, image in zip(np.argsort(positions), rows.images(positions), strict=True):
+    for place, image in zip(np.argsort(positions), rows.images(positions, "fellows"), strict=True):
         thumbnails[place] = thumbnail(image)
     return thumbnails

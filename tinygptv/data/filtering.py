@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.data.arrow import numbers
 from tinygptv.data.database import connect
 from tinygptv.data.decontamination import fingerprints
 from tinygptv.data.forget import without_forgotten
@@ -121,7 +122,7 @@ def _probe(step: Rule | Step) -> str:
 def _check_keys(rows: Rows, raw: Path) -> int:
     """How many rows there are. Raises DataError if two share a key."""
     keys = rows.dealt("SELECT hash(key) AS code FROM rows WHERE NOT earlier")
-    twice = sum(len(some) - len(np.unique(np.from_dlpack(some["code"].combine_chunks()))) for some in keys)
+    twice = sum(len(some) - len(np.unique(numbers(some, "code"))) for some in keys)
     if twice:
         raise DataError(f"{raw}: {twice} keys occur twice; remove this folder to have it made again")
     return rows.count

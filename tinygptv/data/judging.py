@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinygptv.data.arrow import numbers
 from tinygptv.data.balancing import Balanced
 from tinygptv.data.decontamination import Contaminated
 from tinygptv.data.duplicates import Comparison, Fixed, Present, compare
@@ -90,10 +91,10 @@ def _apply_rules(rows: Rows, rules: Sequence[Rule], judgement: Judgement) -> Non
     patterns: Counter[int] = Counter()
     query = f"SELECT position, {failed_bits(rules)} AS failed FROM rows WHERE NOT earlier"
     for batch in rows.batches(query, _BATCH_ROWS):
-        failed = np.asarray(np.from_dlpack(batch["failed"]), np.uint64)  # to_numpy would import pandas
+        failed = numbers(batch, "failed").astype(np.uint64)
         lowest = failed & (~failed + np.uint64(1))
         first = np.where(failed == 0, KEPT, np.bitwise_count(lowest - np.uint64(1)) + 1)
-        judgement.verdicts[np.from_dlpack(batch["position"])] = first
+        judgement.verdicts[numbers(batch, "position")] = first
         found, counts = np.unique(failed, return_counts=True)
         patterns.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
     for number in range(len(rules)):

@@ -5,27 +5,58 @@ two near hashes then agree in some blocks entirely, so only hashes that share th
 """
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 Codes = npt.NDArray[np.uint64]
-Pairs = npt.NDArray[np.int64]
 
 _BITS = 64
+_PIECE = 250_000
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing of 64 bits
 
 
-def near_pairs(codes: Codes, within: int) -> Pairs:
-    """(pairs, 2) positions of distinct `codes` at most `within` bits apart, the smaller first, in order."""
-    agreeing = _agreeing_blocks(len(codes), within)
-    found = [np.empty(0, np.uint64)]
-    for mask in _masks(within + agreeing, agreeing):
-        found.append(_pairs_under(codes, mask, within))
-    packed = np.unique(np.concatenate(found))
-    return np.stack([packed // np.uint64(len(codes) or 1), packed % np.uint64(len(codes) or 1)], axis=1).astype(
-        np.int64
-    )
+class CodeFile:
+    """Distinct hashes on disk, of which a quarter of a million are looked at together; `folder` is its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / "all"
+        self._path.touch()
+        self.count = 0
+
+    def append(self, codes: Codes) -> None:
+        """Add hashes that are not there yet."""
+        with self._path.open("ab") as file:
+            codes.tofile(file)
+        self.count += len(codes)
+
+    def near_pairs(self, within: int) -> Codes:
+        """(pairs, 2) hashes at most `within` bits apart, the smaller first, in order."""
+        return _near_pairs(self._agreeing, self.count, within)
+
+    def _agreeing(self, mask: np.uint64) -> Iterator[Codes]:
+        """All hashes in pieces; those that agree under `mask` are in one."""
+        parts = -(-self.count // _PIECE)
+        paths = [self._folder / str(part) for part in range(parts)]
+        with self._path.open("rb") as file:
+            while len(codes := np.fromfile(file, np.uint64, _PIECE)):
+                part_of = ((((codes & mask) * _FACTOR) >> np.uint64(32)) % np.uint64(parts)).astype(np.uint16)
+                order = np.argsort(part_of, kind="stable")
+                ends = np.searchsorted(part_of[order], np.arange(parts + 1))
+                for path, (start, end) in zip(paths, pairwise(ends.tolist()), strict=True):
+                    with path.open("ab") as part:
+                        codes[order[start:end]].tofile(part)
+        for path in paths:
+            yield np.fromfile(path, np.uint64)
+            path.unlink()
+
+
+def near_pairs(codes: Codes, within: int) -> Codes:
+    """(pairs, 2) of distinct `codes` at most `within` bits apart, the smaller first, in order."""
+    return _near_pairs(lambda _: [codes], len(codes), within)
 
 
 def near_any(codes: Codes, others: Codes, within: int) -> npt.NDArray[np.bool_]:
@@ -36,12 +67,17 @@ def near_any(codes: Codes, others: Codes, within: int) -> npt.NDArray[np.bool_]:
     for mask in _masks(within + agreeing, agreeing):
         may_be |= np.isin(codes & mask, others & mask)
     candidates = np.unique(codes[may_be])
-    every = np.unique(np.concatenate([candidates, others]))
-    is_near = np.isin(every, others)
-    one, other = near_pairs(every, within).T
-    one, other = one[is_near[other]], other[is_near[one]]
-    near = np.union1d(every[is_near], every[np.union1d(one, other)])
-    return np.isin(codes, near)
+    pairs = near_pairs(np.union1d(candidates, others), within)
+    near = pairs[np.isin(pairs, others).any(axis=1)]
+    return np.isin(codes, np.union1d(near, others))
+
+
+def _near_pairs(agreeing_under: Callable[[np.uint64], Iterable[Codes]], count: int, within: int) -> Codes:
+    agreeing = _agreeing_blocks(count, within)
+    found = [np.empty((0, 2), np.uint64)]
+    for mask in _masks(within + agreeing, agreeing):
+        found += [_pairs_under(codes, mask, within) for codes in agreeing_under(mask)]
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def _agreeing_blocks(count: int, within: int) -> int:
@@ -58,17 +94,15 @@ def _masks(blocks: int, agreeing: int) -> list[np.uint64]:
 
 
 def _pairs_under(codes: Codes, mask: np.uint64, within: int) -> Codes:
-    """Near pairs that agree under `mask`, each packed into one number."""
+    """Near pairs that agree under `mask`, the smaller first."""
+    codes = codes[np.argsort(codes & mask, kind="stable")]
     masked = codes & mask
-    order = np.argsort(masked, kind="stable")
-    masked = masked[order]
-    found = [np.empty(0, np.uint64)]
+    found = [np.empty((0, 2), np.uint64)]
     starts, step = np.flatnonzero(masked[1:] == masked[:-1]), 1
     while len(starts):
-        one, other = order[starts].astype(np.uint64), order[starts + step].astype(np.uint64)
-        near = np.bitwise_count(codes[one] ^ codes[other]) <= within
-        one, other = one[near], other[near]
-        found.append(np.minimum(one, other) * np.uint64(len(codes)) + np.maximum(one, other))
+        one, other = codes[starts], codes[starts + step]
+        near = np.bitwise_count(one ^ other) <= within
+        found.append(np.sort(np.stack([one[near], other[near]], axis=1), axis=1))
         # Who agrees with the neighbour at this distance may agree with the next one too.
         step += 1
         starts = starts[starts + step < len(codes)]

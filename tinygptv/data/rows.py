@@ -22,10 +22,12 @@ T = TypeVar("T")
 _LEAST_MEMORY, _MOST_MEMORY = 32 << 20, 4 << 30
 """Bytes. What steps ask for is a few numbers per row, and what does not fit is spilled; but not everything can be."""
 
-_BATCH_ROWS = 20_000
+_BATCH_ROWS, _PIECE_ROWS = 20_000, 250_000
 _PLACES = """
-SELECT position, key, shard, "offset", length, sha256 FROM rows JOIN wanted USING (position) ORDER BY position
+SELECT position, key, shard, "offset", length, sha256 FROM {table} JOIN wanted USING (position) ORDER BY position
 """
+PLACE = 'key shard "offset" length sha256'
+"""The columns that say where an image is stored."""
 
 
 class Rows:
@@ -79,10 +81,15 @@ class Rows:
 
         return self._with_memory_enough(ask)
 
-    def dealt(self, query: str, *parameters: object) -> Iterator[pa.Table]:
-        """All that a query answers, as tables that fit in memory; rows of the same `code`, a hash, are in one."""
+    def dealt(
+        self, query: str, *parameters: object, rows: int | None = None, piece_rows: int = _PIECE_ROWS
+    ) -> Iterator[pa.Table]:
+        """All that a query answers, as tables of about `piece_rows`; rows of the same `code`, a hash, are in one.
+
+        `rows` says about how many the query answers: if it is not given, as many as there are.
+        """
         with tempfile.TemporaryDirectory(dir=self.spill, prefix="dealt-") as folder:
-            buckets = Buckets(Path(folder), self.total)
+            buckets = Buckets(Path(folder), self.total if rows is None else rows, piece_rows)
             self._with_memory_enough(
                 lambda: buckets.fill(self.database.sql(query, params=parameters).to_arrow_reader(_BATCH_ROWS))
             )
@@ -106,10 +113,10 @@ class Rows:
         """What a query answers, in pieces."""
         return self.database.sql(query).to_arrow_reader(batch_rows)
 
-    def images(self, positions: Positions) -> Iterator[bytes]:
-        """The stored images of rows, in ascending order of their positions."""
+    def images(self, positions: Positions, table: str = "rows") -> Iterator[bytes]:
+        """The stored images of rows, in ascending order of their positions; `table` has `position` and `PLACE`."""
         self.database.register("wanted", pa.table({"position": positions}))
-        places = self.database.sql(_PLACES).to_arrow_table()
+        places = self.database.sql(_PLACES.format(table=table)).to_arrow_table()
         self.database.unregister("wanted")
         for batch in places.to_batches(_BATCH_ROWS):
             for row in batch.to_pylist():

@@ -1,7 +1,6 @@
 """Copies by what a model saw: pictures recoloured, cropped or retouched, which no hash of their pixels finds."""
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tinygptv.data.chains import neighbours
 from tinygptv.data.duplicates import Comparison, Present
 from tinygptv.data.rows import Positions, Rows
 from tinygptv.data.scores import EMBEDDING_WIDTH
@@ -36,10 +36,7 @@ class SemanticCopies(Comparison):
         rows.database.register("candidates", pa.table({"position": np.unique(pairs).astype(np.int64)}))
         self._positions: Positions = rows.columns(_IN_ORDER.format(order=step.order))["position"]
         rows.database.unregister("candidates")
-        self._near: dict[int, list[int]] = defaultdict(list)
-        for one, other in pairs.tolist():
-            self._near[one].append(other)
-            self._near[other].append(one)
+        self._near = neighbours(pairs)
 
     def dropped(self, present: Present) -> Iterator[Positions]:
         """Those that are there and near a survivor."""
