@@ -1,12 +1,13 @@
 """Plans of the tiny recipe against hand counts; of the published one against the reference's counts."""
 
 import dataclasses
+import functools
 
 import pytest
 
 from tinygptv import catalog
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.recipe import Recipe, Stage
+from tinygptv.definitions.recipe import Stage
 from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.estimate import RUNTIME_BYTES, StageEstimator, limit
 from tinygptv.train.fitting import settle
@@ -22,6 +23,12 @@ def tiny() -> StageEstimator:
     return StageEstimator(TINY, "stage2")
 
 
+@functools.cache
+def published(stage: str) -> StageEstimator:
+    """One for all tests: tracing a pass through the published model takes seconds."""
+    return StageEstimator(PUBLISHED, stage)
+
+
 @pytest.mark.parametrize(
     ("stage", "total", "trained"),
     [
@@ -31,13 +38,13 @@ def tiny() -> StageEstimator:
     ],
 )
 def test_parameters_are_those_of_the_published_model(stage: str, total: int, trained: int) -> None:
-    estimator = StageEstimator(PUBLISHED, stage)
+    estimator = published(stage)
     assert sum(estimator.parameters.values()) == total + UNUSED_KEY_BIASES
     assert estimator.trainable == trained
 
 
 def test_parts_are_those_of_the_published_model() -> None:
-    assert StageEstimator(PUBLISHED, "stage2").parameters == {
+    assert published("stage2").parameters == {
         "vision_encoder": 985_894_528 + 2_816 + UNUSED_KEY_BIASES,
         "qformer": 105_137_664 + 24_576,
         "projections": 3_149_824 + 10_488_320,
@@ -119,19 +126,18 @@ def test_ranks_on_the_cpu_share_the_machine() -> None:
 @pytest.mark.parametrize(("hardware", "stage"), [("h200", "stage2"), ("cpu_bf16", "stage4"), ("rtx4060", "stage4")])
 def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, stage: str) -> None:
     profile: Hardware = catalog.hardware(hardware)
-    recipe: Recipe = PUBLISHED
-    assert StageEstimator(recipe, stage).memory(profile).total < limit(profile)
+    assert published(stage).memory(profile).total < limit(profile)
 
 
 @pytest.mark.parametrize(("stage", "twice"), [("stage2", False), ("stage4", True)])
 def test_24_gb_remember_the_layers_of_stage_2_but_not_of_stage_4(stage: str, twice: bool) -> None:
     profile = catalog.hardware("rtx3090")
-    assert settle(StageEstimator(PUBLISHED, stage), profile).gradient_checkpointing is twice
+    assert settle(published(stage), profile).gradient_checkpointing is twice
 
 
 @pytest.mark.parametrize("stage", PUBLISHED.stages, ids=lambda stage: stage.stage)
 def test_every_published_stage_with_its_whole_batch_fits_the_card_it_was_trained_on(stage: Stage) -> None:
-    estimator = StageEstimator(PUBLISHED, stage.stage)
+    estimator = published(stage.stage)
     profile = settle(estimator, catalog.hardware("rtx3090"))
     pieces = accumulation_steps(stage.global_batch_size, profile.world_size, profile.micro_batch_size)
     assert pieces * estimator.micro_batch_size(profile) * profile.world_size == stage.global_batch_size
@@ -145,7 +151,7 @@ def test_a_layer_of_the_published_decoder_keeps_what_was_counted_in_torch() -> N
     width, rank, size = 2560, 64, 2
 
     def kept(stage: str) -> float:
-        return StageEstimator(PUBLISHED, stage).memory(profile).activations / (2 * 65 * 32)
+        return published(stage).memory(profile).activations / (2 * 65 * 32)
 
     dropouts = 2 * width * size  # their masks, which are as wide as the states on the CPU
     assert kept("stage1") == pytest.approx(77_100 + dropouts, rel=0.02)
@@ -154,7 +160,8 @@ def test_a_layer_of_the_published_decoder_keeps_what_was_counted_in_torch() -> N
 
 
 def test_a_base_in_four_bits_weighs_half_of_the_published_model() -> None:
-    profile, estimator = catalog.hardware("rtx3090"), StageEstimator(PUBLISHED, "stage2")
+    estimator = published("stage2")
+    profile = settle(estimator, catalog.hardware("rtx3090"))
     in_nf4 = profile.model_copy(update={"quantize_base": "nf4"})
     whole, rounded = estimator.memory(profile), estimator.memory(in_nf4)
     maps = 32 * 12 * 2560**2
@@ -167,7 +174,7 @@ def test_a_base_in_four_bits_weighs_half_of_the_published_model() -> None:
 
 
 def test_with_features_computed_before_the_frozen_parts_need_neither_memory_nor_work() -> None:
-    live, estimator = catalog.hardware("cpu_bf16"), StageEstimator(PUBLISHED, "stage1")
+    live, estimator = catalog.hardware("cpu_bf16"), published("stage1")
     cached = live.model_copy(update={"features": "cached"})
     in_front = estimator.parameters["vision_encoder"] + estimator.parameters["qformer"]
     assert estimator.memory(live).weights - estimator.memory(cached).weights == 2 * in_front
