@@ -9,8 +9,8 @@ setup:                ## .venv with everything installed
 train-all: setup      ## the whole journey; ARGS='-p recipe=... -p source=... -p run=...'
 	@.venv/bin/python infra/stack.py run train-all/local $(ARGS)
 
-test: setup           ## the whole suite
-	@.venv/bin/python -m pytest $(ARGS)
+test: setup           ## the whole suite, two files at a time
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: setup          ## the benchmarks; one JSON line per figure, under benchmarks/results/
 	@.venv/bin/python benchmarks/journey.py $(ARGS)
