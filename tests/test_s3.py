@@ -175,7 +175,7 @@ def test_a_process_killed_while_it_uploads_leaves_nothing_visible_and_blocks_nob
     weather.failing = {f"PUT {NAME}/shards/2.tar": ["held"]}
     process = multiprocessing.get_context("spawn").Process(target=make, args=(workdir,))
     process.start()
-    assert weather.held.wait(30)
+    assert weather.held.wait(120)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)
