@@ -51,6 +51,7 @@ def chain() -> FilterChain:
 
 def ours(sidecar: Path, kept: Path) -> None:
     """The keys of the rows that our filter keeps."""
+    from tinygptv.data.arrow import parquet
     from tinygptv.data.database import connect
     from tinygptv.data.judging import KEPT, judge
     from tinygptv.data.rows import Rows
@@ -58,7 +59,7 @@ def ours(sidecar: Path, kept: Path) -> None:
     with connect(kept.parent) as database:
         judgement = judge(Rows(database, sidecar, sidecar.parent), chain())
     first = 0
-    with pq.ParquetFile(sidecar) as file, pq.ParquetWriter(kept, pa.schema([("key", pa.string())])) as writer:
+    with parquet(sidecar) as file, pq.ParquetWriter(kept, pa.schema([("key", pa.string())])) as writer:
         for batch in file.iter_batches(20_000, columns=["key"]):
             is_kept = np.packbits(judgement.verdicts[first : first + batch.num_rows] == KEPT, bitorder="little")
             # Not by pa.array, which would import pandas.

@@ -6,11 +6,13 @@ second and 60 MB, for which a download, whose command is often short, has no oth
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.json
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 
@@ -55,3 +57,8 @@ def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
         pa.json.ReadOptions(use_threads=False, block_size=len(lines)),
         pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
     ).select(schema.names)
+
+
+def parquet(path: Path) -> pq.ParquetFile:
+    """A table to be read batch by batch. With Arrow's default, what has been read would stay in memory to the end."""
+    return pq.ParquetFile(path, pre_buffer=False)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.data.arrow import parquet
 from tinygptv.data.phrases import Phrases
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.table_rows import one_line
@@ -49,7 +50,7 @@ def describe(store: Store, source_name: str, captions_name: str, raw: Manifest) 
 
     def build(draft: Path) -> Outcome:
         describer = Describer(captions)
-        with pq.ParquetFile(store.folder(raw.artifact) / SIDECAR) as sidecar:
+        with parquet(store.folder(raw.artifact) / SIDECAR) as sidecar:
             with pq.ParquetWriter(draft / SIDECAR, sidecar.schema_arrow, compression="zstd") as described:
                 for batch in sidecar.iter_batches(_BATCH_ROWS):
                     described.write_batch(describer(batch))

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
-from tinygptv.data.arrow import numbers
+from tinygptv.data.arrow import numbers, parquet
 from tinygptv.data.database import connect
 from tinygptv.data.decontamination import fingerprints
 from tinygptv.data.forget import without_forgotten
@@ -150,7 +150,7 @@ def _write(
     rows_in: Counter[str] = Counter()
     rows_kept: Counter[str] = Counter()
     first = 0
-    with pq.ParquetFile(sidecar) as file, ShardWriter(draft, _SAMPLES_PER_SHARD, columns) as shards:
+    with parquet(sidecar) as file, ShardWriter(draft, _SAMPLES_PER_SHARD, columns) as shards:
         schema = file.schema_arrow.append(pa.field("reason", pa.string()))
         with pq.ParquetWriter(draft / DROPPED, schema, compression="zstd") as dropped:
             for batch in file.iter_batches(_BATCH_ROWS):

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tinygptv.data.arrow import table, texts
+from tinygptv.data.arrow import parquet, table, texts
 from tinygptv.data.database import connect, literal
 from tinygptv.data.guard import NEVER_AGAIN, TRANSIENT, host_of, normalise_url, refusal
 from tinygptv.data.readers import BASE_URL
@@ -221,7 +221,7 @@ def make_plan(rows: Iterable[pa.RecordBatch], plan: Path, earlier: Earlier | Non
 
 def planned(plan: Path) -> Iterator[dict[str, Any]]:
     """The plan's rows without a problem, in order."""
-    for batch in pq.ParquetFile(plan).iter_batches(_BATCH_ROWS):
+    for batch in parquet(plan).iter_batches(_BATCH_ROWS):
         yield from batch.filter(pc.is_null(batch["problem"])).to_pylist()
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.data.arrow import parquet
 from tinygptv.data.captions import Describer, describe
 from tinygptv.data.shards import SIDECAR, column_schema
 from tinygptv.definitions.filters import SCORE_COLUMNS, FilterChain
@@ -57,7 +58,7 @@ def describe_rows(
 
     def build(draft: Path) -> Outcome:
         sidecar, table = store.folder(described.artifact) / SIDECAR, store.folder(scores.artifact) / SCORES
-        with pq.ParquetFile(sidecar) as rows, pq.ParquetFile(table) as said:
+        with parquet(sidecar) as rows, parquet(table) as said:
             schema = pa.unify_schemas([rows.schema_arrow, column_schema(SCORE_COLUMNS)])
             count, replaced = rows.metadata.num_rows, 0
             if count != said.metadata.num_rows:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tinygptv.data.arrow import parquet
 from tinygptv.data.chains import neighbours
 from tinygptv.data.duplicates import Comparison, Present
 from tinygptv.data.rows import Positions, Rows
@@ -55,7 +55,7 @@ def near_pairs(scores: Path, at_least: float, folder: Path) -> Pairs:
 
     What is compared lies in a file in `folder` meanwhile. Rows without an embedding are near none.
     """
-    with pq.ParquetFile(scores) as file, tempfile.TemporaryFile(dir=folder) as unpacked:
+    with parquet(scores) as file, tempfile.TemporaryFile(dir=folder) as unpacked:
         count = file.metadata.num_rows
         for batch in file.iter_batches(_BLOCK, columns=[EMBEDDING]):
             unpacked.write(_dense(batch[EMBEDDING]).tobytes())

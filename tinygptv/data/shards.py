@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinygptv.data import tar
-from tinygptv.data.arrow import table
+from tinygptv.data.arrow import parquet, table
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
@@ -164,7 +164,7 @@ class ShardWriter:
 
 def sidecar_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of an artifact's sidecar, or some columns of them, in the order they were written."""
-    with pq.ParquetFile(folder / SIDECAR) as sidecar:
+    with parquet(folder / SIDECAR) as sidecar:
         for batch in sidecar.iter_batches(_ROWS_PER_GROUP, columns=columns):
             yield from batch.to_pylist()
 

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tinygptv.data.arrow import parquet
+
 _DIGITS = 16
 
 
@@ -19,7 +21,7 @@ class Known:
     def __init__(self, table: Path | None) -> None:
         self.found = 0
         """How many pairs were in the table."""
-        self._file = None if table is None else pq.ParquetFile(table)
+        self._file = None if table is None else parquet(table)
         codes = [] if self._file is None else [_codes(pairs) for pairs in _pairs(self._file)]
         self._ends = np.cumsum([len(group) for group in codes])
         every = np.concatenate([np.empty(0, np.uint64), *codes])
