@@ -9,10 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.train.small import small_recipe, small_run
+from tinygptv.artifacts import Outcome, Store
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.errors import DefinitionError, SetupError
 from tinygptv.train import disk
 from tinygptv.train.disk import refuse_unfit_disk, refuse_unlockable, refuse_without_extension, swap_folder
+from tinygptv.train.launch import RecordingLauncher
+from tinygptv.train.stage import train_stage
 
 HOST = Hardware(
     about="one", device="cpu", ranks=1, micro_batch_size=1, precision="fp32", zero_stage=3, offload="optimizer"
@@ -119,3 +123,15 @@ def test_without_the_right_to_lock_memory_it_is_said_how_to_get_it(monkeypatch: 
 
 def test_a_few_pages_can_be_locked_by_anyone() -> None:
     assert disk._may_lock(4096)
+
+
+def test_a_stage_that_cannot_swap_is_refused_before_anything_starts(store: Store, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    for name in ("vision_encoder", "qformer", "language_model"):
+        (tmp_path / f"{name}.safetensors").write_text(name)
+    launcher = RecordingLauncher()
+    run = small_run(recipe, swapping_to(tmp_path / "none"))
+    mixture = store.make("mixtures/tiny_pairs@1", "test", {}, [], lambda folder: Outcome())
+    with pytest.raises(DefinitionError, match="infra/hardware/test.yaml, offload_folder: .*/none is no folder"):
+        train_stage(store, run, "mine", "stage1", mixture, None, launcher)
+    assert launcher.jobs == []

@@ -257,7 +257,8 @@ def test_on_a_disk_a_stage_in_sixteen_bits_carries_on_all_thirty_two(root: Path,
 def test_optimizer_and_parameters_were_on_the_disk_and_are_gone(root: Path, disk: Path) -> None:
     swapped = json.loads((root / "disk" / "swapped.json").read_text())
     for rank in ("rank0", "rank1"):
-        assert sum(f"/optimizer/{rank}/" in file and "exp_avg" in file for file in swapped) > 4
+        # Value, two moments and gradient of two weights; all else that is trained is smaller than what is swapped.
+        assert sum(f"/optimizer/{rank}/" in file for file in swapped) == 2 * 4
         assert sum(f"/float32params/{rank}/" in file for file in swapped) > 20
     assert list(disk.iterdir()) == []
 

@@ -152,16 +152,17 @@ class _Partitioned:
         return _read(parameter, part)
 
     def write(self, parameter: Any, part: Part, whole: Tensor) -> None:
-        size = parameter.ds_tensor.numel()
-        padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
-        piece = padded.narrow(0, size * dist.get_rank(), size)
-        if part == "value":
+        # Gathered, because the piece of a parameter that lies on a disk has no size, and DeepSpeed asks for it.
+        with zero.GatheredParameters([parameter], modifier_rank=0 if part == "value" else None):
+            size = parameter.ds_tensor.numel()
+            padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
+            piece = padded.narrow(0, size * dist.get_rank(), size)
+            if part != "value":
+                safe_set_local_optimizer_state(parameter, piece, part)
+                return
             safe_set_local_fp32_param(parameter, piece)
-            with zero.GatheredParameters([parameter], modifier_rank=0):
-                if dist.get_rank() == 0:
-                    parameter.data.copy_(whole)
-        else:
-            safe_set_local_optimizer_state(parameter, piece, part)
+            if dist.get_rank() == 0:
+                parameter.data.copy_(whole)
 
 
 def _read(parameter: nn.Parameter, part: Part) -> Tensor:
