@@ -23,6 +23,19 @@ def test_an_optimizer_may_be_cut_and_offloaded_beside_it(stage: int) -> None:
     assert Hardware.model_validate(content).quantize_base == "nf4"
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"zero_stage": 2, "offload": "optimizer"}, r"needs zero_stage: 3 .* they are zero_stage: 2 and offload: opt"),
+        ({"zero_stage": 3}, r"they are zero_stage: 3 and offload: none: .*write zero_stage: 3 with offload"),
+        ({"zero_stage": 3, "offload": "optimizer", "offload_folder": "swap"}, "swap is no absolute path; write one"),
+    ],
+)
+def test_a_disk_takes_only_what_zero_3_has_cut(change: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Hardware.model_validate(GPU.model_dump() | {"offload_folder": "/mnt/nvme"} | change)
+
+
 def test_other_ways_to_round_a_base_are_not_known() -> None:
     with pytest.raises(ValidationError, match="quantize_base"):
         Hardware.model_validate(GPU.model_dump() | {"quantize_base": "fp4"})

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 from deepspeed.utils.config import get_timers_config
 
 from tinygptv import catalog
-from tinygptv.train.deepspeed import accumulation_steps, deepspeed_config
+from tinygptv.train.deepspeed import Disk, accumulation_steps, deepspeed_config
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,19 @@ def test_no_timer_waits_for_the_device() -> None:
 def test_no_clipping_is_said_as_zero() -> None:
     recipe = catalog.recipe("tinygptv")
     assert deepspeed_config(recipe.stage("stage1"), catalog.hardware("cpu"))["gradient_clipping"] == 0.0
+
+
+def test_what_goes_to_a_disk_is_cut_by_parameter_and_never_kept_or_brought_ahead(tmp_path: Path) -> None:
+    fields = {"zero_stage": 3, "offload": "optimizer_and_parameters", "offload_folder": "/mnt", "ranks": 2}
+    profile = catalog.hardware("rtx3090").model_copy(update=fields)
+    config = deepspeed_config(catalog.recipe("tinygptv").stage("stage2"), profile, Disk(tmp_path, 101))
+    zero = config["zero_optimization"]
+    for part in ("offload_optimizer", "offload_param"):
+        assert (zero[part]["device"], zero[part]["nvme_path"]) == ("nvme", str(tmp_path))
+    assert zero["offload_param"]["buffer_size"] == 51
+    assert zero["sub_group_size"] == 1
+    for field in ("stage3_param_persistence_threshold", "stage3_max_reuse_distance", "stage3_prefetch_bucket_size"):
+        assert zero[field] == 0
 
 
 def test_offload_reaches_the_configuration() -> None:

@@ -159,6 +159,22 @@ def test_a_layer_of_the_published_decoder_keeps_what_was_counted_in_torch() -> N
     assert kept("stage2") - kept("stage1") == pytest.approx(adapters, rel=0.02)
 
 
+def test_what_goes_to_a_disk_leaves_memory_but_for_the_buffers_it_goes_through() -> None:
+    estimator = StageEstimator(PUBLISHED, "stage2")
+    host = catalog.hardware("cpu_bf16").model_copy(update={"zero_stage": 3, "offload": "optimizer_and_parameters"})
+    disk = host.model_copy(update={"offload_folder": "/mnt/nvme"})
+    everything, embeddings, largest_trained = sum(estimator.parameters.values()), 51_200 * 2_560, 2_560 * 4_096
+    assert estimator.on_disk(disk) == 16 * estimator.trainable + 2 * everything
+    assert estimator.on_disk(disk.model_copy(update={"nodes": 2})) == estimator.on_disk(disk) // 2
+    assert estimator.locked(disk) == 16 * largest_trained + 2 * (5 * embeddings + largest_trained)
+    assert estimator.memory(disk).weights == 2 * 5 * embeddings
+    assert estimator.memory(disk).optimizer == estimator.locked(disk)
+    assert (estimator.on_disk(host), estimator.locked(host)) == (0, 0)
+    optimizer_alone = disk.model_copy(update={"offload": "optimizer"})
+    assert estimator.on_disk(optimizer_alone) == 16 * estimator.trainable
+    assert estimator.locked(optimizer_alone) == 16 * largest_trained
+
+
 def test_a_base_in_four_bits_weighs_half_of_the_published_model() -> None:
     estimator = published("stage2")
     profile = settle(estimator, catalog.hardware("rtx3090"))

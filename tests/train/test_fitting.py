@@ -103,6 +103,15 @@ def test_a_base_in_four_bits_is_never_to_be_cut(estimator: StageEstimator) -> No
     assert "zero_stage: 3" not in told
 
 
+def test_a_disk_is_offered_more_only_where_the_profile_names_one(estimator: StageEstimator) -> None:
+    fields = {"device": "cpu", "zero_stage": 3, "offload": "optimizer", "memory_gib": 0.1}
+    host = GPU.model_copy(update=fields)
+    assert "offload: " not in refusal(estimator, host)
+    assert "offload: optimizer_and_parameters" in refusal(
+        estimator, host.model_copy(update={"offload_folder": "/mnt/nvme"})
+    )
+
+
 def test_if_nothing_helps_the_least_memory_is_told(estimator: StageEstimator) -> None:
     told = refusal(estimator, GPU.model_copy(update={"memory_gib": 0.1}))
     assert "No setting makes it fit; the least is " in told

@@ -1,5 +1,6 @@
 """The training loop under DeepSpeed ZeRO-2 on two ranks; all trainings happen in one start of torchrun."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe, Watch
+from tinygptv.errors import TinyGPTVError
 from tinygptv.models.lora import merge_lora
 from tinygptv.models.weights import Handoff, empty_model, load_weights
 from tinygptv.train.assemble import load_stage_model
+from tinygptv.train.disk import build_extension, refuse_unfit_disk
 from tinygptv.train.encode import encode
 from tinygptv.train.events import read_events
 from tinygptv.train.launch import DeepSpeedLauncher
@@ -36,6 +39,13 @@ PROFILES: dict[str, dict[str, Any]] = {
     "zero3_offloaded": {"zero_stage": 3, "offload": "optimizer_and_parameters"},
     "packed_ahead": {"packing": True, "loader_workers": 1},
 }
+LIKE_ON_DISK = {
+    "disk": "whole",
+    "disk_given_up": "whole",
+    "disk_rounds": "rounds",
+    "disk_words": "words_zero2",
+}
+"""Trainings that swap to a disk, and those they are to equal."""
 IN_NF4 = {"quantize_base": "nf4"}
 UNEVEN = {"uneven_whole": 2, "uneven_zero2": 2, "uneven_zero3": 3, "uneven_all_whole": 2, "uneven_all_zero3": 3}
 """Trainings with a rank that often has no labels, by ZeRO stage; `all` learns the decoder, its head included. All that
@@ -89,6 +99,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         previous=folder / "whole" / "trained.safetensors",
     )
     jobs["halved"] = halved.model_copy(update={"hardware": TWO_RANKS.model_copy(update={"precision": "bf16"})})
+    jobs |= jobs_on_disk(folder, jobs)
     for name, content in jobs.items():
         (folder / name).mkdir()
         (folder / name / "job.json").write_text(content.model_dump_json())
@@ -98,6 +109,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             folder / "whole" / "job.json", TWO_RANKS, folder / "train.log", lambda line: None
         )
     yield folder
+
+
+def jobs_on_disk(folder: Path, jobs: dict[str, Job]) -> dict[str, Job]:
+    """Jobs that swap, as in LIKE_ON_DISK; none where that cannot be, for the reason in `cannot_swap.txt`."""
+    (folder / "swapped").mkdir()
+    disk = TWO_RANKS.model_copy(
+        update={"zero_stage": 3, "offload": "optimizer_and_parameters", "offload_folder": str(folder / "swapped")}
+    )
+    try:
+        refuse_unfit_disk(disk, "test", needed=10**8, locked=10**7)
+        build_extension()
+    except TinyGPTVError as error:
+        (folder / "cannot_swap.txt").write_text(str(error))
+        return {}
+    on_disk = {name: jobs[other].model_copy(update={"hardware": disk}) for name, other in LIKE_ON_DISK.items()}
+    optimizer_alone = disk.model_copy(update={"offload": "optimizer"})
+    on_disk["disk_taken_up"] = on_disk["disk"].model_copy(update={"hardware": optimizer_alone})
+    in_bf16 = disk.model_copy(update={"precision": "bf16"})
+    on_disk["disk_halved"] = jobs["halved"].model_copy(update={"hardware": in_bf16})
+    return on_disk | {"disk_given_up": jobs["whole"]}
 
 
 def job(store: Store, recipe: Recipe, stage: Any, mixture: Manifest, previous: Path | None = None) -> Job:
@@ -199,6 +230,37 @@ def test_every_way_to_share_the_optimizer_learns_the_same(root: Path, name: str)
     # DeepSpeed does not tell the norm without ZeRO.
     norms, expected = ([row["grad_norm"] for row in metrics(root / one)] for one in (name, "whole"))
     assert norms == pytest.approx(expected, abs=1e-5) if name != "zero0" else norms == [None] * 8
+
+
+@pytest.fixture(scope="module")
+def disk(root: Path) -> Path:
+    """The folder that trainings of LIKE_ON_DISK swapped to."""
+    if (cannot := root / "cannot_swap.txt").exists():
+        pytest.skip(cannot.read_text())
+    return root / "swapped"
+
+
+@pytest.mark.parametrize("name", LIKE_ON_DISK)
+def test_what_is_swapped_to_a_disk_learns_the_same_and_moves_from_and_to_there(
+    root: Path, disk: Path, name: str
+) -> None:
+    assert not (root / name / "error.txt").exists()
+    assert_alike(root / name, root / LIKE_ON_DISK[name])
+
+
+def test_on_a_disk_a_stage_in_sixteen_bits_carries_on_all_thirty_two(root: Path, disk: Path) -> None:
+    first, carried = (load_file(root / name / "trained.safetensors") for name in ("whole", "disk_halved"))
+    for name, tensor in first.items():
+        torch.testing.assert_close(carried[name], tensor, atol=1e-9, rtol=0)
+
+
+def test_optimizer_and_parameters_were_on_the_disk_and_are_gone(root: Path, disk: Path) -> None:
+    swapped = json.loads((root / "disk" / "swapped.json").read_text())
+    for rank in ("rank0", "rank1"):
+        # Value, two moments and gradient of two weights; all else that is trained is smaller than what is swapped.
+        assert sum(f"/optimizer/{rank}/" in file for file in swapped) == 2 * 4
+        assert sum(f"/float32params/{rank}/" in file for file in swapped) > 20
+    assert list(disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["uneven_zero2", "uneven_zero3"])

@@ -5,6 +5,7 @@ Each folder beside the job file's holds a job of its own; what went wrong in it 
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -12,14 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from deepspeed.runtime.swap_tensor import optimizer_utils, partitioned_param_swapper
 from torch import distributed as dist
 
 from tinygptv.data.batching import Batch
 from tinygptv.data.loading import Batches
 from tinygptv.models.language import head
 from tinygptv.sample import IGNORE_INDEX
-from tinygptv.train import rank, worker
+from tinygptv.train import deepspeed, rank, worker
 from tinygptv.train.batches import mixture_batches
 
 Spoil = Callable[[int, list[Batch]], list[Batch]]
@@ -69,6 +72,17 @@ def die_at(last: int) -> Spoil:
     return spoil
 
 
+def noting_files_at(last: int, swapped: Path, note: Path) -> Spoil:
+    """Leave the names of all files below `swapped` in the file `note`."""
+
+    def spoil(step: int, batches: list[Batch]) -> list[Batch]:
+        if step == last and dist.get_rank() == 0:
+            note.write_text(json.dumps([str(path) for path in swapped.rglob("*.swp")]))
+        return batches
+
+    return spoil
+
+
 def mute(step: int, batches: list[Batch]) -> list[Batch]:
     """In every second step rank 1 has nothing to learn, and rank 0 all the more."""
     if step % 2 == 0 or dist.get_rank() == 0:
@@ -81,6 +95,16 @@ def logits_at_a_time(count: int) -> Iterator[None]:
     usual, head.LOGITS_AT_A_TIME = head.LOGITS_AT_A_TIME, count
     yield
     head.LOGITS_AT_A_TIME = usual
+
+
+@contextlib.contextmanager
+def swapping_everything() -> Iterator[None]:
+    """Have even the smallest tensors leave for the disk, which stay in memory otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deepspeed, "DISK_BLOCK_BYTES", 1024)
+        for swapper in (optimizer_utils, partitioned_param_swapper):
+            patch.setattr(swapper, "MIN_AIO_BYTES", 1024)
+        yield
 
 
 def started_again() -> bool:
@@ -108,6 +132,7 @@ def cut_in_half(file: Path) -> None:
 def continue_from(before: Path, after: Path) -> None:
     if dist.get_rank() == 0:
         shutil.copytree(before / "checkpoints", after / "checkpoints")
+        shutil.copy(before / "metrics.jsonl", after)
     dist.barrier()
 
 
@@ -153,6 +178,19 @@ def everything_but_death(root: Path) -> None:
             train(root / name, mute)
     for name in ("words_zero0", "words_zero2", "words_zero3"):
         train(root / name)
+    if (root / "disk_given_up").exists():
+        with swapping_everything():
+            on_disk(root)
+
+
+def on_disk(root: Path) -> None:
+    train(root / "disk", noting_files_at(6, root / "swapped", root / "disk" / "swapped.json"))
+    for name in ("disk_rounds", "disk_words", "disk_halved"):
+        train(root / name)
+    continue_from(root / "left", root / "disk_taken_up")
+    train(root / "disk_taken_up", stop_at(7))
+    continue_from(root / "disk_taken_up", root / "disk_given_up")
+    train(root / "disk_given_up")
 
 
 if __name__ == "__main__":

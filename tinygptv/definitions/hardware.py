@@ -1,5 +1,6 @@
 """A hardware profile: how a recipe fits a machine. It never changes what is learned."""
 
+from pathlib import PurePath
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -24,6 +25,9 @@ class Hardware(Definition):
     With `gradient_checkpointing` the decoder's layers run twice instead of being remembered, a quarter more work for a
     fraction of the memory; with `if_needed` only in stages that would not fit comfortably without it.
 
+    What `offload` keeps off the device goes to the host's memory, or, with `offload_folder`, an absolute path on every
+    node, to a fast local disk (NVMe), from which it is brought piece by piece.
+
     What the frozen parts make of a picture is computed in every step, or with `features: cached` once, before training.
 
     Like `precision`, `quantize_base` says in which numbers the model is kept: with `nf4` the decoder's linear maps,
@@ -46,6 +50,7 @@ class Hardware(Definition):
     precision: Literal["fp32", "bf16", "fp16"]
     zero_stage: Literal[0, 1, 2, 3]
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    offload_folder: str | None = None
     gradient_checkpointing: bool | Literal["if_needed"] = False
     features: Literal["live", "cached"] = "live"
     quantize_base: Literal["none", "nf4"] = "none"
@@ -67,6 +72,20 @@ class Hardware(Definition):
                 "offload: optimizer_and_parameters would cut its packed weights; take zero_stage: 2 (with offload: "
                 "optimizer, if need be), or write quantize_base: none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_disk_takes_what_is_cut(self) -> Self:
+        if self.offload_folder is None:
+            return self
+        if self.zero_stage != 3 or self.offload == "none":
+            raise ValueError(
+                f"offload_folder: {self.offload_folder} needs zero_stage: 3 and an offload, and they are zero_stage: "
+                f"{self.zero_stage} and offload: {self.offload}: DeepSpeed keeps on a disk only what ZeRO-3 has cut; "
+                "write zero_stage: 3 with offload: optimizer or optimizer_and_parameters, or leave out offload_folder"
+            )
+        if not PurePath(self.offload_folder).is_absolute():
+            raise ValueError(f"offload_folder: {self.offload_folder} is no absolute path; write one, such as /mnt/nvme")
         return self
 
     @property

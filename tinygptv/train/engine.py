@@ -17,7 +17,8 @@ from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import LORA, Handoff, empty_model, load_weights, parameters_by_name, trained_file
 from tinygptv.train.allocator import LARGE_MODEL_BYTES, return_large_blocks
 from tinygptv.train.assemble import DTYPES, set_up
-from tinygptv.train.deepspeed import deepspeed_config
+from tinygptv.train.deepspeed import Disk, deepspeed_config
+from tinygptv.train.disk import build_extension
 from tinygptv.train.freezing import decays, trainable_names
 from tinygptv.train.holdings import open_holdings, prepare_moments
 from tinygptv.train.schedule import learning_rate
@@ -72,16 +73,23 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in parameters_by_name(model).items() if parameter.requires_grad}
 
 
-def open_engine(job: Job, model: VisionLanguageModel) -> deepspeed.DeepSpeedEngine:
-    """An engine before its first step."""
-    settings = job.stage.optimizer
+def open_engine(job: Job, model: VisionLanguageModel, swapping: Path | None = None) -> deepspeed.DeepSpeedEngine:
+    """An engine before its first step; it swaps to the folder `swapping`, if the profile offloads to a disk."""
+    settings, disk = job.stage.optimizer, None
+    if swapping:
+        build_extension()
+        disk = Disk(swapping, max(parameter.numel() for parameter in model.parameters()))
     adamw = torch.optim.AdamW(
         parameter_groups(model, settings),
         lr=learning_rate(job.stage.schedule, 0),
         betas=(settings.beta1, settings.beta2),
         fused=job.hardware.offload == "none",
     )
-    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=deepspeed_config(job.stage, job.hardware))
+    config = deepspeed_config(job.stage, job.hardware, disk)
+    if disk and job.hardware.offload == "optimizer_and_parameters":
+        # The engine would do so itself, but in bf16 whatever the model is in, where a device has no arithmetic in fp16.
+        deepspeed.zero.Init(module=model, config_dict_or_path=config, remote_device="nvme")
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
     prepare_moments(engine)
     if job.previous is not None and job.hardware.precision != "fp32":
         _hand_over_in_full(job, engine, trained_parameters(model))

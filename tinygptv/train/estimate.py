@@ -1,7 +1,8 @@
 """What a stage needs on a machine, before anything starts: memory by part, operations, hours.
 
 The pass through the model is traced (see `tracing`), the optimizer's holdings follow DeepSpeed's code. All memory is
-that of one rank in bytes, on the device it trains on; what is offloaded to the host is not counted there.
+that of one rank in bytes, on the device it trains on; what is offloaded from there, to the host or a disk, is not
+counted.
 """
 
 import os
@@ -17,7 +18,12 @@ from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import empty_model, parameters_by_name
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 from tinygptv.train.assemble import DTYPES, set_up
-from tinygptv.train.deepspeed import BUCKET_ELEMENTS, accumulation_steps
+from tinygptv.train.deepspeed import (
+    BUCKET_ELEMENTS,
+    OPTIMIZER_BUFFERS,
+    PARAMETER_BUFFERS,
+    accumulation_steps,
+)
 from tinygptv.train.freezing import PATTERNS, trainable_names
 from tinygptv.train.lineage import adapters
 from tinygptv.train.schedule import total_steps
@@ -90,10 +96,12 @@ class StageEstimator:
         self.parameters = dict.fromkeys(PARTS, 0)
         for name, size in sizes.items():
             self.parameters[_part(name)] += size
-        self.trainable = sum(sizes[name] for name in trainable_names(sizes.keys(), self.stage.trains))
+        trained = [sizes[name] for name in trainable_names(sizes.keys(), self.stage.trains)]
+        self.trainable = sum(trained)
         self.image_tokens = model.num_image_tokens
         in_front, _ = model.prefixes
         self._in_front = sum(size for name, size in sizes.items() if name.startswith(in_front))
+        self._largest, self._largest_trained = max(sizes.values()), max(trained)
 
     def tokens(self, answer: int) -> int:
         """Length of a sequence with one image and an answer of so many tokens."""
@@ -123,6 +131,27 @@ class StageEstimator:
             transient=transient,
             runtime=RUNTIME_BYTES[hardware.device] + int(ALLOCATOR_LOSS[hardware.device] * max(highest, stepping)),
         )
+
+    def on_disk(self, hardware: Hardware) -> int:
+        """Bytes that all ranks of one machine swap to the profile's `offload_folder`, at most.
+
+        Of every trained parameter its value, two moments and the gradient, in 32 bits; and, if they are offloaded, all
+        parameters as the model keeps them. Tensors of less than a MiB stay in memory.
+        """
+        if hardware.offload_folder is None:
+            return 0
+        parameters = self._everything(hardware) * DTYPES[hardware.precision].itemsize
+        offloaded = parameters if hardware.offload == "optimizer_and_parameters" else 0
+        return (self.trainable * 4 * OPTIMIZER_BUFFERS + offloaded) // hardware.nodes
+
+    def locked(self, hardware: Hardware) -> int:
+        """Bytes of a rank's memory on the host, never paged out, through which it swaps."""
+        if hardware.offload_folder is None:
+            return 0
+        trained, size = self._largest_trained, DTYPES[hardware.precision].itemsize
+        # Beside the buffers of parameters there is one for what the optimizer has made of one.
+        offloaded = PARAMETER_BUFFERS * self._largest + trained if hardware.offload == "optimizer_and_parameters" else 0
+        return (trained * 4 * OPTIMIZER_BUFFERS + offloaded * size) // hardware.world_size
 
     def resident(self, hardware: Hardware) -> int:
         """Bytes that a rank holds between steps already; found without tracing one."""
@@ -167,27 +196,32 @@ class StageEstimator:
     def _pieces(self, hardware: Hardware) -> int:
         return accumulation_steps(self.stage.global_batch_size, hardware.world_size, hardware.micro_batch_size)
 
+    def _everything(self, hardware: Hardware) -> int:
+        """Parameters of the model that ranks have, all together."""
+        return sum(self.parameters.values()) - (self._in_front if hardware.features == "cached" else 0)
+
     def _weights(self, hardware: Hardware) -> int:
-        everything, size = sum(self.parameters.values()), DTYPES[hardware.precision].itemsize
-        if hardware.features == "cached":
-            everything -= self._in_front
+        everything, size = self._everything(hardware), DTYPES[hardware.precision].itemsize
         if hardware.zero_stage < 3:
             rounded = sum(self._maps.values()) if hardware.quantize_base == "nf4" else 0
             return (everything - rounded) * size + int(rounded * nf4.BYTES_PER_WEIGHT)
-        offloaded = hardware.offload == "optimizer_and_parameters" and hardware.device == "cuda"
+        offloaded = hardware.offload == "optimizer_and_parameters" and _leaves_the_device(hardware)
         held = 0 if offloaded else everything // hardware.world_size
-        return min(everything, held + min(everything, MAX_GATHERED)) * size
+        gathered = PARAMETER_BUFFERS * self._largest if hardware.offload_folder else MAX_GATHERED
+        return min(everything, held + gathered) * size
 
     def _optimizer_share(self, hardware: Hardware) -> float:
         """The part of the optimizer's state that this rank's device holds."""
-        if hardware.offload != "none" and hardware.device == "cuda":
+        if hardware.offload != "none" and _leaves_the_device(hardware):
             return 0.0
         return 1 / hardware.world_size if hardware.zero_stage else 1.0
 
     def _optimizer(self, hardware: Hardware) -> int:
-        """Two moments in 32 bits; and the weights once more, always under ZeRO, and beside those in 16 bits."""
+        """Two moments in 32 bits; and the weights once more, always under ZeRO, and beside those in 16 bits. On the CPU
+        also the buffers through which they, and offloaded parameters, go to a disk."""
         alone = hardware.zero_stage == 0 and hardware.precision == "fp32"
-        return int(self.trainable * self._optimizer_share(hardware) * (8 if alone else 12))
+        held = int(self.trainable * self._optimizer_share(hardware) * (8 if alone else 12))
+        return held + (self.locked(hardware) if hardware.device == "cpu" else 0)
 
     def _empty(self) -> VisionLanguageModel:
         return empty_model(self._model, self.stage.inputs.image_size, self._lora)
@@ -223,6 +257,11 @@ def limit(hardware: Hardware) -> int | None:
         return None if hardware.memory_gib is None else int(hardware.memory_gib * GIB)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(hardware.memory_gib * GIB if hardware.memory_gib else machine) // hardware.ranks
+
+
+def _leaves_the_device(hardware: Hardware) -> bool:
+    """Whether what is offloaded makes room: on the CPU, the host's memory is the device's."""
+    return hardware.device == "cuda" or hardware.offload_folder is not None
 
 
 def _part(name: str) -> str:

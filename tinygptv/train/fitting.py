@@ -83,12 +83,14 @@ def _settings(hardware: Hardware, stage: Stage) -> Iterator[tuple[str, Hardware]
         changed.pop("ranks", None)
         yield change(zero_stage=max(2, hardware.zero_stage), offload="optimizer")
         if whole and DECODER not in stage.trains:
-            yield change(zero_stage=2, quantize_base="nf4")
-            changed.pop("quantize_base")
+            yield change(zero_stage=2, offload_folder=None, quantize_base="nf4")
+            del changed["quantize_base"], changed["offload_folder"]
         if whole:
             yield change(zero_stage=3, offload="optimizer_and_parameters")
     elif hardware.ranks > 1:
         yield change(ranks=1)
+    if hardware.device == "cpu" and hardware.offload_folder:
+        yield change(offload="optimizer_and_parameters")
     if hardware.precision == "fp32":
         yield change(precision="bf16")
 

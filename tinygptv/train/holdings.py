@@ -72,8 +72,8 @@ def prepare_moments(engine: DeepSpeedEngine) -> None:
 
 def forget_moments(engine: DeepSpeedEngine) -> None:
     """Begin with a new optimizer, as when a run is started by hand once more."""
-    for state in engine.basic_optimizer.state.values():
-        for moment in state.values():
+    for flat in _optimized(engine):
+        for moment in engine.basic_optimizer.state[flat].values():
             moment.zero_()
 
 
@@ -152,16 +152,17 @@ class _Partitioned:
         return _read(parameter, part)
 
     def write(self, parameter: Any, part: Part, whole: Tensor) -> None:
-        size = parameter.ds_tensor.numel()
-        padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
-        piece = padded.narrow(0, size * dist.get_rank(), size)
-        if part == "value":
+        # Gathered, because the piece of a parameter that lies on a disk has no size, and DeepSpeed asks for it.
+        with zero.GatheredParameters([parameter], modifier_rank=0 if part == "value" else None):
+            size = parameter.ds_tensor.numel()
+            padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
+            piece = padded.narrow(0, size * dist.get_rank(), size)
+            if part != "value":
+                safe_set_local_optimizer_state(parameter, piece, part)
+                return
             safe_set_local_fp32_param(parameter, piece)
-            with zero.GatheredParameters([parameter], modifier_rank=0):
-                if dist.get_rank() == 0:
-                    parameter.data.copy_(whole)
-        else:
-            safe_set_local_optimizer_state(parameter, piece, part)
+            if dist.get_rank() == 0:
+                parameter.data.copy_(whole)
 
 
 def _read(parameter: nn.Parameter, part: Part) -> Tensor:
@@ -178,13 +179,20 @@ def _copies(engine: DeepSpeedEngine) -> Iterator[tuple[nn.Parameter, Tensor]]:
 
 
 def _optimized(engine: DeepSpeedEngine) -> Iterator[Tensor]:
-    """What AdamW really steps on."""
+    """What AdamW really steps on. A piece that lies on a disk is in memory, with its state, for as long as it is the
+    current one."""
     optimizer = engine.optimizer
     match engine.zero_optimization_stage():
         case 0:
             yield from (tensor for group in engine.basic_optimizer.param_groups for tensor in group["params"])
         case 3:
-            yield from optimizer.fp32_partitioned_groups_flat
+            for number, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+                on_disk = optimizer._swappable_optimizer_subgroup(number)
+                if on_disk:
+                    optimizer._optimizer_states_and_gradient_swap_in(number)
+                yield flat
+                if on_disk:
+                    optimizer._optimizer_states_and_gradient_swap_out(number)
         case _:
             yield from optimizer.single_partition_of_fp32_groups
 

@@ -20,6 +20,7 @@ def record(estimator: StageEstimator, hardware: Hardware) -> Record:
         "stage": estimator.stage.stage,
         "parameters": {**estimator.parameters, "total": total, "trained": estimator.trainable},
         "memory_bytes": {**asdict(memory), "total": memory.total, "limit": limit(hardware)},
+        "disk_bytes": estimator.on_disk(hardware),
         "ranks": hardware.world_size,
         "micro_batch_size": size,
         "gradient_accumulation_steps": batch // hardware.world_size // size,
@@ -45,6 +46,7 @@ def table(records: Sequence[Record], hardware: Hardware) -> list[str]:
     def plain(name: str, key: str, form: str = "d") -> str:
         return row(name, ("unknown" if one[key] is None else f"{one[key]:{form}}" for one in records))
 
+    disk = row("swapped to disk, GiB", (f"{one['disk_bytes'] / GIB:.3f}" for one in records))
     speed = f"{hardware.utilisation:.0%} of {hardware.tflops} TFLOP/s per rank" if hardware.tflops else "unknown"
     prompt = f"{PROMPT_TOKENS} tokens of prompt where there is a template"
     return [
@@ -53,6 +55,7 @@ def table(records: Sequence[Record], hardware: Hardware) -> list[str]:
         *rows("parameters", lambda count: f"{count / 1e6:.3f}"),
         "memory per rank, GiB",
         *rows("memory_bytes", lambda size: "unknown" if size is None else f"{size / GIB:.3f}"),
+        *([disk] if hardware.offload_folder else []),
         f"per step, {hardware.world_size} {'rank' if hardware.world_size == 1 else 'ranks'}",
         plain("  samples at a time", "micro_batch_size"),
         plain("  times", "gradient_accumulation_steps"),

@@ -112,8 +112,8 @@ def train_stage(
 
     `features` is what `encode` left for the stage, if the hardware profile wants it to. `on_line` gets every line the
     training writes. Raises DefinitionError if the stage cannot fit the machine or would repeat samples more often than
-    its mixture allows, LaunchError if a rank fails, HandoffError if the weights of the stage before, or the features,
-    do not fit.
+    its mixture allows, SetupError if the machine cannot do what the profile wants, LaunchError if a rank fails,
+    HandoffError if the weights of the stage before, or the features, do not fit.
     """
     stage = run.recipe.stage(stage_name)
     plan = plan_stage(run.recipe, run_name, stage_name, mixture.artifact, previous.artifact if previous else None)
@@ -124,6 +124,7 @@ def train_stage(
     def build(draft: Path) -> Outcome:
         # Imported here, for it brings torch: who only asks what would be done can go without.
         from tinygptv.models.nf4 import refuse_without_library
+        from tinygptv.train.disk import refuse_unfit_disk
         from tinygptv.train.estimate import StageEstimator
         from tinygptv.train.fitting import refuse_unfit, settle
 
@@ -132,6 +133,8 @@ def train_stage(
         estimator = StageEstimator(run.recipe, stage_name)
         hardware = settle(estimator, run.hardware)
         refuse_unfit(estimator, hardware, run.hardware_name)
+        if hardware.offload_folder:
+            refuse_unfit_disk(hardware, run.hardware_name, estimator.on_disk(hardware), estimator.locked(hardware))
         _refuse_repetition(run, stage, mixture)
         if store.is_remote:
             _fetch(store, mixture)

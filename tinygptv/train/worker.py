@@ -26,6 +26,7 @@ from tinygptv.models.weights import trained_file
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.batches import mixture_batches
 from tinygptv.train.checkpoint import Checkpoints, write_tensors
+from tinygptv.train.disk import swap_folder
 from tinygptv.train.engine import build_model, join_ranks, open_engine, open_handoff, trained_parameters
 from tinygptv.train.events import read_events, record
 from tinygptv.train.holdings import forget_moments, open_holdings, scaled_too_far, whole_shape
@@ -64,25 +65,35 @@ def train(job_file: Path, open_batches: OpenBatches, beat: Beat, build: BuildMod
     rank = dist.get_rank()
     lost = functools.partial(record, folder, "loader_lost", rank=rank)
     batches = open_batches(job, model.num_image_tokens, lambda told: lost(told=told))
-    training = _Training(job, folder, model, batches, beat)
-    try:
-        training.run()
-    finally:
-        training.finish()
-    beat("writing what was trained")
-    _save_trained(job, training.engine, model, folder / TRAINED)
-    dist.barrier()
+    with swap_folder(job.hardware) as swapping:
+        training = _Training(job, folder, model, batches, beat, swapping)
+        try:
+            training.run()
+        finally:
+            training.finish()
+        beat("writing what was trained")
+        _save_trained(job, training.engine, model, folder / TRAINED)
+        dist.barrier()
 
 
 class _Training:
     """One rank's part in the steps of a stage."""
 
-    def __init__(self, job: Job, folder: Path, model: VisionLanguageModel, batches: Batches, beat: Beat) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        model: VisionLanguageModel,
+        batches: Batches,
+        beat: Beat,
+        swapping: Path | None,
+    ) -> None:
         self._job, self._folder, self._batches, self._beat = job, folder, batches, beat
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
         self._steps = total_steps(job.stage.schedule)
         parameters = trained_parameters(model)
-        self.engine = open_engine(job, model)
+        beat("opening the engine")
+        self.engine = open_engine(job, model, swapping)
         self._checkpoints = Checkpoints(self.engine, parameters, folder / CHECKPOINTS, job.lineage(), job.stage)
         beat("reading a checkpoint")
         self._step = self._checkpoints.resume()
