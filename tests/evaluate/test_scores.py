@@ -13,7 +13,16 @@ from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
-from tinygptv.evaluate.scores import ANSWERS, SCORES, asking_inputs, chosen, evaluate, evaluate_model, truth_of
+from tinygptv.evaluate.scores import (
+    ANSWERS,
+    SCORES,
+    asking_inputs,
+    chosen,
+    evaluate,
+    evaluate_model,
+    other_ends,
+    truth_of,
+)
 from tinygptv.models.lora import merge_lora
 from tinygptv.sample import ImageReference, Sample, Turn
 
@@ -127,7 +136,13 @@ def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
 
 def test_a_stage_trained_without_prompt_is_asked_with_the_template_of_the_others() -> None:
     recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
-    inputs = asking_inputs(recipe, "stage1")
-    assert inputs.template == recipe.stage("stage4").inputs.template
-    assert inputs.end_symbol == recipe.stage("stage1").inputs.end_symbol
-    assert asking_inputs(recipe, "stage4") == recipe.stage("stage4").inputs
+    inputs, words = asking_inputs(recipe, "stage1"), recipe.stage("stage4").inputs
+    assert (inputs.template, inputs.end_symbol) == (words.template, words.end_symbol)
+    assert inputs.image_size == recipe.stage("stage1").inputs.image_size
+    assert asking_inputs(recipe, "stage4") == words
+
+
+def test_a_stage_asked_in_borrowed_words_may_end_its_answers_as_it_learned_to() -> None:
+    recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
+    assert other_ends(recipe, "stage1") == (recipe.stage("stage1").inputs.end_symbol,)
+    assert other_ends(recipe, "stage4") == ()
