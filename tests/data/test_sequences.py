@@ -253,6 +253,14 @@ def test_an_answer_stops_at_the_whole_end_symbol_or_at_eos(
         assert sequences.answer([*written, *written[-1:] * 5] if end else written) == "#1 cat"
 
 
+def test_an_answer_may_stop_at_another_end_too_whichever_comes_first(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    sequences = Sequences(byte_tokenizer, inputs(), SLOTS, other_ends=["\n"])
+    encode = byte_tokenizer.encode
+    assert sequences.stops == [tuple(encode("###")), tuple(encode("\n")), (byte_tokenizer.eos_token_id,)]
+    for written in ("a cat###\n", "a cat\n###", "a cat\na dog", "a cat###a dog", "a cat"):
+        assert sequences.answer(encode(written)) == "a cat"
+
+
 def test_an_end_symbol_that_is_eos_itself_stops_once(shared: Path) -> None:
     tokenizer = load_tokenizer(shared / "golden" / "minigpt" / "tokenizer")
     sequences = Sequences(tokenizer, inputs(end_symbol="</s>"), SLOTS)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,9 +12,20 @@ from tests.release.tiny import adapted_model, write_release
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.benchmark import Benchmark
+from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
-from tinygptv.evaluate.scores import ANSWERS, SCORES, asking_inputs, chosen, evaluate, evaluate_model, truth_of
+from tinygptv.evaluate.scores import (
+    ANSWERS,
+    SCORES,
+    asking_inputs,
+    chosen,
+    evaluate,
+    evaluate_model,
+    other_ends,
+    truth_of,
+)
+from tinygptv.journey import ReadingStore
 from tinygptv.models.lora import merge_lora
 from tinygptv.sample import ImageReference, Sample, Turn
 
@@ -127,7 +139,37 @@ def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
 
 def test_a_stage_trained_without_prompt_is_asked_with_the_template_of_the_others() -> None:
     recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
-    inputs = asking_inputs(recipe, "stage1")
-    assert inputs.template == recipe.stage("stage4").inputs.template
-    assert inputs.end_symbol == recipe.stage("stage1").inputs.end_symbol
-    assert asking_inputs(recipe, "stage4") == recipe.stage("stage4").inputs
+    inputs, words = asking_inputs(recipe, "stage1"), recipe.stage("stage4").inputs
+    assert (inputs.template, inputs.end_symbol) == (words.template, words.end_symbol)
+    assert inputs.image_size == recipe.stage("stage1").inputs.image_size
+    assert asking_inputs(recipe, "stage4") == words
+
+
+def test_a_stage_asked_in_borrowed_words_may_end_its_answers_as_it_learned_to() -> None:
+    recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
+    assert other_ends(recipe, "stage1") == (recipe.stage("stage1").inputs.end_symbol,)
+    assert other_ends(recipe, "stage4") == ()
+
+
+def test_scores_of_a_stage_asked_in_borrowed_words_are_others_in_other_words(
+    store: Store, run: ResolvedRun, released: Manifest
+) -> None:
+    asked = []
+
+    def missing(artifact: str, _: dict[str, Any], parents: list[str]) -> Manifest:
+        asked.append(artifact)
+        return released
+
+    def ask(recipe: Recipe, stage: str) -> str:
+        evaluate(
+            ReadingStore(store.workdir, missing), replace(run, recipe=recipe), "first", stage, released, "statements"
+        )
+        return asked[-1]
+
+    stages = []
+    for stage in run.recipe.stages:
+        inputs = stage.inputs.model_copy(update={"template": stage.inputs.template and "Q: {}"})
+        stages.append(stage.model_copy(update={"inputs": inputs}))
+    reworded = run.recipe.model_copy(update={"stages": stages})
+    assert ask(run.recipe, "stage1") != ask(reworded, "stage1")
+    assert ask(run.recipe, "stage4") == ask(reworded, "stage4")  # its own words are in the name of its artifact

@@ -42,7 +42,8 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def small_recipe(folder: Path, width: int = 32, depth: int = 2) -> Recipe:
-    """`tinygptv_tiny` at a smaller size, its frozen parts below `folder`, its first two stages, eight steps each."""
+    """`tinygptv_tiny` at a smaller size, its frozen parts below `folder`, its first two stages, eight steps each, both
+    on pairs alone."""
     content = catalog.recipe("tinygptv_tiny").model_dump()
     sizes = {"width": width, "depth": depth, "heads": 4, "mlp_width": 4 * width}
     model = content["model"]
@@ -56,6 +57,7 @@ def small_recipe(folder: Path, width: int = 32, depth: int = 2) -> Recipe:
     }
     content["stages"] = content["stages"][:2]
     for stage in content["stages"]:
+        stage |= {field: content["stages"][0][field] for field in ("mixture", "inputs")}
         stage["global_batch_size"], stage["checkpoint_every"] = 8, 3
         stage["schedule"] |= {"warmup_steps": 2, "steps": 8}
     content["benchmarks"] = []

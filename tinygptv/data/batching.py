@@ -111,9 +111,10 @@ class Collator:
         inputs: Inputs,
         num_image_tokens: int,
         features: Features | None = None,
+        other_ends: Sequence[str] = (),
     ) -> None:
         self.inputs = inputs
-        self.sequences = Sequences(tokenizer, inputs, num_image_tokens)
+        self.sequences = Sequences(tokenizer, inputs, num_image_tokens, other_ends)
         self._features = features
         self._images = ImageReader(inputs.image_size, inputs.decoding) if features is None else features
 

@@ -44,9 +44,18 @@ class _Sequence:
 
 
 class Sequences:
-    """Turns → Texts, for one tokenizer, one stage's inputs and `num_image_tokens` slots per image."""
+    """Turns → Texts, for one tokenizer, one stage's inputs and `num_image_tokens` slots per image.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, inputs: Inputs, num_image_tokens: int) -> None:
+    Generated answers end at the end symbol of the inputs, or at the first of `other_ends`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        inputs: Inputs,
+        num_image_tokens: int,
+        other_ends: Sequence[str] = (),
+    ) -> None:
         if tokenizer.bos_token_id is None and inputs.begin != "never":
             raise DefinitionError(f"inputs.begin is '{inputs.begin}' but the tokenizer has no BOS token; say 'never'")
         if inputs.ends_with_eos and tokenizer.eos_token_id is None:
@@ -64,6 +73,7 @@ class Sequences:
         self._begin_later = self._begin if inputs.begin == "every_turn" else ()
         self._eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
         self._symbol = self._ids(inputs.end_symbol)
+        self._other_ends = [self._ids(end) for end in other_ends]
         self._after_symbol = self._eos if inputs.ends_with_eos else ()
         self._end = self._symbol + self._after_symbol
         if not self._symbol or len(self._end) >= inputs.max_text_tokens:
@@ -80,19 +90,21 @@ class Sequences:
 
     @property
     def stops(self) -> list[tuple[int, ...]]:
-        """What ends an answer that is being generated: all the end symbol's tokens in a row, or EOS.
+        """What ends an answer that is being generated: all tokens of an end symbol in a row, or EOS.
 
         A single token of a longer end symbol is ordinary text and stops nothing; EOS behind an end symbol is not
         waited for, because what follows a finished answer means nothing.
         """
         written = self._symbol[:-1] if self._symbol[-1:] == self._eos else self._symbol
-        return [stop for stop in (written, self._eos) if stop]
+        return [stop for stop in (written, *self._other_ends, self._eos) if stop]
 
     def answer(self, written: Sequence[int]) -> str:
-        """The answer in generated ids: text without special tokens, up to the end symbol."""
+        """The answer in generated ids: text without special tokens, up to the first end symbol."""
         text = str(self._decode(written))
-        end = str(self._decode(self._symbol))
-        return (text.split(end, maxsplit=1)[0] if end else text).strip()
+        for symbol in (self._symbol, *self._other_ends):
+            if end := str(self._decode(symbol)):
+                text = text.split(end, maxsplit=1)[0]
+        return text.strip()
 
     def training(self, conversations: Iterable[Sequence[Turn]]) -> Texts:
         """Right-padded, with labels; each conversation holds turns as `prompts.render` gives them."""

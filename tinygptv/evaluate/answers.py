@@ -37,7 +37,9 @@ def answer_all(
 
     With `noise` every picture is replaced by noise of the average brightness and contrast of them all.
     """
-    collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
+    collator = Collator(
+        release.tokenizer, release.inputs, release.model.num_image_tokens, other_ends=release.other_ends
+    )
     order = sorted(range(len(samples)), key=lambda row: len(ask(samples[row], task, release.inputs)))
     answers = [""] * len(samples)
     exposure = _exposure(collator, samples[:EXPOSURE_SAMPLES], task) if noise else None

@@ -61,6 +61,10 @@ def evaluate(
         "model": model_name,
         "noise": "gaussian, of average brightness and contrast" if noise else False,
     }
+    if model_name in {stage.stage for stage in run.recipe.stages}:
+        asked = asking_inputs(run.recipe, model_name)
+        if asked != run.recipe.stage(model_name).inputs:  # then its artifact does not say how it is asked
+            definition["asked"] = asked.model_dump(mode="json") | {"other_ends": [*other_ends(run.recipe, model_name)]}
     parents = [model.artifact]
     if source.images.startswith("embedded:"):
         parents.append(draw_corpus(store).artifact)
@@ -127,14 +131,23 @@ def truth_of(sample: Sample) -> Truth:
 
 
 def asking_inputs(recipe: Recipe, stage_name: str) -> Inputs:
-    """The inputs a stage's model is questioned with: its own, but where it was trained without any prompt, in the words
-    of the recipe's first stage that has some, for a question needs them; an answer ends as it learned to end it."""
+    """The inputs a stage's model is questioned with: its own, but where it was trained without any prompt, the words of
+    the recipe's first stage that has some, for a question needs them."""
     inputs = recipe.stage(stage_name).inputs
     others = [stage.inputs for stage in recipe.stages if stage.inputs.template is not None]
     if inputs.template is None and others:
-        words = set(Prompting.model_fields) - {"end_symbol", "ends_with_eos"}
-        return inputs.model_copy(update={field: getattr(others[0], field) for field in words})
+        return inputs.model_copy(update={field: getattr(others[0], field) for field in Prompting.model_fields})
     return inputs
+
+
+def other_ends(recipe: Recipe, stage_name: str) -> tuple[str, ...]:
+    """How a stage's model may end an answer beside the end symbol of the words it is asked in: as it learned to.
+
+    Asked in words that it was never trained on, it ends in either way: with theirs, as its frozen language model has
+    always done behind such words, or with its own.
+    """
+    own, asked = recipe.stage(stage_name).inputs, asking_inputs(recipe, stage_name)
+    return (own.end_symbol,) if own.end_symbol != asked.end_symbol else ()
 
 
 @functools.lru_cache(maxsize=1)
@@ -157,7 +170,7 @@ def _load_stage(store: Store, recipe: Recipe, stage_name: str, artifact: str, de
     assert manifest is not None
     model = load_stage_model(store, recipe, stage_name, manifest).to(device).eval()
     tokenizer = load_tokenizer(local_path(recipe.model.language_model.tokenizer))
-    return Release(model, tokenizer, asking_inputs(recipe, stage_name))
+    return Release(model, tokenizer, asking_inputs(recipe, stage_name), other_ends(recipe, stage_name))
 
 
 def _annotations_source(run: ResolvedRun, benchmark_name: str, benchmark: Benchmark) -> AnnotationsSource:

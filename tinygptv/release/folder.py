@@ -42,11 +42,15 @@ class ReleaseConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Release:
-    """A model ready to answer, in eval mode, with what is needed to ask it."""
+    """A model ready to answer, in eval mode, with what is needed to ask it.
+
+    Its answers end at the end symbol of `inputs`, or at the first of `other_ends`.
+    """
 
     model: VisionLanguageModel
     tokenizer: PreTrainedTokenizerFast
     inputs: Inputs
+    other_ends: tuple[str, ...] = ()
 
 
 def empty_model(config: ReleaseConfig) -> VisionLanguageModel:
