@@ -94,7 +94,8 @@ def drawn(number: int) -> tuple[Tensor, Texts]:
     pixels = normalise(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
     tokenizer = load_tokenizer(local_path(TINY.model.language_model.tokenizer))
     turns = [(Turn("<Img><ImageHere></Img>", detailed_description(one, rng)),) for one in scenes]
-    sequences = Sequences(tokenizer, STAGE.inputs, TINY.model.num_image_tokens(STAGE.inputs.image_size))
+    bare = TINY.stage("stage1").inputs  # pictures and descriptions alone
+    sequences = Sequences(tokenizer, bare, TINY.model.num_image_tokens(STAGE.inputs.image_size))
     return pixels, sequences.training(turns)
 
 
