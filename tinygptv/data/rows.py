@@ -19,8 +19,10 @@ Positions = NDArray[np.integer[Any]]
 
 T = TypeVar("T")
 
-_LEAST_MEMORY, _MOST_MEMORY = 32 << 20, 4 << 30
+_MEMORY_PER_THREAD, _MOST_MEMORY = 16 << 20, 4 << 30
 """Bytes. What steps ask for is a few numbers per row, and what does not fit is spilled; but not everything can be."""
+
+_OUT_OF_MEMORY = "Out of Memory Error"
 
 _BATCH_ROWS, _PIECE_ROWS = 20_000, 250_000
 _PLACES = """
@@ -43,11 +45,12 @@ class Rows:
         sidecar: Path,
         images: Path,
         earlier: Sequence[Path] = (),
-        memory_bytes: int = _LEAST_MEMORY,
+        memory_bytes: int | None = None,
         scores: Path | None = None,
     ) -> None:
         """`images` holds the shards that `sidecar` points into, each folder of `earlier` its own and a sidecar;
-        `scores` is the table of what a model says of the rows that are judged, in their order."""
+        `scores` is the table of what a model says of the rows that are judged, in their order. `memory_bytes` is what
+        the database begins with, if not what suits its threads."""
         self.database = database
         self.scores = scores
         self._images = [images, *earlier]
@@ -61,12 +64,17 @@ class Rows:
             for number, (path, size, end) in enumerate(zip(sidecars, sizes, self._ends.tolist(), strict=True))
         ]
         database.execute(f"CREATE VIEW rows AS {' UNION ALL BY NAME '.join(parts)}")
+        if memory_bytes is None:
+            memory_bytes = _MEMORY_PER_THREAD * int(self._setting("threads"))
         self._allow(memory_bytes)
 
     @property
     def spill(self) -> Path:
         """The folder in which the database spills; it is removed with the database."""
-        return Path(str(self.database.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]))
+        return Path(self._setting("temp_directory"))
+
+    def _setting(self, name: str) -> str:
+        return str(self.database.execute(f"SELECT current_setting('{name}')").fetchall()[0][0])
 
     def columns(self, query: str) -> dict[str, NDArray[Any]]:
         """All that a query answers, by column: numbers, none of them NULL."""
@@ -100,8 +108,9 @@ class Rows:
         while True:
             try:
                 return work()
-            except duckdb.OutOfMemoryException:
-                if self._memory_bytes >= _MOST_MEMORY:
+            except (duckdb.OutOfMemoryException, OSError) as error:
+                # Where answers have begun to come, Arrow hands on what DuckDB says as an error of its own.
+                if _OUT_OF_MEMORY not in str(error) or self._memory_bytes >= _MOST_MEMORY:
                     raise
             self._allow(self._memory_bytes * 3 // 2)
 
