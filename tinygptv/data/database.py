@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import duckdb
@@ -42,3 +42,13 @@ def _opened(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 def literal(text: str | Path) -> str:
     """A text or path as SQL."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def with_columns(columns: Mapping[str, str], table: Path | None) -> str:
+    """SQL for typed columns of a Parquet file: NULL where an older file lacks one, and no rows if there is no file."""
+    typed = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
+    if table is None:
+        return f"SELECT {typed} LIMIT 0"
+    names = ", ".join(f'"{name}"' for name in columns)
+    every = f"SELECT * FROM (SELECT {typed} LIMIT 0) UNION ALL BY NAME SELECT * FROM read_parquet({literal(table)})"
+    return f"SELECT {names} FROM ({every})"
