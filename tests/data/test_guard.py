@@ -141,7 +141,7 @@ def test_the_wait_a_server_asks_for_is_read_as_seconds_or_as_a_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "name"), [(404, "http_404"), (410, "http_410"), (418, "http_4xx"), (503, "http_5xx")]
+    ("status", "name"), [(404, "http_404"), (410, "http_410"), (418, "http_4xx"), (503, "http_5xx"), (600, "http_5xx")]
 )
 def test_statuses_that_matter_keep_their_number(status: int, name: str) -> None:
     assert failure_of_status(status) == name

@@ -200,7 +200,11 @@ def check_addresses(found: tuple[str, ...], allow_private: bool) -> None:
 
 
 def failure_of_status(status: int) -> str:
-    """The name of an answer that is no picture: `http_404`, or the class of a status nobody needs to tell apart."""
+    """The name of an answer that is no picture: `http_404`, or the class of a status nobody needs to tell apart.
+
+    What is beyond all classes counts as a server's error (RFC 9110, 15).
+    """
+    status = min(status, 599)
     return f"http_{status}" if status in _NAMED_STATUS else f"http_{status // 100}xx"
 
 

@@ -49,8 +49,8 @@ _MAX_HELD_BYTES = 64 << 20
 _OPT_OUTS_OF_A_SITE, _TROUBLES_OF_A_SITE = 10, 32
 """So many in a row, and nothing more is asked of a site in this run."""
 
-_UNREADABLE = frozenset({"truncated", "bad_encoding", "too_large"})
-"""A robots.txt that came so says something, and nobody knows what."""
+_NO_ROBOTS = frozenset({*range(300, 500)} - {408, 429})
+"""Statuses that say that there is no robots.txt. One that came and cannot be read (2xx) says something unknown."""
 
 _RESOLVERS = 16  # at once; resolvers drop the questions of those who ask more, and every drop costs seconds
 PUBLIC_REQUESTS_PER_SECOND = 20.0
@@ -252,15 +252,11 @@ class Crawler:
             now = time.monotonic()
             if isinstance(answer, Answer):
                 self._open(site, parse(text_of(answer.body), self._agent_token), now)
-            elif answer.failure == "too_many_redirects":
+            elif answer.status in _NO_ROBOTS:
                 self._open(site, Robots(), now)
-            elif answer.status is None or answer.status in (408, 429) or answer.status >= 500:
+            else:
                 name = "robots_unreachable" if answer.status else answer.failure
                 self._schedule.close(site, FetchError(name, answer.status, answer.retry_after), now)
-            elif answer.failure in _UNREADABLE:
-                self._schedule.close(site, FetchError("robots_unreachable", answer.status), now)
-            else:
-                self._open(site, Robots(), now)
 
         return on_answer
 
