@@ -267,11 +267,8 @@ class Crawler:
                 raise site.closed
             if request.has_left_its_origin:
                 check_addresses(site.addresses, allow_private=False)
-            if (
-                not request.is_for_robots
-                and site.robots is not None
-                and not site.robots.allow(target_of(request.address))
-            ):
+            rules = None if request.is_for_robots else site.robots
+            if rules and rules.rules and not rules.allow(target_of(request.address)):
                 raise FetchError("robots_disallowed")
         except FetchError as refused:
             self._schedule.finish(site, now)

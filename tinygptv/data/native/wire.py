@@ -98,6 +98,7 @@ class Exchange:
         self._verdict: Answer | FetchError | None = None
         self._is_skipping = False
         self._size = self._received = 0
+        self._counted_length: int | None = None
         self._begun = self._heard = time.monotonic()
 
     # What libcurl calls, from within `Wire.step`.
@@ -121,12 +122,12 @@ class Exchange:
     def on_body(self, piece: bytes) -> int | None:
         """A piece of a body."""
         self._hear(len(piece))
-        if self._is_skipping:
-            return None
-        self._body.append(piece)
         self._size += len(piece)
-        if self._head.is_counted_by_us and self._size >= (self._head.length or 0):
-            self._body = [b"".join(self._body)[: self._head.length]]
+        if self._is_skipping:
+            return None if self._size <= _MAX_SKIPPED_BYTES else _ABORT
+        self._body.append(piece)
+        if self._counted_length is not None and self._size >= self._counted_length:
+            self._body = [b"".join(self._body)[: self._counted_length]]
             self._verdict = self._answer()
             return _ABORT
         if self._size <= self._max_bytes:
@@ -154,10 +155,10 @@ class Exchange:
         """Whether several exchanges share the connection, each in frames of its own (HTTP/2)."""
         return self._head.version.startswith("2")
 
-    def finish(self, error: int | None, message: str, is_reused: bool) -> None:
-        """Say what came of it: libcurl's error, or None."""
-        if self._verdict is not None:
-            self.outcome = self._verdict
+    def finish(self, error: int | None, message: str, is_reused: bool, overdue: FetchError | None) -> None:
+        """Say what came of it: libcurl's error, or the limit that was exceeded; None, if neither."""
+        if self._verdict is not None or overdue is not None:
+            self.outcome = self._verdict or overdue
         elif error is None:
             self.outcome = self._whole()
         else:
@@ -187,14 +188,14 @@ class Exchange:
         if head.is_interim:
             self._head = Head()
             return None
-        if head.is_counted_by_us and head.length == 0:
-            self._verdict = self._answer()
-            return _ABORT
         failure = self._refusal()
         if failure is not None:
             self._verdict = FetchError(failure, head.status, retry_after_seconds(head.fields))
         elif head.status not in _PICTURE_STATUS:
             self._verdict = Answer(head.status, head.fields, b"")
+        if self._verdict is None and head.is_counted_by_us:
+            self._counted_length = head.length
+            self._verdict = self._answer() if head.length == 0 else None
         if self._verdict is None:
             return None
         self._is_skipping = True
@@ -343,10 +344,7 @@ class Wire:
             self._kept.add(descriptor, exchange.origin)
         self._multi.remove_handle(curl)  # which closes the connection of one that is not over
         self._handles.append(curl)
-        if overdue is not None:
-            exchange.outcome = overdue
-        else:
-            exchange.finish(error, message, is_reused)
+        exchange.finish(error, message, is_reused, overdue)
         return exchange
 
     def _watch(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
