@@ -291,7 +291,8 @@ def _answered(
 
         for row in planned(plan):
             if row["same_as"] is not None and row["is_due"]:
-                yield row, again(bisect_right(firsts, row["same_as"]) - 1)[row["same_as"]]
+                result = again(bisect_right(firsts, row["same_as"]) - 1)[row["same_as"]]
+                yield row, replace(result, position=row["position"])
                 continue
             if not row["is_asked"]:
                 yield row, None
