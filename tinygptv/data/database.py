@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-_MEMORY_BYTES = 256 << 20
+_MEMORY_BYTES, _MAX_MEMORY_BYTES = 256 << 20, 4 << 30
 
 
 @contextlib.contextmanager
@@ -37,6 +37,18 @@ def _opened(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         }
         with duckdb.connect(config=config) as database:
             yield database
+
+
+def execute(database: duckdb.DuckDBPyConnection, query: str, memory_bytes: int) -> duckdb.DuckDBPyConnection:
+    """Run a query within so much memory; where that does not suffice for what cannot be spilled, with more."""
+    while True:
+        database.execute(f"SET memory_limit = '{memory_bytes >> 20}MiB'")
+        try:
+            return database.execute(query)
+        except duckdb.OutOfMemoryException:
+            if memory_bytes >= _MAX_MEMORY_BYTES:
+                raise
+            memory_bytes = memory_bytes * 3 // 2
 
 
 def literal(text: str | Path) -> str:

@@ -139,9 +139,8 @@ def origin_of(url: str) -> Origin:
 
 
 def target_of(url: str) -> str:
-    """What is asked of the origin: path and query."""
-    parsed = URL(url)
-    return parsed.pathname + parsed.search
+    """What is asked of the origin, path and query, of a URL in its one spelling."""
+    return "/" + url.split("/", 3)[3]
 
 
 def host_of(url: str) -> str:

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinygptv.data.arrow import parquet, table, texts
-from tinygptv.data.database import connect, literal, with_columns
-from tinygptv.data.guard import BASE_URL, NEVER_AGAIN, TRANSIENT, host_in_sql, host_of, normalise_url, refusal
+from tinygptv.data.database import connect, execute, literal, with_columns
+from tinygptv.data.guard import BASE_URL, NEVER_AGAIN, TRANSIENT, FetchError, host_in_sql, normalise_url, origin_of
 from tinygptv.data.results import Result
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.table_rows import ROWS
@@ -54,6 +54,9 @@ _OUTCOMES = pa.schema(
     ]
 )
 _BATCH_ROWS = 10_000
+_MEMORY_BYTES = 128 << 20
+"""What the database begins with; the rest is spilled."""
+
 _PLAIN_URL = re.compile(
     r"https?://((?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{2,})"
     r"/(?!\.)(?:[A-Za-z0-9_~!$&()*+,;=:@-]|\.(?!/)|/(?!\.))*(?:\?[A-Za-z0-9_~!$&()*+,;=:@/.-]*)?"
@@ -99,43 +102,70 @@ SELECT address, any_value(outcome) AS outcome FROM (
 """
 """Addresses that an answer put out of reach for good, be they asked for by a table or only redirected to."""
 
+_KEYS = """
+CREATE TEMP TABLE keys AS
+SELECT position, md5_number(url) AS url_key, md5_number(url || chr(10) || caption) AS pair_key
+FROM read_parquet({rows}) WHERE problem IS NULL
+"""
+_COPIES = """
+CREATE TEMP TABLE copies AS
+SELECT position FROM (
+    SELECT position, row_number() OVER (PARTITION BY pair_key ORDER BY position) AS copy FROM keys
+) WHERE copy > 1
+"""
+"""Rows that say the same of the same address as an earlier one. Found by hashes: texts would not fit into memory."""
+
+_SHARED = """
+CREATE TEMP TABLE shared AS
+SELECT position, url_key FROM (
+    SELECT position, url_key, count(*) OVER (PARTITION BY url_key) AS rows FROM keys ANTI JOIN copies USING (position)
+) WHERE rows > 1
+"""
+"""Rows whose address other rows have, too, with other captions."""
+
+_JUDGED = """
+CREATE TEMP VIEW judged AS
+WITH out_of_reach AS ({out_of_reach}), redirected AS (
+    SELECT url, any_value(out_of_reach.outcome) AS outcome_on_the_way
+    FROM (SELECT url, unnest(hops) AS address FROM before WHERE hops IS NOT NULL) JOIN out_of_reach USING (address)
+    GROUP BY url
+), earlier AS (
+    SELECT DISTINCT ON (url) url, state, outcome AS earlier_outcome, attempts, checked_at, next_try, etag,
+        last_modified, final_url AS earlier_final_url, hops, stored, outcome_on_the_way
+    FROM before LEFT JOIN stored_pictures USING (url) LEFT JOIN redirected USING (url)
+    WHERE state != 'refused' AND (state != 'kept' OR stored IS NOT NULL) ORDER BY position
+), known AS (
+    SELECT table_rows.* EXCLUDE (problem), earlier.* EXCLUDE (url), out_of_reach.outcome AS outcome_of_address,
+        coalesce(problem, CASE WHEN copies.position IS NOT NULL THEN 'duplicate_url' END) AS problem
+    FROM read_parquet({rows}) AS table_rows LEFT JOIN copies USING (position)
+    LEFT JOIN earlier ON table_rows.url = earlier.url AND problem IS NULL
+    LEFT JOIN out_of_reach ON table_rows.url = out_of_reach.address AND problem IS NULL
+), judged AS (
+    SELECT * EXCLUDE (problem, earlier_outcome, outcome_on_the_way, outcome_of_address),
+        coalesce(
+            problem,
+            CASE WHEN {forgotten} THEN 'forgotten' END,
+            outcome_of_address,
+            outcome_on_the_way,
+            CASE WHEN state != 'kept' AND next_try > {now} THEN earlier_outcome END
+        ) AS problem
+    FROM known
+)
+SELECT *, problem IS NULL AND NOT coalesce(state = 'kept' AND next_try > {now}, FALSE) AS is_due FROM judged
+"""
+
+_FOLLOWERS = """
+CREATE TEMP TABLE followers AS
+SELECT position, first FROM (
+    SELECT position, min(position) OVER (PARTITION BY url_key) AS first
+    FROM judged JOIN shared USING (position) WHERE problem IS NULL
+) WHERE position != first
+"""
+
 _PLAN = """
 COPY (
-    WITH out_of_reach AS ({out_of_reach}), redirected AS (
-        SELECT url, any_value(out_of_reach.outcome) AS outcome_on_the_way
-        FROM (SELECT url, unnest(hops) AS address FROM before WHERE hops IS NOT NULL) JOIN out_of_reach USING (address)
-        GROUP BY url
-    ), earlier AS (
-        SELECT DISTINCT ON (url) url, state, outcome AS earlier_outcome, attempts, checked_at, next_try, etag,
-            last_modified, final_url AS earlier_final_url, hops, stored, outcome_on_the_way
-        FROM before LEFT JOIN stored_pictures USING (url) LEFT JOIN redirected USING (url)
-        WHERE state != 'refused' AND (state != 'kept' OR stored IS NOT NULL) ORDER BY position
-    ), ranked AS (
-        SELECT *, row_number() OVER (PARTITION BY url, caption, problem IS NULL ORDER BY position) AS copy
-        FROM read_parquet({rows})
-    ), known AS (
-        SELECT ranked.*, earlier.* EXCLUDE (url), out_of_reach.outcome AS outcome_of_address
-        FROM ranked LEFT JOIN earlier ON ranked.url = earlier.url AND problem IS NULL AND copy = 1
-        LEFT JOIN out_of_reach ON ranked.url = out_of_reach.address AND problem IS NULL AND copy = 1
-    ), judged AS (
-        SELECT * EXCLUDE (copy, problem, earlier_outcome, outcome_on_the_way, outcome_of_address),
-            coalesce(
-                problem,
-                CASE WHEN copy > 1 THEN 'duplicate_url' END,
-                CASE WHEN {forgotten} THEN 'forgotten' END,
-                outcome_of_address,
-                outcome_on_the_way,
-                CASE WHEN state != 'kept' AND next_try > {now} THEN earlier_outcome END
-            ) AS problem
-        FROM known
-    ), grouped AS (
-        SELECT *, min(position) OVER (PARTITION BY url, problem IS NULL) AS first,
-            problem IS NULL AND NOT coalesce(state = 'kept' AND next_try > {now}, FALSE) AS is_due
-        FROM judged
-    )
-    SELECT * EXCLUDE (first), is_due AND position = first AS is_asked,
-        CASE WHEN problem IS NULL AND position != first THEN first END AS same_as
-    FROM grouped ORDER BY position
+    SELECT judged.*, is_due AND first IS NULL AS is_asked, first AS same_as
+    FROM judged LEFT JOIN followers USING (position) ORDER BY position
 ) TO {plan} (FORMAT parquet)
 """
 
@@ -243,11 +273,12 @@ def make_plan(rows: Iterable[pa.RecordBatch], plan: Path, earlier: Earlier | Non
     if plan.exists():
         return
     written, partial = plan.with_suffix(".rows"), plan.with_suffix(".partial")
-    _write_rows(rows, written)
     with connect(plan.parent) as database:
+        _write_rows(rows, written)
         _open_earlier(database, earlier)
         values = {"rows": literal(written), "plan": literal(partial), "forgotten": forgotten, "now": int(time.time())}
-        database.execute(_PLAN.format(**values, out_of_reach=_OUT_OF_REACH))
+        for step in (_KEYS, _COPIES, _SHARED, _JUDGED, _FOLLOWERS, _PLAN):
+            execute(database, step.format(**values, out_of_reach=_OUT_OF_REACH), _MEMORY_BYTES)
     written.unlink()
     partial.rename(plan)
 
@@ -305,7 +336,8 @@ class Outcomes:
                 "never_again": ", ".join(map(literal, sorted(NEVER_AGAIN))),
                 "transient": ", ".join(map(literal, sorted(TRANSIENT))),
             }
-            database.execute(_SETTLE.format(**paths, **waits, final_host=host_in_sql("final_url")))
+            settle = _SETTLE.format(**paths, **waits, final_host=host_in_sql("final_url"))
+            execute(database, settle, _MEMORY_BYTES)
             quarantine = literal(ledger.with_name(QUARANTINE))
             database.execute(_QUARANTINE.format(plan=paths["plan"], quarantine=quarantine))
             return Settled(
@@ -362,5 +394,7 @@ def _addressed(url: str, problem: str | None) -> tuple[str, str | None, str | No
     url = normalise_url(url)
     if problem is not None or url.startswith(BASE_URL):
         return url, None, problem
-    problem = refusal(url)
-    return url, None if problem else host_of(url), problem
+    try:
+        return url, origin_of(url).host, None
+    except FetchError as refused:
+        return url, None, refused.failure
