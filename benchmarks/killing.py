@@ -75,8 +75,8 @@ def main(seed: int) -> int:
         served.mkdir()
         for number, picture in enumerate(found[:PICTURES]):
             (served / str(number)).write_bytes(picture)
-        with serving(served) as address:
-            urls = [f"{address}/{number}" for number in range(PICTURES)]
+        with serving(served) as sites:
+            urls = [f"{sites[number % len(sites)]}/{number}" for number in range(PICTURES)]
             pq.write_table(pa.table({"URL": urls, "TEXT": [f"number {number}" for number in range(PICTURES)]}), table)
             started = time.monotonic()
             kills, torn = disturbed(table, workdir, random.Random(seed))
