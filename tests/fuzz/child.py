@@ -1,4 +1,4 @@
-"""The process that checks the cases of one target: `python -m tests.fuzz.child TARGET SEED FIRST SECONDS FOLDER`."""
+"""The process that checks the cases of one target: `python -m tests.fuzz.child TARGET FOLDER NUMBERS`."""
 
 import faulthandler
 import resource
@@ -7,19 +7,19 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.fuzz.runner import CASE_SECONDS, MEMORY_BYTES, State, load, numbered, save_failure, write_state
+from tests.fuzz.runner import MEMORY_BYTES, State, load, numbered, save_failure, write_state
 
 
-def check_cases(target: str, seed: int, first: int, seconds: float, folder: Path) -> None:
+def check_cases(target: str, folder: Path, seed: int, first: int, seconds: float, case_seconds: float) -> None:
     """Check one case after the other until the time is up. A case that never ends ends the process."""
     module = load(target)
     end = time.monotonic() + seconds
     checks = failures = 0
-    for case, data in numbered(module, seed, first):
+    for case, data in numbered(module.cases, seed, first):
         write_state(folder, target, State(case, checks, failures), data)
         if time.monotonic() > end:
             return
-        faulthandler.dump_traceback_later(CASE_SECONDS, exit=True)
+        faulthandler.dump_traceback_later(case_seconds, exit=True)
         try:
             checks += module.check(data) or 1
         except Exception:
@@ -30,6 +30,7 @@ def check_cases(target: str, seed: int, first: int, seconds: float, folder: Path
 
 
 if __name__ == "__main__":
-    name, seed_text, first_text, seconds_text, folder_text = sys.argv[1:]
+    faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    check_cases(name, int(seed_text), int(first_text), float(seconds_text), Path(folder_text))
+    _target, _folder, _seed, _first, _seconds, _case_seconds = sys.argv[1:]
+    check_cases(_target, Path(_folder), int(_seed), int(_first), float(_seconds), float(_case_seconds))

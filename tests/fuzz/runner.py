@@ -17,12 +17,14 @@ import pkgutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
 from types import ModuleType
+
+Cases = Callable[[Random], Iterator[bytes]]
 
 SEED = 20260101
 CASE_SECONDS = 120.0
@@ -74,13 +76,15 @@ def load(target: str) -> ModuleType:
     return importlib.import_module(f"tests.fuzz.{target}")
 
 
-def numbered(target: ModuleType, seed: int, first: int) -> Iterator[tuple[int, bytes]]:
+def numbered(cases: Cases, seed: int, first: int) -> Iterator[tuple[int, bytes]]:
     """The cases of a seed with their numbers, from `first` on."""
-    rounds = (target.cases(Random(f"{seed}/{number}")) for number in count())
-    return islice(enumerate(case for cases in rounds for case in cases), first, None)
+    rounds = (cases(Random(f"{seed}/{number}")) for number in count())
+    return islice(enumerate(chain.from_iterable(rounds)), first, None)
 
 
-def run_target(target: str, seconds: float, folder: Path, seed: int = SEED, first: int = 0) -> Summary:
+def run_target(
+    target: str, seconds: float, folder: Path, seed: int = SEED, first: int = 0, case_seconds: float = CASE_SECONDS
+) -> Summary:
     """Check cases from number `first` on, for so many seconds; failures are printed, their inputs saved in `folder`.
 
     A child that dies or does not end is a failure of the case that it was at; another one goes on behind it.
@@ -89,8 +93,9 @@ def run_target(target: str, seconds: float, folder: Path, seed: int = SEED, firs
     begun = time.monotonic()
     next_case, checks, failures = first, 0, 0
     while (left := begun + seconds - time.monotonic()) > 0:
+        numbers = (seed, next_case, left, case_seconds)
         child = subprocess.run(
-            [sys.executable, "-m", "tests.fuzz.child", target, str(seed), str(next_case), str(left), str(folder)],
+            [sys.executable, "-m", "tests.fuzz.child", target, str(folder), *map(str, numbers)],
             cwd=Path(__file__).parents[2],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
