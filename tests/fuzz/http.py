@@ -11,7 +11,7 @@ from random import Random
 from tests.fuzz.fetched import Script, fetch, request_for, robots_request
 from tests.fuzz.messages import CLOSE, PRODUCTIONS, RESET, Message, Part, Request, head, send
 
-_SITES, _ANSWERS = 40, 6
+_SITES, _ANSWERS = 60, 6
 _PADDINGS = (0, 0, 0, 0, 3_000, 70_000, 300_000)
 _SLOW = {production.name for production in PRODUCTIONS if "nothing" in production.name or "HEAD" in production.name}
 _INTERIMS = (
@@ -38,7 +38,11 @@ def cases(random: Random) -> Iterator[bytes]:
     """Scripts of sites, as JSON."""
     while True:
         scripts = [_script(random, 1 + place * _ANSWERS) for place in range(_SITES)]
-        limits = {"connections_per_host": random.choice((1, 1, 2, 8))}
+        # A pace leaves time for what a server sends unasked.
+        limits = {
+            "connections_per_host": random.choice((1, 1, 2, 8)),
+            "requests_per_second_per_host": random.choice((None, 5)),
+        }
         yield json.dumps({"limits": limits, "scripts": [asdict(script) for script in scripts]}).encode()
 
 
@@ -123,7 +127,7 @@ def _broken_off(message: Message, random: Random) -> Message:
         return message
     text = message.parts[0].text[: random.randint(1, len(message.parts[0].text))]
     end = random.choice((CLOSE, RESET))
-    return Message(f"{message.name}, broken off ({end.do})", "either", (Part("send", text), end), message.spoils_next)
+    return Message(f"{message.name}, broken off ({end.do})", "either", (Part("send", text), end), message.spoils_others)
 
 
 def _with_a_changed_byte(message: Message, random: Random) -> Message:
@@ -134,7 +138,7 @@ def _with_a_changed_byte(message: Message, random: Random) -> Message:
     place = random.randrange(max(1, text.find("\r\n\r\n") + 4))
     new = random.choice(("", text[place : place + 1] * 2, chr(random.randrange(256)), random.choice("0\r\n :;,")))
     parts = (Part("send", text[:place] + new + text[place + 1 :]), *message.parts[1:])
-    return Message(f"{message.name}, a byte changed", "either", parts, spoils_next="Retry-After" in text)
+    return Message(f"{message.name}, a byte changed", "either", parts, spoils_others="Retry-After" in text)
 
 
 def _begins_as(message: Message, start: str) -> bool:

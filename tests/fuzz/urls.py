@@ -190,9 +190,9 @@ def check(data: bytes) -> None:
 
 
 def _standard(url: str) -> ada_url.URL | None:
-    """What browsers make of it, if it can be asked for at all."""
+    """What browsers make of it, if it can be asked for at all; space of every kind around it is not part of it."""
     try:
-        parsed = ada_url.URL(url)
+        parsed = ada_url.URL(url.strip())
     except ValueError:
         return None
     return parsed if parsed.protocol in ("http:", "https:") and parsed.hostname else None
