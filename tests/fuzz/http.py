@@ -9,7 +9,8 @@ from pathlib import Path
 from random import Random
 
 from tests.fuzz.fetched import Script, fetch, request_for, robots_request
-from tests.fuzz.messages import CLOSE, PRODUCTIONS, RESET, Message, Part, Request, head, send
+from tests.fuzz.messages import CLOSE, RESET, Message, Part, Request, head, send
+from tests.fuzz.productions import PRODUCTIONS
 
 _SITES, _ANSWERS = 60, 6
 _PADDINGS = (0, 0, 0, 0, 3_000, 70_000, 300_000)

@@ -6,7 +6,8 @@ from random import Random
 import pytest
 
 from tests.fuzz.fetched import Outcome, Script, fetch, request_for, robots_request
-from tests.fuzz.messages import PRODUCTIONS, Message, Production
+from tests.fuzz.messages import Message, Production
+from tests.fuzz.productions import PRODUCTIONS
 
 _PLAIN = PRODUCTIONS[[production.name for production in PRODUCTIONS].index("a length")]
 _KINDS = pytest.mark.parametrize("kind", [production.name for production in PRODUCTIONS])
