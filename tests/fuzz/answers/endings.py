@@ -7,19 +7,19 @@ from tests.fuzz.messages import (
     CLOSE,
     EARLY_HINTS,
     HOLD,
-    TIMEOUT_408,
     RESET,
+    TIMEOUT_408,
     Build,
     Part,
     Production,
     Request,
+    bare,
     chunks,
     head,
     idle,
     send,
     sleep,
     whole,
-    bare,
 )
 
 

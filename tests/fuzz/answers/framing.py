@@ -3,7 +3,7 @@
 import gzip
 from collections.abc import Iterator
 
-from tests.fuzz.messages import CLOSE, Production, chunks, head, in_chunks, of_length, send, with_head, bare
+from tests.fuzz.messages import CLOSE, Production, bare, chunks, head, in_chunks, of_length, send, with_head
 
 
 def productions() -> Iterator[Production]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.fuzz.messages import CLOSE, EARLY_HINTS, HOLD, Build, Production, head, send, sleep, whole, bare
+from tests.fuzz.messages import CLOSE, EARLY_HINTS, HOLD, Build, Production, bare, head, send, sleep, whole
 
 CONTINUE, PROCESSING = head("100 Continue"), head("102 Processing")
 

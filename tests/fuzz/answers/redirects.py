@@ -8,12 +8,12 @@ from tests.fuzz.messages import (
     Build,
     Part,
     Production,
+    bare,
     head,
     length,
     send,
     sleep,
     whole,
-    bare,
 )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tests.fuzz.messages import CLOSE, HOLD, TIMEOUT_408, Production, of_length, send, whole, bare
+from tests.fuzz.messages import CLOSE, HOLD, TIMEOUT_408, Production, bare, of_length, send, whole
 
 
 def productions() -> Iterator[Production]:

@@ -3,7 +3,7 @@
 import gzip
 from collections.abc import Iterator
 
-from tests.fuzz.messages import EARLY_HINTS, Production, in_chunks, of_length, send, sleep, whole, bare
+from tests.fuzz.messages import EARLY_HINTS, Production, bare, in_chunks, of_length, send, sleep, whole
 
 
 def productions() -> Iterator[Production]:
