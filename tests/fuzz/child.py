@@ -21,7 +21,8 @@ def check_cases(target: str, folder: Path, seed: int, first: int, seconds: float
             return
         faulthandler.dump_traceback_later(case_seconds, exit=True)
         try:
-            checks += module.check(data) or 1
+            found = module.check(data)
+            checks += found if isinstance(found, int) else 1
         except Exception:
             failures += 1
             save_failure(folder, target, seed, case, data, traceback.format_exc())

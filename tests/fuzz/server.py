@@ -2,6 +2,7 @@
 
 import io
 import select
+import selectors
 import socket
 import struct
 import threading
@@ -59,7 +60,6 @@ class Site:
     otherwise: Callable[[str], bytes]
     address: str = ""
     asked: list[str] = field(default_factory=list)
-    connections: int = 0
     raced: set[str] = field(default_factory=set)
 
 
@@ -74,17 +74,15 @@ def serving(sites: list[Site]) -> Iterator[None]:
     threading.stack_size(_STACK_BYTES)
 
     def accept() -> None:
-        by_listener = dict(zip(listeners, sites, strict=True))
-        while True:
-            ready, _, _ = select.select([stop, *listeners], [], [])
-            if stop in ready:
-                return
-            for listener in ready:
-                connection, _ = listener.accept()
-                site = by_listener[listener]
-                site.connections += 1
-                open_sockets.add(connection)
-                threading.Thread(target=_serve, args=(connection, site, open_sockets), daemon=True).start()
+        with selectors.DefaultSelector() as selector:
+            selector.register(stop, selectors.EVENT_READ)
+            for site, listener in zip(sites, listeners, strict=True):
+                selector.register(listener, selectors.EVENT_READ, (site, listener))
+            while all(ready := [key.data for key, _ in selector.select()]):
+                for site, listener in ready:
+                    connection, _ = listener.accept()
+                    open_sockets.add(connection)
+                    threading.Thread(target=_serve, args=(connection, site, open_sockets), daemon=True).start()
 
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()
@@ -162,4 +160,6 @@ def _say(connection: socket.socket, parts: tuple[Part, ...], site: Site, path: s
 
 
 def _is_readable(connection: socket.socket, seconds: float) -> bool:
-    return bool(select.select([connection], [], [], seconds)[0])
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
