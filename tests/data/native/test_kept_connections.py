@@ -28,7 +28,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome
         for first, productions in zip(_FIRST_NUMBERS, pattern, strict=True)
     ]
     # The pace leaves time for what a server sends unasked, before the next request is made.
-    found = fetch(scripts, tmp_path_factory.mktemp("kept"), connections_per_host=1, requests_per_second_per_host=8)
+    pace = {"connections_per_host": 1, "requests_per_second_per_host": 8, "timeout_seconds": 2.0}
+    found = fetch(scripts, tmp_path_factory.mktemp("kept"), **pace)
     return dict(zip((production.name for production in PRODUCTIONS), found, strict=True))
 
 
@@ -39,7 +40,7 @@ def forbidden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcom
         Script(number, (_answer(_PLAIN, number),), production.message(robots_request(), Random(number)))
         for number, production in enumerate(PRODUCTIONS, start=_ROBOTS_FIRST_NUMBER)
     ]
-    found = fetch(scripts, tmp_path_factory.mktemp("forbidden"), connections_per_host=1)
+    found = fetch(scripts, tmp_path_factory.mktemp("forbidden"), connections_per_host=1, timeout_seconds=2.0)
     return dict(zip((production.name for production in PRODUCTIONS), found, strict=True))
 
 

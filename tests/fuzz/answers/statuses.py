@@ -59,7 +59,7 @@ def productions() -> Iterator[Production]:
     yield Production("500", "lost", bare("500 Oh", b"Content-Length: 2", body=b"no"))
     yield Production("status 600", "lost", bare("600 What", b"Content-Length: 0"))
     yield Production("status 99", "lost", bare("99 What", b"Content-Length: 0"))
-    yield Production("status 1000", "lost", bare("1000 What", b"Content-Length: 0"))
+    yield Production("status 1000", "lost", bare("1000 What", b"Content-Length: 0", end=(CLOSE,)))
     yield Production("status 000", "lost", bare("000 What", b"Content-Length: 0"))
     yield Production("a status that is no number", "lost", bare("OK 200", b"Content-Length: 0"))
     yield Production("no HTTP at all", "lost", lambda request, _: (send(b"SSH-2.0-OpenSSH_9.7\r\n"), HOLD))
