@@ -87,12 +87,14 @@ def run_target(
 ) -> Summary:
     """Check cases from number `first` on, for so many seconds; failures are printed, their inputs saved in `folder`.
 
-    A child that dies or does not end is a failure of the case that it was at; another one goes on behind it.
+    A child that dies or does not end is a failure of the case that it was at; another one goes on behind it. Raises
+    RuntimeError if a case cannot be drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     next_case, checks, failures = first, 0, 0
     while (left := begun + seconds - time.monotonic()) > 0:
+        state_path(folder, target).unlink(missing_ok=True)
         numbers = (seed, next_case, left, case_seconds)
         child = subprocess.run(
             [sys.executable, "-m", "tests.fuzz.child", target, str(folder), *map(str, numbers)],
@@ -103,6 +105,8 @@ def run_target(
             errors="replace",
             check=False,
         )
+        if not state_path(folder, target).exists():
+            raise RuntimeError(f"{target}: case {next_case} cannot be drawn:\n{child.stderr[-8000:]}")
         state, data = read_state(folder, target)
         checks, failures = checks + state.checks, failures + state.failures
         next_case = state.case + 1
@@ -127,12 +131,17 @@ def save_failure(folder: Path, target: str, seed: int, case: int, data: bytes, r
     )
 
 
+def state_path(folder: Path, target: str) -> Path:
+    """Where a child notes how far it is."""
+    return folder / f"{target}.current"
+
+
 def write_state(folder: Path, target: str, state: State, data: bytes) -> None:
     """Note the case that is about to be checked, for whoever finds the child dead."""
-    (folder / f"{target}.current").write_bytes(json.dumps(vars(state)).encode() + b"\n" + data)
+    state_path(folder, target).write_bytes(json.dumps(vars(state)).encode() + b"\n" + data)
 
 
 def read_state(folder: Path, target: str) -> tuple[State, bytes]:
     """What a child noted last."""
-    described, _, data = (folder / f"{target}.current").read_bytes().partition(b"\n")
+    described, _, data = state_path(folder, target).read_bytes().partition(b"\n")
     return State(**json.loads(described)), data

@@ -32,6 +32,16 @@ def check(data):
 """
 
 
+_UNDRAWN = """
+def cases(random):
+    yield b""
+    raise KeyError("odd")
+
+def check(data):
+    pass
+"""
+
+
 @pytest.mark.parametrize("target", targets())
 def test_nothing_fails_in_a_minute(target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     summary = run_target(target, _SECONDS, tmp_path)
@@ -66,6 +76,14 @@ def test_a_case_that_kills_its_process_or_never_ends_is_a_failure_and_the_rest_g
     assert [line.partition(" fails")[0] for line in capfd.readouterr().out.splitlines()] == [
         f"frail: seed 1, case {case}" for case in range(1, 5)
     ]
+
+
+def test_a_target_whose_cases_cannot_be_drawn_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tests" / "fuzz").mkdir(parents=True)
+    (tmp_path / "tests" / "fuzz" / "drawn.py").write_text(_UNDRAWN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"case 1 cannot be drawn:(?s:.*)KeyError: 'odd'"):
+        run_target("drawn", 600.0, tmp_path / "found")
 
 
 def test_an_input_that_failed_can_be_checked_again(tmp_path: Path) -> None:
