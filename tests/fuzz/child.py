@@ -5,9 +5,10 @@ import resource
 import sys
 import time
 import traceback
+from itertools import count
 from pathlib import Path
 
-from tests.fuzz.runner import MEMORY_BYTES, State, load, numbered, save_failure, write_state
+from tests.fuzz.runner import MEMORY_BYTES, State, drawn, load, save_failure, write_state
 
 
 def check_cases(target: str, folder: Path, seed: int, first: int, seconds: float, case_seconds: float) -> None:
@@ -15,7 +16,8 @@ def check_cases(target: str, folder: Path, seed: int, first: int, seconds: float
     module = load(target)
     end = time.monotonic() + seconds
     checks = failures = 0
-    for case, data in numbered(module.cases, seed, first):
+    for case in count(first):
+        data = drawn(module.cases, seed, case)
         write_state(folder, target, State(case, checks, failures), data)
         if time.monotonic() > end:
             return

@@ -2,12 +2,11 @@
 
 A target is a module of this folder with two functions:
 
-    cases(random: Random) -> Iterator[bytes]    inputs, the same ones for the same state of `random`
-    check(data: bytes) -> int | None            raises if something is wrong about an input; returns how many things it
-                                                looked at, where that is not one
+    cases(random: Random) -> bytes      an input, the same one for the same state of `random`
+    check(data: bytes) -> int | None    raises if something is wrong about an input; returns how many things it looked
+                                        at, where that is not one
 
-Case `n` of a seed is the same in every run: cases are numbered as they are drawn, and where they end, they are drawn
-again from another state.
+Case `n` of a seed is the same in every run.
 """
 
 import importlib
@@ -17,14 +16,13 @@ import pkgutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
 from types import ModuleType
 
-Cases = Callable[[Random], Iterator[bytes]]
+Cases = Callable[[Random], bytes]
 
 SEED = 20260101
 CASE_SECONDS = 120.0
@@ -76,10 +74,9 @@ def load(target: str) -> ModuleType:
     return importlib.import_module(f"tests.fuzz.{target}")
 
 
-def numbered(cases: Cases, seed: int, first: int) -> Iterator[tuple[int, bytes]]:
-    """The cases of a seed with their numbers, from `first` on."""
-    rounds = (cases(Random(f"{seed}/{number}")) for number in count())
-    return islice(enumerate(chain.from_iterable(rounds)), first, None)
+def drawn(cases: Cases, seed: int, case: int) -> bytes:
+    """The input of that number."""
+    return cases(Random(f"{seed}/{case}"))
 
 
 def run_target(

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -75,32 +75,31 @@ class Layout(NamedTuple):
     shorten: Callable[[dict[str, bytes], Random], dict[str, bytes]] | None = None
 
 
-def cases(random: Random) -> Iterator[bytes]:
+def cases(random: Random) -> bytes:
     """A description on one line, as JSON, and the bytes of the files behind it."""
-    while True:
-        layout = random.choice(_LAYOUTS)
-        count = random.choice((1, 2, 3, 10, 50, 300))
-        files = layout.write([_row(number, random) for number in range(count)], random)
-        damage, bad_row = random.choice(("", "", "anywhere", "anywhere", "line", "list")), None
-        name = random.choice(sorted(files))
-        if damage == "anywhere":
-            for _ in range(random.choice((1, 1, 1, 2, 5, 30))):
-                files[name] = _changed(files[name], random)
-        elif damage == "line" and layout.is_lines and count > 3:
-            files[name], bad_row = _with_a_bad_line(files[name], random)
-        elif damage == "list" and layout.shorten and count > 3:
-            files = layout.shorten(files, random)
-        else:
-            damage = ""
-        said = {
-            "format": layout.format,
-            "says_format": random.random() < 0.7,
-            "rows": count,
-            "damage": damage,
-            "bad_row": bad_row,
-            "files": {each: len(content) for each, content in files.items()},
-        }
-        yield json.dumps(said).encode() + b"\n" + b"".join(files.values())
+    layout = random.choice(_LAYOUTS)
+    count = random.choice((1, 2, 3, 10, 50, 300))
+    files = layout.write([_row(number, random) for number in range(count)], random)
+    damage, bad_row = random.choice(("", "", "anywhere", "anywhere", "line", "list")), None
+    name = random.choice(sorted(files))
+    if damage == "anywhere":
+        for _ in range(random.choice((1, 1, 1, 2, 5, 30))):
+            files[name] = _changed(files[name], random)
+    elif damage == "line" and layout.is_lines and count > 3:
+        files[name], bad_row = _with_a_bad_line(files[name], random)
+    elif damage == "list" and layout.shorten and count > 3:
+        files = layout.shorten(files, random)
+    else:
+        damage = ""
+    said = {
+        "format": layout.format,
+        "says_format": random.random() < 0.7,
+        "rows": count,
+        "damage": damage,
+        "bad_row": bad_row,
+        "files": {each: len(content) for each, content in files.items()},
+    }
+    return json.dumps(said).encode() + b"\n" + b"".join(files.values())
 
 
 def check(data: bytes) -> None:

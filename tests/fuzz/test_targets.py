@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
 
-from tests.fuzz.runner import numbered, run_target, targets
+from tests.fuzz.runner import run_target, targets
 
 _SECONDS = float(os.environ.get("TINYGPTV_FUZZ_SECONDS", "60"))
 
@@ -17,7 +15,7 @@ _FRAIL = """
 import os, sys
 
 def cases(random):
-    yield from (b"good", b"bad", b"deadly", b"endless", b"hungry", b"good", b"last")
+    return random.choice((b"good", b"bad", b"deadly", b"endless", b"hungry", b"last"))
 
 def check(data):
     assert data != b"bad", "it is bad"
@@ -31,10 +29,8 @@ def check(data):
         sys.exit(0)
 """
 
-
 _UNDRAWN = """
 def cases(random):
-    yield b""
     raise KeyError("odd")
 
 def check(data):
@@ -49,32 +45,20 @@ def test_nothing_fails_in_a_minute(target: str, tmp_path: Path, capfd: pytest.Ca
     assert not summary.failures, capfd.readouterr().out
 
 
-def test_cases_keep_their_numbers_and_are_drawn_again_where_they_end() -> None:
-    def cases(random: Random) -> Iterator[bytes]:
-        for _ in range(3):
-            yield random.randbytes(4)
-
-    found = [next(numbered(cases, 7, number)) for number in range(9)]
-    assert [number for number, _ in found] == list(range(9))
-    assert len({data for _, data in found}) == 9
-    assert next(numbered(cases, 7, 5)) == found[5]
-    assert next(numbered(cases, 8, 5)) != found[5]
-
-
 def test_a_case_that_kills_its_process_or_never_ends_is_a_failure_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """Seed 1147 draws two good cases and all of the others before the last."""
+    failing = {0: b"endless", 2: b"hungry", 3: b"deadly", 5: b"bad"}
     (tmp_path / "tests" / "fuzz").mkdir(parents=True)
     (tmp_path / "tests" / "fuzz" / "frail.py").write_text(_FRAIL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    summary = run_target("frail", 600.0, tmp_path / "found", seed=1, case_seconds=1.0)
+    summary = run_target("frail", 600.0, tmp_path / "found", seed=1147, case_seconds=1.0)
     assert (summary.cases, summary.checks, summary.failures) == (6, 2, 4)
     saved = {path.name: path.read_bytes() for path in (tmp_path / "found").glob("*.input")}
-    assert saved == {
-        f"frail-1-{case}.input": data for case, data in enumerate((b"bad", b"deadly", b"endless", b"hungry"), 1)
-    }
+    assert saved == {f"frail-1147-{case}.input": data for case, data in failing.items()}
     assert [line.partition(" fails")[0] for line in capfd.readouterr().out.splitlines()] == [
-        f"frail: seed 1, case {case}" for case in range(1, 5)
+        f"frail: seed 1147, case {case}" for case in failing
     ]
 
 
@@ -82,7 +66,7 @@ def test_a_target_whose_cases_cannot_be_drawn_is_an_error(tmp_path: Path, monkey
     (tmp_path / "tests" / "fuzz").mkdir(parents=True)
     (tmp_path / "tests" / "fuzz" / "drawn.py").write_text(_UNDRAWN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"case 1 cannot be drawn:(?s:.*)KeyError: 'odd'"):
+    with pytest.raises(RuntimeError, match=r"case 0 cannot be drawn:(?s:.*)KeyError: 'odd'"):
         run_target("drawn", 600.0, tmp_path / "found")
 
 
