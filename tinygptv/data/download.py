@@ -11,12 +11,14 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -26,21 +28,35 @@ from tinygptv.data.fetching import Fetch
 from tinygptv.data.forget import predicate
 from tinygptv.data.guard import (
     ALLOW_PRIVATE,
+    BASE_URL,
     CONTACT,
     FetchError,
     addresses,
     check_addresses,
     host_of,
+    normalise_url,
     private_allowed,
     refusal,
 )
-from tinygptv.data.ledger import KEPT, LEDGER, STORED_PICTURE, Earlier, Outcomes, Settled, make_plan, planned
-from tinygptv.data.readers import BASE_URL, expand, read_table
-from tinygptv.data.results import Asked, Result
+from tinygptv.data.ledger import (
+    KEPT,
+    LEDGER,
+    STORED_PICTURE,
+    Earlier,
+    Outcomes,
+    Settled,
+    make_plan,
+    out_of_reach,
+    planned,
+)
+from tinygptv.data.progress import reporting
+from tinygptv.data.readers import expand, read_table
+from tinygptv.data.refusals import Refusals
+from tinygptv.data.results import Asked, Result, Results
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.server import serve
 from tinygptv.data.shards import ShardWriter, content_hash, read_image
-from tinygptv.data.tombstones import FORGOTTEN, tombstones
+from tinygptv.data.tombstones import FORGOTTEN, Tombstone, tombstones
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.errors import DataError, DefinitionError
@@ -51,9 +67,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BASE_URL_VARIABLE = "TINYGPTV_BASE_URL"
 _EMBEDDED = "embedded:"
 _KEY_LENGTH = 20
+_REMEMBERED_SHARDS = 8
+"""Of which the results are at hand for further captions of a picture."""
 _HOW_FAST = {"processes", "threads", "ray_workers", "connections_per_host", "requests_per_second_per_host"}
 """Settings that change when a picture arrives, but not which."""
 
@@ -95,10 +115,7 @@ def download(
             folder = (lambda: store.folder(corpus.artifact)) if corpus else None
             tables = [(table, resolve(table.location, folder)) for table in source.tables]
             earlier = _earlier(store, definition, previous) if previous else None
-            requests = tombstones(store)
-            hashes = frozenset(one.value for one in requests if one.kind == "sha256")
-            forgotten = predicate(one for one in requests if one.kind != "sha256")
-            return Building(source_name, source, address, earlier, hashes).run(draft, tables, forgotten)
+            return Building(source_name, source, address, earlier, tombstones(store)).run(draft, tables)
 
     return store.make(artifact_name(f"raw/{source_name}", definition, parents), "download", definition, parents, build)
 
@@ -132,8 +149,8 @@ def _earlier(store: Store, definition: dict[str, Any], previous: Manifest) -> Ea
 
 
 class Building:
-    """One download into one draft folder. Pictures whose hash, as served or as stored, is to be `forgotten` are not
-    kept, wherever they come from."""
+    """One download into one draft folder. What is to be `forgotten` is not kept: pictures by their hash, as served or
+    as stored, and whatever comes by way of an address or domain."""
 
     def __init__(
         self,
@@ -141,14 +158,15 @@ class Building:
         source: PairsSource,
         base_url: str | None,
         earlier: Earlier | None,
-        forgotten: frozenset[str] = frozenset(),
+        forgotten: Sequence[Tombstone] = (),
     ) -> None:
         self._source_name, self._source, self._earlier = source_name, source, earlier
-        self._forgotten = forgotten
+        self._tombstones = forgotten
+        self._forgotten = frozenset(one.value for one in forgotten if one.kind == "sha256")
         self._base_url = base_url.rstrip("/") if base_url else None
         self._allow_private = private_allowed(source.allow_private)
 
-    def run(self, draft: Path, tables: list[tuple[Table, str]], forgotten: str) -> Outcome:
+    def run(self, draft: Path, tables: list[tuple[Table, str]]) -> Outcome:
         """Plan, fetch, write. What an earlier attempt left in the draft is used."""
         scratch, options = draft / "fetch", self._source.download
         plan = scratch / "plan.parquet"
@@ -157,20 +175,32 @@ class Building:
             _check_base_url(self._base_url, self._allow_private)
         if not (self._allow_private or options.contact or os.environ.get(CONTACT)):
             logger.warning("download %s: site owners cannot tell who asks; set %s", self._source_name, CONTACT)
-        with _fetch(scratch, options, self._allow_private) as fetch:
-            make_plan(_rows(tables), plan, self._earlier, forgotten)
-            asked = (self._asked(row) for row in planned(plan) if row["is_asked"])
-            while shard := list(islice(asked, options.samples_per_shard)):
-                fetch.request(shard)
-            outcomes = Outcomes(plan, self._earlier)
-            with ShardWriter(draft, options.samples_per_shard) as shards:
-                for row, answer in _answered(plan, fetch, options.samples_per_shard):
-                    result = self._unless_forgotten(row, answer)
-                    if result is None or outcomes.record(row, self._unbased(result)):
-                        shards.write(*self._sample(row, result))
-        settled = outcomes.settle(draft / LEDGER, options.recheck_days)
+        forgotten = predicate(one for one in self._tombstones if one.kind != "sha256")
+        progress = Progress(self._source_name)
+        with reporting(logger, progress.describe):
+            with _fetch(scratch, options, self._allow_private, self._refusals(scratch)) as fetch:
+                rows = progress.count("rows of its tables read", _rows(tables), lambda batch: batch.num_rows)
+                make_plan(rows, plan, self._earlier, forgotten)
+                asked = (self._asked(row) for row in planned(plan) if row["is_asked"])
+                while shard := list(islice(asked, options.samples_per_shard)):
+                    fetch.request(shard)
+                outcomes = Outcomes(plan, self._earlier)
+                with ShardWriter(draft, options.samples_per_shard) as shards:
+                    answered = _answered(plan, fetch, options.samples_per_shard)
+                    for row, answer in progress.count("rows settled", answered):
+                        result = self._unless_forgotten(row, answer)
+                        if result is None or outcomes.record(row, self._unbased(result)):
+                            shards.write(*self._sample(row, result))
+            settled = outcomes.settle(draft / LEDGER, options.recheck_days)
         shutil.rmtree(scratch)
         return _outcome(self._source_name, settled, shards.count)
+
+    def _refusals(self, scratch: Path) -> Refusals:
+        """Where no redirect may lead."""
+        gone = out_of_reach(self._earlier, scratch) if self._earlier else []
+        forgotten = [(one.value, FORGOTTEN) for one in self._tombstones if one.kind == "url"]
+        domains = [one.value for one in self._tombstones if one.kind == "domain"]
+        return Refusals.of(((self._based(address), reason) for address, reason in [*gone, *forgotten]), domains)
 
     def _asked(self, row: dict[str, Any]) -> Asked:
         """How a planned row is asked for: under the conditions of the picture it has already, if any."""
@@ -188,7 +218,13 @@ class Building:
                 f"{row['url']}, but no base URL is given; set {BASE_URL_VARIABLE} to the address that serves these "
                 "images"
             )
-        return self._base_url + row["url"].removeprefix(BASE_URL)
+        return self._based(row["url"])
+
+    def _based(self, url: str) -> str:
+        """A URL with the base URL that is known now."""
+        if self._base_url is None or not url.startswith(BASE_URL):
+            return url
+        return normalise_url(self._base_url + url.removeprefix(BASE_URL))
 
     def _unless_forgotten(self, row: dict[str, Any], result: Result | None) -> Result | None:
         """The result, or that its picture is not to be kept; None: the earlier version's stays without being asked."""
@@ -204,16 +240,20 @@ class Building:
 
     def _unbased(self, result: Result) -> Result:
         """A result that does not depend on where the base URL's server happened to be."""
-        if self._base_url is None or not (result.final_url or "").startswith(self._base_url):
+        if self._base_url is None or not result.hops:
             return result
-        return replace(result, final_url=BASE_URL + str(result.final_url).removeprefix(self._base_url))
+        base = normalise_url(self._base_url).rstrip("/")
+        hops = [BASE_URL + hop.removeprefix(base) if hop.startswith(f"{base}/") else hop for hop in result.hops]
+        return replace(result, final_url=hops[-1], hops=hops)
 
     def _sample(self, row: dict[str, Any], result: Result | None) -> tuple[dict[str, Any], bytes]:
         """The sidecar row and the picture: as it was fetched now, or as the earlier version stored it."""
         if result is not None and result.jpeg:
             image = result.jpeg
             described = {name: getattr(result, name, None) for name in STORED_PICTURE}
-            described |= {"sha256": content_hash(image), "bytes": len(image)}
+            hops = self._unbased(result).hops
+            described |= {"sha256": content_hash(image), "bytes": len(image), "hops": hops}
+            described["final_host"] = host_of(hops[-1]) or None if hops else None
         else:
             assert self._earlier is not None
             described = row["stored"]
@@ -223,32 +263,64 @@ class Building:
 
 
 def _key(row: dict[str, Any]) -> str:
-    return hashlib.sha256(row["url"].encode()).hexdigest()[:_KEY_LENGTH]
+    """Of the URL alone, or with the caption if an earlier row has the URL."""
+    named = row["url"] if row["same_as"] is None else f"{row['url']}\n{row['caption']}"
+    return hashlib.sha256(named.encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def _fetch(scratch: Path, options: Download, allow_private: bool) -> "Fetch | RayFetch":
+def _fetch(scratch: Path, options: Download, allow_private: bool, refusals: Refusals) -> "Fetch | RayFetch":
     if options.ray_workers is None:
-        return Fetch(scratch, options, allow_private)
+        return Fetch(scratch, options, allow_private, refusals)
     from tinygptv.data.ray_fetching import RayFetch  # an extra that few need
 
-    return RayFetch(scratch, options, allow_private)
+    return RayFetch(scratch, options, allow_private, refusals)
 
 
 def _answered(
     plan: Path, fetch: "Fetch | RayFetch", samples_per_shard: int
 ) -> Iterator[tuple[dict[str, Any], Result | None]]:
-    """Every planned row in order, with the result of its fetch, or None if it was not asked for."""
-    results: Mapping[int, Result] = {}
+    """Every planned row in order, with the result of its fetch, or None if its address was not asked for."""
+    results: Results | None = None
+    firsts: list[int] = []
     asked = 0
     with contextlib.closing(fetch.shards()) as shards:
+
+        @lru_cache(maxsize=_REMEMBERED_SHARDS)
+        def again(shard: int) -> Results:
+            return fetch.results(shard)
+
         for row in planned(plan):
+            if row["same_as"] is not None and row["is_due"]:
+                result = again(bisect_right(firsts, row["same_as"]) - 1)[row["same_as"]]
+                yield row, replace(result, position=row["position"])
+                continue
             if not row["is_asked"]:
                 yield row, None
                 continue
             if asked % samples_per_shard == 0:
                 results = next(shards)
+                firsts.append(row["position"])
             asked += 1
+            assert results is not None
             yield row, results[row["position"]]
+
+
+class Progress:
+    """How far a download is: `count` counts what passes, `describe` says so."""
+
+    def __init__(self, source_name: str) -> None:
+        self._source_name, self._counts = source_name, dict[str, int]()
+
+    def count(self, what: str, items: Iterable[T], size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
+        """The items, counted by their size."""
+        for item in items:
+            self._counts[what] = self._counts.get(what, 0) + size(item)
+            yield item
+
+    def describe(self) -> str:
+        """All counts."""
+        counted = ", ".join(f"{number:,} {what}" for what, number in self._counts.items())
+        return f"download {self._source_name}: {counted or 'reading its tables'}"
 
 
 def _rows(tables: list[tuple[Table, str]]) -> Iterator[pa.RecordBatch]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from tinygptv.data.engine_process import GO, STORAGE_FAILURES, in_hand
+from tinygptv.data.progress import reporting
+from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Results, write_request
 from tinygptv.definitions.source import Download
 from tinygptv.errors import LaunchError
@@ -36,7 +38,7 @@ ENVIRONMENT = {
 }
 """What every engine runs under."""
 
-_POLL_SECONDS, _LOG_SECONDS = 0.05, 5.0
+_POLL_SECONDS = 0.05
 _START_SECONDS, _LONGEST_WAIT_SECONDS = 60.0, 60.0
 _DRAIN_SECONDS = 5.0
 _MOST_DEATHS, _MOST_IDLE_DEATHS = 100, 3
@@ -49,10 +51,12 @@ _LOG_TAIL_LINES = 8
 class Fetch:
     """The fetching of numbered shards below one folder. What an earlier, interrupted one completed is kept.
 
+    No redirect is followed to an address that `refusals` name.
+
     As a context it has an engine get ready at once, while what to ask for is found out.
     """
 
-    def __init__(self, folder: Path, download: Download, allow_private: bool) -> None:
+    def __init__(self, folder: Path, download: Download, allow_private: bool, refusals: Refusals | None = None) -> None:
         self._folder, self._download, self._allow_private = folder, download, allow_private
         self._todo, self._done, self._progress = (folder / name for name in ("todo", "done", "progress"))
         self._sizes: list[int] = []
@@ -63,6 +67,8 @@ class Fetch:
             shutil.rmtree(leftover, ignore_errors=True)
         for wanted in (self._todo, self._progress, self._done):
             wanted.mkdir(parents=True, exist_ok=True)
+        if refusals is not None:
+            refusals.write(folder)
 
     def __enter__(self) -> Self:
         self._spare = self._start()
@@ -87,11 +93,15 @@ class Fetch:
         Waiting raises LaunchError if the engine fails, stands still or dies again and again, OSError if the disk is
         full.
         """
-        with contextlib.closing(self._looks()) as looks:
+        with contextlib.closing(self._looks()) as looks, reporting(logger, self._describe):
             for shard in range(len(self._sizes)):
                 yield Results(self._result(shard), lambda: next(looks, None))
                 while not self._result(shard).exists():
                     next(looks, None)
+
+    def results(self, shard: int) -> Results:
+        """Those of a shard that is known to be asked for; what is not there yet is waited for by `shards` alone."""
+        return Results(self._result(shard))
 
     def _looks(self) -> Generator[None]:
         """One look at the engine after the other, until it has done everything."""
@@ -156,19 +166,14 @@ class Fetch:
         patience_seconds = _START_SECONDS + (self._download.retries + 1) * (
             self._download.deadline_seconds + self._download.timeout_seconds + _LONGEST_WAIT_SECONDS
         )
-        changed = logged = time.monotonic()
-        answered = 0
+        changed, answered = time.monotonic(), 0
         while process.poll() is None:
             yield
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_SECONDS)
             now, before = time.monotonic(), answered
-            answered = sum(_count(path) for path in self._progress.iterdir())
+            answered = self._answered()
             changed = now if answered != before else changed
-            if now - logged > _LOG_SECONDS:
-                there = len(self._sizes) - self._lost()
-                logger.info("%d URLs answered; %d of %d shards are there", answered, there, len(self._sizes))
-                logged = now
             if now - changed > patience_seconds:
                 raise LaunchError(
                     f"the download engine has answered no URL for {patience_seconds:.0f} s (after {answered}, with "
@@ -198,6 +203,13 @@ class Fetch:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def _describe(self) -> str:
+        there = len(self._sizes) - self._lost()
+        return f"{self._answered()} of {sum(self._sizes)} URLs answered; {there} of {len(self._sizes)} shards are there"
+
+    def _answered(self) -> int:
+        return sum(_count(path) for path in self._progress.iterdir())
 
     def _lost(self) -> int:
         """How many shards are missing."""

@@ -9,19 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.database import connect, literal
+from tinygptv.data.database import connect, literal, with_columns
+from tinygptv.data.guard import host_in_sql
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, image_endings, tombstones
 from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS, FilterChain, Rule
 
 
 def predicate(wanted: Iterable[Tombstone]) -> str:
-    """SQL over a sidecar row: TRUE if a tombstone names it, else FALSE."""
+    """SQL over a sidecar row: TRUE if a tombstone names it, or an address it came by, else FALSE."""
     values: dict[str, list[str]] = {"url": [], "domain": [], "sha256": [], "caption": [], "image": []}
     for one in wanted:
         values[one.kind].append(one.value)
-    host = r"lower(coalesce(host, regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://([^/?#:]*)', 1)))"
-    terms = [f"ends_with('.' || {host}, {literal('.' + domain)})" for domain in values["domain"]]
+    hosts = f"list_prepend(coalesce(host, {host_in_sql('url')}), [{host_in_sql('hop')} FOR hop IN coalesce(hops, [])])"
+    terms = [_any(hosts, f"ends_with('.' || item, {literal('.' + domain)})") for domain in values["domain"]]
+    if values["url"]:
+        terms.append(_any("hops", f"item IN ({', '.join(map(literal, values['url']))})"))
     terms += [f"{_matches('caption', one)} OR {_matches('caption_raw', one)}" for one in values["caption"]]
     for column, kind in (("url", "url"), ("sha256", "sha256"), ("content_sha256", "sha256")):
         if values[kind]:
@@ -66,9 +69,8 @@ def masked_rows(store: Store, mixture: str, samples: Path, wanted: Sequence[Tomb
 
 def sidecar_view(database: duckdb.DuckDBPyConnection, name: str, sidecar: Path | None) -> None:
     """A view of a sidecar with every column there can be, NULL where an older one has none; empty without a file."""
-    typed = ", ".join(f'NULL::{kind} AS "{column}"' for column, kind in (SIDECAR_COLUMNS | SCORE_COLUMNS).items())
-    rows = f" UNION ALL BY NAME SELECT * FROM read_parquet({literal(sidecar)})" if sidecar else ""
-    database.execute(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM (SELECT {typed} LIMIT 0){rows}")
+    known = with_columns(SIDECAR_COLUMNS | SCORE_COLUMNS, sidecar)
+    database.execute(f"CREATE OR REPLACE VIEW {name} AS {known}")
 
 
 def matches(store: Store, artifact: str, wanted: Sequence[Tombstone]) -> list[str]:
@@ -91,6 +93,11 @@ def _count(store: Store, raw: Manifest, condition: str) -> int:
         sidecar_view(database, "sidecar", store.file(raw.artifact, SIDECAR))
         (count,) = database.execute(f"SELECT count(*) FROM sidecar WHERE {condition}").fetchone() or (0,)
     return int(count)
+
+
+def _any(items: str, condition: str) -> str:
+    """Whether a list has an `item` that fulfils a condition."""
+    return f"len(list_filter({items}, lambda item: {condition})) > 0"
 
 
 def _matches(column: str, pattern: str) -> str:

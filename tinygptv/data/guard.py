@@ -1,24 +1,27 @@
 """What may be fetched, from where, and the name under which every refusal and failure is counted: one place.
 
 Schemes, addresses and opt-outs are judged here, on every hop of a redirect and on the very address that is connected
-to. Every failure ends as one short name (`dns`, `http_404`, `opted_out`, …). Proxies named in the environment are not
-used: behind one, the address could not be checked.
+to. URLs are read as browsers read them, by a parser of the WHATWG standard, so that robots.txt, the resolver and the
+request mean the same. Every failure ends as one short name (`dns`, `http_404`, `opted_out`, …).
+Proxies named in the environment are not used: behind one, the address could not be checked.
 """
 
 import email.utils
-import http.client
+import functools
 import ipaddress
 import os
 import re
 import socket
-import ssl
 import time
-import urllib.parse
-from email.message import Message
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from ada_url import URL, join_url
 
 ALLOW_PRIVATE = "TINYGPTV_ALLOW_PRIVATE"
 """Set to 1 to fetch from loopback and private networks, as tests do; a source may say `allow_private: true`."""
+
+BASE_URL = "__BASE_URL__"
+"""In a table's URL: the address of a server that is known only when the download starts."""
 
 CONTACT = "TINYGPTV_CONTACT"
 """Whom site owners may write to: a web page or an address, for sources that do not say it themselves."""
@@ -26,35 +29,35 @@ CONTACT = "TINYGPTV_CONTACT"
 TRANSIENT = frozenset(
     {
         *("dns", "connect", "timeout", "slow", "truncated", "protocol"),
-        *("http_429", "http_5xx", "robots_unreachable", "host_busy", "host_down"),
+        *("http_408", "http_429", "http_5xx", "robots_unreachable", "host_busy", "host_down"),
     }
 )
 """Failures that may pass. An opt-out or a 404 is an answer, not a failure to answer."""
 
-WORTH_ASKING_AT_ONCE = frozenset({"connect", "timeout", "truncated", "protocol", "http_429", "http_5xx"})
+WORTH_ASKING_AT_ONCE = frozenset({"connect", "timeout", "truncated", "protocol", "http_408", "http_429", "http_5xx"})
 """Of these, the ones that may have passed a moment later."""
 
 NEVER_AGAIN = frozenset({"http_410", "http_451", "opted_out"})
 """Answers that hold: a URL that gave one is not asked for again by any later download."""
 
-_NAMED_STATUS = {401, 403, 404, 410, 429, 451}
+_NAMED_STATUS = {401, 403, 404, 408, 410, 429, 451}
 _OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}
 _WITH_VALUES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
-_SAFE_IN_URL = "!#$%&'()*+,/:;=?@[]~"
-_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f:.]+")
 _LONGEST_RETRY_AFTER_SECONDS = 30 * 86_400.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_FAILURES: tuple[tuple[type[Exception], str], ...] = (
-    (TimeoutError, "timeout"),
-    (ssl.SSLError, "tls"),
-    (ConnectionError, "connect"),
-    (http.client.IncompleteRead, "truncated"),
-    (http.client.HTTPException, "protocol"),
-    (OSError, "connect"),
-    (ValueError, "protocol"),
-)
-"""First match wins: a time-out and a TLS failure are kinds of OSError, a server's hanging up is a bad status line."""
+_HTTP = re.compile(r"https?:", re.IGNORECASE)
+_PORTS = {"http": 80, "https": 443}
+_PLACEHOLDER = "http://base.invalid"
+
+
+class Headers(Protocol):
+    """What is asked of a response's header fields, by name whatever its case."""
+
+    def get(self, name: str, /) -> str | None:
+        """The first value."""
+
+    def get_all(self, name: str, /) -> list[str] | None:
+        """Every value, in order; None or nothing if there is none."""
 
 
 class FetchError(Exception):
@@ -84,18 +87,31 @@ def private_allowed(declared: bool) -> bool:
 
 
 def normalise_url(url: str) -> str:
-    """The URL as it goes over the wire: no fragment, host in lower case and IDNA, other text percent-encoded."""
+    """The URL as a browser writes it: host in lower case and IDNA 2008, dot segments removed, percent-encoded.
+
+    Fragment, user name and password are left out. What cannot be read as a URL comes back as it is, trimmed. A leading
+    `BASE_URL` stays as it is.
+    """
     url = url.strip()
+    has_base = url.startswith(BASE_URL)
     try:
-        parts = urllib.parse.urlsplit(url)
-        place = parts.netloc.lower()
-        if not place.isascii():
-            port = f":{parts.port}" if parts.port else ""
-            place = (parts.hostname or "").encode("idna").decode("ascii") + port
+        parsed = URL(_PLACEHOLDER + url.removeprefix(BASE_URL)) if has_base else URL(url)
     except ValueError:
         return url
-    rest = (urllib.parse.quote(_BARE_PERCENT.sub("%25", part), safe=_SAFE_IN_URL) for part in (parts.path, parts.query))
-    return urllib.parse.urlunsplit((parts.scheme, place, *rest, ""))
+    if parsed.hash or url.endswith("#"):
+        parsed.hash = ""
+    if parsed.username or parsed.password:
+        parsed.username = parsed.password = ""
+    written = parsed.href
+    return BASE_URL + written.removeprefix(_PLACEHOLDER) if has_base else written
+
+
+def joined_url(url: str, location: str) -> str:
+    """Where `location` leads, seen from `url`, in its one spelling. Raises FetchError `bad_url`."""
+    try:
+        return normalise_url(join_url(url, location))
+    except ValueError as error:
+        raise FetchError("bad_url") from error
 
 
 def refusal(url: str) -> str | None:
@@ -110,29 +126,59 @@ def refusal(url: str) -> str | None:
 def origin_of(url: str) -> Origin:
     """Whom a URL asks. Raises FetchError `not_http` or `bad_url`."""
     try:
-        parts = urllib.parse.urlsplit(url)
-        scheme, host, port = parts.scheme, parts.hostname or "", parts.port
+        parsed = URL(url)
     except ValueError as error:
-        raise FetchError("bad_url") from error
-    if scheme not in ("http", "https"):
+        raise FetchError("bad_url" if _HTTP.match(url.strip()) else "not_http") from error
+    scheme = parsed.protocol.removesuffix(":")
+    if scheme not in _PORTS:
         raise FetchError("not_http")
-    if not _HOST.fullmatch(host) or port == 0:
+    port = int(parsed.port) if parsed.port else _PORTS[scheme]
+    if port == 0:
         raise FetchError("bad_url")
-    return Origin(scheme, host, port or (443 if scheme == "https" else 80))
+    return Origin(scheme, parsed.hostname.strip("[]"), port)
+
+
+def target_of(url: str) -> str:
+    """What is asked of the origin, path and query, of a URL in its one spelling."""
+    return "/" + url.split("/", 3)[3]
 
 
 def host_of(url: str) -> str:
-    """The host a URL names, in lower case; empty if none."""
-    return urllib.parse.urlsplit(url).hostname or ""
+    """The host a URL names, as it is looked up; empty if none."""
+    try:
+        return URL(url).hostname.strip("[]")
+    except ValueError:
+        return ""
+
+
+def host_in_sql(url: str) -> str:
+    """SQL for the host of a URL; `url` is an expression. NULL if it is that, or names no host."""
+    return rf"nullif(trim(regexp_extract(lower({url}), '^[a-z][a-z0-9+.-]*://(\[[^\]]*\]|[^/:?#]*)', 1), '[]'), '')"
 
 
 def addresses(host: str) -> tuple[str, ...]:
-    """The addresses of `host`, sorted. Raises FetchError `dns`."""
+    """The addresses of `host` in the resolver's order (RFC 6724), those that no route leads to behind the others.
+
+    Raises FetchError `dns`.
+    """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise FetchError("dns") from error
-    return tuple(sorted({str(info[4][0]) for info in found}))
+    known = dict.fromkeys((info[0], str(info[4][0])) for info in found)
+    return tuple(address for _, address in sorted(known, key=lambda one: not _has_route(one[0])))
+
+
+@functools.cache
+def _has_route(family: int) -> bool:
+    """Whether this machine can send to the public addresses of a family at all; asking the kernel sends nothing."""
+    example = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}.get(socket.AddressFamily(family))
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((example, 9))
+    except OSError:
+        return False
+    return True
 
 
 def is_public(address: str) -> bool:
@@ -153,23 +199,20 @@ def check_addresses(found: tuple[str, ...], allow_private: bool) -> None:
 
 
 def failure_of_status(status: int) -> str:
-    """The name of an answer that is no picture: `http_404`, or the class of a status nobody needs to tell apart."""
+    """The name of an answer that is no picture: `http_404`, or the class of a status nobody needs to tell apart.
+
+    What is beyond all classes counts as a server's error (RFC 9110, 15).
+    """
+    status = min(status, 599)
     return f"http_{status}" if status in _NAMED_STATUS else f"http_{status // 100}xx"
 
 
-def failure_of(error: Exception) -> str:
-    """The name under which a failure is counted."""
-    if isinstance(error, FetchError):
-        return error.failure
-    return next((name for kind, name in _FAILURES if isinstance(error, kind)), "other")
-
-
-def opted_out(headers: Message, agent_token: str) -> bool:
+def opted_out(headers: Headers, agent_token: str) -> bool:
     """Whether a response forbids this use: X-Robots-Tag (for all, or for our name) or a TDM reservation.
 
     A value may name whom it means, `somebot: noindex, nofollow`, and that holds until the next name.
     """
-    for value in headers.get_all("X-Robots-Tag", []):
+    for value in headers.get_all("X-Robots-Tag") or ():
         meant = True
         for part in map(str.strip, value.lower().split(",")):
             if part.startswith(_WITH_VALUES):
@@ -181,7 +224,7 @@ def opted_out(headers: Message, agent_token: str) -> bool:
     return (headers.get("tdm-reservation") or "").strip() == "1"
 
 
-def retry_after_seconds(headers: Message) -> float | None:
+def retry_after_seconds(headers: Headers) -> float | None:
     """How long a server asks to be left alone: Retry-After as seconds or as a date; None if it does not say.
 
     More than a month is taken for a month.

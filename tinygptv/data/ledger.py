@@ -22,9 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinygptv.data.arrow import parquet, table, texts
-from tinygptv.data.database import connect, literal
-from tinygptv.data.guard import NEVER_AGAIN, TRANSIENT, host_of, normalise_url, refusal
-from tinygptv.data.readers import BASE_URL
+from tinygptv.data.database import connect, execute, literal, with_columns
+from tinygptv.data.guard import BASE_URL, NEVER_AGAIN, TRANSIENT, FetchError, host_in_sql, normalise_url, origin_of
 from tinygptv.data.results import Result
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.table_rows import ROWS
@@ -47,6 +46,7 @@ _OUTCOMES = pa.schema(
         ("tries", pa.int32()),
         ("retry_after", pa.float64()),
         ("final_url", pa.string()),
+        ("hops", pa.list_(pa.string())),
         ("etag", pa.string()),
         ("last_modified", pa.string()),
         ("content_sha256", pa.string()),
@@ -54,8 +54,14 @@ _OUTCOMES = pa.schema(
     ]
 )
 _BATCH_ROWS = 10_000
-_PLAIN_URL = re.compile(r"https?://([a-z0-9][a-z0-9.-]*)(?::[1-9]\d*)?/[!$&'()*+,./:;=?@A-Za-z0-9_~-]*")
-"""URLs in their one spelling already; most are."""
+_MEMORY_BYTES = 128 << 20
+"""What the database begins with; the rest is spilled."""
+
+_PLAIN_URL = re.compile(
+    r"https?://((?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{2,})"
+    r"/(?!\.)(?:[A-Za-z0-9_~!$&()*+,;=:@-]|\.(?!/)|/(?!\.))*(?:\?[A-Za-z0-9_~!$&()*+,;=:@/.-]*)?"
+)
+"""URLs in their one spelling already: no dot segments, IDNA or port. Most are, and parsing takes six times as long."""
 
 _DAY = 86_400
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 3600, 7 * _DAY
@@ -65,7 +71,7 @@ _MOST_HOSTS = 25
 _PLACE = {"shard": "VARCHAR", "offset": "BIGINT", "length": "BIGINT"}
 STORED_PICTURE = (
     *("width", "height", "sha256", "bytes", "original_width", "original_height", "original_format", "reencoded"),
-    *("content_sha256", "phash", *_PLACE),
+    *("content_sha256", "phash", "hops", "final_host", *_PLACE),
 )
 """What a sidecar says of a stored picture, whatever table it belongs to, and where it lies."""
 
@@ -83,31 +89,83 @@ _LEDGER_COLUMNS = {
     "last_modified": "VARCHAR",
     "content_sha256": "VARCHAR",
     "phash": "BIGINT",
+    "final_url": "VARCHAR",
+    "hops": "VARCHAR[]",
 }
 """What is read of an earlier ledger."""
 
+_OUT_OF_REACH = """
+SELECT address, any_value(outcome) AS outcome FROM (
+    SELECT url AS address, outcome FROM before WHERE state = 'tombstone'
+    UNION ALL SELECT final_url, outcome FROM before WHERE state = 'tombstone' AND final_url IS NOT NULL
+) GROUP BY address
+"""
+"""Addresses that an answer put out of reach for good, be they asked for by a table or only redirected to."""
+
+_KEYS = """
+CREATE TEMP TABLE keys AS
+SELECT position, md5_number(url) AS url_key, md5_number(url || chr(10) || caption) AS pair_key
+FROM read_parquet({rows}) WHERE problem IS NULL
+"""
+_COPIES = """
+CREATE TEMP TABLE copies AS
+SELECT position FROM (
+    SELECT position, row_number() OVER (PARTITION BY pair_key ORDER BY position) AS copy FROM keys
+) WHERE copy > 1
+"""
+"""Rows that say the same of the same address as an earlier one. Found by hashes: texts would not fit into memory."""
+
+_SHARED = """
+CREATE TEMP TABLE shared AS
+SELECT position, url_key FROM (
+    SELECT position, url_key, count(*) OVER (PARTITION BY url_key) AS rows FROM keys ANTI JOIN copies USING (position)
+) WHERE rows > 1
+"""
+"""Rows whose address other rows have, too, with other captions."""
+
+_JUDGED = """
+CREATE TEMP VIEW judged AS
+WITH out_of_reach AS ({out_of_reach}), redirected AS (
+    SELECT url, any_value(out_of_reach.outcome) AS outcome_on_the_way
+    FROM (SELECT url, unnest(hops) AS address FROM before WHERE hops IS NOT NULL) JOIN out_of_reach USING (address)
+    GROUP BY url
+), earlier AS (
+    SELECT DISTINCT ON (url) url, state, outcome AS earlier_outcome, attempts, checked_at, next_try, etag,
+        last_modified, final_url AS earlier_final_url, hops, stored, outcome_on_the_way
+    FROM before LEFT JOIN stored_pictures USING (url) LEFT JOIN redirected USING (url)
+    WHERE state != 'refused' AND (state != 'kept' OR stored IS NOT NULL) ORDER BY position
+), known AS (
+    SELECT table_rows.* EXCLUDE (problem), earlier.* EXCLUDE (url), out_of_reach.outcome AS outcome_of_address,
+        coalesce(problem, CASE WHEN copies.position IS NOT NULL THEN 'duplicate_url' END) AS problem
+    FROM read_parquet({rows}) AS table_rows LEFT JOIN copies USING (position)
+    LEFT JOIN earlier ON table_rows.url = earlier.url AND problem IS NULL
+    LEFT JOIN out_of_reach ON table_rows.url = out_of_reach.address AND problem IS NULL
+), judged AS (
+    SELECT * EXCLUDE (problem, earlier_outcome, outcome_on_the_way, outcome_of_address),
+        coalesce(
+            problem,
+            CASE WHEN {forgotten} THEN 'forgotten' END,
+            outcome_of_address,
+            outcome_on_the_way,
+            CASE WHEN state != 'kept' AND next_try > {now} THEN earlier_outcome END
+        ) AS problem
+    FROM known
+)
+SELECT *, problem IS NULL AND NOT coalesce(state = 'kept' AND next_try > {now}, FALSE) AS is_due FROM judged
+"""
+
+_FOLLOWERS = """
+CREATE TEMP TABLE followers AS
+SELECT position, first FROM (
+    SELECT position, min(position) OVER (PARTITION BY url_key) AS first
+    FROM judged JOIN shared USING (position) WHERE problem IS NULL
+) WHERE position != first
+"""
+
 _PLAN = """
 COPY (
-    WITH earlier AS (
-        SELECT url, state, outcome AS earlier_outcome, attempts, checked_at, next_try, etag, last_modified, stored
-        FROM before LEFT JOIN stored_pictures USING (url)
-        WHERE state != 'refused' AND (state != 'kept' OR stored IS NOT NULL)
-    ), ranked AS (
-        SELECT *, row_number() OVER (PARTITION BY url, problem IS NULL ORDER BY position) AS copy,
-            {forgotten} AS is_forgotten
-        FROM read_parquet({rows})
-    ), judged AS (
-        SELECT ranked.* EXCLUDE (copy, problem, is_forgotten), earlier.* EXCLUDE (url, earlier_outcome),
-            coalesce(
-                problem,
-                CASE WHEN copy > 1 THEN 'duplicate_url' END,
-                CASE WHEN is_forgotten THEN 'forgotten' END,
-                CASE WHEN state = 'tombstone' OR state != 'kept' AND next_try > {now} THEN earlier_outcome END
-            ) AS problem
-        FROM ranked LEFT JOIN earlier ON ranked.url = earlier.url AND problem IS NULL AND copy = 1
-    )
-    SELECT *, problem IS NULL AND NOT coalesce(state = 'kept' AND next_try > {now}, FALSE) AS is_asked
-    FROM judged ORDER BY position
+    SELECT judged.*, is_due AND first IS NULL AS is_asked, first AS same_as
+    FROM judged LEFT JOIN followers USING (position) ORDER BY position
 ) TO {plan} (FORMAT parquet)
 """
 
@@ -119,10 +177,12 @@ COPY (
             CASE WHEN answers.position IS NOT NULL THEN answers.change
                 WHEN plan.state = 'tombstone' THEN 'never_asked'
                 WHEN plan.state IS NOT NULL THEN 'not_due' END AS change,
-            answers.position IS NOT NULL AS is_answered, failure, status, tries, retry_after, final_url,
+            answers.position IS NOT NULL AS is_answered, failure, status, tries, retry_after,
             CASE WHEN NOT is_answered THEN attempts WHEN failure IS NULL THEN 0 ELSE coalesce(attempts, 0) + 1 END
                 AS attempts,
             CASE WHEN is_answered THEN {now} ELSE checked_at END AS checked_at,
+            CASE WHEN is_answered THEN answers.final_url ELSE plan.earlier_final_url END AS final_url,
+            CASE WHEN is_answered THEN answers.hops ELSE plan.hops END AS hops,
             next_try, coalesce(answers.etag, plan.etag) AS etag,
             coalesce(answers.last_modified, plan.last_modified) AS last_modified,
             coalesce(answers.content_sha256, stored.content_sha256) AS content_sha256,
@@ -144,10 +204,11 @@ COPY (
             WHEN state = 'retry' THEN checked_at + greatest(coalesce(retry_after, 0)::BIGINT,
                 least({longest_seconds}, {first_seconds} * 2 ** least(attempts - 1, 20))::BIGINT)
             END AS next_try,
-        final_url, etag, last_modified, content_sha256, phash
+        final_url, {final_host} AS final_host, hops, etag, last_modified, content_sha256, phash
     FROM stated
     UNION ALL BY NAME
-    SELECT url, host, outcome, state, 'never_asked' AS change, status, attempts, checked_at, content_sha256, phash
+    SELECT DISTINCT ON (url) url, host, outcome, state, 'never_asked' AS change, status, attempts, checked_at,
+        final_url, {final_host} AS final_host, hops, content_sha256, phash
     FROM before WHERE state = 'tombstone' AND url NOT IN (SELECT url FROM stated)
     ORDER BY position NULLS LAST, url
 ) TO {ledger} (FORMAT parquet, COMPRESSION zstd)
@@ -174,9 +235,10 @@ SELECT change, count(*) FROM (
 """
 
 _HOSTS = """
-SELECT host, count(*) AS rows, count(*) FILTER (state = 'kept') AS kept, histogram(outcome) AS outcomes
+SELECT coalesce(final_host, host) AS host, count(*) AS rows, count(*) FILTER (state = 'kept') AS kept,
+    histogram(outcome) AS outcomes
 FROM read_parquet({ledger}) WHERE host IS NOT NULL AND position IS NOT NULL
-GROUP BY host ORDER BY count(*) FILTER (state != 'kept') DESC, rows DESC, host LIMIT {most_hosts}
+GROUP BY ALL ORDER BY count(*) FILTER (state != 'kept') DESC, rows DESC, host LIMIT {most_hosts}
 """
 
 
@@ -203,20 +265,29 @@ class Settled:
 def make_plan(rows: Iterable[pa.RecordBatch], plan: Path, earlier: Earlier | None, forgotten: str) -> None:
     """Write `plan`: every row, with the `problem` that keeps it from being a sample or NULL, and whether it `is_asked`.
 
-    A row that an earlier version kept has in `stored` where its picture lies. `forgotten` is a predicate: what it names
-    is not asked for. URLs keep their `__BASE_URL__`, so that neither the plan nor what follows from it depends on a
-    port. An existing plan is kept: what an interrupted download has already fetched belongs to it.
+    Rows that differ in their captions alone are all samples: the first one is asked for, the others are the `same_as`
+    it (its position). A row that an earlier version kept has in `stored` where its picture lies. `forgotten` is a
+    predicate: what it names is not asked for. URLs keep their `__BASE_URL__`, so that neither the plan nor what follows
+    from it depends on a port. An existing plan is kept: what an interrupted download has already fetched belongs to it.
     """
     if plan.exists():
         return
     written, partial = plan.with_suffix(".rows"), plan.with_suffix(".partial")
-    _write_rows(rows, written)
     with connect(plan.parent) as database:
+        _write_rows(rows, written)
         _open_earlier(database, earlier)
         values = {"rows": literal(written), "plan": literal(partial), "forgotten": forgotten, "now": int(time.time())}
-        database.execute(_PLAN.format(**values))
+        for step in (_KEYS, _COPIES, _SHARED, _JUDGED, _FOLLOWERS, _PLAN):
+            execute(database, step.format(**values, out_of_reach=_OUT_OF_REACH), _MEMORY_BYTES)
     written.unlink()
     partial.rename(plan)
+
+
+def out_of_reach(earlier: Earlier, folder: Path) -> list[tuple[str, str]]:
+    """The addresses that no redirect may lead to since the earlier version, and the outcome that says so."""
+    with connect(folder) as database:
+        _open_earlier(database, earlier)
+        return database.execute(_OUT_OF_REACH).fetchall()
 
 
 def planned(plan: Path) -> Iterator[dict[str, Any]]:
@@ -265,7 +336,8 @@ class Outcomes:
                 "never_again": ", ".join(map(literal, sorted(NEVER_AGAIN))),
                 "transient": ", ".join(map(literal, sorted(TRANSIENT))),
             }
-            database.execute(_SETTLE.format(**paths, **waits))
+            settle = _SETTLE.format(**paths, **waits, final_host=host_in_sql("final_url"))
+            execute(database, settle, _MEMORY_BYTES)
             quarantine = literal(ledger.with_name(QUARANTINE))
             database.execute(_QUARANTINE.format(plan=paths["plan"], quarantine=quarantine))
             return Settled(
@@ -286,19 +358,17 @@ class Outcomes:
 
 def _open_earlier(database: duckdb.DuckDBPyConnection, earlier: Earlier | None) -> None:
     """Views `before`, the earlier ledger, and `stored_pictures`, url → struct `stored`; empty if there is none."""
-    typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in _LEDGER_COLUMNS.items())
-    pictures = ", ".join(f'"{name}" := "{name}"' for name in STORED_PICTURE)
     kinds = SIDECAR_COLUMNS | _PLACE
-    described = ", ".join(f'"{name}" {kinds[name]}' for name in STORED_PICTURE)
-    before = f"SELECT {typed} LIMIT 0"
-    stored = f"SELECT NULL::VARCHAR AS url, NULL::STRUCT({described}) AS stored LIMIT 0"
-    if earlier is not None:
-        before = f"SELECT {', '.join(_LEDGER_COLUMNS)} FROM read_parquet({literal(earlier.folder / LEDGER)})"
-        if earlier.is_reusable:
-            sidecar = literal(earlier.folder / SIDECAR)
-            stored = f"SELECT url, struct_pack({pictures}) AS stored FROM read_parquet({sidecar})"
-    database.execute(f"CREATE VIEW before AS {before}")
-    database.execute(f"CREATE VIEW stored_pictures AS {stored}")
+    columns = {name: kinds[name] for name in ("key", "url", *STORED_PICTURE)}
+    pictures = ", ".join(f'"{name}" := "{name}"' for name in STORED_PICTURE)
+    ledger = earlier.folder / LEDGER if earlier else None
+    sidecar = earlier.folder / SIDECAR if earlier and earlier.is_reusable else None
+    database.execute(f"CREATE VIEW before AS {with_columns(_LEDGER_COLUMNS, ledger)}")
+    database.execute(
+        f"""CREATE VIEW stored_pictures AS
+        SELECT DISTINCT ON (url) url, struct_pack({pictures}) AS stored FROM ({with_columns(columns, sidecar)})
+        ORDER BY key"""
+    )
 
 
 def _write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> None:
@@ -324,5 +394,7 @@ def _addressed(url: str, problem: str | None) -> tuple[str, str | None, str | No
     url = normalise_url(url)
     if problem is not None or url.startswith(BASE_URL):
         return url, None, problem
-    problem = refusal(url)
-    return url, None if problem else host_of(url), problem
+    try:
+        return url, origin_of(url).host, None
+    except FetchError as refused:
+        return url, None, refused.failure

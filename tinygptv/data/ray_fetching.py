@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from tinygptv.data.fetching import Fetch
 from tinygptv.data.native.crawler import PUBLIC_REQUESTS_PER_SECOND
+from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Results, read_request, write_request
 from tinygptv.definitions.source import Download
 from tinygptv.errors import LaunchError, SetupError
@@ -30,10 +31,10 @@ _TIMES_LOST = 3
 class RayFetch:
     """What `Fetch` is, with `download.ray_workers` shards under way at a time, wherever Ray puts them."""
 
-    def __init__(self, folder: Path, download: Download, allow_private: bool) -> None:
+    def __init__(self, folder: Path, download: Download, allow_private: bool, refusals: Refusals | None = None) -> None:
         assert download.ray_workers
         self._workers = download.ray_workers
-        self._share, self._allow_private = shared(download, self._workers), allow_private
+        self._share, self._allow_private, self._refusals = shared(download, self._workers), allow_private, refusals
         self._todo, self._done = folder / "todo", folder / "done"
         self._count = 0
         for wanted in (self._todo, self._done):
@@ -90,7 +91,7 @@ class RayFetch:
         asked = read_request(self._request(number))
         logger.info("shard %d of %d: %d URLs to fetch", number + 1, self._count, len(asked))
         task = ray.remote(num_cpus=1, max_retries=_TIMES_LOST)(fetch_shard)
-        return task.remote(asked, self._share, self._allow_private)
+        return task.remote(asked, self._share, self._allow_private, self._refusals)
 
     def _keep(self, ray: Any, under_way: dict[Any, int]) -> None:
         """Store what has arrived next; complete or absent."""
@@ -107,6 +108,10 @@ class RayFetch:
             partial = self._result(number).with_suffix(".partial")
             partial.write_bytes(content)
             partial.rename(self._result(number))
+
+    def results(self, shard: int) -> Results:
+        """Those of a shard that `shards` has given."""
+        return Results(self._result(shard))
 
     def _request(self, shard: int) -> Path:
         return self._todo / f"{shard:05d}.jsonl"
@@ -126,10 +131,10 @@ def shared(download: Download, workers: int) -> Download:
     return download.model_copy(update=share)
 
 
-def fetch_shard(asked: list[Asked], download: Download, allow_private: bool) -> bytes:
+def fetch_shard(asked: list[Asked], download: Download, allow_private: bool, refusals: Refusals | None) -> bytes:
     """Fetch one shard on this machine; its results as a file's bytes. What Ray runs on a worker."""
     with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
-        fetch = Fetch(Path(folder), download, allow_private)
+        fetch = Fetch(Path(folder), download, allow_private, refusals)
         fetch.request(asked)
         for _ in fetch.shards():
             """One shard: when it is whole, its file is."""

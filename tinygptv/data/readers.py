@@ -15,14 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tinygptv.data.guard import BASE_URL
 from tinygptv.data.json_stream import array_items, member_items
 from tinygptv.data.table_rows import Bad, Records, records_of, rows_of
 from tinygptv.data.text_lines import csv_records, every_line, line_batches, open_bytes, open_text
 from tinygptv.definitions.source import Table, TableFormat
 from tinygptv.errors import DataError, did_you_mean
-
-BASE_URL = "__BASE_URL__"
-"""In a table's URL: the address of a server that is known only when the download starts."""
 
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "url": ("url", "image_url", "img_url"),

@@ -26,6 +26,7 @@ REASONS = {
     "http_401": "its host wants a password",
     "http_403": "its host refuses it",
     "http_404": "the picture is gone",
+    "http_408": "its host did not wait for the request",
     "http_410": "the picture is gone for good",
     "http_429": "its host wants to be asked less often",
     "http_451": "the law forbids it",

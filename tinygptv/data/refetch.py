@@ -8,8 +8,7 @@ from typing import Any
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.data.download import BASE_URL_VARIABLE
 from tinygptv.data.fetching import Fetch
-from tinygptv.data.guard import private_allowed
-from tinygptv.data.readers import BASE_URL
+from tinygptv.data.guard import BASE_URL, private_allowed
 from tinygptv.data.results import Asked
 from tinygptv.data.shards import content_hash
 from tinygptv.definitions.source import Download

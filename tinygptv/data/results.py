@@ -38,7 +38,8 @@ class Result:
     """What became of one URL: `failure` names why there is no picture, or is None.
 
     `is_unchanged`: the server says so, or sent the very bytes of last time; then there is no `jpeg` either. `status` to
-    `content_sha256` are of the last response; the rest describes the picture as it came (`original_…`) and as stored.
+    `content_sha256` are of the last response, `hops` the addresses that redirects led to, the last one included; the
+    rest describes the picture as it came (`original_…`) and as stored.
     """
 
     position: int
@@ -46,6 +47,7 @@ class Result:
     is_unchanged: bool = False
     status: int | None = None
     final_url: str | None = None
+    hops: list[str] | None = None
     etag: str | None = None
     last_modified: str | None = None
     retry_after: float | None = None
@@ -78,29 +80,37 @@ def read_request(path: Path) -> list[Asked]:
 
 
 class ResultLog:
-    """The growing results of one shard of `size` URLs; `known` are the positions that have one already.
+    """The growing results of one shard of `size` URLs; `known` are the positions that had one when it was opened.
 
-    Any thread may append. The log that becomes whole takes its final name, `path`.
+    Any thread may append. The log that becomes whole takes its final name, `path`. Between two results its file is
+    closed: there may be thousands of shards.
     """
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size, self._lock = path, size, threading.Lock()
         self._partial = path.with_suffix(".part")
         self.known: set[int] = set()
-        end = 0
         if self._partial.exists():
-            with self._partial.open("rb") as stream:
+            with self._partial.open("r+b") as stream:
+                end = 0
                 while (result := _read_record(stream)) is not None:
                     self.known.add(result.position)
                     end = stream.tell()
-        self._stream = self._partial.open("ab", buffering=0)
-        self._stream.truncate(end)
-        self._finish_if_whole()
+                stream.truncate(end)
+        self._count = size if path.exists() else len(self.known)
+        if self.is_whole and not path.exists():
+            self._partial.touch()
+            self._finish()
 
     @property
     def is_whole(self) -> bool:
         """Whether every URL has its result."""
-        return len(self.known) == self._size
+        return self._count == self._size
+
+    def taken_known(self) -> set[int]:
+        """What is `known`, which need not be kept here any longer."""
+        known, self.known = self.known, set()
+        return known
 
     def append(self, result: Result) -> bool:
         """Write one result; whether it was the last. Raises OSError if there is no room for it."""
@@ -108,23 +118,20 @@ class ResultLog:
         check = zlib.crc32(result.jpeg, zlib.crc32(facts))
         head = _RECORD.pack(_MARK, result.position, len(facts), len(result.jpeg), check)
         with self._lock:
-            self._write(head + facts + result.jpeg)
-            assert result.position not in self.known
-            self.known.add(result.position)
-            return self._finish_if_whole()
+            assert not self.is_whole
+            with self._partial.open("ab", buffering=0) as stream:
+                left = memoryview(head + facts + result.jpeg)
+                while left:
+                    left = left[stream.write(left) :]
+            self._count += 1
+            if self.is_whole:
+                self._finish()
+            return self.is_whole
 
-    def _write(self, record: bytes) -> None:
-        left = memoryview(record)
-        while left:
-            left = left[self._stream.write(left) :]
-
-    def _finish_if_whole(self) -> bool:
-        if not self.is_whole:
-            return False
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+    def _finish(self) -> None:
+        with self._partial.open("rb") as stream:
+            os.fsync(stream.fileno())
         self._partial.rename(self._path)
-        return True
 
 
 class Results(Mapping[int, Result]):

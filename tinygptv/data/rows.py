@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tinygptv.data.buckets import Buckets
 from tinygptv.data.database import literal
 from tinygptv.data.shards import SIDECAR, read_image
+from tinygptv.definitions.filters import SIDECAR_COLUMNS
 
 Positions = NDArray[np.integer[Any]]
 
@@ -58,7 +59,10 @@ class Rows:
         sizes = [pq.read_metadata(path).num_rows for path in sidecars]
         self._ends = np.cumsum(sizes)
         self.count, self.total = sizes[0], sum(sizes)
-        parts = [
+        # Sidecars of earlier versions may lack columns that came later.
+        typed = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in SIDECAR_COLUMNS.items())
+        parts = [f"(SELECT {typed} LIMIT 0)"]
+        parts += [
             f"SELECT * EXCLUDE (file_row_number), file_row_number + {end - size} AS position, {number > 0} AS earlier "
             f"FROM read_parquet({literal(path)}, file_row_number = TRUE)"
             for number, (path, size, end) in enumerate(zip(sidecars, sizes, self._ends.tolist(), strict=True))

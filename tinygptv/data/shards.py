@@ -26,6 +26,7 @@ from tinygptv.errors import DataError
 SIDECAR = "sidecar.parquet"
 _ARROW = {
     "VARCHAR": pa.string(),
+    "VARCHAR[]": pa.list_(pa.string()),
     "BIGINT": pa.int64(),
     "INTEGER": pa.int32(),
     "DOUBLE": pa.float64(),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tinygptv.artifacts import Store
-from tinygptv.data.guard import normalise_url
+from tinygptv.data.guard import host_of, normalise_url
 from tinygptv.errors import DefinitionError
 
 TOMBSTONES = "tombstones.jsonl"
@@ -90,10 +90,11 @@ def matching_texts(texts: Sequence[str], patterns: Iterable[str]) -> NDArray[np.
 
 
 def _domain(value: str) -> str:
-    domain = value.strip().lower().strip(".")
-    if not domain or "/" in domain or ":" in domain:
+    domain = value.strip().strip(".")
+    spelled = host_of(f"http://{domain}/")
+    if not domain or not spelled or any(sign in domain for sign in "/:@?#\\"):
         raise DefinitionError(f"forget: '{value}' is no domain; write it like example.org, without scheme or path")
-    return domain
+    return spelled
 
 
 def _sha256(value: str) -> str:

@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import queue
-import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.data.faults.server import Site, in_turn, page, redirect, serving, silence, status
 from tinygptv.data.guard import FetchError
 from tinygptv.data.native import crawler as crawling
-from tinygptv.data.native import session
+from tinygptv.data.native import wire
 from tinygptv.data.native.crawler import Crawler
 from tinygptv.data.native.politeness import Request
+from tinygptv.data.native.response import Answer
 from tinygptv.data.native.robots import MAX_BYTES
-from tinygptv.data.native.session import Answer
 from tinygptv.definitions.source import Download
 
 PATIENCE_SECONDS = 30
@@ -228,8 +227,7 @@ def test_tls_is_spoken_and_a_certificate_nobody_vouches_for_is_refused(
         secure.pages = site.pages
         urls = [f"{secure.address}/{number}" for number in range(3)]
         assert set(ask(urls[:1]).values()) == {"tls"}
-        trusting = ssl.create_default_context(cafile=str(certificate))
-        monkeypatch.setattr(session, "_tls", lambda: trusting)
+        monkeypatch.setattr(wire, "certificates", lambda: str(certificate))
         assert set(ask(urls, connections_per_host=1).values()) == {"ok"}
         assert secure.times("/2") == 1
     plain = site.address.replace("http:", "https:") + "/0"

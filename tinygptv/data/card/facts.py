@@ -11,9 +11,10 @@ from typing import Any
 import duckdb
 
 from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.database import connect, literal
+from tinygptv.data.database import connect, literal, with_columns
 from tinygptv.data.filtering import DROPPED
 from tinygptv.data.forget import matches, sidecar_view
+from tinygptv.data.guard import host_in_sql
 from tinygptv.data.ledger import LEDGER
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.tombstones import tombstones
@@ -23,6 +24,8 @@ from tinygptv.errors import DataError
 _BINS = 24
 _MOST_ROWS = 20
 _OPT_OUTS = ("opted_out", "robots_disallowed")
+
+_LEDGER_COLUMNS = dict.fromkeys(("url", "host", "final_host", "table_name", "outcome"), "VARCHAR")
 
 _MEASURES = {
     "shorter side": ("px", "least(width, height)"),
@@ -137,8 +140,8 @@ def gather(store: Store, filtered: Manifest) -> Facts:
     with connect(Path(tempfile.gettempdir())) as database:
         sidecar_view(database, "kept", store.file(filtered.artifact, SIDECAR))
         sidecar_view(database, "dropped", store.file(filtered.artifact, DROPPED))
-        ledger = literal(store.file(raw.artifact, LEDGER))
-        database.execute(f"CREATE VIEW ledger AS SELECT * FROM read_parquet({ledger})")
+        known = with_columns(_LEDGER_COLUMNS, store.file(raw.artifact, LEDGER))
+        database.execute(f"CREATE VIEW ledger AS {known}")
         database.execute(
             f"CREATE VIEW reasons AS SELECT * FROM read_parquet({literal(store.file(filtered.artifact, DROPPED))})"
         )
@@ -170,7 +173,8 @@ def gather(store: Store, filtered: Manifest) -> Facts:
         )
 
 
-_HOST = r"lower(coalesce(host, nullif(regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://([^/?#:]*)', 1), ''), 'local'))"
+_HOST = f"coalesce(final_host, host, {host_in_sql('url')}, 'local')"
+"""Of the server that answered, behind redirects."""
 
 
 def as_json(facts: Facts) -> str:
@@ -251,11 +255,9 @@ def _copies(database: duckdb.DuckDBPyConnection, filtered: Manifest) -> list[Cop
 
 def _opt_outs(database: duckdb.DuckDBPyConnection, rows_in: int) -> list[Share]:
     """Hosts whose owners objected, by rows that were not taken."""
-    columns = {name for name, *_ in database.execute("DESCRIBE ledger").fetchall()}
-    host = "host" if "host" in columns else "NULL::VARCHAR AS host"
     outcomes = ", ".join(map(literal, _OPT_OUTS))
     rows = database.execute(
-        f"""SELECT {_HOST} AS name, count(*) FROM (SELECT url, {host}, outcome FROM ledger)
+        f"""SELECT {_HOST} AS name, count(*) FROM ledger
         WHERE outcome IN ({outcomes}) GROUP BY name ORDER BY count(*) DESC, name LIMIT {_MOST_ROWS}"""
     ).fetchall()
     return [Share(name, count, _percent(count, rows_in)) for name, count in rows]

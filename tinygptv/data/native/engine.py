@@ -1,15 +1,15 @@
 """The native engine: `python -m tinygptv.data.native.engine FOLDER SETTINGS` (see `engine_process`).
 
-The same threads fetch and make pictures: network code holds the interpreter for a fraction of a millisecond per picture
-and decoding not at all, so one process keeps every core busy. On SIGTERM no request is begun any more, those under way
-are finished, and the exit code is 143.
+One thread fetches and a few make pictures; the work of either is done without the interpreter, so one process keeps
+every core busy. All shards are fetched at a time, in an order that spreads each site's requests (see `fetch_order`). On
+SIGTERM no request is begun any more, those under way are finished, and the exit code is 143.
 """
 
 import hashlib
 import os
 import queue
-import resource
 import signal
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,47 +17,58 @@ from tinygptv.data.engine_process import InHand, Progress, Settings, run_engine
 from tinygptv.data.guard import FetchError
 from tinygptv.data.native.crawler import Crawler, facts
 from tinygptv.data.native.politeness import Request
-from tinygptv.data.native.session import NOT_MODIFIED, Answer
+from tinygptv.data.native.response import Answer
+from tinygptv.data.native.todo import Todo
+from tinygptv.data.native.wire import NOT_MODIFIED
 from tinygptv.data.pictures import PictureError, store_picture
-from tinygptv.data.results import Asked, Result, ResultLog, read_request
+from tinygptv.data.refusals import Refusals
+from tinygptv.data.results import Asked, Result, ResultLog
 
-_OPEN_SHARDS = 2  # so that the last slow sites of one shard leave no thread idle
 
-
-class ShardFetch:
-    """Fetches the shards of one folder; `ended` gets None for each whole shard, or what went wrong."""
+class Fetching:
+    """What is asked for in one folder, and what becomes of it; `ended` gets None when all of it has a result."""
 
     def __init__(self, folder: Path, settings: Settings, ended: "queue.SimpleQueue[BaseException | None]") -> None:
-        self._folder, self._settings, self._ended = folder, settings, ended
+        self._settings, self._ended = settings, ended
         self._progress = Progress(folder)
         # One more than there are cores: while one thread waits for the interpreter, another decodes without it.
         self._in_hand = InHand(folder, (os.cpu_count() or 1) + 1, settings.suspects)
+        self._todo = Todo(sorted((folder / "todo").glob("*.jsonl")))
+        self._logs = {
+            path.stem: ResultLog(folder / "done" / f"{path.stem}.results", size)
+            for path, size in zip(self._todo.paths, self._todo.sizes, strict=True)
+        }
+        self._missing = sum(not log.is_whole for log in self._logs.values())
+        if not self._missing:
+            ended.put(None)
 
-    def submit(self, crawler: Crawler, path: Path) -> None:
-        """Have every URL of a shard asked for that has no result yet."""
-        asked = read_request(path)
-        log = ResultLog(self._folder / "done" / f"{path.stem}.results", len(asked))
-        if log.is_whole:
-            self._ended.put(None)
-        for one in asked:
-            if one.position not in log.known:
-                self._submit(crawler, one, log)
+    def requests(self) -> Iterator[Request]:
+        """What has no result yet, in the order of asking."""
+        answered = {position for log in self._logs.values() for position in log.taken_known()}
+        for shard, asked in self._todo:
+            if asked.position in answered:
+                continue
+            if asked.position in self._settings.guilty:
+                self._keep(shard, Result(asked.position, "engine_crash"))
+            else:
+                yield self._request(shard, asked)
 
-    def _submit(self, crawler: Crawler, asked: Asked, log: ResultLog) -> None:
-        def keep(result: Result) -> None:
-            is_last = log.append(result)
-            self._progress.add()
-            if is_last:
-                self._ended.put(None)
-
-        if asked.position in self._settings.guilty:
-            keep(Result(asked.position, "engine_crash"))
-            return
-
+    def _request(self, shard: str, asked: Asked) -> Request:
         def take(request: Request, answer: Answer | FetchError) -> None:
-            keep(self._result(asked, request, answer))
+            self._keep(shard, self._result(asked, request, answer))
 
-        crawler.submit(Request(asked.url, take, asked.etag, asked.last_modified))
+        return Request(asked.url, take, asked.etag, asked.last_modified)
+
+    def _keep(self, shard: str, result: Result) -> None:
+        is_last = self._logs[shard].append(result)
+        self._progress.add()
+        if is_last:
+            self._ended.put(None)
+
+    @property
+    def shards_missing(self) -> int:
+        """How many shards were not whole when this began: as many Nones will come."""
+        return self._missing
 
     def _result(self, asked: Asked, request: Request, answer: Answer | FetchError) -> Result:
         heard = facts(request, answer)
@@ -77,24 +88,29 @@ class ShardFetch:
 
 
 def fetch_all(folder: Path, settings: Settings) -> None:
-    """Fetch every shard in `todo/`, a few at a time. Raises what went wrong first."""
+    """Fetch every shard in `todo/`. Raises what went wrong first."""
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-    signal.signal(signal.SIGTERM, lambda *_: ended.put(SystemExit(128 + signal.SIGTERM)))
-    most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    paths = sorted((folder / "todo").glob("*.jsonl"))
-    fetch = ShardFetch(folder, settings, ended)
+    refuse = Refusals.read(folder)
+    fetching = Fetching(folder, settings, ended)
     failure: BaseException | None = None
-    with Crawler(settings.download, settings.allow_private, ended) as crawler:
-        for number in range(len(paths) + _OPEN_SHARDS):
-            if number >= _OPEN_SHARDS:
+    with Crawler(settings.download, settings.allow_private, ended, refuse) as crawler:
+
+        def terminate(*_: object) -> None:
+            ended.put(SystemExit(128 + signal.SIGTERM))
+            crawler.stop()
+
+        signal.signal(signal.SIGTERM, terminate)
+        left = fetching.shards_missing
+        requests = fetching.requests()
+        while left and failure is None:
+            request = next(requests, None)
+            if request is not None:
+                crawler.submit(request)
+            while left and failure is None and (request is None or not ended.empty()):
                 failure = ended.get()
-            if isinstance(failure, SystemExit):
-                break
-            if failure is not None:
-                raise failure
-            if number < len(paths):
-                fetch.submit(crawler, paths[number])
+                left -= failure is None
+        if failure is not None and not isinstance(failure, SystemExit):
+            raise failure
     if failure is not None:
         raise failure
 
