@@ -95,21 +95,22 @@ def _site(script: Script) -> Site:
 
 
 def _judged(script: Script, site: Site, results: dict[int, Result]) -> Iterator[Outcome]:
-    is_spoilt = False
+    is_predictable = not (site.raced or any(message.spoils_others for message in script.answers))
     for number, message in enumerate(script.answers, start=script.first):
         result = results[number]
-        fault = _content_fault(number, result)
-        if not site.raced:
-            is_known = script.robots is None and not is_spoilt
-            fault = fault or (_fault(message, result) if is_known else _robots_fault(script.robots, site, result))
+        fault = _content_fault(number, result, bool(site.raced))
+        if fault is None and script.robots is not None:
+            fault = _robots_fault(script.robots, site, result)
+        elif fault is None and is_predictable:
+            fault = _fault(message, result)
         yield Outcome(number, message, result.failure, fault)
-        is_spoilt |= message.spoils_next
 
 
-def _content_fault(number: int, result: Result) -> str | None:
+def _content_fault(number: int, result: Result, is_raced: bool) -> str | None:
     if result.failure is None:
         shown = number_of(result.jpeg)
-        return None if shown == number else f"shows the picture of {shown}"
+        is_right = shown == number or (is_raced and shown == STRAY)
+        return None if is_right else f"shows the picture of {shown}"
     return None if result.failure in REASONS and result.failure != "other" else f"fails as {result.failure!r}"
 
 
@@ -124,9 +125,9 @@ def _fault(message: Message, result: Result) -> str | None:
     return None if is_right[message.expected] else f"should be {message.expected}, not {result.failure or 'kept'}"
 
 
-def _robots_fault(robots: Message | None, site: Site, result: Result) -> str | None:
+def _robots_fault(robots: Message, site: Site, result: Result) -> str | None:
     """A sound message forbids the pictures by what it says, one that breaks off by being unknown."""
-    if robots is None or robots.expected in ("either", "lost"):
+    if robots.expected in ("either", "lost"):
         return None
     if pictures := [path for path in site.asked if not path.startswith(ROBOTS)]:
         return f"robots.txt forbids it ({robots.name}), and yet {', '.join(pictures)} was asked for"

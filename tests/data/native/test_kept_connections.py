@@ -6,7 +6,8 @@ from random import Random
 import pytest
 
 from tests.fuzz.fetched import Outcome, Script, fetch, request_for, robots_request
-from tests.fuzz.messages import PRODUCTIONS, Message, Production
+from tests.fuzz.messages import Message, Production
+from tests.fuzz.productions import PRODUCTIONS
 
 _PLAIN = PRODUCTIONS[[production.name for production in PRODUCTIONS].index("a length")]
 _KINDS = pytest.mark.parametrize("kind", [production.name for production in PRODUCTIONS])
@@ -26,7 +27,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome
         Script(first, tuple(_answer(production, first + place) for place, production in enumerate(productions)))
         for first, productions in zip(_FIRST_NUMBERS, pattern, strict=True)
     ]
-    found = fetch(scripts, tmp_path_factory.mktemp("kept"), connections_per_host=1, requests_per_second_per_host=10)
+    # The pace leaves time for what a server sends unasked, before the next request is made.
+    pace = {"connections_per_host": 1, "requests_per_second_per_host": 8, "timeout_seconds": 2.0}
+    found = fetch(scripts, tmp_path_factory.mktemp("kept"), **pace)
     return dict(zip((production.name for production in PRODUCTIONS), found, strict=True))
 
 
@@ -37,7 +40,7 @@ def forbidden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcom
         Script(number, (_answer(_PLAIN, number),), production.message(robots_request(), Random(number)))
         for number, production in enumerate(PRODUCTIONS, start=_ROBOTS_FIRST_NUMBER)
     ]
-    found = fetch(scripts, tmp_path_factory.mktemp("forbidden"), connections_per_host=1)
+    found = fetch(scripts, tmp_path_factory.mktemp("forbidden"), connections_per_host=1, timeout_seconds=2.0)
     return dict(zip((production.name for production in PRODUCTIONS), found, strict=True))
 
 
