@@ -37,6 +37,8 @@ from tinygptv.data.reasons import REASONS
         ("http://a.example/open/../private/%2e%2E/./a.jpg", "http://a.example/a.jpg"),
         ("http:\\\\a.example\\b\\c.jpg", "http://a.example/b/c.jpg"),
         ("http:/one.example/x", "http://one.example/x"),
+        ("http://a.example/#\x00", "http://a.example/"),
+        ("http://a.example/#", "http://a.example/"),
         ("ht\ntp://a.example/li\nne.jpg", "http://a.example/line.jpg"),
         ("http://stra\u00dfe.example/", "http://xn--strae-oqa.example/"),
         ("http://\u03b2\u03cc\u03bb\u03bf\u03c2.example/", "http://xn--nxasmm1c.example/"),

@@ -98,7 +98,7 @@ def normalise_url(url: str) -> str:
         parsed = URL(_PLACEHOLDER + url.removeprefix(BASE_URL)) if has_base else URL(url)
     except ValueError:
         return url
-    if parsed.hash or url.endswith("#"):
+    if "#" in parsed.href:
         parsed.hash = ""
     if parsed.username or parsed.password:
         parsed.username = parsed.password = ""

@@ -56,6 +56,13 @@ def test_groups_of_one_name_are_one_group() -> None:
         ("Disallow: /caf\u00e9", "/caf%c3%a9", False),
         ("Disallow: /%7Euser", "/~user", False),
         ("Disallow: /?id=", "/?id=4", False),
+        ("Disallow: /a<b>", "/a%3Cb%3E", False),
+        ("Disallow: /a%3cb", "/a<b", False),
+        ("Disallow: /a%2Ab", "/a*b", False),
+        ("Disallow: /a%2Ab", "/axb", True),
+        ("Disallow: /a%24", "/a$b", False),
+        ("Disallow: /a$b", "/a$bc", False),
+        ("Disallow: /x\u2028Allow: /", "/x\u2028Allow: /y", False),
         ("nonsense\nDisallow /x\nCrawl-delay: 3\nDisallow: /y", "/x", True),
     ],
 )

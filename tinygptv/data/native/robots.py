@@ -18,7 +18,11 @@ _PRODUCT = re.compile(r"[a-z0-9_-]+|\*")
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_ALREADY_WRITTEN = "".join(map(chr, range(33, 127)))
+_WRITTEN_AS_THEY_ARE = "!&'()+,/:;=?@[]%"
+_WITH_A_MEANING = "*$"
+"""In a pattern. Who means the character itself escapes it."""
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Robots:
 
     def allow(self, target: str) -> bool:
         """Whether a path with its query may be asked for."""
-        written = _spelling(target)
+        written = _spelling(target, "")
         return next((is_allowed for is_allowed, pattern in self.rules if _matches(pattern, written)), True)
 
 
@@ -47,8 +51,8 @@ def parse(text: str, agent_token: str) -> Robots:
     delays: dict[str, float] = {}
     names: list[str] = []
     is_naming = False
-    for line in text.lstrip("\ufeff").splitlines():
-        field, _, value = (part.strip() for part in line.partition("#")[0].partition(":"))
+    for line in _LINE_END.split(text.lstrip("\ufeff")):
+        field, _, value = (part.strip(" \t") for part in line.partition("#")[0].partition(":"))
         match field.lower():
             case "user-agent":
                 names = names if is_naming else []
@@ -60,7 +64,7 @@ def parse(text: str, agent_token: str) -> Robots:
                 is_naming = False
                 if value:
                     for name in names:
-                        groups[name].append((field.lower() == "allow", _spelling(value)))
+                        groups[name].append((field.lower() == "allow", _pattern(value)))
             case "crawl-delay":
                 is_naming = False
                 if _NUMBER.fullmatch(value):
@@ -70,14 +74,20 @@ def parse(text: str, agent_token: str) -> Robots:
     return Robots(tuple(rules), delays.get(ours, 0.0))
 
 
-def _spelling(text: str) -> str:
+def _pattern(value: str) -> str:
+    """A rule's path in its one spelling; a `$` that is not its end means itself."""
+    body, end = (value[:-1], "$") if value.endswith("$") else (value, "")
+    return _spelling(body, _WITH_A_MEANING).replace("$", "%24") + end
+
+
+def _spelling(text: str, with_a_meaning: str) -> str:
     """One spelling for paths and patterns: what need not be escaped is not, the rest is, in capitals."""
 
     def one(escape: re.Match[str]) -> str:
         character = chr(int(escape[1], 16))
         return character if character in _UNRESERVED else escape[0].upper()
 
-    return urllib.parse.quote(_ESCAPE.sub(one, text), safe=_ALREADY_WRITTEN)
+    return urllib.parse.quote(_ESCAPE.sub(one, text), safe=_WRITTEN_AS_THEY_ARE + with_a_meaning)
 
 
 def _matches(pattern: str, target: str) -> bool:
