@@ -1,0 +1,31 @@
+"""Decoders that are installed on wish: one package for each format, imported when its first picture comes."""
+
+import importlib
+import logging
+import threading
+from types import ModuleType
+
+from tinygptv.data.formats import Format
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES: dict[Format, str] = {"heic": "pillow_heif", "jxl": "pillow_jxl"}
+"""The extra of ours that installs a package has the format's name."""
+
+_imported: dict[Format, ModuleType | None] = {}
+_lock = threading.Lock()
+
+
+def plugin(kind: Format) -> ModuleType | None:
+    """The package that reads a format; None if it is not installed, which is logged once."""
+    with _lock:
+        if kind not in _imported:
+            try:
+                _imported[kind] = importlib.import_module(_PACKAGES[kind])
+            except ImportError:
+                _imported[kind] = None
+                logger.warning(
+                    "pictures of format %s are dropped as unsupported_format; to read them: pip install 'tinygptv[%s]'",
+                    *(kind, kind),
+                )
+        return _imported[kind]
