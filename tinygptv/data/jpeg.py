@@ -18,7 +18,8 @@ _COMMENT, _JFIF, _EXIF, _ADOBE = 0xFE, 0xE0, 0xE1, 0xEE
 _METADATA = frozenset(range(0xE0, 0xF0)) | {_COMMENT}
 """Application segments and comments."""
 
-_HUFFMAN_CODED = (0xC0, 0xC1, 0xC2)
+_PROGRESSIVE = 0xC2
+_HUFFMAN_CODED = (0xC0, 0xC1, _PROGRESSIVE)
 """Baseline, extended and progressive. Browsers read no arithmetic coding, nor lossless and hierarchical frames."""
 
 _MAX_SCANS = 100
@@ -44,6 +45,7 @@ class JpegLayout:
     width: int
     height: int
     components: int
+    is_progressive: bool
     orientation: int
     kept: tuple[tuple[int, int], ...]
 
@@ -57,7 +59,7 @@ class JpegLayout:
 def read_layout(data: bytes) -> JpegLayout:
     """Walk the markers of a JPEG; bytes between segments that belong to none are skipped, as libjpeg does. Raises
     TruncatedJpegError if it has no end, UnsupportedJpegError, and ValueError if it is not laid out so."""
-    frame: tuple[int, int, int] | None = None
+    frame: tuple[int, int, int, bool] | None = None
     orientation = 1
     kept: list[tuple[int, int]] = [(0, 2)]
     position, scans = 2, 0
@@ -106,8 +108,8 @@ def orientation_of(exif: bytes) -> int:
     return 1
 
 
-def _read_frame(coding: int, content: bytes) -> tuple[int, int, int]:
-    """Width and height, px, and components."""
+def _read_frame(coding: int, content: bytes) -> tuple[int, int, int, bool]:
+    """Width and height, px, components, and whether it is progressive."""
     if len(content) < 6:
         raise ValueError(f"frame of {len(content)} bytes")
     bits, height, width, components = struct.unpack_from(">BHHB", content)
@@ -117,7 +119,7 @@ def _read_frame(coding: int, content: bytes) -> tuple[int, int, int]:
         raise UnsupportedJpegError("no frame with a size: its height is only said behind the first scan")
     if width == 0:
         raise ValueError("no frame with a size")
-    return width, height, components
+    return width, height, components, coding == _PROGRESSIVE
 
 
 def _says_colours(marker: int, content: bytes) -> bool:

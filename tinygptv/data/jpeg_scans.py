@@ -1,10 +1,11 @@
-"""Which bytes of a baseline JPEG's scans code pixels, and which stray ones stand behind them.
+"""Which bytes of a JPEG's scans code pixels, and which stray ones stand behind them.
 
 Some cameras and programs leave bytes between the last pixel and the next marker, or no end marker at all. libjpeg warns
 of both with the words it has for a picture that lost its place over a changed byte, so its warning decides nothing.
-Here the codes are counted instead, without decoding what they stand for: a scan is whole if every block is there, and
-what follows the last one is stray unless it could be more blocks. Counting takes a second for each megabyte, and is
-only done for pictures that the decoder complains of. Source: ITU-T T.81, annexes B and F.
+Here the codes of baseline scans are counted instead, without decoding what they stand for: a scan is whole if every
+block is there, and what follows the last one is stray unless it could be more blocks. Counting takes half a second for
+each megabyte, and is only done for pictures that the decoder complains of. A progressive scan just loses what fills its
+end with one byte again and again; its decoder sees whether that was all. Source: ITU-T T.81, annexes B and F.
 """
 
 import re
@@ -13,8 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-_SOF_BASELINE, _SOF_SEQUENTIAL, _DHT, _EOI, _SOS, _DRI = 0xC0, 0xC1, 0xC4, 0xD9, 0xDA, 0xDD
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}
+_SEQUENTIAL, _PROGRESSIVE, _DHT, _EOI, _SOS, _DRI = (0xC0, 0xC1), 0xC2, 0xC4, 0xD9, 0xDA, 0xDD
 
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _SCAN_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
@@ -24,7 +24,7 @@ _END_OF_BLOCK = 100
 _BLOCK_BYTES = 512
 """More than the codes of one block can take."""
 _MIN_FILLING = 4
-"""So many equal bytes are filling, whatever they would decode to."""
+"""So many equal bytes behind a picture are filling."""
 
 Table = list[int]
 """For the next 16 bits: 256 x coefficients skipped + bits taken by a code and the value behind it; 0 if not a code."""
@@ -43,11 +43,12 @@ class _State:
     components: dict[int, tuple[int, int]] = field(default_factory=dict)
     tables: dict[int, Table] = field(default_factory=dict)
     interval: int = 0
+    is_progressive: bool = False
 
 
 def without_stray_bytes(data: bytes) -> bytes:
     """The same picture with nothing between coded pixels and the marker after them. `data` has no metadata and ends
-    with an end marker. Raises ScanError if a pixel is missing or may be wrong, and for frames other than baseline."""
+    with an end marker. Raises ScanError if a pixel of a baseline picture is missing or may be wrong."""
     try:
         return b"".join(_pieces(data))
     except (LookupError, ArithmeticError, struct.error) as error:  # segments that do not fit together
@@ -66,21 +67,23 @@ def _pieces(data: bytes) -> Iterator[bytes]:
             found = _SCAN_END.search(data, end)
             if found is None:
                 raise ScanError("no marker after a scan")
-            yield from _scan(state, data[position + 4 : end], data[end : found.start()])
+            coded = data[end : found.start()]
+            if state.is_progressive:
+                yield _without_filling(coded)
+            else:
+                yield from _scan(state, data[position + 4 : end], coded)
             end = found.end() - 2
         position = end
     yield data[position : position + 2]
 
 
 def _read_segment(state: _State, marker: int, content: bytes) -> None:
-    if marker in (_SOF_BASELINE, _SOF_SEQUENTIAL):
-        bits, state.height, state.width, count = struct.unpack_from(">BHHB", content)
-        if bits != 8:
-            raise ScanError("not of 8 bits")
+    if marker in _SEQUENTIAL:
+        state.height, state.width, count = struct.unpack_from(">HHB", content, 1)
         parts = [content[6 + 3 * number : 9 + 3 * number] for number in range(count)]
         state.components = {part[0]: (part[1] >> 4, part[1] & 15) for part in parts}
-    elif marker in _FRAMES:
-        raise ScanError("not a baseline frame")
+    elif marker == _PROGRESSIVE:
+        state.is_progressive = True
     elif marker == _DRI:
         state.interval = int.from_bytes(content[:2], "big")
     elif marker == _DHT:
@@ -145,8 +148,8 @@ def _coded_part(coded: bytes, blocks: list[tuple[Table, Table]], units: int) -> 
         if position > last:
             raise ScanError("pixels missing")
     taken = -(-position // 8)
-    tail = plain[taken:]
-    if tail and not _is_filling(tail) and not _is_stray(plain, padded, blocks, position):
+    is_filled = taken == len(_without_filling(plain))
+    if taken < len(plain) and not is_filled and not _is_stray(plain, padded, blocks, position):
         raise ScanError("more pixels than the picture has")
     return coded[: taken + plain.count(0xFF, 0, taken)]
 
@@ -169,8 +172,11 @@ def _after_unit(padded: bytes, blocks: list[tuple[Table, Table]], position: int)
     return position
 
 
-def _is_filling(tail: bytes) -> bool:
-    return len(tail) >= _MIN_FILLING and tail.count(tail[0]) == len(tail)
+def _without_filling(coded: bytes) -> bytes:
+    """Without the equal bytes at the end, if there are several. A part of a picture that was lost and is filled so is
+    no filling: its codes would have to end where it begins."""
+    rest = coded.rstrip(coded[-1:])
+    return rest if len(coded) - len(rest) >= _MIN_FILLING else coded
 
 
 def _is_stray(plain: bytes, padded: bytes, blocks: list[tuple[Table, Table]], position: int) -> bool:

@@ -143,6 +143,8 @@ def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
     width, height = layout.width, layout.height
     _check_size(width, height, download)
     if not is_whole:
+        if layout.is_progressive:  # nothing says how many scans there were to come
+            raise PictureError("truncated_image")
         plain = _only_pixels(plain, "truncated_image")
     if layout.components == 4:
         return _store_still(Still(plain, orientation=layout.orientation), "jpeg", download)
