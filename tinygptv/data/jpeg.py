@@ -10,23 +10,23 @@ from dataclasses import dataclass
 START = b"\xff\xd8\xff"
 END = b"\xff\xd9"
 
-_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
-_RESTARTS = range(0xD0, 0xD8)
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Start-of-frame markers: those numbers but for Huffman tables, an extension and arithmetic conditioning."""
 _COMMENT, _JFIF, _EXIF, _ADOBE = 0xFE, 0xE0, 0xE1, 0xEE
 _METADATA = frozenset(range(0xE0, 0xF0)) | {_COMMENT}
 """Application segments and comments."""
 
-_PROGRESSIVE = 0xC2
-_HUFFMAN_CODED = (0xC0, 0xC1, _PROGRESSIVE)
+_HUFFMAN_CODED = (0xC0, 0xC1, 0xC2)
 """Baseline, extended and progressive. Browsers read no arithmetic coding, nor lossless and hierarchical frames."""
 
 _MAX_SCANS = 100
 """A progressive file has about ten. Each costs a pass over all pixels, and thirty bytes are enough to ask for one."""
 
-_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_SCAN_END = re.compile(rb"(?<!\xff)\xff++[^\x00\xd0-\xd7]")
+"""With what fills the space before the marker. Looked for from the first of such bytes only: there may be millions."""
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""But for those that mean nothing between segments: restarts and the one of arithmetic coding."""
 _ORIENTATION = 0x0112
 
 
@@ -45,9 +45,10 @@ class JpegLayout:
     width: int
     height: int
     components: int
-    is_progressive: bool
     orientation: int
     kept: tuple[tuple[int, int], ...]
+    has_gaps: bool
+    """Whether bytes between segments belong to none: such may be what is left of a lost one."""
 
     def without_metadata(self, data: bytes) -> bytes:
         """The same picture without EXIF, XMP, IPTC, colour profile, thumbnails, comments and what trails its end."""
@@ -59,21 +60,19 @@ class JpegLayout:
 def read_layout(data: bytes) -> JpegLayout:
     """Walk the markers of a JPEG; bytes between segments that belong to none are skipped, as libjpeg does. Raises
     TruncatedJpegError if it has no end, UnsupportedJpegError, and ValueError if it is not laid out so."""
-    frame: tuple[int, int, int, bool] | None = None
+    frame: tuple[int, int, int] | None = None
     orientation = 1
     kept: list[tuple[int, int]] = [(0, 2)]
-    position, scans = 2, 0
+    position, scans, has_gaps = 2, 0, False
     while True:
         marker, start = _marker_at(data, position)
+        has_gaps |= data.count(0xFF, position, start - 1) < start - 1 - position
         position = start - 2
         if marker == _EOI:
             _extend(kept, position, start)
             break
         if marker == _SOI:
             raise ValueError(f"a second picture begins at byte {position}")
-        if marker == _TEM or marker in _RESTARTS:
-            position = start
-            continue
         end = start + _length_at(data, start)
         if marker in _FRAMES and frame is None:
             frame = _read_frame(marker, data[start + 2 : end])
@@ -88,7 +87,7 @@ def read_layout(data: bytes) -> JpegLayout:
         raise ValueError("no frame")
     if scans > _MAX_SCANS:
         raise ValueError(f"{scans} scans")
-    return JpegLayout(*frame, orientation, tuple(kept))
+    return JpegLayout(*frame, orientation, tuple(kept), has_gaps)
 
 
 def orientation_of(exif: bytes) -> int:
@@ -108,8 +107,8 @@ def orientation_of(exif: bytes) -> int:
     return 1
 
 
-def _read_frame(coding: int, content: bytes) -> tuple[int, int, int, bool]:
-    """Width and height, px, components, and whether it is progressive."""
+def _read_frame(coding: int, content: bytes) -> tuple[int, int, int]:
+    """Width and height, px, and components."""
     if len(content) < 6:
         raise ValueError(f"frame of {len(content)} bytes")
     bits, height, width, components = struct.unpack_from(">BHHB", content)
@@ -119,7 +118,7 @@ def _read_frame(coding: int, content: bytes) -> tuple[int, int, int, bool]:
         raise UnsupportedJpegError("no frame with a size: its height is only said behind the first scan")
     if width == 0:
         raise ValueError("no frame with a size")
-    return width, height, components, coding == _PROGRESSIVE
+    return width, height, components
 
 
 def _says_colours(marker: int, content: bytes) -> bool:

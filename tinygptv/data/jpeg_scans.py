@@ -16,8 +16,8 @@ from itertools import pairwise
 
 _SEQUENTIAL, _PROGRESSIVE, _DHT, _EOI, _SOS, _DRI = (0xC0, 0xC1), 0xC2, 0xC4, 0xD9, 0xDA, 0xDD
 
-_RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
-_SCAN_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")
+_SCAN_END = re.compile(rb"(?<!\xff)\xff++[^\x00\xd0-\xd7]")
 
 _END_OF_BLOCK = 100
 """Coefficients that the code for "no more" is taken to skip: more than a block has."""
@@ -44,15 +44,17 @@ class _State:
     tables: dict[int, Table] = field(default_factory=dict)
     interval: int = 0
     is_progressive: bool = False
+    sent: set[tuple[int, int]] = field(default_factory=set)
+    """Of a progressive frame: components and the coefficients of them that came to the last bit."""
 
 
 def without_stray_bytes(data: bytes) -> bytes:
     """The same picture with nothing between coded pixels and the marker after them. `data` has no metadata and ends
-    with an end marker. Raises ScanError if a pixel of a baseline picture is missing or may be wrong."""
+    with an end marker. Raises ScanError if a pixel of a baseline picture or a scan of a progressive one is missing."""
     try:
         return b"".join(_pieces(data))
-    except (LookupError, ArithmeticError, struct.error) as error:  # segments that do not fit together
-        raise ScanError(repr(error)) from error
+    except (ValueError, LookupError, ArithmeticError, struct.error) as error:  # segments that do not fit together
+        raise ScanError(str(error)) from error
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
@@ -69,21 +71,23 @@ def _pieces(data: bytes) -> Iterator[bytes]:
                 raise ScanError("no marker after a scan")
             coded = data[end : found.start()]
             if state.is_progressive:
+                state.sent |= _sent_by(data[position + 4 : end])
                 yield _without_filling(coded)
             else:
                 yield from _scan(state, data[position + 4 : end], coded)
             end = found.end() - 2
         position = end
+    if state.is_progressive and len(state.sent) < 64 * len(state.components):
+        raise ScanError("scans missing")
     yield data[position : position + 2]
 
 
 def _read_segment(state: _State, marker: int, content: bytes) -> None:
-    if marker in _SEQUENTIAL:
+    if marker in _SEQUENTIAL or marker == _PROGRESSIVE:
+        state.is_progressive = marker == _PROGRESSIVE
         state.height, state.width, count = struct.unpack_from(">HHB", content, 1)
         parts = [content[6 + 3 * number : 9 + 3 * number] for number in range(count)]
         state.components = {part[0]: (part[1] >> 4, part[1] & 15) for part in parts}
-    elif marker == _PROGRESSIVE:
-        state.is_progressive = True
     elif marker == _DRI:
         state.interval = int.from_bytes(content[:2], "big")
     elif marker == _DHT:
@@ -107,6 +111,13 @@ def _table(counts: bytes, symbols: bytes, is_dc: bool) -> Table:
             code += room
         taken += count
     return table
+
+
+def _sent_by(header: bytes) -> set[tuple[int, int]]:
+    """Components and coefficients whose last bit is in a progressive scan."""
+    names = header[1 : 1 + 2 * header[0] : 2]
+    first, last, precision = header[1 + 2 * header[0] :]
+    return {(name, number) for name in names for number in range(first, last + 1)} if precision & 15 == 0 else set()
 
 
 def _scan(state: _State, header: bytes, coded: bytes) -> Iterator[bytes]:
@@ -148,8 +159,8 @@ def _coded_part(coded: bytes, blocks: list[tuple[Table, Table]], units: int) -> 
         if position > last:
             raise ScanError("pixels missing")
     taken = -(-position // 8)
-    is_filled = taken == len(_without_filling(plain))
-    if taken < len(plain) and not is_filled and not _is_stray(plain, padded, blocks, position):
+    content = len(_without_filling(plain))  # what fills the end may begin behind the pixels, not among them
+    if content < taken < len(plain) or (taken < content and not _is_stray(plain, padded, blocks, position)):
         raise ScanError("more pixels than the picture has")
     return coded[: taken + plain.count(0xFF, 0, taken)]
 

@@ -133,7 +133,7 @@ def _as_image(pixels: Pixels) -> Image.Image:
 
 def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
     try:
-        layout, plain, is_whole = _read_jpeg(body)
+        layout, plain, has_end = _read_jpeg(body)
     except jpeg.UnsupportedJpegError:
         raise PictureError("unsupported_format") from None
     except jpeg.TruncatedJpegError:
@@ -142,14 +142,13 @@ def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
         raise PictureError("damaged_image") from None
     width, height = layout.width, layout.height
     _check_size(width, height, download)
-    if not is_whole:
-        if layout.is_progressive:  # nothing says how many scans there were to come
-            raise PictureError("truncated_image")
-        plain = _only_pixels(plain, "truncated_image")
+    otherwise: Reason = "damaged_image" if has_end else "truncated_image"
+    if layout.has_gaps or not has_end:
+        plain = _only_pixels(plain, otherwise)
     if layout.components == 4:
         return _store_still(Still(plain, orientation=layout.orientation), "jpeg", download)
     with _room_for(width * height):
-        plain, pixels = _decode_jpeg(plain)
+        plain, pixels = _decode_jpeg(plain, otherwise)
         decoded = _Decoded(width, height, lambda top, end: pixels[top:end], layout.orientation)
         if layout.components != 3 or layout.orientation != 1 or min(width, height) > download.image_size:
             return _encode(decoded, "jpeg", download)
@@ -168,18 +167,18 @@ def _read_jpeg(body: bytes) -> tuple[jpeg.JpegLayout, bytes, bool]:
         return layout, layout.without_metadata(ended), False
 
 
-def _decode_jpeg(plain: bytes) -> tuple[bytes, Pixels]:
+def _decode_jpeg(plain: bytes, otherwise: Reason) -> tuple[bytes, Pixels]:
     """The pixels of a file, and the file without stray bytes that its decoder would warn of. Raises PictureError."""
     try:
         return plain, simplejpeg.decode_jpeg(plain, "RGBX")
     except ValueError as error:
         if _STRAY_BYTES not in str(error):
-            raise PictureError("damaged_image") from None
-    plain = _only_pixels(plain, "damaged_image")
+            raise PictureError(otherwise) from None
+    plain = _only_pixels(plain, otherwise)
     try:
         return plain, simplejpeg.decode_jpeg(plain, "RGBX")
     except ValueError:
-        raise PictureError("damaged_image") from None
+        raise PictureError(otherwise) from None
 
 
 def _only_pixels(plain: bytes, otherwise: Reason) -> bytes:

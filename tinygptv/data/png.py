@@ -24,6 +24,7 @@ _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _KEPT = (*_CRITICAL, b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT")
 _IS_ANCILLARY = 0x20
 
+_DEPTHS = (1, 2, 4, 8, 16)
 _GREY, _RGB, _PALETTE = 0, 2, 3
 
 
@@ -39,6 +40,8 @@ def read_still(body: bytes) -> Still:
     if len(header) != 13 or (header[9] == _PALETTE and b"PLTE" not in before):
         raise PictureError("damaged_image")
     width, height, bits, colour = struct.unpack_from(">IIBB", header)
+    if bits not in _DEPTHS:
+        raise PictureError("damaged_image")
     pixels, left, top = b"".join(content for name, content in chunks if name == b"IDAT"), 0, 0
     frames = int.from_bytes(before.get(b"acTL", b"")[:4], "big")
     if frames and b"fcTL" not in before and (first := _first_frame(chunks, width, height)):
