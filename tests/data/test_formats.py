@@ -22,6 +22,8 @@ from tinygptv.definitions.source import Download
 WANTED = Download(image_size=64, min_side=16, max_pixels=4_000_000)
 BOMB = zlib.compress(bytes(40_000_000))
 WHITE = [255, 255, 255]
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+"""Left, top and steps of PNG's interlaced passes."""
 
 Chunks = list[tuple[bytes, bytes]]
 
@@ -151,9 +153,7 @@ def test_a_transparent_colour_is_found_in_16_bits() -> None:
 def test_an_interlaced_png_is_read() -> None:
     levels = np.asarray(scene(40, 40))
     rows = b""
-    for x, y, across, down in [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)] + [
-        (0, 1, 1, 2)
-    ]:
+    for x, y, across, down in ADAM7:
         rows += b"".join(b"\0" + row.tobytes() for row in levels[y::down, x::across])
     body = png(header(40, 40, 8, 2, interlace=1), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     assert stored(body).jpeg == stored(encoded(scene(40, 40), "PNG")).jpeg
@@ -269,7 +269,7 @@ def test_modes_of_tiff_are_shown_as_they_are(mode: str) -> None:
         levels = np.asarray(image).astype(">u2" if mode.endswith("B") else "<u2") * 257
         image = Image.frombytes(mode, image.size, levels.tobytes())
     else:
-        image = scene().convert(mode)
+        image = scene().convert("L").convert("P") if mode == "P" else scene().convert(mode)
     expected = scene().convert("L") if mode.startswith("I;16") else image
     assert np.abs(pixels(encoded(image, "TIFF")) - np.asarray(expected.convert("RGB"))).mean() < 3
 
@@ -330,7 +330,7 @@ def test_heic_is_read_upright() -> None:
     assert stored(body.replace(b"MM\0*", b"\xff\xff\xff\xff").replace(b"II*\0", b"\xff\xff\xff\xff")) == made
     assert refused(body, max_pixels=2000) == "too_many_pixels"
     assert refused(body[:-200]) == "truncated_image"
-    assert refused(body[:40] + bytes(400)) == "damaged_image"
+    assert refused(body.replace(b"hvcC", b"none")) == "damaged_image"
 
 
 def jxl_encoded(image: Image.Image, **options: Any) -> bytes:
@@ -359,14 +359,14 @@ def test_the_size_of_jpeg_xl_is_read_before_its_pixels(size: tuple[int, int]) ->
 
 @pytest.mark.parametrize("body", [b"\xff\x0a", b"\xff\x0a\xff", b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x0cJXL " * 9])
 def test_a_jpeg_xl_without_a_size_is_an_error(body: bytes) -> None:
-    with pytest.raises(ValueError, match="cut|no codestream"):
+    with pytest.raises(ValueError, match=r"cut|no codestream"):
         jxl.read_header(body)
 
 
 def test_a_jpeg_packed_in_jpeg_xl_keeps_its_pixels_to_the_bit() -> None:
     package = pytest.importorskip("pillow_jxl")
     plain = encoded(scene(), "JPEG")
-    packed = package.Encoder(mode="RGB", num_threads=0)(plain, 60, 44, jpeg_encode=True)
+    packed = package.Encoder(mode="RGB", num_threads=0, quality=100)(plain, 60, 44, jpeg_encode=True)
     made = stored(packed)
     assert (made.jpeg, made.reencoded, made.original_format) == (plain, False, "jxl")
 
