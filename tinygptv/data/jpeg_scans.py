@@ -136,6 +136,8 @@ def _scan(state: _State, header: bytes, coded: bytes) -> Iterator[bytes]:
         for (_, tables), (width, height) in zip(chosen, sampling, strict=True)
         for _ in range(width * height)
     ]
+    if not blocks:
+        raise ScanError("a scan of nothing")
     restarts = list(_RESTART.finditer(coded))
     if len(restarts) != ((units - 1) // state.interval if state.interval else 0):
         raise ScanError("restart markers missing")

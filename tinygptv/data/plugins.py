@@ -12,6 +12,9 @@ logger = logging.getLogger(__name__)
 _PACKAGES: dict[Format, str] = {"heic": "pillow_heif", "jxl": "pillow_jxl"}
 """The extra of ours that installs a package has the format's name."""
 
+NOTICE = "to read them: pip install"
+"""In the line that says what is not installed; whoever starts the process that decodes may look for it."""
+
 _imported: dict[Format, ModuleType | None] = {}
 _lock = threading.Lock()
 
@@ -25,7 +28,7 @@ def plugin(kind: Format) -> ModuleType | None:
             except ImportError:
                 _imported[kind] = None
                 logger.warning(
-                    "pictures of format %s are dropped as unsupported_format; to read them: pip install 'tinygptv[%s]'",
-                    *(kind, kind),
+                    "pictures of format %s are dropped as unsupported_format; %s 'tinygptv[%s]'",
+                    *(kind, NOTICE, kind),
                 )
         return _imported[kind]
