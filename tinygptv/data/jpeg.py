@@ -23,8 +23,7 @@ _HUFFMAN_CODED = (0xC0, 0xC1, 0xC2)
 _MAX_SCANS = 100
 """A progressive file has about ten. Each costs a pass over all pixels, and thirty bytes are enough to ask for one."""
 
-_SCAN_END = re.compile(rb"(?<!\xff)\xff++[^\x00\xd0-\xd7]")
-"""With what fills the space before the marker. Looked for from the first of such bytes only: there may be millions."""
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """But for those that mean nothing between segments: restarts and the one of arithmetic coding."""
 _ORIENTATION = 0x0112
@@ -79,7 +78,7 @@ def read_layout(data: bytes) -> JpegLayout:
         if marker == _EXIF and data[start + 2 : start + 8] == b"Exif\0\0":
             orientation = orientation_of(data[start + 8 : end])
         if marker == _SOS:
-            end, scans = _end_of_scan(data, end), scans + 1
+            end, scans = end_of_scan(data, end), scans + 1
         if marker not in _METADATA or _says_colours(marker, data[start + 2 : min(end, start + 34)]):
             _extend(kept, position, end)
         position = end
@@ -147,12 +146,16 @@ def _length_at(data: bytes, start: int) -> int:
     return int(length)
 
 
-def _end_of_scan(data: bytes, position: int) -> int:
-    """Where coded pixels end: at the first marker that is neither a restart nor a stuffed zero."""
+def end_of_scan(data: bytes, position: int) -> int:
+    """Where coded pixels end: at the first marker that is neither a restart nor a stuffed zero, or at the bytes that
+    fill the space before it. Raises TruncatedJpegError."""
     found = _SCAN_END.search(data, position)
     if found is None:
         raise TruncatedJpegError
-    return found.start()
+    end = found.start()
+    while end > position and data[end - 1] == 0xFF:
+        end -= 1
+    return end
 
 
 def _extend(kept: list[tuple[int, int]], start: int, end: int) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from tinygptv.data.jpeg import end_of_scan
+
 _SEQUENTIAL, _PROGRESSIVE, _DHT, _EOI, _SOS, _DRI = (0xC0, 0xC1), 0xC2, 0xC4, 0xD9, 0xDA, 0xDD
 
 _RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")
-_SCAN_END = re.compile(rb"(?<!\xff)\xff++[^\x00\xd0-\xd7]")
 
 _END_OF_BLOCK = 100
 """Coefficients that the code for "no more" is taken to skip: more than a block has."""
@@ -66,16 +67,14 @@ def _pieces(data: bytes) -> Iterator[bytes]:
         yield data[position:end]
         _read_segment(state, marker, data[position + 4 : end])
         if marker == _SOS:
-            found = _SCAN_END.search(data, end)
-            if found is None:
-                raise ScanError("no marker after a scan")
-            coded = data[end : found.start()]
+            scan_end = end_of_scan(data, end)
+            coded = data[end:scan_end]
             if state.is_progressive:
                 state.sent |= _sent_by(data[position + 4 : end])
                 yield _without_filling(coded)
             else:
                 yield from _scan(state, data[position + 4 : end], coded)
-            end = found.end() - 2
+            end = scan_end
         position = end
     if state.is_progressive and len(state.sent) < 64 * len(state.components):
         raise ScanError("scans missing")
