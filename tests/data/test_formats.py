@@ -283,6 +283,26 @@ def test_a_tiff_is_refused_for_what_it_lacks() -> None:
     assert refused(pages, animated="refuse") == "animated"
 
 
+def raw_tiff(pixels: np.ndarray, photometric: int, planes: int = 1) -> bytes:
+    """(40, 40, samples) of 16 bits, in one strip."""
+    samples, content = pixels.shape[2], pixels.tobytes()
+    end = 8 + len(content)
+    fields = [(256, 3, 1, 40), (257, 3, 1, 40), (258, 3, samples, 16 if samples == 1 else end + 114), (259, 3, 1, 1)]
+    fields += [(262, 3, 1, photometric), (273, 4, 1, 8), (277, 3, 1, samples), (278, 3, 1, 40)]
+    fields += [(279, 4, 1, len(content))] + ([(284, 3, 1, planes)] if planes > 1 else [])
+    directory = struct.pack("<H", len(fields)) + b"".join(struct.pack("<HHII", *one) for one in fields) + bytes(4)
+    return b"II*\0" + struct.pack("<I", end) + content + directory.ljust(114, b"\0") + struct.pack("<3H", 16, 16, 16)
+
+
+def test_16_bits_of_tiff_are_shown_as_they_are_or_refused() -> None:
+    grey, colours = np.asarray(scene(40, 40).convert("L"))[..., None], np.asarray(scene(40, 40))
+    wide, wide_colours = grey.astype("<u2") * 257, colours.astype("<u2") * 257
+    assert np.abs(pixels(raw_tiff(wide, photometric=1)) - grey).mean() < 2
+    assert np.abs(pixels(raw_tiff(65535 - wide, photometric=0)) - grey).mean() < 2
+    assert np.abs(pixels(raw_tiff(wide_colours, photometric=2)) - colours).mean() < 3
+    assert refused(raw_tiff(wide_colours, photometric=2, planes=2)) == "unsupported_format"
+
+
 # BMP
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from tinygptv.data import gif, isobmff, jpeg, png, tiff, webp
 from tinygptv.data.formats import Format, PictureError, Still
@@ -29,6 +30,8 @@ _READERS = {
 _WITHOUT_A_WHITE = ("I", "F", "LAB")
 """Modes of numbers that nothing says the range of, or that Pillow does not convert."""
 _WHITE = 255
+_MAX_16 = np.uint16(65535)
+_PHOTOMETRIC = 262
 
 
 def read_still(body: bytes, kind: Format) -> Still:
@@ -73,6 +76,8 @@ def load(image: Image.Image, still: Still) -> Image.Image:
         raise PictureError("unsupported_format")
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         image.putalpha(_WHITE)  # browsers, too, take an alpha channel without content for none
+    if isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2[_PHOTOMETRIC] == 0:
+        return Image.fromarray(_MAX_16 - np.asarray(image).astype(np.uint16))  # white is zero, which Pillow overlooks
     return image
 
 

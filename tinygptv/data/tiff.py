@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tinygptv.data.formats import PictureError, Still
 
-_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _PLANES = 256, 257, 258, 274, 284
 _PLACES, _LENGTHS = (273, 324), (279, 325)
 _KEPT = frozenset(
     (
@@ -20,8 +20,12 @@ _KEPT = frozenset(
 """Sizes, depth, compression and colours, where strips and tiles lie, prediction, JPEG tables, and YCbCr's constants.
 The orientation is read here and applied with the others'."""
 
-_SHORT, _LONG, _LONG8 = 3, 4, 16
-_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_READ = (_WIDTH, _HEIGHT, _ORIENTATION, _BITS, _PLANES, *_PLACES, *_LENGTHS)
+
+_LETTERS = {3: "H", 4: "I", 16: "Q"}
+"""Types of whole numbers, in struct's letters."""
+_MAX_VALUES = 1 << 20
+"""Of strips or tiles; a picture has thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class _Kind:
 
 
 def read_still(body: bytes) -> Still:
-    """Raises PictureError: truncated_image, damaged_image."""
+    """Raises PictureError: unsupported_format, truncated_image, damaged_image."""
     order = "<" if body.startswith(b"II") else ">"
     is_big = 43 in (body[2], body[3])
     kind = _Kind(order, "Q" if is_big else "H", "Q" if is_big else "I", 16 if is_big else 8)
@@ -61,12 +65,16 @@ def read_still(body: bytes) -> Still:
         if tag not in _KEPT and tag != _ORIENTATION:
             continue
         place = position + kind.size(entry)
-        values.setdefault(tag, _values(kind, body, type_, number, place))
+        if tag in _READ:
+            values.setdefault(tag, _values(kind, body, type_, number, place))
         if tag in _KEPT:
             kept.setdefault(tag, body[position : position + entry_bytes])
     width, height = (next(iter(values.get(tag, ())), 0) for tag in (_WIDTH, _HEIGHT))
     if not width or not height:
         raise PictureError("damaged_image")
+    bits = values.get(_BITS, ())
+    if len(bits) > 1 and max(bits) > 8 and values.get(_PLANES) == (2,):  # Pillow reads them as if they were 8
+        raise PictureError("unsupported_format")
     end = max(
         (place + length for tags in zip(_PLACES, _LENGTHS, strict=True) for place, length in _strips(values, *tags)),
         default=0,
@@ -95,15 +103,15 @@ def read_still(body: bytes) -> Still:
 
 
 def _values(kind: _Kind, body: bytes, type_: int, number: int, place: int) -> tuple[int, ...]:
-    """Whole numbers of a field; none if it has others, or lies beyond the file."""
-    letter = {_SHORT: "H", _LONG: "I", _LONG8: "Q"}.get(type_)
-    if letter is None:
+    """Whole numbers of a field; none if it has others, too many, or lies beyond the file."""
+    letters = f"{number}{_LETTERS[type_]}" if type_ in _LETTERS and number <= _MAX_VALUES else ""
+    if not letters:
         return ()
-    if number * _BYTES[type_] > kind.size(kind.offset):
+    if kind.size(letters) > kind.size(kind.offset):
         (place,) = kind.unpack(kind.offset, body, place)
-    if place + number * _BYTES[type_] > len(body):
+    if place + kind.size(letters) > len(body):
         return ()
-    return kind.unpack(f"{number}{letter}", body, place)
+    return kind.unpack(letters, body, place)
 
 
 def _strips(values: dict[int, tuple[int, ...]], places: int, lengths: int) -> list[tuple[int, int]]:
