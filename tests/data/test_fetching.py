@@ -2,6 +2,7 @@
 still; no result is lost or fetched twice."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -149,6 +150,30 @@ def test_pictures_that_crash_the_decoder_are_given_up_one_by_one(
     fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(40)])
     expected = {number: "engine_crash" if number in poisonous else None for number in range(40)}
     assert [dict(sorted(shard.items())) for shard in shards_of(fetch)] == [expected]
+
+
+_WITHOUT_PLUGINS = """
+import sys
+from tinygptv.data.engine_process import run_engine
+from tinygptv.data.native import engine
+
+sys.modules["pillow_heif"] = None
+run_engine(engine.fetch_all)
+"""
+
+
+def test_a_format_that_needs_an_extra_is_named_once(
+    web: Any, answer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+    web.answers |= {f"/{number}.heic": answer(heic) for number in range(3)}
+    (tmp_path / "bare_engine.py").write_text(_WITHOUT_PLUGINS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setitem(fetching.ENGINES, "native", "bare_engine")
+    fetch = Fetch(tmp_path, Download(**QUICK), True)
+    fetch.request([Asked(number, f"{web.address}/{number}.heic") for number in range(3)])
+    assert shards_of(fetch) == [dict.fromkeys(range(3), "unsupported_format")]
+    assert sum("pip install 'tinygptv[heic]'" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_results_can_be_had_before_their_shard_is_whole(

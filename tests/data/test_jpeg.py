@@ -27,7 +27,7 @@ def exif(order: str, value: int, tag: int = 0x0112) -> bytes:
 def test_size_and_shape_are_read_from_the_frame(picture: Callable[..., bytes]) -> None:
     for options in ({}, {"progressive": True}, {"restart_marker_blocks": 1}):
         layout = read_layout(picture(61, 47, **options))
-        assert (layout.width, layout.height, layout.components, layout.bits, layout.orientation) == (61, 47, 3, 8, 1)
+        assert (layout.width, layout.height, layout.components, layout.orientation) == (61, 47, 3, 1)
     grey = io.BytesIO()
     Image.new("L", (9, 7)).save(grey, "JPEG")
     assert read_layout(grey.getvalue()).components == 1
@@ -78,7 +78,7 @@ def test_no_cut_is_taken_for_whole(picture: Callable[..., bytes], options: dict[
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda body: body[:2] + b"no marker" + body[2:], "no marker at byte 2"),
+        (lambda body: body[:2] + body, "a second picture begins at byte 2"),
         (lambda body: with_segments(body, b"\xff\xe5\0\1"), "segment of 1 bytes"),
         (lambda body: body[:2] + b"\xff\xd9", "no frame"),
         (lambda body: body.replace(b"\xff\xc0\0\x11\x08\0\x32", b"\xff\xc0\0\x11\x08\0\0"), "no frame with a size"),

@@ -224,7 +224,7 @@ def test_resizing_is_what_pillow_does(shared: Path) -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg' width='40' height='40'/>", "not_image"),
         (bytes(3_000_000), "not_image"),
         (b"RIFF\0\0\0\0WAVEfmt ", "not_image"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "unsupported_format"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1miaf" + bytes(40), "unsupported_format"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(40), "unsupported_format"),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "unsupported_format"),
         (b"8BPS\0\1" + bytes(40), "unsupported_format"),

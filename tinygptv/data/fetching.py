@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from tinygptv.data.engine_process import GO, STORAGE_FAILURES, in_hand
+from tinygptv.data.plugins import NOTICE
 from tinygptv.data.progress import reporting
 from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Results, write_request
@@ -141,6 +142,13 @@ class Fetch:
             yield process
         finally:
             self._end(process)
+            self._repeat_notices()
+
+    def _repeat_notices(self) -> None:
+        """Log what an engine has found missing on this machine, each line once."""
+        lines = (self._folder / "engine.log").read_text(errors="replace").splitlines()
+        for line in dict.fromkeys(line for line in lines if NOTICE in line):
+            logger.warning("%s", line)
 
     def _start(self) -> subprocess.Popen[bytes]:
         settings = {

@@ -8,24 +8,33 @@ import struct
 from dataclasses import dataclass
 
 START = b"\xff\xd8\xff"
+END = b"\xff\xd9"
 
-_EOI, _SOS, _TEM = 0xD9, 0xDA, 0x01
-_RESTARTS = range(0xD0, 0xD8)
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Start-of-frame markers: those numbers but for Huffman tables, an extension and arithmetic conditioning."""
 _COMMENT, _JFIF, _EXIF, _ADOBE = 0xFE, 0xE0, 0xE1, 0xEE
-_METADATA = (frozenset(range(0xE0, 0xF0)) | {_COMMENT}) - {_JFIF, _ADOBE}
-"""Application segments and comments. JFIF's and Adobe's stay: decoders read from them how colours are coded."""
+_METADATA = frozenset(range(0xE0, 0xF0)) | {_COMMENT}
+"""Application segments and comments."""
 
-_MOST_SCANS = 100
+_HUFFMAN_CODED = (0xC0, 0xC1, 0xC2)
+"""Baseline, extended and progressive. Browsers read no arithmetic coding, nor lossless and hierarchical frames."""
+
+_MAX_SCANS = 100
 """A progressive file has about ten. Each costs a pass over all pixels, and thirty bytes are enough to ask for one."""
 
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""But for those that mean nothing between segments: restarts and the one of arithmetic coding."""
 _ORIENTATION = 0x0112
 
 
 class TruncatedJpegError(ValueError):
     """The file ends before the picture does."""
+
+
+class UnsupportedJpegError(ValueError):
+    """The picture is coded in a way that no common decoder reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +44,10 @@ class JpegLayout:
     width: int
     height: int
     components: int
-    bits: int
     orientation: int
     kept: tuple[tuple[int, int], ...]
+    has_gaps: bool
+    """Whether bytes between segments belong to none: such may be what is left of a lost one."""
 
     def without_metadata(self, data: bytes) -> bytes:
         """The same picture without EXIF, XMP, IPTC, colour profile, thumbnails, comments and what trails its end."""
@@ -47,36 +57,36 @@ class JpegLayout:
 
 
 def read_layout(data: bytes) -> JpegLayout:
-    """Walk the markers of a JPEG. Raises TruncatedJpegError if it has no end, ValueError if it is not laid out so."""
-    frame: tuple[int, int, int, int] | None = None
+    """Walk the markers of a JPEG; bytes between segments that belong to none are skipped, as libjpeg does. Raises
+    TruncatedJpegError if it has no end, UnsupportedJpegError, and ValueError if it is not laid out so."""
+    frame: tuple[int, int, int] | None = None
     orientation = 1
     kept: list[tuple[int, int]] = [(0, 2)]
-    position, scans = 2, 0
+    position, scans, has_gaps = 2, 0, False
     while True:
         marker, start = _marker_at(data, position)
+        has_gaps |= data.count(0xFF, position, start - 1) < start - 1 - position
+        position = start - 2
         if marker == _EOI:
             _extend(kept, position, start)
             break
-        if marker == _TEM or marker in _RESTARTS:
-            position = start
-            continue
+        if marker == _SOI:
+            raise ValueError(f"a second picture begins at byte {position}")
         end = start + _length_at(data, start)
         if marker in _FRAMES and frame is None:
-            bits, height, width, components = struct.unpack_from(">BHHB", data, start + 2)
-            frame = width, height, components, bits
+            frame = _read_frame(marker, data[start + 2 : end])
         if marker == _EXIF and data[start + 2 : start + 8] == b"Exif\0\0":
             orientation = orientation_of(data[start + 8 : end])
         if marker == _SOS:
-            end, scans = _end_of_scan(data, end), scans + 1
-        if marker not in _METADATA:
+            end, scans = end_of_scan(data, end), scans + 1
+        if marker not in _METADATA or _says_colours(marker, data[start + 2 : min(end, start + 34)]):
             _extend(kept, position, end)
         position = end
-    if frame is None or 0 in frame:
-        raise ValueError("no frame with a size")
-    if scans > _MOST_SCANS:
+    if frame is None:
+        raise ValueError("no frame")
+    if scans > _MAX_SCANS:
         raise ValueError(f"{scans} scans")
-    width, height, components, bits = frame
-    return JpegLayout(width, height, components, bits, orientation, tuple(kept))
+    return JpegLayout(*frame, orientation, tuple(kept), has_gaps)
 
 
 def orientation_of(exif: bytes) -> int:
@@ -96,17 +106,33 @@ def orientation_of(exif: bytes) -> int:
     return 1
 
 
+def _read_frame(coding: int, content: bytes) -> tuple[int, int, int]:
+    """Width and height, px, and components."""
+    if len(content) < 6:
+        raise ValueError(f"frame of {len(content)} bytes")
+    bits, height, width, components = struct.unpack_from(">BHHB", content)
+    if coding not in _HUFFMAN_CODED or bits != 8 or components not in (1, 3, 4):
+        raise UnsupportedJpegError(f"frame {coding:#x} of {components} components of {bits} bits")
+    if height == 0:
+        raise UnsupportedJpegError("no frame with a size: its height is only said behind the first scan")
+    if width == 0:
+        raise ValueError("no frame with a size")
+    return width, height, components
+
+
+def _says_colours(marker: int, content: bytes) -> bool:
+    """Whether decoders read from a segment how colours are coded. JFIF's may hold a thumbnail, and then goes too."""
+    if marker == _JFIF:
+        return content.startswith(b"JFIF\0") and len(content) == 14
+    return marker == _ADOBE and content.startswith(b"Adobe") and len(content) < 32
+
+
 def _marker_at(data: bytes, position: int) -> tuple[int, int]:
-    """The marker at a position, and where what follows it starts. Any number of 0xFF may fill the space before it."""
-    if position + 2 > len(data):
+    """The next marker from a position on, and where what follows it starts."""
+    found = _MARKER.search(data, position)
+    if found is None:
         raise TruncatedJpegError
-    if data[position] != 0xFF:
-        raise ValueError(f"no marker at byte {position}")
-    while data[position] == 0xFF:
-        position += 1
-        if position == len(data):
-            raise TruncatedJpegError
-    return data[position], position + 1
+    return data[found.end() - 1], found.end()
 
 
 def _length_at(data: bytes, start: int) -> int:
@@ -120,12 +146,16 @@ def _length_at(data: bytes, start: int) -> int:
     return int(length)
 
 
-def _end_of_scan(data: bytes, position: int) -> int:
-    """Where coded pixels end: at the first marker that is neither a restart nor a stuffed zero."""
-    found = _NEXT_MARKER.search(data, position)
+def end_of_scan(data: bytes, position: int) -> int:
+    """Where coded pixels end: at the first marker that is neither a restart nor a stuffed zero, or at the bytes that
+    fill the space before it. Raises TruncatedJpegError."""
+    found = _SCAN_END.search(data, position)
     if found is None:
         raise TruncatedJpegError
-    return found.start()
+    end = found.start()
+    while end > position and data[end - 1] == 0xFF:
+        end -= 1
+    return end
 
 
 def _extend(kept: list[tuple[int, int]], start: int, end: int) -> None:

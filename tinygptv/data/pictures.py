@@ -3,70 +3,48 @@
 What the bytes are is read from them, never from a name or a Content-Type, and their size from the header before
 anything is decoded. One policy for what the web holds:
 
-- JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are pictures; HEIC, JPEG 2000, JPEG XL, icons and PSD are refused by name.
+- JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are pictures; HEIC and JPEG XL too, where the extras `heic` and `jxl` are
+  installed; JPEG 2000, icons, PSD and codings that browsers do not know are refused by name.
+- Decoders are given what pixels need. Metadata, however large or broken, and bytes behind the last pixel decide
+  nothing; where pixels are missing or their checksum is wrong, the picture is refused.
 - The shorter side is brought down to `image_size`, never up; nothing is cropped or boxed.
 - EXIF rotation is applied; EXIF with its GPS, XMP, IPTC, comments, thumbnails and colour profiles are left behind.
   Profiles are not converted: the published models saw the values as they are coded.
-- Transparency is blended on white, 16 bits are scaled to 8, CMYK and grey become RGB; of several frames, the first.
+- Transparency is blended on white, and so is what a frame leaves of its canvas; 16 bits are scaled to 8, CMYK and grey
+  become RGB; of several frames, the first.
 - A JPEG that needs none of this keeps its coded pixels to the bit; everything else is encoded once.
 """
 
-import io
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import cykooz_resizer
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
-from tinygptv.data import jpeg
+from tinygptv.data import decoding, jpeg, jpeg_scans, jxl
+from tinygptv.data.decoding import Pixels
+from tinygptv.data.formats import Format, PictureError, Reason, Still, sniff
 from tinygptv.data.phash import SIDE, phash
+from tinygptv.data.plugins import plugin
 from tinygptv.definitions.source import Download
 
-Pixels = NDArray[np.uint8]
-"""(height, width, 4): red, green, blue, and a byte without meaning. Four are read faster than three."""
-
-Format = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
-
-Reason = Literal[
-    "empty",
-    "not_image",
-    "unsupported_format",
-    "too_many_pixels",
-    "too_small",
-    "bad_aspect",
-    "animated",
-    "truncated_image",
-    "damaged_image",
-]
+__all__ = ["Format", "PictureError", "Pixels", "Reason", "StoredPicture", "resize", "sniff", "store_picture"]
 
 # Pillow warns of what it can still read, and of sizes that are checked here against a source's own limit.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_MAGIC: dict[bytes, Format] = {
-    jpeg.START: "jpeg",
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"GIF87a": "gif",
-    b"GIF89a": "gif",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-}
-_UNSUPPORTED = (b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"\xff\x4f\xff\x51", b"\0\0\1\0", b"8BPS")
-"""JPEG 2000, JPEG XL (boxed and bare), a JPEG 2000 codestream, icons, Photoshop."""
-_AVIF_BRANDS, _BMP_HEADERS = (b"avif", b"avis"), (12, 40, 52, 56, 64, 108, 124)
-
-_WITHOUT_A_WHITE = ("I", "F")
-"""Modes of numbers that nothing says the range of."""
-
 _TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
 _MIRRORED = (2, 4, 5, 7)
 """EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
+
+_STRAY_BYTES = "extraneous bytes before marker"
+"""What libjpeg says of them, but also of a picture that lost its place."""
+_JXL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 
 _FOUR_BYTES = "CMYK"
 """What Pillow calls pixels of four bytes that are all alike to it. It takes memory of such as it is."""
@@ -77,14 +55,6 @@ _ONE_LARGE = threading.Lock()
 _BICUBIC = cykooz_resizer.ResizeOptions(
     cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom), use_alpha=False
 )
-
-
-class PictureError(Exception):
-    """These bytes are not stored, and why: one word, counted in `drops`."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +77,9 @@ def store_picture(body: bytes, download: Download) -> StoredPicture:
     kind = sniff(body)
     if kind == "jpeg":
         return _store_jpeg(body, download)
-    return _store_by_pillow(body, kind, download)
-
-
-def sniff(body: bytes) -> Format:
-    """The format that these bytes begin as. Raises PictureError: empty, not_image, unsupported_format."""
-    if not body:
-        raise PictureError("empty")
-    for magic, kind in _MAGIC.items():
-        if body.startswith(magic):
-            return kind
-    if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
-        return "webp"
-    if body[:2] == b"BM" and int.from_bytes(body[14:18], "little") in _BMP_HEADERS:
-        return "bmp"
-    if body[4:8] == b"ftyp":
-        if any(brand in body[8 : int.from_bytes(body[:4], "big")] for brand in _AVIF_BRANDS):
-            return "avif"
-        raise PictureError("unsupported_format")
-    raise PictureError("unsupported_format" if body.startswith(_UNSUPPORTED) else "not_image")
+    if kind == "jxl":
+        return _store_jxl(body, download)
+    return _store_still(decoding.read_still(body, kind), kind, download)
 
 
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:
@@ -179,23 +133,22 @@ def _as_image(pixels: Pixels) -> Image.Image:
 
 def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
     try:
-        layout = jpeg.read_layout(body)
+        layout, plain, has_end = _read_jpeg(body)
+    except jpeg.UnsupportedJpegError:
+        raise PictureError("unsupported_format") from None
     except jpeg.TruncatedJpegError:
         raise PictureError("truncated_image") from None
     except ValueError:
         raise PictureError("damaged_image") from None
     width, height = layout.width, layout.height
     _check_size(width, height, download)
-    if layout.bits != 8:
-        raise PictureError("unsupported_format")
-    plain = layout.without_metadata(body)
+    otherwise: Reason = "damaged_image" if has_end else "truncated_image"
+    if layout.has_gaps or not has_end:
+        plain = _only_pixels(plain, otherwise)
     if layout.components == 4:
-        return _store_by_pillow(plain, "jpeg", download, layout.orientation)
+        return _store_still(Still(plain, orientation=layout.orientation), "jpeg", download)
     with _room_for(width * height):
-        try:
-            pixels = simplejpeg.decode_jpeg(plain, "RGBX")
-        except ValueError:
-            raise PictureError("damaged_image") from None
+        plain, pixels = _decode_jpeg(plain, otherwise)
         decoded = _Decoded(width, height, lambda top, end: pixels[top:end], layout.orientation)
         if layout.components != 3 or layout.orientation != 1 or min(width, height) > download.image_size:
             return _encode(decoded, "jpeg", download)
@@ -203,27 +156,78 @@ def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
     return StoredPicture(plain, width, height, width, height, "jpeg", reencoded=False, phash=fingerprint)
 
 
-def _store_by_pillow(body: bytes, kind: Format, download: Download, orientation: int | None = None) -> StoredPicture:
-    """`orientation` is what is known of it already; else it is looked for."""
-    with _reading(body, kind):
-        image = Image.open(io.BytesIO(body), formats=[kind.upper()])
-        _check_size(image.width, image.height, download)
-        if download.animated == "refuse" and getattr(image, "is_animated", False):
-            raise PictureError("animated")
-    with _room_for(image.width * image.height):
-        with _reading(body, kind):
-            image.load()
-        if image.mode in _WITHOUT_A_WHITE:
-            raise PictureError("unsupported_format")
-        if orientation is None:  # Pillow turns TIFF upright by itself
-            exif = b"" if kind == "tiff" else image.info.get("exif", b"")
-            orientation = jpeg.orientation_of(exif.removeprefix(b"Exif\0\0"))
+def _read_jpeg(body: bytes) -> tuple[jpeg.JpegLayout, bytes, bool]:
+    """Layout, the file without metadata, and whether it has an end marker; one is added if that is all it lacks."""
+    try:
+        layout = jpeg.read_layout(body)
+        return layout, layout.without_metadata(body), True
+    except jpeg.TruncatedJpegError:
+        ended = body + jpeg.END
+        layout = jpeg.read_layout(ended)
+        return layout, layout.without_metadata(ended), False
 
-        def rows(top: int, end: int) -> Pixels:
-            strip = _rgb(image.crop((0, top, image.width, end))).tobytes("raw", "RGBX")
-            return np.frombuffer(strip, np.uint8).reshape(end - top, image.width, 4)
 
-        return _encode(_Decoded(image.width, image.height, rows, orientation), kind, download)
+def _decode_jpeg(plain: bytes, otherwise: Reason) -> tuple[bytes, Pixels]:
+    """The pixels of a file, and the file without stray bytes that its decoder would warn of. Raises PictureError."""
+    try:
+        return plain, simplejpeg.decode_jpeg(plain, "RGBX")
+    except ValueError as error:
+        if _STRAY_BYTES not in str(error):
+            raise PictureError(otherwise) from None
+    plain = _only_pixels(plain, otherwise)
+    try:
+        return plain, simplejpeg.decode_jpeg(plain, "RGBX")
+    except ValueError:
+        raise PictureError(otherwise) from None
+
+
+def _only_pixels(plain: bytes, otherwise: Reason) -> bytes:
+    try:
+        return jpeg_scans.without_stray_bytes(plain)
+    except jpeg_scans.ScanError:
+        raise PictureError(otherwise) from None
+
+
+def _store_jxl(body: bytes, download: Download) -> StoredPicture:
+    """A JPEG that was packed losslessly is unpacked, to the bit; else its pixels are stored, which are upright."""
+    package = plugin("jxl")
+    if package is None:
+        raise PictureError("unsupported_format")
+    still = Still(body)
+    with decoding.reading(still):
+        header = jxl.read_header(body)
+    _check_size(header.width, header.height, download)
+    if download.animated == "refuse" and header.is_animated:
+        raise PictureError("animated")
+    with _room_for(header.width * header.height), decoding.reading(still):
+        is_jpeg, info, data, *_ = package.Decoder(num_threads=0)(body)
+    if is_jpeg:
+        return replace(_store_jpeg(data, download), original_format="jxl")
+    if info.width * info.height != header.width * header.height or info.mode not in _JXL_MODES:
+        raise PictureError("unsupported_format")
+    with decoding.reading(still):
+        image = Image.frombytes(info.mode, (info.width, info.height), data)
+    return _store_image(image, still, "jxl", download)
+
+
+def _store_still(still: Still, kind: Format, download: Download) -> StoredPicture:
+    if still.width is not None and still.height is not None:
+        _check_size(still.width, still.height, download)
+    image = decoding.open_still(still, kind)
+    width, height = still.width or image.width, still.height or image.height
+    _check_size(width, height, download)
+    if download.animated == "refuse" and (still.is_animated or getattr(image, "is_animated", False)):
+        raise PictureError("animated")
+    still = replace(still, orientation=decoding.orientation(image, still))
+    with _room_for(width * height):
+        return _store_image(decoding.load(image, still), still, kind, download)
+
+
+def _store_image(image: Image.Image, still: Still, kind: Format, download: Download) -> StoredPicture:
+    width, height = still.width or image.width, still.height or image.height
+    decoded = _Decoded(width, height, lambda top, end: decoding.rows(image, still, top, end), still.orientation)
+    with decoding.reading(still):
+        return _encode(decoded, kind, download)
 
 
 def _encode(decoded: _Decoded, kind: Format, download: Download) -> StoredPicture:
@@ -262,39 +266,3 @@ def _check_size(width: int, height: int, download: Download) -> None:
 def _room_for(pixels: int) -> AbstractContextManager[object]:
     """However many threads there are, only one of them holds a large picture."""
     return _ONE_LARGE if pixels > _LARGE_PIXELS else nullcontext()
-
-
-@contextmanager
-def _reading(body: bytes, kind: Format) -> Iterator[None]:
-    """What Pillow says of a file, in one word."""
-    try:
-        yield
-    except (PictureError, MemoryError):
-        raise
-    except Image.DecompressionBombError:
-        raise PictureError("too_many_pixels") from None
-    except Exception:  # on bytes that are not what they seem, a dozen parsers raise whatever they stumble over
-        raise PictureError("truncated_image" if _ends_early(body, kind) else "damaged_image") from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Eight bits, three channels, nothing transparent."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layered = image.convert("RGBA")
-    white = Image.new("RGBA", layered.size, "white")
-    return Image.alpha_composite(white, layered).convert("RGB")
-
-
-def _ends_early(body: bytes, kind: Format) -> bool:
-    """Whether a picture that cannot be decoded lacks the end that its format promises."""
-    if kind == "png":
-        return b"IEND" not in body[-64:]
-    if kind in ("webp", "bmp"):
-        start = 4 if kind == "webp" else 2
-        return int.from_bytes(body[start : start + 4], "little") > len(body)
-    if kind == "gif":
-        return not body.rstrip(b"\0").endswith(b";")
-    return False
