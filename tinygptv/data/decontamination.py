@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
@@ -20,6 +21,7 @@ from tinygptv.data.near import near_any
 from tinygptv.data.phrases import Phrases, words_of
 from tinygptv.data.pictures import PictureError, store_picture
 from tinygptv.data.rows import Positions, Rows
+from tinygptv.data.scripts import LETTERS_PER_WORD, UNSPACED
 from tinygptv.data.shapes.files import draw_corpus, draw_held_out, is_held_out
 from tinygptv.data.shards import content_hash
 from tinygptv.definitions.filters import Decontaminate
@@ -120,8 +122,19 @@ def _same_words(rows: Rows, texts: list[str], words: int) -> Positions:
 
 
 def _successive(texts: list[str], count: int) -> Iterator[str]:
-    """Every run of `count` words of one text."""
+    """Every run of `count` words of one text, `LETTERS_PER_WORD` letters counting as one in scripts without spaces.
+
+    In those a text of half as many words is one run too: it has no articles, and as many letters say more.
+    """
     found, owner = words_of(pa.array(texts, pa.string()))
+    is_letter = pc.match_substring_regex(found, f"^{UNSPACED}").to_numpy(zero_copy_only=False)
+    letters = np.concatenate([[0], np.cumsum(np.where(is_letter, 1, LETTERS_PER_WORD))])
+    needed = count * LETTERS_PER_WORD
+    last = np.searchsorted(owner, owner, side="right")  # where the text of each word ends
+    ends = np.searchsorted(letters, letters[:-1] + needed)
+    begins_text = np.diff(owner, prepend=-1) > 0
+    is_short = begins_text & is_letter & (ends > last) & (letters[last] - letters[:-1] >= needed // 2)
+    ends[is_short] = last[is_short]
     words = found.to_pylist()
-    for first in np.flatnonzero(owner[: max(len(owner) - count + 1, 0)] == owner[count - 1 :]).tolist():
-        yield " ".join(words[first : first + count])
+    for first in np.flatnonzero(ends <= last).tolist():
+        yield " ".join(words[first : ends[first]])

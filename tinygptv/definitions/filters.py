@@ -39,10 +39,11 @@ SIDECAR_COLUMNS: dict[str, str] = {
 """Columns a predicate may use, with their DuckDB types; all but `key`, `url` and `caption` may be NULL.
 
 `caption` is the cleaned text, `caption_raw` what the table says; `language` is an ISO 639-1 code, or the ISO 15924 code
-of a script that several languages share (Cyrl, Hani, Arab, Deva). `width`, `height` (px),
+of a script that several languages share (Cyrl, Hani, Arab, Deva …; Zzzz for a rare one). `width`, `height` (px),
 `bytes` and `sha256` are of the stored image; `original_…` and `content_sha256` of what the web answered; `reencoded`
 says whether they differ. `phash` is a 64-bit DCT hash. `uid`, `similarity`, `punsafe`, `pwatermark`, `nsfw`
-(UNLIKELY, UNSURE or NSFW) and `table_…`, the size and hash the picture once had, come from the table."""
+(UNLIKELY, UNSURE or NSFW) and `table_…`, the size and hash the picture once had, come from the table. Macros for words
+and letters of captions in any script are in `data/scripts.py`."""
 
 SCORE_COLUMNS: dict[str, str] = {
     "itc": "DOUBLE",
