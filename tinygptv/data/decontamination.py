@@ -16,7 +16,7 @@ from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.annotations import contents_of, read_annotations
 from tinygptv.data.arrow import numbers
 from tinygptv.data.duplicates import Fixed
-from tinygptv.data.likeness import SIDE, is_like_any, thumbnail
+from tinygptv.data.likeness import COLOURS_BYTES, DETAIL_BYTES, LOOK_VERSION, is_like_any, look
 from tinygptv.data.near import near_any
 from tinygptv.data.phrases import Phrases, words_of
 from tinygptv.data.pictures import PictureError, store_picture
@@ -28,7 +28,9 @@ from tinygptv.definitions.filters import Decontaminate
 from tinygptv.definitions.source import AnnotationsSource, Download
 
 PICTURES, TEXTS = "pictures.parquet", "texts.parquet"
-_PICTURES = pa.schema([("sha256", pa.string()), ("phash", pa.int64()), ("thumbnail", pa.binary())])
+_PICTURES = pa.schema(
+    [("sha256", pa.string()), ("phash", pa.int64()), ("colours", pa.binary()), ("detail", pa.binary())]
+)
 _HASHES = "SELECT position, phash FROM rows WHERE phash IS NOT NULL AND NOT earlier"
 _COMPARED_ROWS = 250_000
 _AS_FETCHED = Download(min_side=1, max_aspect=1000.0)
@@ -43,7 +45,7 @@ def fingerprints(store: Store, name: str, source: AnnotationsSource) -> Manifest
     draw = draw_held_out if is_held_out(source.images) else draw_corpus
     parents = [draw(store).artifact] if embedded else []
     about = source.model_dump(exclude={"about", "licence"})
-    definition = {"source": about, "contents": contents_of(source), "thumbnail_side": SIDE}
+    definition = {"source": about, "contents": contents_of(source), "look": LOOK_VERSION}
 
     def build(draft: Path) -> Outcome:
         samples = read_annotations(store, name, source, lambda: store.folder(draw(store).artifact)).samples
@@ -67,8 +69,8 @@ def _fingerprint(body: bytes) -> dict[str, Any] | None:
         picture = store_picture(body, _AS_FETCHED)
     except PictureError:
         return None
-    look = thumbnail(picture.jpeg).tobytes()
-    return {"sha256": content_hash(body), "phash": picture.phash, "thumbnail": look}
+    parts = {name: part.tobytes() for name, part in look(picture.jpeg)._asdict().items()}
+    return {"sha256": content_hash(body), "phash": picture.phash, **parts}
 
 
 class Contaminated(Fixed):
@@ -103,12 +105,15 @@ def _same_look(rows: Rows, pictures: pa.Table, within: int) -> Positions:
         is_near = near_any(every, held_out, within)
         found.append((numbers(batch, "position")[is_near], every[is_near]))
     positions, codes = map(np.concatenate, zip(*found, strict=True))
-    looks = np.frombuffer(b"".join(pictures["thumbnail"].to_pylist()), np.uint8).reshape(-1, SIDE, SIDE, 3)
+    colours, details = (
+        np.frombuffer(b"".join(pictures[name].to_pylist()), np.uint8).reshape(-1, length)
+        for name, length in (("colours", COLOURS_BYTES), ("detail", DETAIL_BYTES))
+    )
     order = np.argsort(positions)
-    is_same = [
-        is_like_any(thumbnail(image), looks[np.bitwise_count(held_out ^ code) <= within])
-        for code, image in zip(codes[order], rows.images(positions), strict=True)
-    ]
+    is_same = []
+    for code, image in zip(codes[order], rows.images(positions), strict=True):
+        near = np.flatnonzero(np.bitwise_count(held_out ^ code) <= within)
+        is_same.append(is_like_any(look(image), colours[near], details[near].__getitem__))
     return positions[order][np.array(is_same, np.bool_)]
 
 

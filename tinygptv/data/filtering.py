@@ -25,6 +25,7 @@ from tinygptv.data.decontamination import fingerprints
 from tinygptv.data.forget import without_forgotten
 from tinygptv.data.gallery import DROPPED, write_gallery
 from tinygptv.data.judging import KEPT, Judgement, judge
+from tinygptv.data.likeness import LOOK_VERSION
 from tinygptv.data.rows import Rows
 from tinygptv.data.scores import SCORES, describe_rows
 from tinygptv.data.scripts import TEXT_MACROS, TEXT_MACROS_VERSION
@@ -66,6 +67,7 @@ def filter_source(
     definition = chain.model_dump() | {
         "samples_per_shard": _SAMPLES_PER_SHARD,
         "text_macros": TEXT_MACROS_VERSION,
+        "looks": LOOK_VERSION,
     }
     name = f"{source_name}-{filter_name}"
     parents = [made.artifact for made in (raw, described, *held_out, *earlier, *([scores] if scores else []))]
