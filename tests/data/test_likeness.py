@@ -50,6 +50,7 @@ CHANGES: dict[str, Change] = {
     "half as large": lambda one: one.resize((one.width // 2, one.height // 2)),
     "twice as large": lambda one: one.resize((one.width * 2, one.height * 2)),
     "2 % wider": lambda one: one.resize((round(one.width * 1.02), one.height)),
+    "cut by 2 px on each side": lambda one: one.crop((2, 2, one.width - 2, one.height - 2)),
     "blurred": lambda one: one.filter(ImageFilter.GaussianBlur(1)),
     "brighter": lambda one: ImageEnhance.Brightness(one).enhance(1.03),
     "less contrast": lambda one: ImageEnhance.Contrast(one).enhance(0.95),
@@ -69,6 +70,11 @@ def test_a_harmless_change_leaves_a_photograph_and_a_sign_the_same(photograph: I
 def test_another_number_on_the_same_layout_is_another_picture(size: int) -> None:
     for one, other in combinations(["30", "60", "80", "90", "38"], 2):
         assert not alike(sign(one, size), sign(other, size)), f"{one} and {other}"
+
+
+def test_large_faint_writing_counts() -> None:
+    for one, other in combinations(["30", "60", "80"], 2):
+        assert not alike(sign(one, 120, colour="#d0d0d0"), sign(other, 120, colour="#d0d0d0"))
 
 
 def test_writing_that_is_there_or_not_makes_another_picture(photograph: Image.Image) -> None:

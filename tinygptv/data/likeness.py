@@ -2,10 +2,10 @@
 anywhere that no harmless change explains.
 
 A perceptual hash knows neither colours nor small parts, and a mean over the picture knows no small parts either: road
-signs, calendar leaves and slides differ in what is written on them, in a hundredth of their area. So what is compared
-in the end is the worst place. Before that, brightness, contrast, a tone curve, a shift, another scale, blur and
-sharpening are taken out: each changes every place in a way that a few numbers describe, and one least-squares fit finds
-them. Measured in docs/near_copies.md.
+signs, calendar leaves and slides differ only in what is written on them, in a hundredth of their area. So the worst
+place decides. Before that, brightness, contrast, a tone curve, a shift, another scale, blur and sharpening are taken
+out: each changes every place in a way that a few numbers describe, and a least-squares fit finds them. What that finds
+and misses is measured in docs/near_copies.md.
 """
 
 import io
@@ -25,15 +25,21 @@ DETAIL_BYTES = _LUMA_SIDE**2 + 2 * _CHROMA_SIDE**2
 
 _MAX_MEAN = 8.0
 """Levels of 255, root mean square over colours of 16 x 16 parts."""
-_MAX_LUMA, _MAX_CHROMA = 45.0, 28.0
-"""Levels of 255 in the worst part, of 160 x 160 and of 32 x 32; the outermost parts of luma do not count."""
-_MARGIN = 3
+_MAX_CHROMA = 28.0
+"""Levels of 255 in the worst of 32 x 32 parts."""
+_MAX_LUMA = {1: 45.0, 2: 30.0, 4: 20.0}
+"""Levels of 255 in the worst mean of so many times so many of 160 x 160 parts: what is large may be faint."""
+_MARGIN = 4
+"""The outermost parts do not count: a border or a cut of a pixel falls on them."""
+_LEAST_SHIFT, _MOST_SHIFT = 0.1, 8.0
+"""Parts. What is shifted by more than the least is fitted again where it then lies."""
 _MAX_FITS = 16
 """A fit takes milliseconds, so that of a thousand pictures of one layout only the nearest in colour are fitted."""
 
 Bytes = NDArray[np.uint8]
+Plane = NDArray[np.float32]
 
-_ACROSS = ((np.arange(_LUMA_SIDE, dtype=np.float32) + 0.5) / _LUMA_SIDE - 0.5)[None, :]
+_PLACES = (np.arange(_LUMA_SIDE, dtype=np.float32) + 0.5) / _LUMA_SIDE - 0.5
 
 
 class Look(NamedTuple):
@@ -72,20 +78,51 @@ def _shows_the_same(one: Bytes, other: Bytes) -> bool:
     other_luma, other_chroma = np.split(other.astype(np.float32), [_LUMA_SIDE**2])
     if np.abs(chroma - other_chroma).max() > _MAX_CHROMA:
         return False
-    if np.abs(luma - other_luma).max() <= _MAX_LUMA:
-        return True
     planes = luma.reshape(_LUMA_SIDE, _LUMA_SIDE), other_luma.reshape(_LUMA_SIDE, _LUMA_SIDE)
-    return _unexplained(*planes) <= _MAX_LUMA or _unexplained(*planes[::-1]) <= _MAX_LUMA
+    return _explains(*planes) or _explains(*planes[::-1])
 
 
-def _unexplained(one: NDArray[np.float32], by: NDArray[np.float32]) -> float:
-    """The largest difference between `one` and what harmless changes make of `by`, away from the border."""
-    down, across = np.gradient(by)
-    around = np.pad(by, 1, mode="edge")
-    blur = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:] - 4 * by
-    changes = [np.ones_like(by), by, by**2 / 255, across, down, across * _ACROSS, down * _ACROSS.T, blur]
-    inner = np.stack(changes)[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].reshape(len(changes), -1)
-    wanted = one[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN].ravel()
+def _explains(one: Plane, other: Plane) -> bool:
+    """Whether harmless changes make `other` of `one`."""
+    left, shifts = _fit(one, other)
+    if _is_small(left):
+        return True
+    furthest = max(float(np.abs(shift).max()) for shift in shifts)
+    return _LEAST_SHIFT <= furthest <= _MOST_SHIFT and _is_small(_fit(_moved(one, *shifts), other)[0])
+
+
+def _fit(one: Plane, other: Plane) -> tuple[Plane, tuple[Plane, Plane]]:
+    """What remains of `other` without its best approximation by changes of `one`, and how far each row and each column
+    of it is shifted: the first order of Lucas and Kanade (1981), with tone and sharpness among the unknowns."""
+    around = np.pad(one, 1, mode="edge")
+    above, below, before, after = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
+    down, across = (below - above) / 2, (after - before) / 2
+    tone = np.stack([np.ones_like(one), one, np.square(one) / 255])
+    shift = np.stack([down, down * _PLACES[:, None], across, across * _PLACES])
+    blur = above + below + before + after - 4 * one
+    changes = np.concatenate([tone, shift, blur[None]])
+    inner = changes[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].reshape(len(changes), -1)
+    wanted = other[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
     # A plain picture leaves the fit undetermined; the smallest solution will do.
-    shares = np.linalg.lstsq(inner @ inner.T, inner @ wanted, rcond=None)[0]
-    return float(np.abs(wanted - shares @ inner).max())
+    shares = np.linalg.lstsq(inner @ inner.T, inner @ wanted.ravel(), rcond=None)[0]
+    contrast = max(float(shares[1] + 2 * shares[2] * one.mean() / 255), 0.5)
+    shifts = (shares[3] + shares[4] * _PLACES) / contrast, (shares[5] + shares[6] * _PLACES) / contrast
+    return wanted - (shares @ inner).reshape(wanted.shape), shifts
+
+
+def _moved(plane: Plane, rows: Plane, columns: Plane) -> Plane:
+    """Each row and column taken from where it lies, so many parts away."""
+    for shift in (rows, columns):
+        place = np.clip(np.arange(_LUMA_SIDE) + shift, 0, _LUMA_SIDE - 1.001)
+        first, share = place.astype(np.intp), (place % 1)[:, None].astype(np.float32)
+        plane = ((1 - share) * plane[first] + share * plane[first + 1]).T
+    return plane
+
+
+def _is_small(left: Plane) -> bool:
+    """Everywhere."""
+    for part, most in _MAX_LUMA.items():
+        side = len(left) // part
+        if np.abs(left.reshape(side, part, side, part).mean(axis=(1, 3))).max() > most:
+            return False
+    return True
