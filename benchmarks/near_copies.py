@@ -105,6 +105,14 @@ def product(number: int) -> Image.Image:
     return picture
 
 
+def fine_print(number: int) -> Image.Image:
+    """A box with a model number as small as can be read."""
+    picture, draw = canvas(640, 640, "white")
+    draw.rounded_rectangle([120, 140, 520, 500], 30, fill=(70, 75, 85))
+    draw.text((320, 430), f"MODEL X{100 + 7 * number}", fill="white", font=font(18), anchor="mm")
+    return picture
+
+
 def jersey(number: int) -> Image.Image:
     """A shirt with a number."""
     picture, draw = canvas(500, 560, (235, 235, 235))
@@ -237,6 +245,7 @@ def shirt_colour(number: int) -> Image.Image:
 FAMILIES: list[tuple[Callable[[int], Image.Image], int]] = [
     *((each, 20) for each in (sign, calendar, slide, label, product, jersey, plate, chart, line_chart, map_pin, meme)),
     *((each, 20) for each in (screenshot, comic, scoreboard)),
+    (fine_print, 20),
     (shirt_colour, 6),
 ]
 
