@@ -38,6 +38,18 @@ def describer() -> Describer:
         ("cafe\u0301", "café"),
         ("two\nlines\0", "two lines"),
         ("Stock Photo", ""),
+        ("cats &lt;3 dogs and 5 &gt; 3", "cats <3 dogs and 5 > 3"),
+        ("I &amp;lt;3 you", "I <3 you"),
+        ("x < y and y > z", "x < y and y > z"),
+        ("a<b and c>d", "a<b and c>d"),
+        ("a -> b", "a -> b"),
+        ("<- here is a cat", "<- here is a cat"),
+        ("<a<b>", "<a"),
+        ("a &lt;b&gt;bold&lt;/b&gt; cat", "a bold cat"),
+        ("a <!-- x > y --> cat", "a cat"),
+        ("<img alt=\"a > b\" src='x'> cat", "cat"),
+        ('a cat <img src="http', "a cat"),
+        ("见https://a.example/x一只猫在睡觉", "见 一只猫在睡觉"),
     ],
 )
 def test_a_caption_is_cleaned(describer: Describer, found: str, cleaned: str) -> None:
@@ -58,6 +70,10 @@ def test_a_caption_is_cleaned(describer: Describer, found: str, cleaned: str) ->
         ("잔디 위의 빨간 공", "ko"),
         ("Tokyo tower (東京) at night", "en"),
         ("IMG 0042", None),
+        ("ஜன்னல் அருகே தூங்கும் பூனை", "ta"),
+        ("ဘေးမှာ အိပ်နေတဲ့ ကြောင်", "Mymr"),
+        ("ᎠᏓᏪᎳᎩᏍᎩ ᎣᎭᏂ", "Zzzz"),
+        ("𝐁𝐨𝐥𝐝 letters of 𝐦𝐚𝐭𝐡", "en"),
     ],
 )
 def test_a_language_is_told_by_script_and_frequent_words(

@@ -97,6 +97,21 @@ def test_rows_a_benchmark_holds_are_dropped_by_bytes_look_and_words(
     assert dropped(folder, whole) == {}
 
 
+def test_a_caption_without_spaces_is_found_by_its_letters(
+    store: Store, benchmark: AnnotationsSource, tmp_path: Path
+) -> None:
+    texts = ["一只橘猫躺在洒满阳光的窗台上睡觉", "雪山脚下有一座红色的小木屋", "หมา"]
+    content = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2, 3)],
+        "annotations": [{"id": number, "image_id": number, "caption": text} for number, text in enumerate(texts, 1)],
+    }
+    Path(benchmark.files["annotations"]).write_text(json.dumps(content))
+    held_out = (store.folder(fingerprints(store, "cats", benchmark).artifact),)
+    captions = [texts[0], f"照片：{texts[0]}！", texts[0][:10], f"{texts[1]}。", "雪山脚下有一座小木屋", "หมา"]
+    folder = write_rows(tmp_path / "rows", [{"caption": caption} for caption in captions])
+    assert dropped(folder, chain(Decontaminate()), held_out=held_out).keys() == {0, 1, 3}
+
+
 def test_a_corrected_benchmark_is_fingerprinted_anew(
     store: Store, made: Manifest, benchmark: AnnotationsSource
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests.data.judged import ANYTHING, dropped, opened, write_rows
 from tinygptv.data.database import connect
@@ -87,6 +87,20 @@ def test_a_near_hash_is_confirmed_by_a_look(tmp_path: Path, picture: Callable[..
     folder = write_rows(tmp_path / "rows", rows, images)
     assert dropped(folder, chain(BY_HASH)) == {2: "near"}
     assert dropped(folder, chain(BY_HASH.model_copy(update={"confirm": False}))) == {1: "near", 2: "near"}
+
+
+def test_pictures_of_one_layout_with_other_words_are_no_copies(tmp_path: Path) -> None:
+    def leaf(text: str, quality: int = 90) -> bytes:
+        stream, page = io.BytesIO(), Image.new("RGB", (400, 500), "white")
+        draw = ImageDraw.Draw(page)
+        draw.rectangle([0, 0, 400, 110], fill=(190, 30, 30))
+        draw.text((200, 300), text, fill="black", font_size=90, anchor="mm")
+        page.save(stream, "JPEG", quality=quality)
+        return stream.getvalue()
+
+    images = {text: leaf(text) for text in ("13", "16", "18", "SALT", "RICE")} | {"16 again": leaf("16", 50)}
+    folder = write_rows(tmp_path / "rows", [{"phash": 0, "image": name} for name in images], images)
+    assert dropped(folder, chain(BY_HASH)) == {5: "near"}
 
 
 def test_near_copies_of_an_earlier_snapshot_are_found_in_its_own_shards(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygptv.data.spilled import Spilled
+from tinygptv.data.spilled import Records, Spilled
 
 
 def test_groups_come_back_in_order_and_again(tmp_path: Path) -> None:
@@ -18,3 +18,13 @@ def test_groups_come_back_in_order_and_again(tmp_path: Path) -> None:
             for array, known in zip(group, expected, strict=True):
                 assert array.dtype == known.dtype
                 assert np.array_equal(array, known)
+
+
+def test_records_are_read_one_by_one_in_any_order(tmp_path: Path) -> None:
+    records = Records(tmp_path / "records", 3)
+    made = [np.full(3, number, np.uint8) for number in range(5)]
+    assert records.extend(made[:2]) == 0
+    assert records.extend([]) == 2
+    assert records.extend(made[2:]) == 2
+    for number in (4, 0, 2, 2):
+        assert np.array_equal(records[number], made[number])

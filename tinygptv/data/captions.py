@@ -24,6 +24,7 @@ from tinygptv.errors import DefinitionError
 _BATCH_ROWS = 20_000
 _WORDS_OF_ANOTHER = 2  # one may be a name, or a word of the first language too
 _ENTITY = r"&(#[0-9]+|#x[0-9a-fA-F]+|[a-zA-Z]+);"
+_NOT_LATIN = r"[^\P{L}\p{Latin}\p{Common}\p{Inherited}]"
 _SCRIPTS = {
     "ko": r"\p{Hangul}",
     "ja": r"[\p{Hiragana}\p{Katakana}]",
@@ -34,8 +35,26 @@ _SCRIPTS = {
     "Cyrl": r"\p{Cyrillic}",
     "Arab": r"\p{Arabic}",
     "Deva": r"\p{Devanagari}",
+    "hy": r"\p{Armenian}",
+    "ka": r"\p{Georgian}",
+    "Beng": r"\p{Bengali}",
+    "pa": r"\p{Gurmukhi}",
+    "gu": r"\p{Gujarati}",
+    "or": r"\p{Oriya}",
+    "ta": r"\p{Tamil}",
+    "te": r"\p{Telugu}",
+    "kn": r"\p{Kannada}",
+    "ml": r"\p{Malayalam}",
+    "si": r"\p{Sinhala}",
+    "lo": r"\p{Lao}",
+    "km": r"\p{Khmer}",
+    "Mymr": r"\p{Myanmar}",
+    "Tibt": r"\p{Tibetan}",
+    "Ethi": r"\p{Ethiopic}",
+    "Zzzz": _NOT_LATIN,
 }
-"""The letters of one language (ISO 639-1), or of a script that several share (ISO 15924); the first found counts."""
+"""The letters of one language (ISO 639-1), or of a script that several share (ISO 15924); the first found counts. The
+last is any other script."""
 
 
 def describe(store: Store, source_name: str, captions_name: str, raw: Manifest) -> Manifest:
@@ -45,7 +64,7 @@ def describe(store: Store, source_name: str, captions_name: str, raw: Manifest) 
     """
     captions = catalog.captions(captions_name)
     check_captions(captions_name, captions)
-    definition = captions.model_dump()
+    definition = captions.model_dump() | {"scripts": [*_SCRIPTS]}
     artifact = artifact_name(f"described/{source_name}-{captions_name}", definition, [raw.artifact])
 
     def build(draft: Path) -> Outcome:
@@ -113,7 +132,7 @@ def _decoded(captions: pa.Array) -> pa.Array:
 
 
 def _by_script(captions: pa.Array) -> pa.Array:
-    scripted = pc.invert(pc.string_is_ascii(captions))
+    scripted = pc.fill_null(pc.match_substring_regex(captions, _NOT_LATIN), False)
     texts = captions.filter(scripted)
     latin = pc.count_substring_regex(texts, r"\p{Latin}")
     is_script = [pc.greater(pc.count_substring_regex(texts, letters), latin) for letters in _SCRIPTS.values()]

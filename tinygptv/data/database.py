@@ -1,4 +1,5 @@
-"""DuckDB as curation uses it: bounded in memory, spilling beside its work, never fetching an extension."""
+"""DuckDB as curation uses it: bounded in memory, spilling beside its work, never fetching an extension, and with the
+macros that filters and checks use on captions."""
 
 import contextlib
 import tempfile
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+
+from tinygptv.data.scripts import TEXT_MACROS
 
 _MEMORY_BYTES, _MAX_MEMORY_BYTES = 256 << 20, 4 << 30
 
@@ -36,6 +39,7 @@ def _opened(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             "temp_directory": spill,
         }
         with duckdb.connect(config=config) as database:
+            database.execute(TEXT_MACROS)
             yield database
 
 

@@ -9,24 +9,28 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.annotations import contents_of, read_annotations
 from tinygptv.data.arrow import numbers
 from tinygptv.data.duplicates import Fixed
-from tinygptv.data.likeness import SIDE, is_like_any, thumbnail
+from tinygptv.data.likeness import COLOURS_BYTES, DETAIL_BYTES, LOOK_VERSION, is_like_any, look
 from tinygptv.data.near import near_any
 from tinygptv.data.phrases import Phrases, words_of
 from tinygptv.data.pictures import PictureError, store_picture
 from tinygptv.data.rows import Positions, Rows
+from tinygptv.data.scripts import LETTERS_PER_WORD, UNSPACED
 from tinygptv.data.shapes.files import draw_corpus, draw_held_out, is_held_out
 from tinygptv.data.shards import content_hash
 from tinygptv.definitions.filters import Decontaminate
 from tinygptv.definitions.source import AnnotationsSource, Download
 
 PICTURES, TEXTS = "pictures.parquet", "texts.parquet"
-_PICTURES = pa.schema([("sha256", pa.string()), ("phash", pa.int64()), ("thumbnail", pa.binary())])
+_PICTURES = pa.schema(
+    [("sha256", pa.string()), ("phash", pa.int64()), ("colours", pa.binary()), ("detail", pa.binary())]
+)
 _HASHES = "SELECT position, phash FROM rows WHERE phash IS NOT NULL AND NOT earlier"
 _COMPARED_ROWS = 250_000
 _AS_FETCHED = Download(min_side=1, max_aspect=1000.0)
@@ -41,7 +45,7 @@ def fingerprints(store: Store, name: str, source: AnnotationsSource) -> Manifest
     draw = draw_held_out if is_held_out(source.images) else draw_corpus
     parents = [draw(store).artifact] if embedded else []
     about = source.model_dump(exclude={"about", "licence"})
-    definition = {"source": about, "contents": contents_of(source), "thumbnail_side": SIDE}
+    definition = {"source": about, "contents": contents_of(source), "look": LOOK_VERSION}
 
     def build(draft: Path) -> Outcome:
         samples = read_annotations(store, name, source, lambda: store.folder(draw(store).artifact)).samples
@@ -65,8 +69,8 @@ def _fingerprint(body: bytes) -> dict[str, Any] | None:
         picture = store_picture(body, _AS_FETCHED)
     except PictureError:
         return None
-    look = thumbnail(picture.jpeg).tobytes()
-    return {"sha256": content_hash(body), "phash": picture.phash, "thumbnail": look}
+    parts = {name: part.tobytes() for name, part in look(picture.jpeg)._asdict().items()}
+    return {"sha256": content_hash(body), "phash": picture.phash, **parts}
 
 
 class Contaminated(Fixed):
@@ -101,12 +105,15 @@ def _same_look(rows: Rows, pictures: pa.Table, within: int) -> Positions:
         is_near = near_any(every, held_out, within)
         found.append((numbers(batch, "position")[is_near], every[is_near]))
     positions, codes = map(np.concatenate, zip(*found, strict=True))
-    looks = np.frombuffer(b"".join(pictures["thumbnail"].to_pylist()), np.uint8).reshape(-1, SIDE, SIDE, 3)
+    colours, details = (
+        np.frombuffer(b"".join(pictures[name].to_pylist()), np.uint8).reshape(-1, length)
+        for name, length in (("colours", COLOURS_BYTES), ("detail", DETAIL_BYTES))
+    )
     order = np.argsort(positions)
-    is_same = [
-        is_like_any(thumbnail(image), looks[np.bitwise_count(held_out ^ code) <= within])
-        for code, image in zip(codes[order], rows.images(positions), strict=True)
-    ]
+    is_same = []
+    for code, image in zip(codes[order], rows.images(positions), strict=True):
+        near = np.flatnonzero(np.bitwise_count(held_out ^ code) <= within)
+        is_same.append(is_like_any(look(image), colours[near], details[near].__getitem__))
     return positions[order][np.array(is_same, np.bool_)]
 
 
@@ -120,8 +127,19 @@ def _same_words(rows: Rows, texts: list[str], words: int) -> Positions:
 
 
 def _successive(texts: list[str], count: int) -> Iterator[str]:
-    """Every run of `count` words of one text."""
+    """Every run of `count` words of one text, `LETTERS_PER_WORD` letters counting as one in scripts without spaces.
+
+    In those a text of half as many words is one run too: it has no articles, and as many letters say more.
+    """
     found, owner = words_of(pa.array(texts, pa.string()))
+    is_letter = pc.match_substring_regex(found, f"^{UNSPACED}").to_numpy(zero_copy_only=False)
+    letters = np.concatenate([[0], np.cumsum(np.where(is_letter, 1, LETTERS_PER_WORD))])
+    needed = count * LETTERS_PER_WORD
+    last = np.searchsorted(owner, owner, side="right")  # where the text of each word ends
+    ends = np.searchsorted(letters, letters[:-1] + needed)
+    begins_text = np.diff(owner, prepend=-1) > 0
+    is_short = begins_text & is_letter & (ends > last) & (letters[last] - letters[:-1] >= needed // 2)
+    ends[is_short] = last[is_short]
     words = found.to_pylist()
-    for first in np.flatnonzero(owner[: max(len(owner) - count + 1, 0)] == owner[count - 1 :]).tolist():
-        yield " ".join(words[first : first + count])
+    for first in np.flatnonzero(ends <= last).tolist():
+        yield " ".join(words[first : ends[first]])

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tinygptv.data.arrow import numbers
 from tinygptv.data.chains import chains_of, neighbours
 from tinygptv.data.fellows import Marks, fellows, marked, repeated
-from tinygptv.data.likeness import SIDE, is_like_any, thumbnail
+from tinygptv.data.likeness import COLOURS_BYTES, DETAIL_BYTES, Bytes, Look, is_like_any, look
 from tinygptv.data.near import CodeFile
 from tinygptv.data.rows import PLACE, Positions, Rows
-from tinygptv.data.spilled import Spilled
+from tinygptv.data.spilled import Records, Spilled
 from tinygptv.definitions.filters import Deduplicate, Placeholder
 
 Present = Callable[[Positions], NDArray[np.bool_]]
@@ -38,7 +38,7 @@ SELECT position::UINTEGER AS position, same FROM fellows ORDER BY earlier DESC, 
 """
 
 _LOOKED_AT_ROWS = 25_000
-"""Of so many, thumbnails are in memory at a time."""
+"""Of so many, colours are in memory at a time; details stay on disk."""
 
 
 class Comparison(ABC):
@@ -100,6 +100,7 @@ class NearCopies(Comparison):
         self._near = neighbours(pairs)
         self._confirm = step.confirm
         self._groups = Spilled(rows.spill / f"near-{step.name}")
+        self._details = Records(rows.spill / f"details-{step.name}", DETAIL_BYTES)
         values, chains = chains_of(pairs)
         rows.database.register("chains", {"chain_value": values, "chain": chains})
         turns = marked(
@@ -114,23 +115,40 @@ class NearCopies(Comparison):
         for _ in turns:
             found = rows.columns(_IN_ORDER.format(order=step.order))
             positions = found["position"]
-            looks = _thumbnails(rows, positions) if step.confirm else np.empty(0, np.uint8)
-            self._groups.append(positions, found["same"], looks)
+            looks = self._look(rows, positions) if step.confirm else (np.empty(0), np.empty(0))
+            self._groups.append(positions, found["same"], *looks)
         rows.database.unregister("chains")
 
     def dropped(self, present: Present) -> Iterator[Positions]:
         """Those that are there and copies of a survivor."""
-        for positions, codes, looks in self._groups:
+        for positions, codes, colours, records in self._groups:
             survivors: dict[int, list[int]] = defaultdict(list)
             dropped = []
             for place in np.flatnonzero(present(positions)).tolist():
                 code = int(codes[place])
                 nearby = [one for near in (code, *self._near.get(code, ())) for one in survivors.get(near, ())]
-                if nearby and (not self._confirm or is_like_any(looks[place], looks[nearby])):
+                if nearby and (not self._confirm or self._is_like_any(place, nearby, colours, records)):
                     dropped.append(place)
                 else:
                     survivors[code].append(place)
             yield positions[dropped]
+
+    def _look(self, rows: Rows, positions: Positions) -> tuple[Bytes, Positions]:
+        """The colours of pictures, in the order of `positions`, and under which numbers their details are kept."""
+        order = np.argsort(positions)
+        colours, records = np.empty((len(positions), COLOURS_BYTES), np.uint8), np.empty(len(positions), np.int64)
+
+        def details() -> Iterator[Bytes]:
+            for place, image in zip(order, rows.images(positions, "fellows"), strict=True):
+                colours[place], detail = look(image)
+                yield detail
+
+        records[order] = self._details.extend(details()) + np.arange(len(order))
+        return colours, records
+
+    def _is_like_any(self, place: int, others: list[int], colours: Bytes, records: Positions) -> bool:
+        one = Look(colours[place], self._details[records[place]])
+        return is_like_any(one, colours[others], lambda other: self._details[records[others[other]]])
 
 
 def _near(rows: Rows, by: str, within: int) -> tuple[Marks, NDArray[np.int64]]:
@@ -153,11 +171,3 @@ def _placeholders(rows: Rows, step: Placeholder) -> Positions:
     query = _PLACEHOLDERS.format(captions=step.captions)
     found = [rows.columns(query)["position"] for _ in fellows(rows, f"({step.by})", "caption")]
     return np.concatenate([np.empty(0, np.int64), *found])
-
-
-def _thumbnails(rows: Rows, positions: Positions) -> NDArray[np.uint8]:
-    """(n, 16, 16, 3), in the order of `positions`."""
-    thumbnails = np.empty((len(positions), SIDE, SIDE, 3), np.uint8)
-    for place, image in zip(np.argsort(positions), rows.images(positions, "fellows"), strict=True):
-        thumbnails[place] = thumbnail(image)
-    return thumbnails

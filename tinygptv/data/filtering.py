@@ -25,8 +25,10 @@ from tinygptv.data.decontamination import fingerprints
 from tinygptv.data.forget import without_forgotten
 from tinygptv.data.gallery import DROPPED, write_gallery
 from tinygptv.data.judging import KEPT, Judgement, judge
+from tinygptv.data.likeness import LOOK_VERSION
 from tinygptv.data.rows import Rows
 from tinygptv.data.scores import SCORES, describe_rows
+from tinygptv.data.scripts import TEXT_MACROS, TEXT_MACROS_VERSION
 from tinygptv.data.shards import SIDECAR, ShardWriter, read_image
 from tinygptv.definitions.filters import Deduplicate, FilterChain, Placeholder, Rule, Step
 from tinygptv.definitions.source import AnnotationsSource
@@ -62,7 +64,11 @@ def filter_source(
     check_chain(filter_name, chain)
     held_out = [fingerprints(store, *each) for each in sorted(benchmarks.items())] if chain.decontaminate else []
     described = describe_rows(store, source_name, chain, raw, scores)
-    definition = chain.model_dump() | {"samples_per_shard": _SAMPLES_PER_SHARD}
+    definition = chain.model_dump() | {
+        "samples_per_shard": _SAMPLES_PER_SHARD,
+        "text_macros": TEXT_MACROS_VERSION,
+        "looks": LOOK_VERSION,
+    }
     name = f"{source_name}-{filter_name}"
     parents = [made.artifact for made in (raw, described, *held_out, *earlier, *([scores] if scores else []))]
 
@@ -90,6 +96,7 @@ def check_chain(filter_name: str, chain: FilterChain) -> None:
     """Evaluate every expression of a chain on an empty sidecar. Raises DefinitionError, naming the rule."""
     columns = ", ".join(f"{name} {kind}" for name, kind in chain.columns.items())
     with duckdb.connect(config={"enable_external_access": "false"}) as database:
+        database.execute(TEXT_MACROS)
         database.execute(f"CREATE TABLE sidecar ({columns})")
         for step in (*chain.rules, *chain.steps):
             where = f"datasets/filters/{filter_name}.yaml, {step.name}"

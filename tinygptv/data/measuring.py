@@ -6,6 +6,7 @@ from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.database import connect, literal
 from tinygptv.data.judging import failed_bits
 from tinygptv.data.rows import Rows
+from tinygptv.data.scripts import TEXT_MACROS_VERSION
 from tinygptv.data.shards import SIDECAR
 from tinygptv.definitions.filters import FilterChain, Rule
 
@@ -19,7 +20,7 @@ def measure(store: Store, source_name: str, filter_name: str, chain: FilterChain
 
     Bit i of `failed` is set where rule i does not hold; `value_column` names what a rule compares with its threshold.
     """
-    definition = {"rules": [rule.model_dump() for rule in chain.rules]}
+    definition = {"rules": [rule.model_dump() for rule in chain.rules], "text_macros": TEXT_MACROS_VERSION}
     artifact = artifact_name(f"measured/{source_name}-{filter_name}", definition, [described.artifact])
 
     def build(draft: Path) -> Outcome:

@@ -7,21 +7,32 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tinygptv.data.scripts import UNSPACED
+
 Integers = npt.NDArray[np.int64]
 
-_NO_WORD = r"[^\p{L}\p{N}]+"
+_NO_WORD = r"[^\p{L}\p{M}\p{N}]+"
+_UNSPACED_LETTER = UNSPACED + r"\p{M}*"
+_JOINERS = r"[\x{200B}-\x{200D}\x{2060}]"
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing of 64 bits
 
 
 def words_of(texts: pa.Array) -> tuple[pa.Array, Integers]:
     """All words of `texts` in order, in lower case, and for each the position of its text.
 
-    Words are runs of letters and digits, so `it's` is two.
+    Words are runs of letters, their marks and digits, so `it's` is two. In scripts without spaces each letter is one.
     """
-    spaced = pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(texts), _NO_WORD, " "))
+    spaced = pc.utf8_trim_whitespace(pc.replace_substring_regex(_apart(pc.utf8_lower(texts)), _NO_WORD, " "))
     lists = pc.split_pattern(pc.fill_null(spaced, ""), " ")
     counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
     return lists.flatten(), np.repeat(np.arange(len(texts)), counts)
+
+
+def _apart(texts: pa.Array) -> pa.Array:
+    """Spaces around each letter of scripts that write none between words, and no joiners within a word."""
+    others = pc.fill_null(pc.invert(pc.string_is_ascii(texts)), False)
+    joined = pc.replace_substring_regex(texts.filter(others), _JOINERS, "")
+    return pc.replace_with_mask(texts, others, pc.replace_substring_regex(joined, _UNSPACED_LETTER, r" \0 "))
 
 
 class Phrases:

@@ -42,10 +42,11 @@ SIDECAR_COLUMNS: dict[str, str] = {
 
 `hops` are the addresses that redirects led to, the one that served the picture last, and `final_host` is its host;
 NULL if `url` served it. `caption` is the cleaned text, `caption_raw` what the table says; `language` is an ISO 639-1
-code, or the ISO 15924 code of a script that several languages share (Cyrl, Hani, Arab, Deva). `width`, `height` (px),
-`bytes` and `sha256` are of the stored image; `original_…` and `content_sha256` of what the web answered; `reencoded`
-says whether they differ. `phash` is a 64-bit DCT hash. `uid`, `similarity`, `punsafe`, `pwatermark`, `nsfw` (UNLIKELY,
-UNSURE or NSFW) and `table_…`, the size and hash the picture once had, come from the table."""
+code, or the ISO 15924 code of a script that several languages share (Cyrl, Hani, Arab, Deva …; Zzzz for a rare one).
+`width`, `height` (px), `bytes` and `sha256` are of the stored image; `original_…` and `content_sha256` of what the web
+answered; `reencoded` says whether they differ. `phash` is a 64-bit DCT hash. `uid`, `similarity`, `punsafe`,
+`pwatermark`, `nsfw` (UNLIKELY, UNSURE or NSFW) and `table_…`, the size and hash the picture once had, come from the
+table. Macros for words and letters of captions in any script are in `data/scripts.py`."""
 
 SCORE_COLUMNS: dict[str, str] = {
     "itc": "DOUBLE",
