@@ -51,12 +51,13 @@ from tinygptv.data.ledger import (
 )
 from tinygptv.data.progress import reporting
 from tinygptv.data.readers import expand, read_table
+from tinygptv.data.reasons import FORGOTTEN
 from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Result, Results
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.server import serve
 from tinygptv.data.shards import ShardWriter, content_hash, read_image
-from tinygptv.data.tombstones import FORGOTTEN, Tombstone, tombstones
+from tinygptv.data.tombstones import Tombstone, tombstones
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.errors import DataError, DefinitionError

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.data.database import connect, literal, with_columns
 from tinygptv.data.guard import host_in_sql
+from tinygptv.data.reasons import FORGOTTEN
 from tinygptv.data.shards import SIDECAR
-from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, image_endings, tombstones
+from tinygptv.data.tombstones import Tombstone, caption_patterns, image_endings, tombstones
 from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS, FilterChain, Rule
 
 

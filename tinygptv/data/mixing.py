@@ -24,10 +24,11 @@ from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.annotations import TASKS, AnnotationReader, contents_of
 from tinygptv.data.drawing import Mask, Order, Plan
+from tinygptv.data.reasons import FORGOTTEN
 from tinygptv.data.shapes.files import corpus_folder, draw_corpus
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.shares import declared_shares
-from tinygptv.data.tombstones import FORGOTTEN, Tombstone, caption_patterns, image_endings, matching_texts, tombstones
+from tinygptv.data.tombstones import Tombstone, caption_patterns, image_endings, matching_texts, tombstones
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture, Task
 from tinygptv.definitions.source import AnnotationsSource

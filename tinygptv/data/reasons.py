@@ -1,5 +1,7 @@
 """Every reason for which a download drops a row: the name it is counted under, and what that means to people."""
 
+FORGOTTEN = "forgotten"
+
 REASONS = {
     "no_url": "the row has no address",
     "empty_caption": "the row has no caption",
@@ -11,7 +13,7 @@ REASONS = {
     "bad_url": "not an address",
     "not_http": "only http and https are fetched",
     "duplicate_url": "an earlier row has the same address",
-    "forgotten": "somebody asked for its removal",
+    FORGOTTEN: "somebody asked for its removal",
     "private_address": "it leads into a private network",
     "dns": "its host does not exist, or no longer",
     "connect": "its host does not answer, or hung up",

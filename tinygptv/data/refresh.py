@@ -18,7 +18,7 @@ from tinygptv.data.download import download
 from tinygptv.data.filtering import filter_source
 from tinygptv.data.forget import without_forgotten
 from tinygptv.data.ledger import KEPT
-from tinygptv.data.tombstones import FORGOTTEN
+from tinygptv.data.reasons import FORGOTTEN
 from tinygptv.data.versions import (
     Newest,
     Published,

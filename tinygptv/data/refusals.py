@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygptv.data.guard import host_of
-from tinygptv.data.tombstones import FORGOTTEN
+from tinygptv.data.reasons import FORGOTTEN
 
 _FILE = "refusals.npz"
 

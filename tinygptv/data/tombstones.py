@@ -22,9 +22,6 @@ from tinygptv.data.guard import host_of, normalise_url
 from tinygptv.errors import DefinitionError
 
 TOMBSTONES = "tombstones.jsonl"
-FORGOTTEN = "forgotten"
-"""The reason under which drops are counted."""
-
 Kind = Literal["url", "domain", "sha256", "caption", "image"]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tinygptv.artifacts import Manifest, Outcome, Store, storage_errors
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.tombstones import FORGOTTEN
+from tinygptv.data.reasons import FORGOTTEN
 from tinygptv.definitions.base import Definition
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.model import Model

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tinygptv.artifacts import Manifest, Store, artifact_name, fingerprint
 from tinygptv.catalog import ResolvedRun, check_features
 from tinygptv.data.images import transform
-from tinygptv.data.tombstones import FORGOTTEN, tombstones
+from tinygptv.data.reasons import FORGOTTEN
+from tinygptv.data.tombstones import tombstones
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.model import QFormer
 from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage

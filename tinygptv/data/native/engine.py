@@ -9,6 +9,7 @@ import hashlib
 import os
 import queue
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +24,9 @@ from tinygptv.data.native.wire import NOT_MODIFIED
 from tinygptv.data.pictures import PictureError, store_picture
 from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Result, ResultLog
+
+_SWITCH_SECONDS = 0.0005
+"""The thread that drives the wire gets the interpreter so soon; Python's 5 ms would let the network wait for workers."""
 
 
 class Fetching:
@@ -89,6 +93,7 @@ class Fetching:
 
 def fetch_all(folder: Path, settings: Settings) -> None:
     """Fetch every shard in `todo/`. Raises what went wrong first."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     refuse = Refusals.read(folder)
     fetching = Fetching(folder, settings, ended)
