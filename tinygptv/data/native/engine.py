@@ -26,7 +26,7 @@ from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Result, ResultLog
 
 _SWITCH_SECONDS = 0.0005
-"""The thread that drives the wire gets the interpreter so soon; Python's 5 ms would let the network wait for workers."""
+"""So soon gets the thread that drives the wire the interpreter. With Python's 5 ms the network waits for workers."""
 
 
 class Fetching:
