@@ -22,6 +22,8 @@ import fsspec
 import pyarrow as pa
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
+from tinygptv.data.carried import COLUMN as CARRIED
+from tinygptv.data.carried import carried_types, carried_values
 from tinygptv.data.fetching import Fetch
 from tinygptv.data.forget import predicate
 from tinygptv.data.guard import (
@@ -35,11 +37,12 @@ from tinygptv.data.guard import (
     refusal,
 )
 from tinygptv.data.ledger import KEPT, LEDGER, STORED_PICTURE, Earlier, Outcomes, Settled, make_plan, planned
-from tinygptv.data.readers import BASE_URL, expand, read_table
+from tinygptv.data.readers import BASE_URL, read_table
 from tinygptv.data.results import Asked, Result
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.server import serve
 from tinygptv.data.shards import ShardWriter, content_hash, read_image
+from tinygptv.data.table_files import TableFile, expand
 from tinygptv.data.tombstones import FORGOTTEN, tombstones
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.definitions.source import Download, PairsSource, Table
@@ -108,7 +111,7 @@ def _definition(source: PairsSource) -> dict[str, Any]:
     described = []
     for table in source.tables:
         embedded = table.location.startswith(_EMBEDDED)
-        files = [table.location] if embedded else [_identity(path) for path in expand(resolve(table.location))]
+        files = [table.location] if embedded else [_identity(file) for file in expand(resolve(table.location))]
         described.append(table.model_dump(exclude={"location"}) | {"files": files})
     return {
         "tables": described,
@@ -118,11 +121,11 @@ def _definition(source: PairsSource) -> dict[str, Any]:
     }
 
 
-def _identity(path: str) -> str:
+def _identity(file: TableFile) -> str:
     """A table's name and content, but not its place."""
-    filesystem, inside = fsspec.url_to_fs(path)
-    content = filesystem.ukey(inside) if "://" in path else sha256_of(Path(path))
-    return f"{Path(path).name} {content}"
+    filesystem, inside = fsspec.url_to_fs(file.path)
+    content = filesystem.ukey(inside) if "://" in file.path else sha256_of(Path(file.path))
+    return f"{file.relative} {content}"
 
 
 def _earlier(store: Store, definition: dict[str, Any], previous: Manifest) -> Earlier:
@@ -163,14 +166,16 @@ class Building:
             while shard := list(islice(asked, options.samples_per_shard)):
                 fetch.request(shard)
             outcomes = Outcomes(plan, self._earlier)
-            with ShardWriter(draft, options.samples_per_shard) as shards:
+            carried = carried_types(plan)
+            with ShardWriter(draft, options.samples_per_shard, SIDECAR_COLUMNS | carried) as shards:
                 for row, answer in _answered(plan, fetch, options.samples_per_shard):
                     result = self._unless_forgotten(row, answer)
                     if result is None or outcomes.record(row, self._unbased(result)):
-                        shards.write(*self._sample(row, result))
+                        sample, image = self._sample(row, result)
+                        shards.write(sample | carried_values(row[CARRIED], carried), image)
         settled = outcomes.settle(draft / LEDGER, options.recheck_days)
         shutil.rmtree(scratch)
-        return _outcome(self._source_name, settled, shards.count)
+        return _outcome(self._source_name, settled, shards.count, carried)
 
     def _asked(self, row: dict[str, Any]) -> Asked:
         """How a planned row is asked for: under the conditions of the picture it has already, if any."""
@@ -266,7 +271,7 @@ def _check_base_url(base_url: str, allow_private: bool) -> None:
         raise DefinitionError(f"base URL {base_url}: its host cannot be fetched from ({error}){advice}") from error
 
 
-def _outcome(source_name: str, settled: Settled, kept: int) -> Outcome:
+def _outcome(source_name: str, settled: Settled, kept: int, carried: Mapping[str, str]) -> Outcome:
     """Every row is a sample or counted under the reason it is none. Raises DataError if there is no sample."""
     rows = sum(settled.outcomes.values())
     drops = {reason: count for reason, count in settled.outcomes.items() if reason != KEPT}
@@ -276,5 +281,5 @@ def _outcome(source_name: str, settled: Settled, kept: int) -> Outcome:
         advice = _ALLOW_PRIVATE_ADVICE if "private_address" in drops else ""
         raise DataError(f"source '{source_name}': not one of {rows} rows gave an image ({listed}){advice}")
     logger.info("download %s: kept %d of %d (%s)", source_name, kept, rows, listed or "nothing dropped")
-    details = {"changes": settled.changes, "hosts": settled.hosts}
+    details = {"changes": settled.changes, "hosts": settled.hosts} | ({"carried": dict(carried)} if carried else {})
     return Outcome(rows_in=rows, rows_out=kept, drops=drops, details=details)
