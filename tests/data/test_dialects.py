@@ -72,8 +72,8 @@ def test_a_packed_table_that_ends_early_is_an_error_that_names_it(tmp_path: Path
         (b"PK\x03\x04" + b"\0" * 600, "a ZIP archive or an Excel workbook"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "pointer of Git LFS.*git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "a web page"),
-        (gzip.compress(b"x" * 257 + b"ustar" + b"\0" * 300), "inside gzip, this is a tar archive"),
-        (gzip.compress(b"PAR1" + b"\0" * 300), "a Parquet or Arrow file, which needs random access"),
+        (gzip.compress(b"x" * 257 + b"ustar" + b"\0" * 300, mtime=0), "inside gzip, this is a tar archive"),
+        (gzip.compress(b"PAR1" + b"\0" * 300, mtime=0), "a Parquet or Arrow file, which needs random access"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -217,3 +217,20 @@ def test_a_folder_of_several_kinds_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "0.csv", QUOTED)
     with pytest.raises(DataError, match=r"several kinds of files: 1 of CSV, 1 of tab-separated text"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("above", ["", "\n\n", "sep=;\n", "# exported\n# by hand\n"])
+def test_a_header_may_stand_below_other_lines(tmp_path: Path, above: str) -> None:
+    for name, sign in (("t.csv", ";"), ("t.tsv", "\t")):
+        lines = [f"{url}{sign}a cup\n" for url in URLS]
+        rows = read(write(tmp_path / name, f"{above}url{sign} caption\n" + "".join(lines)))
+        assert pairs(rows) == [(url, "a cup") for url in URLS]
+        assert [row.line for row in rows] == [number + above.count("\n") for number in range(2, 6)]
+
+
+def test_the_missing_values_of_databases_are_missing(tmp_path: Path) -> None:
+    for name, sign in (("t.csv", ","), ("t.tsv", "\t")):
+        row = read(
+            write(tmp_path / name, sign.join(["url", "caption", "punsafe"]) + f"\n{URLS[0]}{sign}\\N{sign}\\N\n")
+        )[0]
+        assert (row.caption_raw, row.problem, row.punsafe) == (None, "empty_caption", None)

@@ -53,7 +53,7 @@ class Columns:
     def unread(self) -> list[str]:
         """Columns of which nothing is read."""
         read = {column.place for column in (*self.fields.values(), *self.carried.values())}
-        return [name for place, name in enumerate(self.names) if place not in read]
+        return [name or f"(column {place})" for place, name in enumerate(self.names) if place not in read]
 
 
 class Source(NamedTuple):

@@ -20,15 +20,18 @@ BASE_URL = "__BASE_URL__"
 
 _DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", "\x01": "Ctrl-A"}
 _LOOKED_AT = 100
+_LONGEST_PREAMBLE = 10
+"""Records that may stand before a header, such as Excel's `sep=;` or a comment."""
 _TOPIC = re.compile(r"/[mgt]/\w+(,/[mgt]/\w+)*")
 
 
 class Dialect(NamedTuple):
-    """`names` are those of the header, or positions from 0 if there is none; they say how many fields a record has."""
+    """`names` are those of the header, or positions from 0 if there is none; they say how many fields a record has.
+    Records begin behind `header_line`, which is 0 if there is no header."""
 
     quoting: Quoting
     names: list[str]
-    has_header: bool
+    header_line: int
     guesses: dict[str, int]
     """Row field → position, where there is no header to say."""
 
@@ -37,7 +40,8 @@ class Dialect(NamedTuple):
         separated = f"separated by {_DELIMITERS.get(quoting.delimiter, repr(quoting.delimiter))}"
         quoted = f"quote {quoting.quote}" if quoting.quote else "no quotes"
         escaped = f", escape {quoting.escape}" if quoting.escape else ""
-        columns = "a header" if self.has_header else f"no header, {len(self.names)} columns"
+        header = "a header" if self.header_line == 1 else f"a header in line {self.header_line}"
+        columns = header if self.header_line else f"no header, {len(self.names)} columns"
         return f"{separated}, {quoted}{escaped}, {columns}"
 
 
@@ -70,18 +74,19 @@ def dialect_of(path: str, head: Head, table: Table) -> Dialect:
     default = {"cc_tsv": "\t", "csv": ","}.get(table.format or "", ",")
     delimiter = table.delimiter or delimiter_of([line for line in lines if line.strip()], table) or default
     quoting = _quoting(text, delimiter, table)
-    records = [record for record in _records(text, quoting) if not isinstance(record, Bad)][: _LOOKED_AT + 1]
-    if not records:
+    found = [(line, fields) for line, fields in _records(text, quoting) if not isinstance(fields, Bad)][
+        : _LOOKED_AT + 1
+    ]
+    if not found:
         raise DataError(f"{path}: no record can be read ({quoting}); declare `delimiter`, `quote` or `escape`")
-    has_header = table.header if table.header is not None else _has_header(records, table)
-    if has_header:
-        return Dialect(quoting, records[0], True, {})
+    records = [fields for _, fields in found]
+    header = _header(records, table)
+    if header is not None:
+        return Dialect(quoting, [name.strip() for name in records[header]], found[header][0], {})
     width = Counter(map(len, records)).most_common(1)[0][0]
     rows = [record for record in records if len(record) == width]
-    names = [str(position) for position in range(width)]
-    return Dialect(
-        quoting, names, False, _positions(path, rows, len(records), Dialect(quoting, names, False, {}), table)
-    )
+    dialect = Dialect(quoting, [str(position) for position in range(width)], 0, {})
+    return dialect._replace(guesses=_positions(path, rows, len(records), dialect, table))
 
 
 def _known_names(table: Table) -> dict[str, set[str]]:
@@ -158,24 +163,35 @@ def _is_bare_quote(field: str) -> bool:
 
 
 def _bad_records(text: str, quoting: Quoting) -> int:
-    records = _records(text, quoting)
+    records = [record for _, record in _records(text, quoting)]
     widths = Counter(len(record) for record in records if not isinstance(record, Bad))
     width = widths.most_common(1)[0][0] if widths else 0
     return sum(isinstance(record, Bad) or len(record) != width for record in records)
 
 
-def _records(text: str, quoting: Quoting) -> list[list[str] | Bad]:
-    return [record for _, record in csv_records(io.StringIO(text, newline="\n"), quoting) if record]
+def _records(text: str, quoting: Quoting) -> list[tuple[int, list[str] | Bad]]:
+    """Those that are not blank, with their lines."""
+    return [(line, record) for line, record in csv_records(io.StringIO(text, newline="\n"), quoting) if record]
 
 
-def _has_header(records: Sequence[list[str]], table: Table) -> bool:
-    """Whether the first record names columns: known or declared ones, or, before addresses, none of its own."""
-    first = [_bare(field) for field in records[0]]
-    if any(map(looks_like_url, first)):
-        return False
-    names = [column for column in table.declared_columns.values() if isinstance(column, str) and not column.isdigit()]
-    known = {name for field in REQUIRED for name in COLUMN_NAMES[field]} | {name.lower() for name in names}
-    return bool(known & set(first)) or any(looks_like_url(field) for record in records[1:] for field in record)
+def _header(records: Sequence[list[str]], table: Table) -> int | None:
+    """Which record names the columns: one of the first that has names of URL and caption; or the first if it has one
+    of them, or if it has no address and what follows has."""
+    if table.header is not None:
+        return 0 if table.header else None
+    known = _known_names(table)
+    bare = [{_bare(field) for field in record} for record in records]
+    for place, names in enumerate(bare[:_LONGEST_PREAMBLE]):
+        if any(map(looks_like_url, names)):
+            break
+        if names & known["url"] and names & known["caption"]:
+            return place
+    if any(map(looks_like_url, bare[0])):
+        return None
+    declared = [column for column in table.declared_columns.values() if isinstance(column, str)]
+    every = known["url"] | known["caption"] | {name.lower() for name in declared if not name.isdigit()}
+    has_urls = any(looks_like_url(field) for record in records[1:] for field in record)
+    return 0 if every & bare[0] or has_urls else None
 
 
 def _positions(path: str, rows: list[list[str]], count: int, dialect: Dialect, table: Table) -> dict[str, int]:

@@ -61,7 +61,7 @@ def filter_source(
     little is left.
     """
     chain = without_forgotten(store, catalog.filter_chain(filter_name), raw, first_tombstones)
-    carried = carried_columns(store.file(raw.artifact, SIDECAR))
+    carried = _carried(store, raw)
     check_chain(filter_name, chain, carried)
     held_out = [fingerprints(store, *each) for each in sorted(benchmarks.items())] if chain.decontaminate else []
     described = describe_rows(store, source_name, chain, raw, scores)
@@ -78,7 +78,7 @@ def filter_source(
             judgement = judge(rows, chain, [store.folder(made.artifact) for made in held_out])
             drops = {entry["rule"]: entry["dropped_first"] for entry in judgement.funnel if entry["dropped_first"]}
             _check_what_is_left(name, count, drops, chain.max_drop_fraction)
-        tables = _write(judgement, chain.columns | carried, sidecar, images, draft)
+        tables = _write(judgement, chain.columns | (carried or {}), sidecar, images, draft)
         write_gallery(draft, images)
         kept = count - sum(drops.values())
         listed = ", ".join(f"{reason} {dropped}" for reason, dropped in drops.items()) or "nothing dropped"
@@ -90,12 +90,13 @@ def filter_source(
     return store.make(artifact_name(f"filtered/{name}", definition, parents), "filter", definition, parents, build)
 
 
-def check_chain(filter_name: str, chain: FilterChain, carried: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Evaluate every expression of a chain on an empty sidecar; `carried` are its columns beyond the usual ones.
+def check_chain(filter_name: str, chain: FilterChain, carried: Mapping[str, str] | None = MappingProxyType({})) -> None:
+    """Evaluate every expression of a chain on an empty sidecar; `carried` are its columns beyond the usual ones, or
+    None if there are some and it is not known which.
 
     Raises DefinitionError, naming the rule.
     """
-    known = {**chain.columns, **carried}
+    known = {**chain.columns, **(carried or {})}
     columns = ", ".join(f'"{name}" {kind}' for name, kind in known.items())
     with duckdb.connect(config={"enable_external_access": "false"}) as database:
         database.execute(f"CREATE TABLE sidecar ({columns})")
@@ -104,11 +105,20 @@ def check_chain(filter_name: str, chain: FilterChain, carried: Mapping[str, str]
             try:
                 gives = [str(kind) for kind in database.sql(_probe(step)).types]
             except (duckdb.Error, ValueError) as error:
+                if carried is None and _UNKNOWN_COLUMN.search(str(error)):
+                    continue
                 raise DefinitionError(f"{where}: {error}\n{_advice(str(error), known)}") from error
             if isinstance(step, Rule) and gives != ["BOOLEAN"]:
                 raise DefinitionError(f"{where}: `{step.keep}` gives {gives[0]}, not true or false; write a comparison")
             if isinstance(step, Deduplicate) and step.within is not None and gives[0] != "BIGINT":
                 raise DefinitionError(f"{where}: `{step.by}` gives {gives[0]}; `within` needs a 64-bit hash, as phash")
+
+
+def _carried(store: Store, raw: Manifest) -> dict[str, str] | None:
+    """The columns that the source of `raw` took along; None if it is only planned and will take some."""
+    if store.find(raw.artifact) is not None:
+        return carried_columns(store.file(raw.artifact, SIDECAR))
+    return None if any(table.get("carry") for table in raw.definition.get("tables", [])) else {}
 
 
 def _advice(error: str, known: Mapping[str, str]) -> str:

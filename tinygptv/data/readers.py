@@ -107,6 +107,9 @@ def _report_losses(source: Source, make: RowMaker, problems: Counter[str]) -> No
     for field, count in make.unusable.items():
         if count:
             logger.warning("table %s: %d values of %s cannot be read and are NULL", name, count, field)
+    if count := problems["wrong_columns"]:
+        advice = "if that is most of them, declare another `delimiter`, `quote` or `escape`"
+        logger.warning("table %s: %d records have other columns than the rest; %s", name, count, advice)
     if count := problems["undecodable"]:
         coding = source.head.coding.encoding
         logger.warning("table %s: %d rows are not %s; declare another `encoding`, as cp1252", name, count, coding)

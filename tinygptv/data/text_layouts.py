@@ -1,5 +1,6 @@
 """Tables of delimited text: CSV in any dialect, tab-separated files with and without a header, and SBU's two lists."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,9 @@ from tinygptv.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+_NULL = "\\N"
+"""What MySQL, PostgreSQL and Hive write where there is no value."""
+
 _SUSPECT = r'^"(?:[^"]|"")*$|^"(?:[^"]|"")*""(?:[^"]|"")*"$'
 """A field that begins with a quote and does not end there, or holds doubled ones: the work of somebody who quotes."""
 
@@ -35,10 +39,9 @@ def read_delimited(source: Source) -> Iterator[Records]:
         return
     with open_text(source.path, source.head.coding) as stream:
         records = csv_records(stream, quoting)
-        if dialect.has_header:
-            next(records)
         width = len(dialect.names)
-        checked = ((line, _checked(fields, width, quoting.delimiter)) for line, fields in records)
+        behind = itertools.dropwhile(lambda record: record[0] <= dialect.header_line, records)
+        checked = ((line, _checked(fields, width, quoting.delimiter)) for line, fields in behind)
         getters = {field: _getter(source, column, width) for field, column in columns.fields.items()}
         carried = {name: _getter(source, column, width) for name, column in columns.carried.items()}
 
@@ -67,12 +70,13 @@ def _split_lines(source: Source, dialect: Dialect, columns: Columns) -> Iterator
     width, line = len(dialect.names), 1
     suspects = 0
     for batch in line_batches(source.path, source.head.coding):
-        is_header = line == 1 and dialect.has_header
-        lines = batch[1:] if is_header else batch
-        line += is_header
+        above = min(len(batch), max(0, dialect.header_line - line + 1))
+        lines = batch[above:]
+        line += above
         fields = pc.split_pattern(lines, dialect.quoting.delimiter)
         good = pc.equal(pc.list_value_length(fields), width)
         whole = pc.if_else(good, fields, pa.scalar([b""] * width, fields.type)).flatten()
+        whole = pc.if_else(pc.equal(whole, pa.scalar(_NULL.encode())), pa.nulls(len(whole), whole.type), whole)
 
         def values(column: Column, whole: pa.Array = whole, count: int = len(lines)) -> pa.Array:
             if column.place >= width:
@@ -105,4 +109,4 @@ def _checked(fields: list[str] | Bad, width: int, delimiter: str) -> list[str] |
 def _getter(source: Source, column: Column, width: int) -> Callable[[list[str]], str | None]:
     if column.place >= width:
         return lambda fields: source.partition(column)
-    return lambda fields: fields[column.place]
+    return lambda fields: None if fields[column.place] == _NULL else fields[column.place]
