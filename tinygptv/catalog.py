@@ -27,6 +27,7 @@ from tinygptv.definitions.mixture import RUN_SOURCE, Mixture
 from tinygptv.definitions.recipe import DECODER, TRAINED_FRONT, Recipe, Stage
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer, Scorer
 from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, Table
+from tinygptv.definitions.table_names import KINDS, is_table_reference, reference_name, suffix_of, unpacked
 from tinygptv.definitions.template import INSTRUCTION, Template
 from tinygptv.errors import DefinitionError, did_you_mean
 from tinygptv.locations import CHECKOUT, PACKAGE
@@ -45,7 +46,6 @@ FOLDERS: dict[str, Path] = {
     "hardware": CHECKOUT / "infra" / "hardware",
 }
 OWN_DEFINITIONS = "TINYGPTV_DEFINITIONS"
-TABLE_SUFFIXES = (".parquet", ".tsv", ".json", ".jsonl", ".csv")
 
 # The parser in C, where PyYAML was built with it as its wheels are, is eight times as fast.
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -73,15 +73,16 @@ def recipe(reference: str) -> Recipe:
 
 
 def source(name: str) -> PairsSource | AnnotationsSource:
-    """The source in `datasets/sources/<name>.yaml`, or an ad-hoc one for the path of a URL+caption table."""
-    if "/" in name or name.endswith(TABLE_SUFFIXES):
+    """The source in `datasets/sources/<name>.yaml`, or an ad-hoc one for the path of a URL+caption table, of a folder
+    of them, or of several (`*`)."""
+    if is_table_reference(name):
         return _table_source(name)
     return _load("source", name, TypeAdapter(Source))
 
 
 def source_name(name: str) -> str:
     """The short name of a source given as a name or as a table's path: `photos.parquet` → `photos`."""
-    return Path(name).stem if "/" in name or name.endswith(TABLE_SUFFIXES) else name
+    return reference_name(name) if is_table_reference(name) else name
 
 
 def filter_chain(name: str) -> FilterChain:
@@ -358,11 +359,9 @@ def _field_path(location: tuple[int | str, ...]) -> str:
 
 
 def _table_source(reference: str) -> PairsSource:
-    suffix_ok = reference.endswith(TABLE_SUFFIXES)
-    if not suffix_ok:
-        raise DefinitionError(f"source '{reference}': not a table; its name should end in {', '.join(TABLE_SUFFIXES)}")
-    if "://" not in reference and not Path(reference).is_file():
-        raise DefinitionError(f"source '{reference}': no such file")
+    if "://" not in reference and "*" not in reference and not Path(reference).exists():
+        what = "no such file" if suffix_of(unpacked(reference)) in KINDS else "not a table, and not a folder of tables"
+        raise DefinitionError(f"source '{reference}': {what}")
     location = reference if "://" in reference else str(Path(reference).absolute())
     return PairsSource(
         kind="pairs",

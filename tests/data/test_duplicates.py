@@ -121,13 +121,13 @@ def test_what_a_copy_is_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> 
 
 
 def test_a_query_that_cannot_spill_is_given_more_memory(tmp_path: Path) -> None:
-    rows = [{"url": f"{number % 40}", "caption": f"caption {number}"} for number in range(20_000)]
+    rows = [{"uid": f"{number % 40}", "caption": f"caption {number}"} for number in range(20_000)]
     folder = write_rows(tmp_path / "rows", rows)
-    gone = Placeholder(name="gone", by="url", captions=500, why="test")
+    gone = Placeholder(name="gone", by="uid", captions=500, why="test")
     with connect(folder) as database:
         scarce = Rows(database, folder / SIDECAR, folder, memory_bytes=1 << 20)
         with pytest.raises(duckdb.OutOfMemoryException):
-            database.sql("SELECT url, list(caption) FROM rows GROUP BY url").fetchall()
+            database.sql("SELECT uid, list(caption) FROM rows GROUP BY uid").fetchall()
         (positions,) = compare(scarce, gone).dropped(lambda positions: np.ones(len(positions), np.bool_))
         assert len(positions) == len(rows)
 
@@ -198,3 +198,25 @@ def test_distinct_photographs_with_near_hashes_are_known_and_told_apart(
         len(prints & {rows[row]["image"] for row in dropped(folder, chain(wide.model_copy(update={"confirm": False})))})
         == 2
     )
+
+
+def test_captions_of_one_address_are_one_picture_and_no_copies_of_each_other(tmp_path: Path) -> None:
+    said = [("a", "one"), ("a", "two"), ("b", "three"), ("a", "TWO"), ("b", "four")]
+    rows = [{"url": url, "caption": caption, "phash": 0, "uid": "same"} for url, caption in said]
+    folder = write_rows(tmp_path / "rows", rows)
+    equal = Deduplicate(name="copy", by="uid", why="test")
+    assert dropped(folder, chain(equal)) == {2: "copy", 3: "copy", 4: "copy"}
+    near = Deduplicate(name="near", by="phash", within=4, confirm=False, why="test")
+    assert dropped(folder, chain(near)) == {2: "near", 3: "near", 4: "near"}
+
+
+def test_many_captions_of_one_address_make_no_placeholder(tmp_path: Path) -> None:
+    gone = Placeholder(name="gone", by="uid", captions=3, why="test")
+    one = [{"url": "a", "caption": f"caption {number}", "uid": "x"} for number in range(5)]
+    other = [{"url": url, "caption": "caption 0", "uid": "x"} for url in "bcd"]
+    assert dropped(write_rows(tmp_path / "one", one + other), chain(placeholders=[gone])) == {}
+    several = [{"url": url, "caption": f"caption {url}", "uid": "y"} for url in "bc"]
+    everything = dropped(
+        write_rows(tmp_path / "many", [row | {"uid": "y"} for row in one] + several), chain(placeholders=[gone])
+    )
+    assert set(everything) == set(range(7))

@@ -48,12 +48,12 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 def test_equal_rows_are_the_same_in_one_piece_or_in_many(tmp_path: Path, small_pieces: Callable[[], None]) -> None:
     chance = random.Random(0)
-    rows = [{"url": f"{chance.randrange(200)}", "caption": f"{chance.randrange(250)}"} for _ in range(400)]
+    rows = [{"uid": f"{chance.randrange(200)}", "caption": f"{chance.randrange(250)}"} for _ in range(400)]
     folder = write_rows(tmp_path / "rows", rows)
     whole = chain(
-        Deduplicate(name="same_url", by="url", order="caption DESC, key", why="test"),
+        Deduplicate(name="same_uid", by="uid", order="caption DESC, key", why="test"),
         Deduplicate(name="same_caption", by="caption", why="test"),
-        placeholders=[Placeholder(name="gone", by="url", captions=5, why="test")],
+        placeholders=[Placeholder(name="gone", by="uid", captions=5, why="test")],
     )
     at_once = dropped(folder, whole)
     small_pieces()

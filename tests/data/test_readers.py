@@ -184,11 +184,11 @@ def test_datacomp_metadata_brings_its_uid_size_and_hash(tmp_path: Path) -> None:
         "original_height": [480],
         "clip_b32_similarity_score": [0.3],
         "clip_l14_similarity_score": [0.2],
-        "sha256": ["ab12"],
+        "sha256": ["AB" * 32],
     }
     pq.write_table(pa.table(columns), tmp_path / "0.parquet")
     (row,) = read(tmp_path / "0.parquet")
-    assert (row.uid, row.table_sha256, row.table_width, row.table_height) == ("4f1d2e", "ab12", 640, 480)
+    assert (row.uid, row.table_sha256, row.table_width, row.table_height) == ("4f1d2e", "ab" * 32, 640, 480)
     assert row.similarity == 0.3
 
 
@@ -301,7 +301,7 @@ def test_numbers_stay_text_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_a_change_of_type_costs_its_own_line(tmp_path: Path) -> None:
-    captions: list[object] = ["a red ball", ["a", "list"], 7, {"an": "object"}, True, None]
+    captions: list[object] = ["a red ball", [["a"], "list"], 7, {"an": "object"}, True, None]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"url": URL, "caption": c}) + "\n" for c in captions))
     rows = read(tmp_path / "t.jsonl")
     assert [row.problem for row in rows] == [None, "not_text", None, "not_text", "not_text", "empty_caption"]

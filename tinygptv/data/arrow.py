@@ -26,6 +26,13 @@ def texts(values: Sequence[str | None]) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(values), buffers)
 
 
+def floats(values: Sequence[float | None]) -> pa.Array:
+    """A column of numbers, some of which may be missing."""
+    is_there = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
+    given = np.array([0.0 if value is None else value for value in values], np.float64)
+    return pa.Array.from_buffers(pa.float64(), len(values), [pa.py_buffer(is_there), pa.py_buffer(given)])
+
+
 def text(value: str) -> pa.Scalar:
     """One text."""
     return texts([value])[0]

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
@@ -24,6 +24,8 @@ import fsspec
 import pyarrow as pa
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
+from tinygptv.data.carried import COLUMN as CARRIED
+from tinygptv.data.carried import carried_types, carried_values
 from tinygptv.data.fetching import Fetch
 from tinygptv.data.forget import predicate
 from tinygptv.data.guard import (
@@ -50,13 +52,14 @@ from tinygptv.data.ledger import (
     planned,
 )
 from tinygptv.data.progress import reporting
-from tinygptv.data.readers import expand, read_table
+from tinygptv.data.readers import read_table
 from tinygptv.data.reasons import FORGOTTEN
 from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Result, Results
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.data.shapes.server import serve
 from tinygptv.data.shards import ShardWriter, content_hash, read_image
+from tinygptv.data.table_files import TableFile, expand
 from tinygptv.data.tombstones import Tombstone, tombstones
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.definitions.source import Download, PairsSource, Table
@@ -126,7 +129,7 @@ def _definition(source: PairsSource) -> dict[str, Any]:
     described = []
     for table in source.tables:
         embedded = table.location.startswith(_EMBEDDED)
-        files = [table.location] if embedded else [_identity(path) for path in expand(resolve(table.location))]
+        files = [table.location] if embedded else [_identity(file) for file in expand(resolve(table.location))]
         described.append(table.model_dump(exclude={"location"}) | {"files": files})
     return {
         "tables": described,
@@ -136,11 +139,11 @@ def _definition(source: PairsSource) -> dict[str, Any]:
     }
 
 
-def _identity(path: str) -> str:
+def _identity(file: TableFile) -> str:
     """A table's name and content, but not its place."""
-    filesystem, inside = fsspec.url_to_fs(path)
-    content = filesystem.ukey(inside) if "://" in path else sha256_of(Path(path))
-    return f"{Path(path).name} {content}"
+    filesystem, inside = fsspec.url_to_fs(file.path)
+    content = filesystem.ukey(inside) if "://" in file.path else sha256_of(Path(file.path))
+    return f"{file.relative} {content}"
 
 
 def _earlier(store: Store, definition: dict[str, Any], previous: Manifest) -> Earlier:
@@ -185,16 +188,17 @@ class Building:
                 asked = (self._asked(row) for row in planned(plan) if row["is_asked"])
                 while shard := list(islice(asked, options.samples_per_shard)):
                     fetch.request(shard)
-                outcomes = Outcomes(plan, self._earlier)
-                with ShardWriter(draft, options.samples_per_shard) as shards:
+                outcomes, carried = Outcomes(plan, self._earlier), carried_types(plan)
+                with ShardWriter(draft, options.samples_per_shard, SIDECAR_COLUMNS | carried) as shards:
                     answered = _answered(plan, fetch, options.samples_per_shard)
                     for row, answer in progress.count("rows settled", answered):
                         result = self._unless_forgotten(row, answer)
                         if result is None or outcomes.record(row, self._unbased(result)):
-                            shards.write(*self._sample(row, result))
+                            sample, image = self._sample(row, result)
+                            shards.write(sample | carried_values(row[CARRIED], carried), image)
             settled = outcomes.settle(draft / LEDGER, options.recheck_days)
         shutil.rmtree(scratch)
-        return _outcome(self._source_name, settled, shards.count)
+        return _outcome(self._source_name, settled, shards.count, carried)
 
     def _refusals(self, scratch: Path) -> Refusals:
         """Where no redirect may lead."""
@@ -339,7 +343,7 @@ def _check_base_url(base_url: str, allow_private: bool) -> None:
         raise DefinitionError(f"base URL {base_url}: its host cannot be fetched from ({error}){advice}") from error
 
 
-def _outcome(source_name: str, settled: Settled, kept: int) -> Outcome:
+def _outcome(source_name: str, settled: Settled, kept: int, carried: Mapping[str, str]) -> Outcome:
     """Every row is a sample or counted under the reason it is none. Raises DataError if there is no sample."""
     rows = sum(settled.outcomes.values())
     drops = {reason: count for reason, count in settled.outcomes.items() if reason != KEPT}
@@ -349,5 +353,5 @@ def _outcome(source_name: str, settled: Settled, kept: int) -> Outcome:
         advice = _ALLOW_PRIVATE_ADVICE if "private_address" in drops else ""
         raise DataError(f"source '{source_name}': not one of {rows} rows gave an image ({listed}){advice}")
     logger.info("download %s: kept %d of %d (%s)", source_name, kept, rows, listed or "nothing dropped")
-    details = {"changes": settled.changes, "hosts": settled.hosts}
+    details = {"changes": settled.changes, "hosts": settled.hosts} | ({"carried": dict(carried)} if carried else {})
     return Outcome(rows_in=rows, rows_out=kept, drops=drops, details=details)

@@ -25,16 +25,24 @@ from tinygptv.definitions.filters import Deduplicate, Placeholder
 Present = Callable[[Positions], NDArray[np.bool_]]
 """Which of some rows are there."""
 
-_COPIES = """
-SELECT position::UINTEGER AS position, (min(position) OVER (PARTITION BY same))::UINTEGER AS first
-FROM fellows ORDER BY first, earlier DESC, {order}, position
+_ADDRESS = "hash(coalesce(url, key))"
+_SAID = "hash(lower(coalesce(caption, key)))"
+_NEEDS = "url key caption"
+_COPIES = f"""
+SELECT position::UINTEGER AS position, (min(position) OVER (PARTITION BY same))::UINTEGER AS first,
+    {_ADDRESS} AS address, {_SAID} AS said
+FROM fellows ORDER BY first, earlier DESC, {{order}}, position
 """
-_PLACEHOLDERS = """
-SELECT unnest(list(position)) AS position FROM fellows GROUP BY same HAVING count(DISTINCT hash(caption)) >= {captions}
+_PLACEHOLDERS = f"""
+SELECT unnest(flatten(list(positions))) AS position FROM (
+    SELECT same, list(position) AS positions, list_sort(list_distinct(list(hash(caption)))) AS said
+    FROM fellows GROUP BY same, {_ADDRESS}
+) GROUP BY same HAVING count(DISTINCT said) >= {{captions}}
 """
 _VALUES = "SELECT position, {by} AS value, hash({by}) AS code FROM rows WHERE {by} IS NOT NULL"
-_IN_ORDER = """
-SELECT position::UINTEGER AS position, same FROM fellows ORDER BY earlier DESC, {order}, position
+_IN_ORDER = f"""
+SELECT position::UINTEGER AS position, same, {_ADDRESS} AS address, {_SAID} AS said
+FROM fellows ORDER BY earlier DESC, {{order}}, position
 """
 
 _LOOKED_AT_ROWS = 25_000
@@ -71,20 +79,25 @@ class Fixed(Comparison):
 
 
 class EqualCopies(Comparison):
-    """Of rows that are equal, all but the first in order."""
+    """Of rows that are equal, all but the first in order; but rows of its address that say something else are the same
+    picture, not copies of it."""
 
     def __init__(self, rows: Rows, step: Deduplicate) -> None:
         self._groups = Spilled(rows.spill / f"copies-{step.name}")
-        for _ in fellows(rows, f"({step.by})", step.order):
+        for _ in fellows(rows, f"({step.by})", f"{step.order} {_NEEDS}"):
             found = rows.columns(_COPIES.format(order=step.order))
-            self._groups.append(found["position"], found["first"])
+            self._groups.append(*(found[name] for name in ("position", "first", "address", "said")))
 
     def dropped(self, present: Present) -> Iterator[Positions]:
-        """All but the first that is there, of each group."""
-        for positions, firsts in self._groups:
-            is_there = present(positions)
-            left, group = positions[is_there], firsts[is_there]
-            yield left[1:][group[1:] == group[:-1]]
+        """All but the first that is there, of each group, and what else its address says."""
+        for columns in self._groups:
+            is_there = present(columns[0])
+            positions, group, address, said = (column[is_there] for column in columns)
+            begins = np.append(True, group[1:] != group[:-1])[: len(group)]
+            survivor = np.flatnonzero(begins)[np.cumsum(begins) - 1]
+            mates = np.flatnonzero(address == address[survivor])
+            _, firsts = np.unique(np.stack([group[mates].astype(np.uint64), said[mates]]), axis=1, return_index=True)
+            yield np.delete(positions, mates[firsts])
 
 
 class NearCopies(Comparison):
@@ -107,7 +120,7 @@ class NearCopies(Comparison):
             rows,
             marks,
             by,
-            needs=f"{step.order} {PLACE if step.confirm else ''}",
+            needs=f"{step.order} {_NEEDS} {PLACE if step.confirm else ''}",
             joined=f"rows LEFT JOIN chains ON {by} = chain_value",
             together=f"coalesce(chain, {by})",
             piece_rows=_LOOKED_AT_ROWS,
@@ -116,17 +129,22 @@ class NearCopies(Comparison):
             found = rows.columns(_IN_ORDER.format(order=step.order))
             positions = found["position"]
             looks = self._look(rows, positions) if step.confirm else (np.empty(0), np.empty(0))
-            self._groups.append(positions, found["same"], *looks)
+            self._groups.append(positions, found["same"], *looks, found["address"], found["said"])
         rows.database.unregister("chains")
 
     def dropped(self, present: Present) -> Iterator[Positions]:
         """Those that are there and copies of a survivor."""
-        for positions, codes, colours, records in self._groups:
+        for positions, codes, colours, records, address, said in self._groups:
             survivors: dict[int, list[int]] = defaultdict(list)
             dropped = []
             for place in np.flatnonzero(present(positions)).tolist():
                 code = int(codes[place])
-                nearby = [one for near in (code, *self._near.get(code, ())) for one in survivors.get(near, ())]
+                nearby = [
+                    one
+                    for near in (code, *self._near.get(code, ()))
+                    for one in survivors.get(near, ())
+                    if address[one] != address[place] or said[one] == said[place]
+                ]
                 if nearby and (not self._confirm or self._is_like_any(place, nearby, colours, records)):
                     dropped.append(place)
                 else:
@@ -169,5 +187,5 @@ def _near(rows: Rows, by: str, within: int) -> tuple[Marks, NDArray[np.int64]]:
 
 def _placeholders(rows: Rows, step: Placeholder) -> Positions:
     query = _PLACEHOLDERS.format(captions=step.captions)
-    found = [rows.columns(query)["position"] for _ in fellows(rows, f"({step.by})", "caption")]
+    found = [rows.columns(query)["position"] for _ in fellows(rows, f"({step.by})", _NEEDS)]
     return np.concatenate([np.empty(0, np.int64), *found])

@@ -6,6 +6,7 @@ at: `gallery/` keeps some pictures of both sides.
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,15 +30,16 @@ from tinygptv.data.likeness import LOOK_VERSION
 from tinygptv.data.rows import Rows
 from tinygptv.data.scores import SCORES, describe_rows
 from tinygptv.data.scripts import TEXT_MACROS, TEXT_MACROS_VERSION
-from tinygptv.data.shards import SIDECAR, ShardWriter, read_image
+from tinygptv.data.shards import SIDECAR, ShardWriter, carried_columns, read_image
 from tinygptv.definitions.filters import Deduplicate, FilterChain, Placeholder, Rule, Step
 from tinygptv.definitions.source import AnnotationsSource
-from tinygptv.errors import DataError, DefinitionError
+from tinygptv.errors import DataError, DefinitionError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
 _SAMPLES_PER_SHARD = 1000
 _BATCH_ROWS = 1000
+_UNKNOWN_COLUMN = re.compile(r'Referenced column "([^"]+)" not found')
 
 
 def filter_source(
@@ -61,7 +63,8 @@ def filter_source(
     little is left.
     """
     chain = without_forgotten(store, catalog.filter_chain(filter_name), raw, first_tombstones)
-    check_chain(filter_name, chain)
+    carried = _carried(store, raw)
+    check_chain(filter_name, chain, carried)
     held_out = [fingerprints(store, *each) for each in sorted(benchmarks.items())] if chain.decontaminate else []
     described = describe_rows(store, source_name, chain, raw, scores)
     definition = chain.model_dump() | {
@@ -81,20 +84,26 @@ def filter_source(
             judgement = judge(rows, chain, [store.folder(made.artifact) for made in held_out])
             drops = {entry["rule"]: entry["dropped_first"] for entry in judgement.funnel if entry["dropped_first"]}
             _check_what_is_left(name, count, drops, chain.max_drop_fraction)
-        tables = _write(judgement, chain.columns, sidecar, images, draft)
+        tables = _write(judgement, chain.columns | (carried or {}), sidecar, images, draft)
         write_gallery(draft, images)
         kept = count - sum(drops.values())
         listed = ", ".join(f"{reason} {dropped}" for reason, dropped in drops.items()) or "nothing dropped"
         logger.info("filter %s: kept %d of %d (%s)", name, kept, count, listed)
         details = {"funnel": judgement.funnel, "tables": tables, "in_benchmarks": judgement.in_benchmarks}
+        details |= {"carried": carried} if carried else {}
         return Outcome(rows_in=count, rows_out=kept, drops=drops, details=details)
 
     return store.make(artifact_name(f"filtered/{name}", definition, parents), "filter", definition, parents, build)
 
 
-def check_chain(filter_name: str, chain: FilterChain) -> None:
-    """Evaluate every expression of a chain on an empty sidecar. Raises DefinitionError, naming the rule."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in chain.columns.items())
+def check_chain(filter_name: str, chain: FilterChain, carried: Mapping[str, str] | None = MappingProxyType({})) -> None:
+    """Evaluate every expression of a chain on an empty sidecar; `carried` are its columns beyond the usual ones, or
+    None if there are some and it is not known which.
+
+    Raises DefinitionError, naming the rule.
+    """
+    known = {**chain.columns, **(carried or {})}
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in known.items())
     with duckdb.connect(config={"enable_external_access": "false"}) as database:
         database.execute(TEXT_MACROS)
         database.execute(f"CREATE TABLE sidecar ({columns})")
@@ -103,11 +112,27 @@ def check_chain(filter_name: str, chain: FilterChain) -> None:
             try:
                 gives = [str(kind) for kind in database.sql(_probe(step)).types]
             except (duckdb.Error, ValueError) as error:
-                raise DefinitionError(f"{where}: {error}\nThe sidecar has {', '.join(chain.columns)}") from error
+                if carried is None and _UNKNOWN_COLUMN.search(str(error)):
+                    continue
+                raise DefinitionError(f"{where}: {error}\n{_advice(str(error), known)}") from error
             if isinstance(step, Rule) and gives != ["BOOLEAN"]:
                 raise DefinitionError(f"{where}: `{step.keep}` gives {gives[0]}, not true or false; write a comparison")
             if isinstance(step, Deduplicate) and step.within is not None and gives[0] != "BIGINT":
                 raise DefinitionError(f"{where}: `{step.by}` gives {gives[0]}; `within` needs a 64-bit hash, as phash")
+
+
+def _carried(store: Store, raw: Manifest) -> dict[str, str] | None:
+    """The columns that the source of `raw` took along; None if it is only planned and will take some."""
+    if store.find(raw.artifact) is not None:
+        return carried_columns(store.file(raw.artifact, SIDECAR))
+    return None if any(table.get("carry") for table in raw.definition.get("tables", [])) else {}
+
+
+def _advice(error: str, known: Mapping[str, str]) -> str:
+    unknown = _UNKNOWN_COLUMN.search(error)
+    nearest = f"{did_you_mean(unknown[1], known)} " if unknown else ""
+    listed = ", ".join(known)
+    return f"{nearest}The sidecar has {listed}; more columns of a table are there if its source lists them in `carry`"
 
 
 def _probe(step: Rule | Step) -> str:

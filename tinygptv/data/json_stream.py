@@ -33,7 +33,10 @@ def member_items(stream: IO[str], path: str, key: str) -> Iterator[Any]:
             yield from scanner.items(f"{key}: […]")
             return
         scanner.skip()
-    raise DataError(f"{path}: expected a list '{key}'; found {', '.join(map(str, seen)) or 'nothing'}")
+    raise DataError(
+        f"{path}: expected a list '{key}'; found {', '.join(map(str, seen)) or 'nothing'}. "
+        "One object is read as SBU's parallel lists; write records in an array, or one per line"
+    )
 
 
 def object_items(stream: IO[str], path: str) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from tinygptv.data.gallery import thumbnail
 from tinygptv.data.measuring import MEASURED, measure, value_column
 from tinygptv.data.rows import Rows
 from tinygptv.data.scores import describe_rows
-from tinygptv.data.shards import SIDECAR, read_image
+from tinygptv.data.shards import SIDECAR, carried_columns, read_image
 from tinygptv.definitions.filters import FilterChain, Rule, Threshold
 from tinygptv.errors import DefinitionError, did_you_mean
 
@@ -65,7 +65,7 @@ def preview(
     Raises DefinitionError if there is no such rule or it compares nothing with a number.
     """
     chain = catalog.filter_chain(filter_name)
-    check_chain(filter_name, chain)
+    check_chain(filter_name, chain, carried_columns(store.file(raw.artifact, SIDECAR)))
     rule, threshold = _comparison(filter_name, chain, rule_name)
     described = describe_rows(store, source_name, chain, raw, scores)
     measured = measure(store, source_name, filter_name, chain, described)

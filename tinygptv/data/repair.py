@@ -151,19 +151,20 @@ def _restore_sidecar(folder: Path, manifest: Manifest) -> int:
         raise DataError(f"{SIDECAR} is damaged and there is no shard to make it from")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".repair-") as scratch:
         try:
-            _write_again([folder / shard for shard in shards], Path(scratch))
+            carried = manifest.details.get("carried", {})
+            _write_again([folder / shard for shard in shards], Path(scratch), carried)
         except _UNREADABLE as error:
             raise DataError(f"{SIDECAR} is damaged, and so are the shards it could be made from ({error})") from error
         (Path(scratch) / SIDECAR).rename(folder / SIDECAR)
     return 0
 
 
-def _write_again(shards: list[Path], folder: Path) -> None:
+def _write_again(shards: list[Path], folder: Path, carried: dict[str, str]) -> None:
     with Archive(shards[0]) as first:
         samples_per_shard = len(first)
         columns = next(iter(json.loads(files["json"]) for _, files in first), SIDECAR_COLUMNS)
     more = {name: kind for name, kind in SCORE_COLUMNS.items() if name in columns}
-    with ShardWriter(folder, samples_per_shard, SIDECAR_COLUMNS | more) as writer:
+    with ShardWriter(folder, samples_per_shard, SIDECAR_COLUMNS | more | carried) as writer:
         for shard in shards:
             with Archive(shard) as archive:
                 for _, files in archive:

@@ -1,7 +1,7 @@
 """The rows that a filter judges, and behind them those of earlier sidecars, as one DuckDB view."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tinygptv.data.buckets import Buckets
 from tinygptv.data.database import literal
-from tinygptv.data.shards import SIDECAR, read_image
+from tinygptv.data.shards import SIDECAR, carried_columns, read_image
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 
 Positions = NDArray[np.integer[Any]]
@@ -61,9 +61,10 @@ class Rows:
         self.count, self.total = sizes[0], sum(sizes)
         # Sidecars of earlier versions may lack columns that came later.
         typed = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in SIDECAR_COLUMNS.items())
+        carried = carried_columns(sidecar)
         parts = [f"(SELECT {typed} LIMIT 0)"]
         parts += [
-            f"SELECT * EXCLUDE (file_row_number), file_row_number + {end - size} AS position, {number > 0} AS earlier "
+            f"SELECT {_columns(path, carried)}, file_row_number + {end - size} AS position, {number > 0} AS earlier "
             f"FROM read_parquet({literal(path)}, file_row_number = TRUE)"
             for number, (path, size, end) in enumerate(zip(sidecars, sizes, self._ends.tolist(), strict=True))
         ]
@@ -135,3 +136,12 @@ class Rows:
             for row in batch.to_pylist():
                 folder = self._images[int(np.searchsorted(self._ends, row["position"], side="right"))]
                 yield read_image(folder, row)
+
+
+def _columns(sidecar: Path, carried: Mapping[str, str]) -> str:
+    """What is read of one sidecar: all the usual columns and, of those that its source took along, only what the first
+    sidecar has too, of the type that they have there."""
+    own = carried_columns(sidecar)
+    left_out = ", ".join(f'"{name}"' for name in ("file_row_number", *own))
+    shared = [f', TRY_CAST("{name}" AS {kind}) AS "{name}"' for name, kind in carried.items() if name in own]
+    return f"* EXCLUDE ({left_out}){''.join(shared)}"

@@ -18,7 +18,10 @@ from tinygptv.errors import DataError
 
 _BLOCK = 2048
 _MOST_PAIRS = 20_000_000
-_IN_ORDER = "SELECT position FROM rows JOIN candidates USING (position) ORDER BY {order}, position"
+_IN_ORDER = """
+SELECT position, hash(coalesce(url, key)) AS address, hash(lower(coalesce(caption, key))) AS said
+FROM rows JOIN candidates USING (position) ORDER BY {order}, position
+"""
 
 Pairs = NDArray[np.int32]
 
@@ -34,7 +37,10 @@ class SemanticCopies(Comparison):
         """`scores` is the scores table of the rows. Raises DataError if nearly everything is a copy."""
         pairs = near_pairs(scores, at_least, rows.spill)
         rows.database.register("candidates", pa.table({"position": np.unique(pairs).astype(np.int64)}))
-        self._positions: Positions = rows.columns(_IN_ORDER.format(order=step.order))["position"]
+        found = rows.columns(_IN_ORDER.format(order=step.order))
+        self._positions: Positions = found["position"]
+        pictures = zip(found["address"].tolist(), found["said"].tolist(), strict=True)
+        self._pictures = dict(zip(self._positions.tolist(), pictures, strict=True))
         rows.database.unregister("candidates")
         self._near = neighbours(pairs)
 
@@ -43,7 +49,9 @@ class SemanticCopies(Comparison):
         survivors: set[int] = set()
         dropped = []
         for position in self._positions[present(self._positions)].tolist():
-            if survivors.isdisjoint(self._near[position]):
+            address, said = self._pictures[position]
+            mates = {one for one in self._near[position] if one in survivors}
+            if all(self._pictures[one][0] == address and self._pictures[one][1] != said for one in mates):
                 survivors.add(position)
             else:
                 dropped.append(position)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from tinygptv.data import tar
 from tinygptv.data.arrow import parquet, table
-from tinygptv.definitions.filters import SIDECAR_COLUMNS
+from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
 SIDECAR = "sidecar.parquet"
@@ -161,6 +161,13 @@ class ShardWriter:
     def _write_rows(self) -> None:
         self._sidecar.write_table(table(self._rows, self._schema))
         self._rows = []
+
+
+def carried_columns(sidecar: Path) -> dict[str, str]:
+    """The columns that a source took along, with their DuckDB types: what a sidecar has beside those of every one."""
+    kinds = {arrow: kind for kind, arrow in _ARROW.items()}
+    usual = {*SCHEMA.names, *SCORE_COLUMNS}
+    return {field.name: kinds[field.type] for field in pq.read_schema(sidecar) if field.name not in usual}
 
 
 def sidecar_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

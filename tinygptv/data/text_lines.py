@@ -1,16 +1,16 @@
-"""Text files as lines, and as the records that CSV makes of them; bytes that are not UTF-8 survive until their row is
-judged."""
+"""Text files as lines, and as the records that a dialect of CSV makes of them; bytes that are not UTF-8 survive until
+their row is judged."""
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tinygptv.data.table_rows import Bad
+from tinygptv.data.table_bytes import Coding, open_coded
 from tinygptv.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
@@ -18,23 +18,25 @@ _LONGEST_LINE = 1 << 24
 _MOST_LINES_IN_QUOTES = 100
 
 
-def open_bytes(path: str) -> IO[Any]:
-    """A local path or a URL fsspec can open."""
-    return fsspec.open(path, "rb").open()
+class Bad(NamedTuple):
+    """In the place of an object: a record that could not be taken apart, why, and its text."""
+
+    reason: str
+    source: str
 
 
-def open_text(path: str) -> IO[Any]:
-    """As text without a byte order mark, lines as they are; bytes that are not UTF-8 become surrogates."""
-    stream = fsspec.open(path, "r", encoding="utf-8", errors="surrogateescape", newline="\n").open()
-    if stream.read(1) != "\ufeff":
-        stream.seek(0)
-    return stream
+class Quoting(NamedTuple):
+    """What separates fields, what stands around them, and what before a quote that is text: if None, another quote."""
+
+    delimiter: str = ","
+    quote: str | None = '"'
+    escape: str | None = None
 
 
-def line_batches(path: str) -> Iterator[pa.Array]:
+def line_batches(path: str, coding: Coding) -> Iterator[pa.Array]:
     """The lines of a file, thousands at once, as bytes without their ends."""
-    with open_bytes(path) as stream:
-        rest = stream.read(_BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf")
+    with open_coded(path, coding) as stream:
+        rest = stream.read(_BLOCK_BYTES)
         while more := stream.read(_BLOCK_BYTES):
             whole, found, rest = (rest + more).rpartition(b"\n")
             if found:
@@ -45,13 +47,13 @@ def line_batches(path: str) -> Iterator[pa.Array]:
             yield _split(rest.removesuffix(b"\n"))
 
 
-def every_line(path: str) -> Iterator[bytes]:
+def every_line(path: str, coding: Coding) -> Iterator[bytes]:
     """The same lines one by one."""
-    return (line for lines in line_batches(path) for line in lines.to_pylist())
+    return (line for lines in line_batches(path, coding) for line in lines.to_pylist())
 
 
-def csv_records(stream: IO[str]) -> Iterator[tuple[int, list[str] | Bad]]:
-    """Line number and fields of each record; quoting as in RFC 4180.
+def csv_records(stream: IO[str], quoting: Quoting) -> Iterator[tuple[int, list[str] | Bad]]:
+    """Line number and fields of each record; quoting as in RFC 4180, or with an escape character.
 
     A record takes further lines while it is inside quotes. A quote that nobody closes would swallow the rest of the
     file: after a hundred lines it is `bad_quotes`, which costs its own line and no other.
@@ -59,17 +61,22 @@ def csv_records(stream: IO[str]) -> Iterator[tuple[int, list[str] | Bad]]:
     csv.field_size_limit(_LONGEST_LINE)
     waiting: deque[str] = deque()
     taken: list[str] = []
+    parameters = _parameters(quoting)
+    escaped = _escaped(quoting)
 
     def lines() -> Iterator[str]:
         while len(taken) < _MOST_LINES_IN_QUOTES and (line := waiting.popleft() if waiting else stream.readline()):
             taken.append(line)
-            yield line
+            yield escaped.sub(_doubled, line) if escaped else line
+
+    def _doubled(found: re.Match[str]) -> str:
+        return found[1] * 2 if found[1] == quoting.quote else found[1]
 
     number = 1
     while True:
         taken.clear()
         try:
-            fields: list[str] | Bad | None = next(csv.reader(lines(), strict=True), None)
+            fields: list[str] | Bad | None = next(csv.reader(lines(), strict=True, **parameters), None)
         except csv.Error:
             waiting.extendleft(reversed(taken[1:]))
             del taken[1:]
@@ -78,6 +85,21 @@ def csv_records(stream: IO[str]) -> Iterator[tuple[int, list[str] | Bad]]:
             return
         yield number, fields
         number += len(taken)
+
+
+def _parameters(quoting: Quoting) -> dict[str, Any]:
+    if quoting.quote is None:
+        return {"delimiter": quoting.delimiter, "quoting": csv.QUOTE_NONE, "escapechar": quoting.escape}
+    return {"delimiter": quoting.delimiter, "quotechar": quoting.quote}
+
+
+def _escaped(quoting: Quoting) -> re.Pattern[str] | None:
+    """What an escape character protects inside quotes: a quote and itself. Python's own reader would take it away also
+    from in front of anything else, as in a Windows path, which Spark writes as it is."""
+    if quoting.quote is None or quoting.escape in (None, quoting.quote):
+        return None
+    escape, quote = re.escape(str(quoting.escape)), re.escape(quoting.quote)
+    return re.compile(f"{escape}({escape}|{quote})")
 
 
 def _split(text: bytes) -> pa.Array:

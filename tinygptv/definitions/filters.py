@@ -106,7 +106,8 @@ class Threshold(NamedTuple):
 class Deduplicate(Definition):
     """Rows equal in `by` are one; the survivor is the first in `order`, which must be total: it ends with `key`.
 
-    Rows for which `by` is NULL are copies of none. With `within`, `by` is a 64-bit hash, and rows are copies if at most
+    Rows for which `by` is NULL are copies of none, and rows with the same `url` but different captions are one picture,
+    not copies of each other. With `within`, `by` is a 64-bit hash, and rows are copies if at most
     that many of its bits differ and, unless `confirm` is false, their pictures look the same: the first in `order`
     survives, then the first that is a copy of no survivor, and so on. `by: embedding` asks what the chain's scorer saw:
     rows are copies if the cosine of their pictures is `at_least` that, and survive in the same way. Rows of earlier
@@ -132,7 +133,7 @@ class Deduplicate(Definition):
 
 class Placeholder(Definition):
     """Rows equal in `by` with at least `captions` different captions are no pictures but what a site shows instead of
-    one: all are dropped."""
+    one: all are dropped. An address with several captions counts once."""
 
     name: str = Field(pattern=NAME)
     by: str = Field(min_length=1)
