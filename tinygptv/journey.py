@@ -319,9 +319,9 @@ def plan(journey: Journey) -> list[Planned]:
     """
     absent: list[str] = []
 
-    def missing(artifact: str, _: dict[str, Any], parents: list[str]) -> Manifest:
+    def missing(artifact: str, definition: dict[str, Any], parents: list[str]) -> Manifest:
         absent.append(artifact)
-        return _placeholder(artifact, parents)
+        return _placeholder(artifact, definition, parents)
 
     planner = Journey(ReadingStore(journey.store.workdir, missing), journey.run, journey.name)
     planned = []
@@ -382,12 +382,12 @@ def _differing(store: Store, artifact: str, definition: dict[str, Any], parents:
     return f". {newest.artifact} is another: {'; '.join(fields)}"
 
 
-def _placeholder(artifact: str, parents: list[str]) -> Manifest:
+def _placeholder(artifact: str, definition: dict[str, Any], parents: list[str]) -> Manifest:
     """The manifest of something that is not there: a name for the arrows after it to build on."""
     return Manifest(
         artifact=artifact,
         made_by="plan",
-        definition={},
+        definition=definition,
         parents=parents,
         rows_in=0,
         rows_out=0,

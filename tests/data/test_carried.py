@@ -10,7 +10,7 @@ import pytest
 from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Store
 from tinygptv.data.download import download
-from tinygptv.data.filtering import filter_source
+from tinygptv.data.filtering import check_chain, filter_source
 from tinygptv.data.repair import repair
 from tinygptv.data.shards import SIDECAR, carried_columns, sidecar_rows
 from tinygptv.data.tar import Archive
@@ -70,6 +70,15 @@ def test_a_column_that_is_not_carried_is_an_error_with_a_suggestion(
     monkeypatch.setattr(catalog, "filter_chain", lambda name: chain)
     with pytest.raises(DefinitionError, match=r"beautiful: (?s:.*)Did you mean 'aesthetic'.*lists them in `carry`"):
         filter_source(store, "pairs", "chain", raw)
+
+
+def test_a_chain_is_checked_before_it_is_known_what_is_carried() -> None:
+    check_chain("chain", CHAIN, None)
+    broken = CHAIN.model_copy(update={"rules": [Rule(name="broken", keep="width >", why="test")]})
+    with pytest.raises(DefinitionError, match="broken: "):
+        check_chain("chain", broken, None)
+    with pytest.raises(DefinitionError, match="beautiful: "):
+        check_chain("chain", CHAIN)
 
 
 def test_a_damaged_sidecar_is_made_again_with_its_carried_columns(raw: Manifest, store: Store) -> None:
