@@ -8,7 +8,6 @@ import struct
 from dataclasses import dataclass
 
 START = b"\xff\xd8\xff"
-END = b"\xff\xd9"
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

@@ -1,7 +1,7 @@
 """Which bytes of a JPEG's scans code pixels, and which stray ones stand behind them.
 
-Some cameras and programs leave bytes between the last pixel and the next marker, or no end marker at all. libjpeg warns
-of both with the words it has for a picture that lost its place over a changed byte, so its warning decides nothing.
+Some cameras and programs leave bytes between the last pixel and the next marker. libjpeg warns of them with the words
+it has for a picture that lost its place over a changed byte, so its warning decides nothing.
 Here the codes of baseline scans are counted instead, without decoding what they stand for: a scan is whole if every
 block is there, and what follows the last one is stray unless it could be more blocks. Counting takes half a second for
 each megabyte, and is only done for pictures that the decoder complains of. A progressive scan just loses what fills its

@@ -133,7 +133,8 @@ def _as_image(pixels: Pixels) -> Image.Image:
 
 def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
     try:
-        layout, plain, has_end = _read_jpeg(body)
+        layout = jpeg.read_layout(body)
+        plain = layout.without_metadata(body)
     except jpeg.UnsupportedJpegError:
         raise PictureError("unsupported_format") from None
     except jpeg.TruncatedJpegError:
@@ -142,13 +143,12 @@ def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
         raise PictureError("damaged_image") from None
     width, height = layout.width, layout.height
     _check_size(width, height, download)
-    otherwise: Reason = "damaged_image" if has_end else "truncated_image"
-    if layout.has_gaps or not has_end:
-        plain = _only_pixels(plain, otherwise)
+    if layout.has_gaps:
+        plain = _only_pixels(plain)
     if layout.components == 4:
         return _store_still(Still(plain, orientation=layout.orientation), "jpeg", download)
     with _room_for(width * height):
-        plain, pixels = _decode_jpeg(plain, otherwise)
+        plain, pixels = _decode_jpeg(plain)
         decoded = _Decoded(width, height, lambda top, end: pixels[top:end], layout.orientation)
         if layout.components != 3 or layout.orientation != 1 or min(width, height) > download.image_size:
             return _encode(decoded, "jpeg", download)
@@ -156,36 +156,25 @@ def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
     return StoredPicture(plain, width, height, width, height, "jpeg", reencoded=False, phash=fingerprint)
 
 
-def _read_jpeg(body: bytes) -> tuple[jpeg.JpegLayout, bytes, bool]:
-    """Layout, the file without metadata, and whether it has an end marker; one is added if that is all it lacks."""
-    try:
-        layout = jpeg.read_layout(body)
-        return layout, layout.without_metadata(body), True
-    except jpeg.TruncatedJpegError:
-        ended = body + jpeg.END
-        layout = jpeg.read_layout(ended)
-        return layout, layout.without_metadata(ended), False
-
-
-def _decode_jpeg(plain: bytes, otherwise: Reason) -> tuple[bytes, Pixels]:
+def _decode_jpeg(plain: bytes) -> tuple[bytes, Pixels]:
     """The pixels of a file, and the file without stray bytes that its decoder would warn of. Raises PictureError."""
     try:
         return plain, simplejpeg.decode_jpeg(plain, "RGBX")
     except ValueError as error:
         if _STRAY_BYTES not in str(error):
-            raise PictureError(otherwise) from None
-    plain = _only_pixels(plain, otherwise)
+            raise PictureError("damaged_image") from None
+    plain = _only_pixels(plain)
     try:
         return plain, simplejpeg.decode_jpeg(plain, "RGBX")
     except ValueError:
-        raise PictureError(otherwise) from None
+        raise PictureError("damaged_image") from None
 
 
-def _only_pixels(plain: bytes, otherwise: Reason) -> bytes:
+def _only_pixels(plain: bytes) -> bytes:
     try:
         return jpeg_scans.without_stray_bytes(plain)
     except jpeg_scans.ScanError:
-        raise PictureError(otherwise) from None
+        raise PictureError("damaged_image") from None
 
 
 def _store_jxl(body: bytes, download: Download) -> StoredPicture:
