@@ -5,6 +5,7 @@ suffices to keep sentences of another language out. A caption of names and nouns
 """
 
 import html
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from tinygptv import catalog
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.data.arrow import parquet
 from tinygptv.data.phrases import Phrases
+from tinygptv.data.progress import Progress, reporting
 from tinygptv.data.shards import SIDECAR
 from tinygptv.data.table_rows import one_line
 from tinygptv.definitions.captions import Captions
 from tinygptv.errors import DefinitionError
+
+logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 20_000
 _WORDS_OF_ANOTHER = 2  # one may be a name, or a word of the first language too
@@ -68,10 +72,10 @@ def describe(store: Store, source_name: str, captions_name: str, raw: Manifest) 
     artifact = artifact_name(f"described/{source_name}-{captions_name}", definition, [raw.artifact])
 
     def build(draft: Path) -> Outcome:
-        describer = Describer(captions)
-        with parquet(store.folder(raw.artifact) / SIDECAR) as sidecar:
+        describer, progress = Describer(captions), Progress(f"describe {source_name}")
+        with parquet(store.folder(raw.artifact) / SIDECAR) as sidecar, reporting(logger, progress.describe):
             with pq.ParquetWriter(draft / SIDECAR, sidecar.schema_arrow, compression="zstd") as described:
-                for batch in sidecar.iter_batches(_BATCH_ROWS):
+                for batch in progress.count("captions", sidecar.iter_batches(_BATCH_ROWS), len):
                     described.write_batch(describer(batch))
             return Outcome(rows_in=sidecar.metadata.num_rows, rows_out=sidecar.metadata.num_rows)
 

@@ -3,6 +3,7 @@
 A benchmark's pictures are hashed once, as the download hashes what it fetches, and kept as an artifact.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from tinygptv.data.likeness import COLOURS_BYTES, DETAIL_BYTES, LOOK_VERSION, is
 from tinygptv.data.near import near_any
 from tinygptv.data.phrases import Phrases, words_of
 from tinygptv.data.pictures import PictureError, store_picture
+from tinygptv.data.progress import Progress, reporting
 from tinygptv.data.rows import Positions, Rows
 from tinygptv.data.scripts import LETTERS_PER_WORD, UNSPACED
 from tinygptv.data.shapes.files import draw_corpus, draw_held_out, is_held_out
 from tinygptv.data.shards import content_hash
 from tinygptv.definitions.filters import Decontaminate
 from tinygptv.definitions.source import AnnotationsSource, Download
+
+logger = logging.getLogger(__name__)
 
 PICTURES, TEXTS = "pictures.parquet", "texts.parquet"
 _PICTURES = pa.schema(
@@ -54,7 +58,10 @@ def fingerprints(store: Store, name: str, source: AnnotationsSource) -> Manifest
         }
         pq.write_table(pa.table({"text": pa.array(sorted(texts), pa.string())}), draft / TEXTS)
         paths = sorted({image.path for one in samples for image in one.images})
-        rows = [row for path in paths if (row := _fingerprint(Path(path).read_bytes())) is not None]
+        progress = Progress(f"fingerprints of {name}")
+        with reporting(logger, progress.describe):
+            looked_at = (_fingerprint(Path(path).read_bytes()) for path in progress.count("pictures", paths))
+            rows = [row for row in looked_at if row is not None]
         pq.write_table(pa.Table.from_pylist(rows, _PICTURES), draft / PICTURES)
         drops = {"no_picture": len(paths) - len(rows)} if len(rows) < len(paths) else {}
         return Outcome(rows_in=len(paths), rows_out=len(rows), drops=drops, details={"texts": len(texts)})

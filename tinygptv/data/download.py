@@ -12,13 +12,13 @@ import logging
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pyarrow as pa
@@ -51,7 +51,7 @@ from tinygptv.data.ledger import (
     out_of_reach,
     planned,
 )
-from tinygptv.data.progress import reporting
+from tinygptv.data.progress import Progress, reporting
 from tinygptv.data.readers import read_table
 from tinygptv.data.reasons import FORGOTTEN
 from tinygptv.data.refusals import Refusals
@@ -70,8 +70,6 @@ if TYPE_CHECKING:
     from tinygptv.data.ray_fetching import RayFetch
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 BASE_URL_VARIABLE = "TINYGPTV_BASE_URL"
 _EMBEDDED = "embedded:"
@@ -180,14 +178,16 @@ class Building:
         if not (self._allow_private or options.contact or os.environ.get(CONTACT)):
             logger.warning("download %s: site owners cannot tell who asks; set %s", self._source_name, CONTACT)
         forgotten = predicate(one for one in self._tombstones if one.kind != "sha256")
-        progress = Progress(self._source_name)
+        progress = Progress(f"download {self._source_name}")
         with reporting(logger, progress.describe):
             with _fetch(scratch, options, self._allow_private, self._refusals(scratch)) as fetch:
+                progress.begin("planning")
                 rows = progress.count("rows of its tables read", _rows(tables), lambda batch: batch.num_rows)
                 make_plan(rows, plan, self._earlier, forgotten)
                 asked = (self._asked(row) for row in planned(plan) if row["is_asked"])
                 while shard := list(islice(asked, options.samples_per_shard)):
                     fetch.request(shard)
+                progress.begin("fetching")
                 outcomes, carried = Outcomes(plan, self._earlier), carried_types(plan)
                 with ShardWriter(draft, options.samples_per_shard, SIDECAR_COLUMNS | carried) as shards:
                     answered = _answered(plan, fetch, options.samples_per_shard)
@@ -196,6 +196,7 @@ class Building:
                         if result is None or outcomes.record(row, self._unbased(result)):
                             sample, image = self._sample(row, result)
                             shards.write(sample | carried_values(row[CARRIED], carried), image)
+            progress.begin("writing the ledger")
             settled = outcomes.settle(draft / LEDGER, options.recheck_days)
         shutil.rmtree(scratch)
         return _outcome(self._source_name, settled, shards.count, carried)
@@ -308,24 +309,6 @@ def _answered(
             asked += 1
             assert results is not None
             yield row, results[row["position"]]
-
-
-class Progress:
-    """How far a download is: `count` counts what passes, `describe` says so."""
-
-    def __init__(self, source_name: str) -> None:
-        self._source_name, self._counts = source_name, dict[str, int]()
-
-    def count(self, what: str, items: Iterable[T], size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-        """The items, counted by their size."""
-        for item in items:
-            self._counts[what] = self._counts.get(what, 0) + size(item)
-            yield item
-
-    def describe(self) -> str:
-        """All counts."""
-        counted = ", ".join(f"{number:,} {what}" for what, number in self._counts.items())
-        return f"download {self._source_name}: {counted or 'reading its tables'}"
 
 
 def _rows(tables: list[tuple[Table, str]]) -> Iterator[pa.RecordBatch]:

@@ -27,6 +27,7 @@ from tinygptv.data.forget import without_forgotten
 from tinygptv.data.gallery import DROPPED, write_gallery
 from tinygptv.data.judging import KEPT, Judgement, judge
 from tinygptv.data.likeness import LOOK_VERSION
+from tinygptv.data.progress import Progress, reporting
 from tinygptv.data.rows import Rows
 from tinygptv.data.scores import SCORES, describe_rows
 from tinygptv.data.scripts import TEXT_MACROS, TEXT_MACROS_VERSION
@@ -76,7 +77,13 @@ def filter_source(
     parents = [made.artifact for made in (raw, described, *held_out, *earlier, *([scores] if scores else []))]
 
     def build(draft: Path) -> Outcome:
+        progress = Progress(f"filter {name}")
+        with reporting(logger, progress.describe):
+            return filter_into(draft, progress)
+
+    def filter_into(draft: Path, progress: Progress) -> Outcome:
         sidecar, images = store.folder(described.artifact) / SIDECAR, store.folder(raw.artifact)
+        progress.begin(f"judging {described.rows_out:,} rows")
         with connect(draft) as database:
             table = store.file(scores.artifact, SCORES) if scores else None
             rows = Rows(database, sidecar, images, [store.folder(made.artifact) for made in earlier], scores=table)
@@ -84,7 +91,8 @@ def filter_source(
             judgement = judge(rows, chain, [store.folder(made.artifact) for made in held_out])
             drops = {entry["rule"]: entry["dropped_first"] for entry in judgement.funnel if entry["dropped_first"]}
             _check_what_is_left(name, count, drops, chain.max_drop_fraction)
-        tables = _write(judgement, chain.columns | (carried or {}), sidecar, images, draft)
+        progress.begin("writing")
+        tables = _write(judgement, chain.columns | (carried or {}), sidecar, images, draft, progress)
         write_gallery(draft, images)
         kept = count - sum(drops.values())
         listed = ", ".join(f"{reason} {dropped}" for reason, dropped in drops.items()) or "nothing dropped"
@@ -175,7 +183,7 @@ def _check_what_is_left(name: str, total: int, drops: dict[str, int], max_drop_f
 
 
 def _write(
-    judgement: Judgement, columns: Mapping[str, str], sidecar: Path, raw: Path, draft: Path
+    judgement: Judgement, columns: Mapping[str, str], sidecar: Path, raw: Path, draft: Path, progress: Progress
 ) -> dict[str, dict[str, int]]:
     """Write the kept samples and the dropped rows, in the order of the sidecar; rows in and kept, by table."""
     names = pa.array([None, *(step.name for step in judgement.steps)])
@@ -185,7 +193,7 @@ def _write(
     with parquet(sidecar) as file, ShardWriter(draft, _SAMPLES_PER_SHARD, columns) as shards:
         schema = file.schema_arrow.append(pa.field("reason", pa.string()))
         with pq.ParquetWriter(draft / DROPPED, schema, compression="zstd") as dropped:
-            for batch in file.iter_batches(_BATCH_ROWS):
+            for batch in progress.count("rows written", file.iter_batches(_BATCH_ROWS), len):
                 verdicts = judgement.verdicts[first : first + batch.num_rows]
                 first += batch.num_rows
                 is_kept = pa.array(verdicts == KEPT)
