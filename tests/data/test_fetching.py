@@ -90,6 +90,30 @@ def test_an_engine_that_is_killed_is_started_again_and_repeats_no_answered_url(
     assert [web.asked[f"/{number}.jpg"] for number in range(4)] == [1, 1, 2, 1]
 
 
+def test_an_engine_that_is_started_again_leaves_whole_shards_alone(
+    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+) -> None:
+    web.arrived.clear()
+    web.asked.clear()
+    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(3)}
+    held = web.answers["/2.jpg"].wait = threading.Event()
+
+    def kill_once() -> None:
+        assert web.arrived.wait(60)
+        (engine,) = psutil.Process().children()
+        engine.kill()
+        held.set()
+
+    killer = threading.Thread(target=kill_once)
+    killer.start()
+    fetch = Fetch(tmp_path, Download(**QUICK), True)
+    for shard in ((0, 1), (2,)):
+        fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in shard])
+    assert shards_of(fetch) == [{0: None, 1: None}, {2: None}]
+    killer.join()
+    assert [web.asked[f"/{number}.jpg"] for number in range(3)] == [1, 1, 2]
+
+
 def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
     web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
 ) -> None:

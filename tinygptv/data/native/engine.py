@@ -50,7 +50,7 @@ class Fetching:
         """What has no result yet, in the order of asking."""
         answered = {position for log in self._logs.values() for position in log.taken_known()}
         for shard, asked in self._todo:
-            if asked.position in answered:
+            if self._logs[shard].is_whole or asked.position in answered:
                 continue
             if asked.position in self._settings.guilty:
                 self._keep(shard, Result(asked.position, "engine_crash"))

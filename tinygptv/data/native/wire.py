@@ -382,6 +382,8 @@ def _handle() -> pycurl.Curl:
     curl.setopt(pycurl.TRANSFER_ENCODING, 1)  # undone where it comes; not asked for, see _COMMON_HEADERS
     curl.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
     curl.setopt(pycurl.CAINFO, certificates())
+    if folder := ssl.get_default_verify_paths().capath:
+        curl.setopt(pycurl.CAPATH, folder)
     return curl
 
 
