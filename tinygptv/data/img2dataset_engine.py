@@ -26,8 +26,7 @@ from tinygptv.data.engine_process import Progress, Settings, end_with_parent, ru
 from tinygptv.data.guard import FetchError
 from tinygptv.data.native.crawler import Crawler, facts
 from tinygptv.data.native.politeness import Request
-from tinygptv.data.native.response import Answer
-from tinygptv.data.native.wire import NOT_MODIFIED
+from tinygptv.data.native.response import NOT_MODIFIED, Answer
 from tinygptv.data.pictures import PictureError, StoredPicture, store_picture
 from tinygptv.data.results import Asked, Result, ResultLog, read_request
 from tinygptv.definitions.source import Download

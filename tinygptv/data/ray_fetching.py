@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tinygptv.data.fetching import Fetch
-from tinygptv.data.native.crawler import PUBLIC_REQUESTS_PER_SECOND
+from tinygptv.data.native.conduct import PUBLIC_REQUESTS_PER_SECOND
 from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Results, read_request, write_request
 from tinygptv.definitions.source import Download

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.data.faults.server import Site, in_turn, page, redirect, serving, silence, status
 from tinygptv.data.guard import FetchError
+from tinygptv.data.native import conduct, wire
 from tinygptv.data.native import crawler as crawling
-from tinygptv.data.native import wire
 from tinygptv.data.native.crawler import Crawler
 from tinygptv.data.native.politeness import Request
 from tinygptv.data.native.response import Answer
@@ -201,7 +201,9 @@ def test_a_hop_to_a_private_address_is_refused_whoever_sends_it(site: Site, monk
     port = site.address.rsplit(":", 1)[1]
     site.pages |= {"/away": redirect(f"http://localhost:{port}/secret"), "/secret": page(b"secret")}
     monkeypatch.setattr(crawling, "addresses", lambda host: ("127.0.0.1",))
-    monkeypatch.setattr(crawling, "check_addresses", _public_example_is_public(crawling.check_addresses))
+    checked = _public_example_is_public(crawling.check_addresses)
+    for module in (crawling, conduct):
+        monkeypatch.setattr(module, "check_addresses", checked)
     url = f"http://public.example:{port}/away"
     assert ask([url], allow_private=False) == {url: "private_address"}
     assert (site.times("/away"), site.times("/secret")) == (1, 0)

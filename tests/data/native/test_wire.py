@@ -10,8 +10,9 @@ import pytest
 
 from tests.data.faults.server import Handler, Site, page, serving
 from tinygptv.data.guard import FetchError, origin_of
+from tinygptv.data.native.exchange import Exchange
 from tinygptv.data.native.response import Answer
-from tinygptv.data.native.wire import Exchange, Wire
+from tinygptv.data.native.wire import Wire
 from tinygptv.definitions.source import Download
 
 LIMITS = Download(timeout_seconds=1.0, deadline_seconds=3.0, retries=0)

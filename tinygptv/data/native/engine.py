@@ -18,9 +18,8 @@ from tinygptv.data.engine_process import InHand, Progress, Settings, run_engine
 from tinygptv.data.guard import FetchError
 from tinygptv.data.native.crawler import Crawler, facts
 from tinygptv.data.native.politeness import Request
-from tinygptv.data.native.response import Answer
+from tinygptv.data.native.response import NOT_MODIFIED, Answer
 from tinygptv.data.native.todo import Todo
-from tinygptv.data.native.wire import NOT_MODIFIED
 from tinygptv.data.pictures import PictureError, store_picture
 from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Result, ResultLog

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 _STATUS_LINE = re.compile(rb"HTTP/(\d(?:\.\d)?)\s+(\d{3})(?!\d)", re.IGNORECASE)
 _DIGITS = re.compile(r"\d+")
 _BODILESS = frozenset({204, 205, 304})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+NOT_MODIFIED = 304
 
 
 class Fields:
