@@ -3,11 +3,13 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tinygptv.data.arrow import number, table, text, texts
+from tinygptv.data.arrow import RowGroups, number, table, text, texts
 
 SCHEMA = pa.schema(
     [("a", pa.string()), ("b", pa.int64()), ("c", pa.float64()), ("d", pa.bool_()), ("e", pa.int32())],
@@ -72,3 +74,19 @@ def test_planning_a_download_does_not_import_pandas(tmp_path: object) -> None:
     )
     assert "not one of 2 rows gave an image" in found.stdout
     assert found.stdout.splitlines()[-1] == "False"
+
+
+def test_rows_are_written_in_groups_and_in_order(tmp_path: Path) -> None:
+    schema = pa.schema([("number", pa.int64()), ("names", pa.list_(pa.string()))])
+    with pq.ParquetWriter(tmp_path / "rows.parquet", schema) as writer:
+        groups = RowGroups(writer, schema)
+        for number in range(20_777):
+            groups.add({"number": number, "names": [str(number)] if number % 2 else None})
+        groups.finish()
+        groups.finish()
+    file = pq.ParquetFile(tmp_path / "rows.parquet")
+    assert [file.metadata.row_group(one).num_rows for one in range(file.num_row_groups)] == [10_000, 10_000, 777]
+    rows = file.read().to_pylist()
+    assert [row["number"] for row in rows] == list(range(20_777))
+    assert rows[20_776]["names"] is None
+    assert rows[20_775]["names"] == ["20775"]

@@ -15,6 +15,8 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+_ROWS_PER_GROUP, _PACKED_ROWS = 10_000, 500
+
 
 def texts(values: Sequence[str | None]) -> pa.Array:
     """A column of texts, some of which may be missing."""
@@ -69,3 +71,35 @@ def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 def parquet(path: Path) -> pq.ParquetFile:
     """A table to be read batch by batch. With Arrow's default, what has been read would stay in memory to the end."""
     return pq.ParquetFile(path, pre_buffer=False)
+
+
+class RowGroups:
+    """Rows on their way into a Parquet file, written in groups of `_ROWS_PER_GROUP`.
+
+    Until a group is full its rows are kept as columns, which take a twentieth of what dicts do.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
+        self._rows: list[Mapping[str, Any]] = []
+        self._packed: list[pa.Table] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One more row."""
+        self._rows.append(row)
+        if len(self._rows) == _PACKED_ROWS:
+            self._pack()
+        if len(self._packed) * _PACKED_ROWS == _ROWS_PER_GROUP:
+            self.finish()
+
+    def finish(self) -> None:
+        """Write what there is."""
+        self._pack()
+        if self._packed:
+            self._writer.write_table(pa.concat_tables(self._packed).combine_chunks())
+        self._packed = []
+
+    def _pack(self) -> None:
+        if self._rows:
+            self._packed.append(table(self._rows, self._schema))
+        self._rows = []

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tinygptv.data.arrow import parquet, table, texts
+from tinygptv.data.arrow import RowGroups, parquet, texts
 from tinygptv.data.database import connect, execute, literal, with_columns
 from tinygptv.data.guard import BASE_URL, NEVER_AGAIN, TRANSIENT, FetchError, host_in_sql, normalise_url, origin_of
 from tinygptv.data.results import Result
@@ -302,7 +302,7 @@ class Outcomes:
     def __init__(self, plan: Path, earlier: Earlier | None) -> None:
         self._plan, self._earlier, self._path = plan, earlier, plan.with_suffix(".outcomes")
         self._writer = pq.ParquetWriter(self._path, _OUTCOMES)
-        self._rows: list[dict[str, Any]] = []
+        self._rows = RowGroups(self._writer, _OUTCOMES)
 
     def record(self, row: Mapping[str, Any], result: Result) -> bool:
         """Note a planned row's result; whether the row is a sample, if only because its picture is still there."""
@@ -315,14 +315,12 @@ class Outcomes:
         else:
             change = "new" if row["state"] is None else "retried"
         facts = {name: getattr(result, name) for name in _OUTCOMES.names if hasattr(result, name)}
-        self._rows.append(facts | {"outcome": outcome, "change": change, "tries": result.attempts})
-        if len(self._rows) == _BATCH_ROWS:
-            self._write_rows()
+        self._rows.add(facts | {"outcome": outcome, "change": change, "tries": result.attempts})
         return outcome == KEPT
 
     def settle(self, ledger: Path, recheck_days: float) -> Settled:
         """Write the ledger and, beside it, the records that were no pairs as they stand in their tables."""
-        self._write_rows()
+        self._rows.finish()
         self._writer.close()
         with connect(self._plan.parent) as database:
             _open_earlier(database, self._earlier)
@@ -350,10 +348,6 @@ class Outcomes:
                     ).fetchall()
                 ],
             )
-
-    def _write_rows(self) -> None:
-        self._writer.write_table(table(self._rows, _OUTCOMES))
-        self._rows = []
 
 
 def _open_earlier(database: duckdb.DuckDBPyConnection, earlier: Earlier | None) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinygptv.data import tar
-from tinygptv.data.arrow import parquet, table
+from tinygptv.data.arrow import RowGroups, parquet
 from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS
 from tinygptv.errors import DataError
 
@@ -116,7 +116,7 @@ class ShardWriter:
         self._folder, self._samples_per_shard, self._columns = folder, samples_per_shard, columns
         self._schema = pa.unify_schemas([column_schema(columns), pa.schema(list(_PLACE.items()))])
         self._sidecar = pq.ParquetWriter(_partial(folder / SIDECAR), self._schema, compression="zstd")
-        self._rows: list[dict[str, Any]] = []
+        self._rows = RowGroups(self._sidecar, self._schema)
         self._shard: Shard | None = None
         self.count = 0
 
@@ -133,12 +133,10 @@ class ShardWriter:
             "text_sha256": content_hash(members["txt"]),
             "json_sha256": content_hash(members["json"]),
         }
-        self._rows.append(described | where)
+        self._rows.add(described | where)
         self.count += 1
         if self.count % self._samples_per_shard == 0:
             self._finish_shard()
-        if len(self._rows) == _ROWS_PER_GROUP:
-            self._write_rows()
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +145,7 @@ class ShardWriter:
         with self._sidecar:
             if error is None:
                 self._finish_shard()
-                self._write_rows()
+                self._rows.finish()
             elif self._shard is not None:
                 self._shard.abandon()
         if error is None:
@@ -157,10 +155,6 @@ class ShardWriter:
         if self._shard is not None:
             self._shard.finish()
             self._shard = None
-
-    def _write_rows(self) -> None:
-        self._sidecar.write_table(table(self._rows, self._schema))
-        self._rows = []
 
 
 def carried_columns(sidecar: Path) -> dict[str, str]:
