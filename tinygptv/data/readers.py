@@ -8,6 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,7 +26,8 @@ from tinygptv.errors import DataError
 logger = logging.getLogger(__name__)
 
 _MAGIC: dict[bytes, TableFormat] = {b"PAR1": "laion_parquet", b"\xff\xff\xff\xff": "arrow", b"ARROW1": "arrow"}
-_FIRST_LINES = 1 << 16
+_FIRST_LINES, _MAX_NULS = 1 << 16, 20
+"""Characters that are looked at; and how many NULs there may be in a thousand: texts of the web hold some."""
 
 
 def read_table(table: Table, resolved: str) -> Iterator[pa.RecordBatch]:
@@ -73,11 +75,13 @@ def _recognised(path: str, table: Table, head: Head) -> TableFormat:
     text = head.text.decode("utf-8", errors="replace").lstrip("\ufeff \r\n")
     lines = [line for line in text[:_FIRST_LINES].split("\n") if line.strip()]
     first_line = lines[0] if lines else ""
-    if text.startswith("["):
+    # A caption may begin with a bracket; in JSON a field that is an address would be quoted.
+    is_json = text.startswith(("[", "{")) and not any(looks_like_url(field) for field in first_line.split("\t"))
+    if is_json and text.startswith("["):
         return "llava_json" if '"conversations"' in text[:_FIRST_LINES] else "capfilt_json"
-    if text.startswith("{"):
-        return "sbu_json" if '"image_urls"' in text[:1000] or not _is_json(first_line) else "jsonl"
-    is_text = "\0" not in text[:1000]
+    if is_json:
+        return "jsonl" if isinstance(record := _parsed(first_line), dict) and "image_urls" not in record else "sbu_json"
+    is_text = text[:1000].count("\0") <= _MAX_NULS
     delimiter = (table.delimiter or delimiter_of(lines, table)) if is_text else None
     if delimiter is not None:
         return "cc_tsv" if delimiter == "\t" else "csv"
@@ -89,12 +93,11 @@ def _recognised(path: str, table: Table, head: Head) -> TableFormat:
     )
 
 
-def _is_json(text: str) -> bool:
+def _parsed(text: str) -> Any:
     try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _report_losses(source: Source, make: RowMaker, problems: Counter[str]) -> None:

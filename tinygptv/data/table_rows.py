@@ -250,5 +250,10 @@ def _excerpts(records: Records, record: pa.Array, problem: pa.Array) -> pa.Array
 
 def _bytes(value: pa.Scalar) -> bytes:
     """Of a text without decoding it, of anything else as Python prints it."""
-    buffer = value.as_buffer() if isinstance(value, pa.BinaryScalar) else str(value.as_py()).encode()
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    try:
+        buffer = value.as_buffer() if isinstance(value, pa.BinaryScalar) else str(value.as_py()).encode()
+    except UnicodeDecodeError:  # within a list or a struct
+        return str(value.type).encode()
     return b"" if buffer is None else bytes(buffer)
