@@ -142,7 +142,8 @@ class Download(Definition):
     engine: Literal["native", "img2dataset"] = "native"
     processes: int = Field(default=1, ge=1)
     """Of img2dataset; the native engine uses every core with the threads of one."""
-    threads: int = Field(default=16, ge=1)
+    threads: int = Field(default=64, ge=1)
+    """Requests under way at a time, from the first byte asked for to the picture that is stored."""
     ray_workers: int | None = Field(default=None, ge=1)
     """Null: this machine fetches. Else so many shards are fetched at a time on the Ray cluster of $RAY_ADDRESS, or on
     one that is started here for the while."""
