@@ -26,8 +26,8 @@ from tinygptv.errors import DataError
 logger = logging.getLogger(__name__)
 
 _MAGIC: dict[bytes, TableFormat] = {b"PAR1": "laion_parquet", b"\xff\xff\xff\xff": "arrow", b"ARROW1": "arrow"}
-_FIRST_LINES, _MAX_NULS = 1 << 16, 20
-"""Characters that are looked at; and how many NULs there may be in a thousand: texts of the web hold some."""
+_FIRST_LINES, _CHARACTERS_PER_NUL = 1 << 16, 50
+"""Characters that are looked at; and how many there must be for each NUL: texts of the web hold some."""
 
 
 def read_table(table: Table, resolved: str) -> Iterator[pa.RecordBatch]:
@@ -81,7 +81,7 @@ def _recognised(path: str, table: Table, head: Head) -> TableFormat:
         return "llava_json" if '"conversations"' in text[:_FIRST_LINES] else "capfilt_json"
     if is_json:
         return "jsonl" if isinstance(record := _parsed(first_line), dict) and "image_urls" not in record else "sbu_json"
-    is_text = text[:1000].count("\0") <= _MAX_NULS
+    is_text = text[:1000].count("\0") * _CHARACTERS_PER_NUL <= len(text[:1000])
     delimiter = (table.delimiter or delimiter_of(lines, table)) if is_text else None
     if delimiter is not None:
         return "cc_tsv" if delimiter == "\t" else "csv"
