@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -374,3 +375,46 @@ def test_a_folder_of_parquet_files_is_read_in_order(tmp_path: Path) -> None:
 def test_a_hub_name_needs_no_library_of_its_own() -> None:
     """`import datasets` would find a folder of this name; the Hub's Parquet files are read through its file system."""
     assert fsspec.get_filesystem_class("hf").protocol == "hf"
+
+
+def arrow_stream(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+
+
+def test_an_arrow_file_that_points_outside_itself_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    arrow_stream(tmp_path / "t.arrow", pa.table({"url": [URL, OTHER], "caption": ["a red ball", "a box"]}))
+    content = (tmp_path / "t.arrow").read_bytes()
+    ends = struct.pack("<3i", 0, len(URL), len(URL) + len(OTHER))
+    assert content.count(ends) == 1
+    (tmp_path / "t.arrow").write_bytes(content.replace(ends, struct.pack("<3i", 0, len(URL), 2_000_000_000)))
+    with pytest.raises(DataError, match=r"t\.arrow: not a readable Arrow file"):
+        read(tmp_path / "t.arrow")
+
+
+def test_an_arrow_file_with_column_names_in_other_bytes_is_an_error(tmp_path: Path) -> None:
+    arrow_stream(tmp_path / "t.arrow", pa.table({"url": [URL], "caption": ["a red ball"], "longer": [1]}))
+    content = (tmp_path / "t.arrow").read_bytes()
+    (tmp_path / "t.arrow").write_bytes(content.replace(b"longer", b"\xff\xfe\xfdger"))
+    with pytest.raises(DataError, match=r"t\.arrow: not a readable Arrow file"):
+        read(tmp_path / "t.arrow")
+
+
+def test_text_of_an_arrow_file_that_is_not_utf8_costs_its_own_row(tmp_path: Path) -> None:
+    captions = pa.array([b"a red ball", b"\xff\xfe"]).view(pa.string())
+    for column in (captions, captions.view(pa.binary()).dictionary_encode()):
+        arrow_stream(tmp_path / "t.arrow", pa.table({"url": [URL, OTHER], "caption": column}))
+        assert [row.problem for row in read(tmp_path / "t.arrow")] == [None, "undecodable"]
+
+
+@pytest.mark.parametrize(
+    "caption", ["[a] red ball", "{a} red ball", "a \0 red ball, told at some length for all to see"]
+)
+def test_a_caption_that_begins_as_json_does_or_holds_a_nul_is_one_all_the_same(tmp_path: Path, caption: str) -> None:
+    (tmp_path / "t.tsv").write_text(f"{caption}\t{URL}\n")
+    assert [row.url for row in read(tmp_path / "t.tsv")] == [URL]
+
+
+def test_sbu_on_one_line_with_other_members_first_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps({"info": {"a": 1}, "captions": ["a red ball"], "image_urls": [URL]}))
+    assert recognise(str(tmp_path / "t.json")) == "sbu_json"

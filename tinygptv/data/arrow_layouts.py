@@ -16,6 +16,8 @@ from tinygptv.errors import DataError
 
 _BATCH_ROWS = 10_000
 _FILE_MAGIC = b"ARROW1"
+_DAMAGE = (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError)
+"""What Arrow raises over a damaged file, which may also ask for any amount of memory and name columns in any bytes."""
 
 
 def read_parquet(source: Source) -> Iterator[Records]:
@@ -32,7 +34,7 @@ def read_parquet(source: Source) -> Iterator[Records]:
             places = [place for name in wanted for place, each in enumerate(names) if each == name]
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
                 yield _records(source, columns, batch, places)
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             raise DataError(f"{source.path}: not a readable Parquet file: {error}") from error
 
 
@@ -47,7 +49,7 @@ def read_arrow(source: Source) -> Iterator[Records]:
             with open_coded(source.path, source.head.coding) as unpacked:
                 batches = pa.ipc.open_stream(unpacked)
                 yield from _batches(source, batches.schema, batches)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise DataError(f"{source.path}: not a readable Arrow file: {error}") from error
 
 

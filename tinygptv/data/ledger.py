@@ -166,7 +166,7 @@ _PLAN = """
 COPY (
     SELECT judged.*, is_due AND first IS NULL AS is_asked, first AS same_as
     FROM judged LEFT JOIN followers USING (position) ORDER BY position
-) TO {plan} (FORMAT parquet)
+) TO {plan} (FORMAT parquet, ROW_GROUP_SIZE 20000)
 """
 
 _SETTLE = """
@@ -211,7 +211,7 @@ COPY (
         final_url, {final_host} AS final_host, hops, content_sha256, phash
     FROM before WHERE state = 'tombstone' AND url NOT IN (SELECT url FROM stated)
     ORDER BY position NULLS LAST, url
-) TO {ledger} (FORMAT parquet, COMPRESSION zstd)
+) TO {ledger} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20000)
 """
 
 _QUARANTINE = """
