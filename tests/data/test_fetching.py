@@ -67,13 +67,8 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_with_the_unfinished(
     assert [web.asked[f"/{shard}.jpg"] for shard in range(3)] == [1, 2, 1]
 
 
-def test_an_engine_that_is_killed_is_started_again_and_repeats_no_answered_url(
-    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
-) -> None:
-    web.arrived.clear()
-    web.asked.clear()
-    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(4)}
-    held = web.answers["/2.jpg"].wait = threading.Event()
+def killing_the_engine(web: Any, held: threading.Event) -> threading.Thread:
+    """Kills it once an answer is held back, and then lets that go."""
 
     def kill_once() -> None:
         assert web.arrived.wait(60)
@@ -83,6 +78,18 @@ def test_an_engine_that_is_killed_is_started_again_and_repeats_no_answered_url(
 
     killer = threading.Thread(target=kill_once)
     killer.start()
+    return killer
+
+
+def test_an_engine_that_is_killed_is_started_again_and_repeats_no_answered_url(
+    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+) -> None:
+    web.arrived.clear()
+    web.asked.clear()
+    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(4)}
+    held = web.answers["/2.jpg"].wait = threading.Event()
+
+    killer = killing_the_engine(web, held)
     fetch = Fetch(tmp_path, Download(**QUICK), True)
     fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(4)])
     assert shards_of(fetch) == [dict.fromkeys(range(4))]
@@ -98,14 +105,7 @@ def test_an_engine_that_is_started_again_leaves_whole_shards_alone(
     web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(3)}
     held = web.answers["/2.jpg"].wait = threading.Event()
 
-    def kill_once() -> None:
-        assert web.arrived.wait(60)
-        (engine,) = psutil.Process().children()
-        engine.kill()
-        held.set()
-
-    killer = threading.Thread(target=kill_once)
-    killer.start()
+    killer = killing_the_engine(web, held)
     fetch = Fetch(tmp_path, Download(**QUICK), True)
     for shard in ((0, 1), (2,)):
         fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in shard])
