@@ -9,7 +9,6 @@ import hashlib
 import os
 import queue
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -23,9 +22,6 @@ from tinygptv.data.native.todo import Todo
 from tinygptv.data.pictures import PictureError, store_picture
 from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Result, ResultLog
-
-_SWITCH_SECONDS = 0.0005
-"""So soon gets the thread that drives the wire the interpreter. With Python's 5 ms the network waits for workers."""
 
 
 class Fetching:
@@ -92,7 +88,6 @@ class Fetching:
 
 def fetch_all(folder: Path, settings: Settings) -> None:
     """Fetch every shard in `todo/`. Raises what went wrong first."""
-    sys.setswitchinterval(_SWITCH_SECONDS)
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     refuse = Refusals.read(folder)
     fetching = Fetching(folder, settings, ended)
