@@ -75,7 +75,7 @@ class Conduct:
             self._open(site, Robots(), now)
             return
         self.schedule.admit(site, 1, self._seconds_between(site), now)
-        robots = Request(f"{site.origin}/robots.txt", self._heed(site), is_for_robots=True)
+        robots = Request(f"{site.origin}/robots.txt", self._heed(site), is_for_robots=True, turn=0)
         self.schedule.add(site, robots, now)
 
     def refusal(self, site: Site, request: Request) -> FetchError | None:

@@ -1,7 +1,7 @@
 """Who is asked when: never more requests to a site at a time, nor per second, than are its due.
 
-What is taken next belongs to the site that has waited longest; a site that is full, was asked a moment ago or wants to
-be left alone is not among those. One thread uses it, so nothing here is locked.
+What is taken next is what came first, of the sites that may be asked: a site that is full, was asked a moment ago or
+wants to be left alone is not among those. One thread uses it, so nothing here is locked.
 """
 
 import heapq
@@ -30,6 +30,8 @@ class Request:
     attempts: int = 0
     has_left_its_origin: bool = False
     is_for_robots: bool = False
+    turn: int = -1
+    """Its place in the order of asking, which hops and further attempts keep."""
 
     @property
     def address(self) -> str:
@@ -66,13 +68,16 @@ class Schedule:
     """The requests that wait. `now` is what the caller's clock says, in seconds."""
 
     def __init__(self) -> None:
-        self._order = itertools.count()
-        self._ready: list[tuple[float, int, Site]] = []
+        self._turns, self._order = itertools.count(), itertools.count()
+        self._ready: list[tuple[int, int, Site]] = []
+        self._resting: list[tuple[float, int, Site]] = []
         self._later: list[tuple[float, int, Site, Request]] = []
 
     def add(self, site: Site, request: Request, now: float, delay_seconds: float = 0.0) -> None:
         """Let a request wait for its site, not before the delay has passed."""
         site.expected += 1
+        if request.turn < 0:
+            request.turn = next(self._turns)
         if delay_seconds:
             heapq.heappush(self._later, (now + delay_seconds, next(self._order), site, request))
         else:
@@ -83,7 +88,11 @@ class Schedule:
         while self._later and self._later[0][0] <= now:
             _, _, site, request = heapq.heappop(self._later)
             self._queue(site, request, now)
-        while self._ready and self._ready[0][0] <= now:
+        while self._resting and self._resting[0][0] <= now:
+            _, _, site = heapq.heappop(self._resting)
+            site.is_ready = False
+            self._arrange(site, now)
+        while self._ready:
             _, _, site = heapq.heappop(self._ready)
             site.is_ready = False
             if site.not_before <= now and self._has_work(site):
@@ -92,8 +101,8 @@ class Schedule:
         return None
 
     def next_due(self) -> float | None:
-        """When `take` may have something, if nothing else happens before."""
-        due = [queue[0][0] for queue in (self._ready, self._later) if queue]
+        """When `take`, which has nothing now, may have something if nothing else happens before."""
+        due = [queue[0][0] for queue in (self._resting, self._later) if queue]
         return min(due, default=None)
 
     def finish(self, site: Site, now: float) -> None:
@@ -134,7 +143,12 @@ class Schedule:
         return request
 
     def _arrange(self, site: Site, now: float) -> None:
-        """Put a site among the ready ones if it has something to ask and is not full."""
-        if not site.is_ready and self._has_work(site):
-            heapq.heappush(self._ready, (max(site.not_before, now), next(self._order), site))
-            site.is_ready = True
+        """Put a site among the ready ones, or those that have to rest, if it has something to ask and is not full."""
+        if site.is_ready or not self._has_work(site):
+            return
+        site.is_ready = True
+        if site.not_before > now:
+            heapq.heappush(self._resting, (site.not_before, next(self._order), site))
+        else:
+            turn = (site.urgent or site.waiting)[0].turn
+            heapq.heappush(self._ready, (turn, next(self._order), site))
