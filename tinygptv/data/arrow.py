@@ -58,7 +58,8 @@ def numbers(of: pa.Table | pa.RecordBatch, name: str) -> NDArray[Any]:
 
 def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows of texts, numbers and truth values; what a row lacks is NULL, what the schema lacks is an error."""
-    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    there = ({name: value for name, value in row.items() if value is not None} for row in rows)
+    lines = "".join(json.dumps(row) + "\n" for row in there).encode()
     if not lines:
         return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
     return pa.json.read_json(

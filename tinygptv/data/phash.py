@@ -22,7 +22,8 @@ def phash(thumbnail: NDArray[np.uint8]) -> int:
     grey = thumbnail @ _LUMA
     # Whole numbers: where a plain picture has nothing, rounding errors of the sums must not decide.
     frequencies = np.rint(_COSINES @ grey @ _COSINES.T).ravel()
-    bits = np.packbits(frequencies > np.median(frequencies))
+    below, above = np.sort(frequencies)[_LOW**2 // 2 - 1 : _LOW**2 // 2 + 1]  # np.median takes ten times as long
+    bits = np.packbits(frequencies > (below + above) / 2)
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 
 

@@ -117,12 +117,15 @@ class ResultLog:
         facts = json.dumps({n: value for n in _FACTS if (value := getattr(result, n)) is not None}).encode()
         check = zlib.crc32(result.jpeg, zlib.crc32(facts))
         head = _RECORD.pack(_MARK, result.position, len(facts), len(result.jpeg), check)
+        left = memoryview(head + facts + result.jpeg)
         with self._lock:
             assert not self.is_whole
-            with self._partial.open("ab", buffering=0) as stream:
-                left = memoryview(head + facts + result.jpeg)
+            descriptor = os.open(self._partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
                 while left:
-                    left = left[stream.write(left) :]
+                    left = left[os.write(descriptor, left) :]
+            finally:
+                os.close(descriptor)
             self._count += 1
             if self.is_whole:
                 self._finish()

@@ -1,6 +1,6 @@
 """URLs → answers, many at a time.
 
-One thread decides (`conduct`) and drives the wire; resolvers look hosts up, and workers, one more than there are cores,
+One thread decides (`conduct`) and drives the wire; resolvers look hosts up, and workers, as many as there are cores,
 are handed the answers. Each hop of a redirect and each further attempt is a request like any other: it waits for its
 site's turn, and every rule is applied to it anew.
 """
@@ -58,7 +58,8 @@ class Crawler:
         self._is_stopping = self._is_abandoned = False
         self._handed_on = self._held_bytes = 0
         self._is_full, self._counting = False, threading.Lock()
-        work = [self._work] * ((os.cpu_count() or 1) + 1)
+        self._low_water = limits.threads * 3 // 4
+        work = [self._work] * (os.cpu_count() or 1)
         self._driver, *self._others = [
             threading.Thread(target=self._guarded, args=(task,), daemon=True)
             for task in (self._drive, *work, *[self._resolve] * _RESOLVERS)
@@ -150,7 +151,7 @@ class Crawler:
         with self._counting:
             self._handed_on += answers
             self._held_bytes += held_bytes
-        if self._is_full and answers < 0:
+        if self._is_full and answers < 0 and len(self._wire) + self._handed_on <= self._low_water:
             self._wire.wake()
 
     def _drive(self) -> None:
@@ -168,7 +169,8 @@ class Crawler:
         schedule = self._conduct.schedule
         while not self._is_stopping:
             under_way = len(self._wire) + self._handed_on
-            self._is_full = under_way >= self._limits.threads or self._held_bytes > _MAX_HELD_BYTES
+            most = self._low_water if self._is_full else self._limits.threads - 1
+            self._is_full = under_way > most or self._held_bytes > _MAX_HELD_BYTES
             if self._is_full:
                 return None
             taken = schedule.take(now)

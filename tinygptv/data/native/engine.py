@@ -10,7 +10,6 @@ import os
 import queue
 import signal
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from tinygptv.data.engine_process import InHand, Progress, Settings, run_engine
@@ -19,7 +18,7 @@ from tinygptv.data.native.crawler import Crawler, facts
 from tinygptv.data.native.politeness import Request
 from tinygptv.data.native.response import NOT_MODIFIED, Answer
 from tinygptv.data.native.todo import Todo
-from tinygptv.data.pictures import PictureError, store_picture
+from tinygptv.data.pictures import PictureError, StoredPicture, store_picture
 from tinygptv.data.refusals import Refusals
 from tinygptv.data.results import Asked, Result, ResultLog
 
@@ -30,8 +29,7 @@ class Fetching:
     def __init__(self, folder: Path, settings: Settings, ended: "queue.SimpleQueue[BaseException | None]") -> None:
         self._settings, self._ended = settings, ended
         self._progress = Progress(folder)
-        # One more than there are cores: while one thread waits for the interpreter, another decodes without it.
-        self._in_hand = InHand(folder, (os.cpu_count() or 1) + 1, settings.suspects)
+        self._in_hand = InHand(folder, os.cpu_count() or 1, settings.suspects)
         self._todo = Todo(sorted((folder / "todo").glob("*.jsonl")))
         self._logs = {
             path.stem: ResultLog(folder / "done" / f"{path.stem}.results", size)
@@ -82,7 +80,7 @@ class Fetching:
                 picture = store_picture(answer.body, self._settings.download)
         except PictureError as error:
             return Result(asked.position, error.reason, **heard)
-        described = {field.name: getattr(picture, field.name) for field in fields(picture)}
+        described = {name: getattr(picture, name) for name in StoredPicture.__slots__}
         return Result(asked.position, **heard, **described)
 
 
