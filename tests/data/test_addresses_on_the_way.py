@@ -105,6 +105,16 @@ def test_ledger_and_sidecar_name_every_address_on_the_way(store: Store, web: Web
     assert stored[f"{web.address}/e"]["hops"] is None
 
 
+def test_a_picture_that_stays_is_known_by_the_way_it_comes_now(store: Store, web: Web) -> None:
+    web.redirects["/a"] = "/b"
+    web.refresh(store, "/a", "/c")
+    web.redirects |= {"/a": "/d", "/d": "/b"}
+    second = web.refresh(store, "/a", "/c", "/e")
+    assert second.raw.details["changes"]["unchanged"] == 2
+    stored = {one["url"]: one for one in pq.read_table(store.file(second.raw.artifact, SIDECAR)).to_pylist()}
+    assert stored[f"{web.address}/a"]["hops"] == [f"{web.address}/d", f"{web.address}/b"]
+
+
 def test_forgetting_the_address_that_served_a_picture_takes_the_picture_back(store: Store, web: Web) -> None:
     web.redirects["/a"] = "/b"
     web.refresh(store, "/a", "/c")

@@ -74,6 +74,9 @@ logger = logging.getLogger(__name__)
 BASE_URL_VARIABLE = "TINYGPTV_BASE_URL"
 _EMBEDDED = "embedded:"
 _KEY_LENGTH = 20
+Answered = tuple[dict[str, Any], Result | None]
+"""A planned row, and what became of it, if it was asked for."""
+
 _REMEMBERED_SHARDS = 8
 """Of which the results are at hand for further captions of a picture."""
 _HOW_FAST = {"processes", "threads", "ray_workers", "connections_per_host", "requests_per_second_per_host"}
@@ -189,17 +192,24 @@ class Building:
                     fetch.request(shard)
                 progress.begin("fetching")
                 outcomes, carried = Outcomes(plan, self._earlier), carried_types(plan)
-                with ShardWriter(draft, options.samples_per_shard, SIDECAR_COLUMNS | carried) as shards:
-                    answered = _answered(plan, fetch, options.samples_per_shard)
-                    for row, answer in progress.count("rows settled", answered):
-                        result = self._unless_forgotten(row, answer)
-                        if result is None or outcomes.record(row, self._unbased(result)):
-                            sample, image = self._sample(row, result)
-                            shards.write(sample | carried_values(row[CARRIED], carried), image)
+                answered = progress.count("rows settled", _answered(plan, fetch, options.samples_per_shard))
+                kept = self._write(draft, answered, outcomes, carried)
             progress.begin("writing the ledger")
             settled = outcomes.settle(draft / LEDGER, options.recheck_days)
         shutil.rmtree(scratch)
-        return _outcome(self._source_name, settled, shards.count, carried)
+        return _outcome(self._source_name, settled, kept, carried)
+
+    def _write(self, draft: Path, answered: Iterator[Answered], outcomes: Outcomes, carried: dict[str, str]) -> int:
+        """The samples into shards, and what became of every row; how many samples there are."""
+        with ShardWriter(draft, self._source.download.samples_per_shard, SIDECAR_COLUMNS | carried) as shards:
+            for row, answer in answered:
+                result = self._unless_forgotten(row, answer)
+                if result is not None:
+                    result = self._unbased(result)
+                if result is None or outcomes.record(row, result):
+                    sample, image = self._sample(row, result)
+                    shards.write(sample | carried_values(row[CARRIED], carried), image)
+        return shards.count
 
     def _refusals(self, scratch: Path) -> Refusals:
         """Where no redirect may lead."""
@@ -257,14 +267,14 @@ class Building:
         if result is not None and result.jpeg:
             image = result.jpeg
             described = {name: getattr(result, name, None) for name in STORED_PICTURE}
-            hops = self._unbased(result).hops
-            described |= {"sha256": content_hash(image), "bytes": len(image), "hops": hops}
-            described["final_host"] = host_of(hops[-1]) or None if hops else None
+            described |= {"sha256": content_hash(image), "bytes": len(image)}
         else:
             assert self._earlier is not None
             described = row["stored"]
             image = read_image(self._earlier.folder, described | {"key": _key(row)})
         about = {name: described[name] for name in STORED_PICTURE if name in SIDECAR_COLUMNS}
+        if result is not None:  # also a picture that has not changed may come by another way than before
+            about |= {"hops": result.hops, "final_host": host_of(result.hops[-1]) or None if result.hops else None}
         return row | about | {"key": _key(row), "licence": row["licence"] or self._source.licence}, image
 
 
@@ -282,9 +292,7 @@ def _fetch(scratch: Path, options: Download, allow_private: bool, refusals: Refu
     return RayFetch(scratch, options, allow_private, refusals)
 
 
-def _answered(
-    plan: Path, fetch: "Fetch | RayFetch", samples_per_shard: int
-) -> Iterator[tuple[dict[str, Any], Result | None]]:
+def _answered(plan: Path, fetch: "Fetch | RayFetch", samples_per_shard: int) -> Iterator[Answered]:
     """Every planned row in order, with the result of its fetch, or None if its address was not asked for."""
     results: Results | None = None
     firsts: list[int] = []

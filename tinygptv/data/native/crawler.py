@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -126,7 +127,7 @@ class Crawler:
                 check_addresses(found, self._allow_private)
             except FetchError as refused:
                 found = refused
-            self._post(lambda now, site=site, found=found: self._conduct.resolved(site, found, now))  # type: ignore[misc]
+            self._post(partial(self._conduct.resolved, site, found))
 
     def _work(self) -> None:
         """Workers: hand answers to those who asked."""
