@@ -18,7 +18,7 @@ _PLACES = sorted((place for row in language.PLACES for place in row), key=len, r
 _LINKS = ("at the", "on the", "in the")  # between an object and its place
 _WORD = re.compile(
     rf"(?P<place>\b(?:{'|'.join(_PLACES)})\b(?! of\b))"
-    rf"|(?P<noun>(?<!what )\bshapes?\b(?! of\b))"
+    rf"|(?P<noun>(?<!\b[Ww]hat )(?<!\b[Ww]hich )(?<!kind of )(?<!type of )\bshapes?\b(?! of\b))"
     rf"|(?P<attribute>\b(?:{'|'.join((*SIZES, *COLOURS, *sorted(_SINGULAR), *KINDS))})\b)"
 )
 

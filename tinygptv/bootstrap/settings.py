@@ -30,7 +30,7 @@ class Settings:
     contrast_width: int = 64
     language_layers: int = 5
     vocabulary: int = 640
-    language_tokens: int = 112  # longer exchanges are cut
+    language_tokens: int = 128  # longer exchanges are cut
     slot_noise: float = 0.1  # on the attributes of what is told in vectors: no picture is read exactly
     norm_penalty: float = 0.02
     mention_layer: int = 3  # after which it must be known what a phrase speaks of

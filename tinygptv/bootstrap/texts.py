@@ -9,6 +9,7 @@ from typing import Any
 from tinygptv.data.boxes import box_text
 from tinygptv.data.shapes import language
 from tinygptv.data.shapes.scenes import GRID, Scene, SceneObject
+from tinygptv.data.shapes.wordings import TAG, TRIED, reworded
 
 _DESCRIBE = (
     "Describe this image in detail.",
@@ -112,7 +113,7 @@ def drills(scene: Scene, rng: random.Random) -> Exchange:
     """Many questions and statements in their shortest form, often with hardly a template.
 
     Almost all there is to learn about reading a scene is in such one-word answers, and the long wordings of the real
-    tasks would crowd them out.
+    tasks would crowd them out. Questions come in many wordings, of which people will use any.
     """
     template, length = rng.choice(((TEMPLATE, 8), (_BARE, 12)))
     return Exchange(describe(scene, rng), tuple(_drill(scene, rng) for _ in range(length)), template)
@@ -169,6 +170,16 @@ def _ask(kind: str, scene: Scene, rng: random.Random, form: str = "{}") -> Turn 
     return Turn(form.format(asked.text), asked.answer) if asked else None
 
 
+def _ask_in_other_words(kind: str, scene: Scene, rng: random.Random) -> Turn | None:
+    asked = language.ASKING[kind](scene, rng)
+    return Turn(rng.choice(("", "", TAG)) + reworded(asked, rng), asked.answer) if asked else None
+
+
+def _ask_unseen(kind: str, scene: Scene, rng: random.Random) -> Turn | None:
+    asked = language.ASKING[kind](scene, rng)
+    return Turn(TRIED[kind][-1].format(asked.about), asked.answer) if asked else None
+
+
 def _locate(scene: Scene, rng: random.Random) -> Turn | None:
     said = language.reference(scene, rng)
     return Turn(f"[refer] {said.phrase}", box_text(said.target.box)) if said else None
@@ -182,7 +193,7 @@ _DRILLS: dict[str, Callable[[Scene, random.Random], Turn | None]] = {
     "presence": _presence,
     "locate": _locate,
     **{f"judge {kind}": partial(_judge, kind) for kind in language.STATING},
-    **{f"ask {kind}": partial(_ask, kind) for kind in language.ASKING},
+    **{f"ask {kind}": partial(_ask_in_other_words, kind) for kind in language.ASKING},
 }
 _WEIGHT_OF = {"presence": 15, "locate": 8, "judge attribute": 8, "judge count": 10, "judge spatial": 24}
 _DRILL_WEIGHTS = [_WEIGHT_OF.get(drill, 7) for drill in _DRILLS]
@@ -241,9 +252,10 @@ _TASKS = {
 EXAMS: dict[str, Callable[[Scene, random.Random], Turn | None]] = {
     **{f"judge_{kind}": partial(_judge, kind, form=f"[vqa] {_TRUE_OR_FALSE}") for kind in language.STATING},
     **{f"ask_{kind}": partial(_ask, kind, form=f"[vqa] {_SHORT_ANSWER}") for kind in language.ASKING},
+    **{f"ask_{kind}_in_new_words": partial(_ask_unseen, kind) for kind in TRIED},
     "refer": _refer,
 }
-"""What the language model is examined in, worded as in the last stage."""
+"""What the language model is examined in, worded as in the last stage, or in words that no lesson uses."""
 
 
 def matching_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:

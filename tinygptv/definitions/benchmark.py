@@ -11,7 +11,11 @@ Metric = Literal["vqa_accuracy", "exact_match", "true_false_accuracy", "referrin
 
 
 class Benchmark(Definition):
-    """Items come from an annotations source; `chance` is the score of an answer that ignores the image."""
+    """Items come from an annotations source; `chance` is the score of an answer that ignores the image.
+
+    With `compare_groups` an item's group (in VQA's layout its question type) is `kind/variant`: variants of a kind ask
+    the same in other ways, and how far apart their scores are is reported.
+    """
 
     about: str
     source: str
@@ -20,3 +24,4 @@ class Benchmark(Definition):
     max_new_tokens: int = Field(ge=1)
     max_items: int | None = Field(default=None, ge=1)
     chance: float | None = Field(default=None, ge=0, le=1)
+    compare_groups: bool = False

@@ -8,7 +8,7 @@ import math
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tinygptv.data.boxes import Box, box_text, read_box
@@ -86,6 +86,25 @@ def score(metric: Metric, answers: Sequence[str], truths: Sequence[Truth]) -> Sc
         unparsed=sum(not one.parsed for one in marks),
         extra={"mean_iou": _mean(qualities)} if qualities else {},
     )
+
+
+def by_group(metric: Metric, answers: Sequence[str], truths: Sequence[Truth]) -> dict[str, float]:
+    """The score of each group's items, in the order in which groups come."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, truth in enumerate(truths):
+        groups[truth.group].append(row)
+    return {
+        group: round(score(metric, [answers[row] for row in rows], [truths[row] for row in rows]).value, 4)
+        for group, rows in groups.items()
+    }
+
+
+def spread(scores: Mapping[str, float]) -> float:
+    """How far apart the scores of groups are at most, of groups `kind/variant` of the same kind."""
+    kinds: dict[str, list[float]] = defaultdict(list)
+    for group, value in scores.items():
+        kinds[group.partition("/")[0]].append(value)
+    return round(max(max(values) - min(values) for values in kinds.values()), 4)
 
 
 def chance(metric: Metric, truths: Sequence[Truth]) -> float:

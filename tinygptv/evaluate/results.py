@@ -208,6 +208,8 @@ def _metric(score: Manifest) -> str:
     named = names[score.details["metric"]]
     if "mean_iou" in score.details.get("extra", {}):
         named += f", mean IoU {score.details['extra']['mean_iou']:.2f}"
+    if "spread" in score.details.get("extra", {}):
+        named += f", wordings at most {score.details['extra']['spread']:.2f} apart"
     return named
 
 

@@ -22,7 +22,7 @@ from tinygptv.definitions.recipe import Inputs, Recipe
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.definitions.template import Prompting
 from tinygptv.errors import DataError, DefinitionError
-from tinygptv.evaluate.metrics import Mark, Truth, chance, mark, score
+from tinygptv.evaluate.metrics import Mark, Truth, by_group, chance, mark, score, spread
 from tinygptv.locations import local_path
 from tinygptv.sample import Sample
 
@@ -198,6 +198,9 @@ def _write(
     result = score(benchmark.metric, answers, truths)
     by_chance = benchmark.chance if benchmark.chance is not None else chance(benchmark.metric, truths)
     scores = {"metric": benchmark.metric, "task": benchmark.task, **asdict(result), "chance": by_chance}
+    if benchmark.compare_groups:
+        groups = by_group(benchmark.metric, answers, truths)
+        scores |= {"groups": groups, "extra": scores["extra"] | {"spread": spread(groups)}}
     (draft / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
     return scores
 

@@ -51,7 +51,7 @@ TASKS: dict[AnnotationFormat, tuple[Task, ...]] = {
     "llava_conversation": ("conversation", "explain"),
     "multitask_conversation": ("conversation",),
     "unnatural_instruction": ("conversation",),
-    "vqav2": ("vqa",),
+    "vqav2": ("vqa", "conversation"),
     "aokvqa": ("vqa",),
     "gqa": ("vqa",),
     "ocrvqa": ("vqa",),

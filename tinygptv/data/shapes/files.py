@@ -23,7 +23,7 @@ SIDE = 64
 HELD_OUT = "heldout"
 """The split whose scenes no training ever shows."""
 
-_LAYOUT_VERSION = 2  # raise it when the files change though the scenes do not
+_LAYOUT_VERSION = 3  # raise it when the files change though the scenes do not
 
 
 def draw_corpus(store: Store) -> Manifest:

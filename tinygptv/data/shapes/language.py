@@ -29,11 +29,13 @@ CHOICES = {"colour": COLOURS, "kind": KINDS, "size": SIZES}
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its short answer. `kind` is a key of ANSWERS, `aspect` what is counted, if anything is."""
+    """A question with its short answer. `kind` is a key of ANSWERS, `about` what is asked about, in words, `aspect` what
+    is counted, if anything is."""
 
     text: str
     answer: str
     kind: str
+    about: str
     aspect: str = ""
 
 
@@ -208,8 +210,8 @@ def colour_question(scene: Scene, rng: random.Random) -> Question | None:
     for thing in _shuffled(scene, rng):
         wordings = _identified_without(scene, thing, "colour")
         if wordings:
-            text = rng.choice(("what color is the {}?", "what is the color of the {}?")).format(rng.choice(wordings))
-            return Question(text, thing.colour, "colour")
+            form, about = rng.choice(("what color is the {}?", "what is the color of the {}?")), rng.choice(wordings)
+            return Question(form.format(about), thing.colour, "colour", about)
     return None
 
 
@@ -218,29 +220,32 @@ def kind_question(scene: Scene, rng: random.Random) -> Question | None:
     for thing in _shuffled(scene, rng):
         wordings = _identified_without(scene, thing, "kind")
         if wordings:
-            text = rng.choice(("what shape is the {}?", "what is the shape of the {}?")).format(rng.choice(wordings))
-            return Question(text, thing.kind, "kind")
+            form, about = rng.choice(("what shape is the {}?", "what is the shape of the {}?")), rng.choice(wordings)
+            return Question(form.format(about), thing.kind, "kind", about)
     return None
 
 
 def count_question(scene: Scene, rng: random.Random) -> Question:
     """How many of a kind, of a colour, or of all; answered by a number word, `zero` included."""
     aspect, noun, count = _countable(scene, rng)
-    return Question(f"how many {plural(noun, 2)} are there?", NUMBERS[count], "count", aspect)
+    about = plural(noun, 2)
+    return Question(f"how many {about} are there?", NUMBERS[count], "count", about, aspect)
 
 
 def position_question(scene: Scene, rng: random.Random) -> Question | None:
     """The position word of an object that its attributes identify."""
     for thing in _shuffled(scene, rng):
         if phrases := identifying_phrases(scene, thing):
-            return Question(f"where is the {rng.choice(phrases)}?", place(thing), "position")
+            about = rng.choice(phrases)
+            return Question(f"where is the {about}?", place(thing), "position", about)
     return None
 
 
 def yes_no_question(scene: Scene, rng: random.Random) -> Question:
     """An attribute statement as a question."""
     said = attribute_statement(scene, rng, truth=rng.random() < 0.5)
-    return Question(f"is {said.text.replace('there is', 'there')}?", "yes" if said.truth else "no", "yes_no")
+    about = said.text.removeprefix("there is ")
+    return Question(f"is there {about}?", "yes" if said.truth else "no", "yes_no", about)
 
 
 ASKING: dict[str, Callable[[Scene, random.Random], Question | None]] = {

@@ -6,6 +6,7 @@ Images carry COCO's names; the number in a name is the scene's index.
 
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tinygptv.data.shapes.language import Question, Statement
 from tinygptv.data.shapes.scenes import Scene, SceneObject, draw, scene
 from tinygptv.data.shapes.tables import jpeg
 from tinygptv.data.shapes.twins import write_twins
+from tinygptv.data.shapes.wordings import TAG, TRIED, reworded
 
 SIZES = {
     "train": {
@@ -44,9 +46,10 @@ SIZES = {
         "position": 270,
         "attribute_statements": 300,
         "spatial_statements": 280,
+        "wordings": 60,
     },
 }
-"""Items per split and type."""
+"""Items per split and type; of `wordings` so many questions of a kind, each in every wording."""
 
 FOLDERS = {"train": "train2014", "heldout": "val2014"}  # COCO's names of the two splits
 _CAPTIONS_PER_IMAGE = 5
@@ -79,9 +82,28 @@ def _write_questions(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> N
     files: dict[str, tuple[str, ...]] = {"": ("colour", "kind", "count", "position")}
     if gallery.split == "heldout":  # one file per benchmark
         files = {"attributes_": ("colour", "kind"), "counting_": ("count",), "position_": ("position",)}
+        _write_wordings(folder, gallery, sizes["wordings"])
     for prefix, kinds in files.items():
         asked = [(k, *item) for k in kinds for item in language.balanced_questions(k, gallery.split, sizes[k], SEED)]
+        if gallery.split == "train":
+            asked = [(kind, picture, _in_other_words(gallery, picture, question)) for kind, picture, question in asked]
         _write_vqav2(folder / "vqav2", prefix, gallery, asked)
+
+
+def _write_wordings(folder: Path, gallery: Gallery, count: int) -> None:
+    """The same questions in every wording that is tried, with and without a tag; a wording is a question's type."""
+    asked = [
+        (f"{kind}/{tag}{wording}", picture, replace(question, text=tag + wording.format(question.about)))
+        for kind, wordings in TRIED.items()
+        for picture, question in language.balanced_questions(kind, gallery.split, count, SEED)
+        for wording in wordings
+        for tag in ("", TAG)
+    ]
+    _write_vqav2(folder / "vqav2", "wordings_", gallery, asked)
+
+
+def _in_other_words(gallery: Gallery, picture: Scene, question: Question) -> Question:
+    return replace(question, text=reworded(question, gallery.rng(f"wording {question.kind}", picture)))
 
 
 def _write_vqav2(folder: Path, prefix: str, gallery: Gallery, asked: list[tuple[str, Scene, Question]]) -> None:
@@ -97,7 +119,7 @@ def _write_vqav2(folder: Path, prefix: str, gallery: Gallery, asked: list[tuple[
             {
                 **ids,
                 "question_type": kind,
-                "answer_type": "number" if kind == "count" else "other",
+                "answer_type": "number" if question.kind == "count" else "other",
                 "multiple_choice_answer": question.answer,
                 "answers": answers,
             }
@@ -119,7 +141,7 @@ def _write_aokvqa(folder: Path, gallery: Gallery, count: int) -> None:
                 "split": "train",
                 "image_id": picture.index,
                 "question_id": f"shapes{picture.index}",
-                "question": question.text,
+                "question": _in_other_words(gallery, picture, question).text,
                 "choices": ["yes", "no"],
                 "correct_choice_idx": ["yes", "no"].index(question.answer),
                 "direct_answers": [question.answer] * 10,
@@ -208,6 +230,7 @@ def _write_llava(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> None:
     talks, details = [], []
     for picture in gallery.scenes(sizes["conversation"]):
         asked = language.conversation(picture, gallery.rng("conversation", picture))
+        asked = [_in_other_words(gallery, picture, question) for question in asked]
         talks.append(_llava_record(gallery, picture, [(question.text, question.answer) for question in asked]))
     for picture in gallery.scenes(sizes["detail"]):
         answer = language.detailed_description(picture, gallery.rng("detail", picture))
