@@ -184,6 +184,11 @@ def test_a_near_miss_names_something_that_is_not_there() -> None:
         ("what color is the shape at the bottom right?", [("shape", 3), ("right", 1)]),
         ("any circle center?", [("circle", 2), ("center", 1)]),
         ("what is the shape of the large shape?", [("large", 1), ("shape", 1)]),
+        ("Which shape is the blue shape", [("blue", 1), ("shape", 1)]),
+        ("what kind of shape is the large shape?", [("large", 1), ("shape", 1)]),
+        ("count the shapes", [("shapes", 3)]),
+        ("what is the number of shapes?", [("shapes", 3)]),
+        ("the circle at the top left is what colour?", [("circle", 2), ("left", 1)]),
         ("where is it?", []),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from tinygptv.evaluate import captions
 from tinygptv.evaluate.boxes import iou
-from tinygptv.evaluate.metrics import Truth, chance, interval, mark, score, wilson
+from tinygptv.evaluate.metrics import Truth, by_group, chance, interval, mark, score, spread, wilson
 
 TRUE, FALSE = Truth(("true",)), Truth(("false",))
 
@@ -116,3 +116,11 @@ def test_exact_match_reproduces_a_published_gqa_accuracy(shared: Path) -> None:
         answers = {record["question_id"]: record["text"] for record in map(json.loads, stream)}
     found = score("exact_match", [answers[key] for key in truths], list(truths.values()))
     assert 100 * found.value == pytest.approx(63.51824087956022)
+
+
+def test_groups_are_scored_apart_and_their_spread_is_within_a_kind() -> None:
+    truths = [Truth(("red",), group=f"colour/{form}") for form in "aabb"]
+    truths += [Truth(("two",), group="count/a")]
+    scores = by_group("exact_match", ["red", "red", "red", "blue", "four"], truths)
+    assert scores == {"colour/a": 1.0, "colour/b": 0.5, "count/a": 0.0}
+    assert spread(scores) == 0.5

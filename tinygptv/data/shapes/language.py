@@ -29,8 +29,8 @@ CHOICES = {"colour": COLOURS, "kind": KINDS, "size": SIZES}
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its short answer. `kind` is a key of ANSWERS, `about` what is asked about, in words, `aspect` what
-    is counted, if anything is."""
+    """A question with its short answer. `kind` is a key of ANSWERS, `about` the words for what is asked about, `aspect`
+    what is counted, if anything is."""
 
     text: str
     answer: str
