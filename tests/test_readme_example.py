@@ -1,5 +1,7 @@
 """The question that README puts to a model, and others like it, to a model that was trained for a minute."""
 
+import json
+import random
 import re
 from pathlib import Path
 
@@ -8,30 +10,64 @@ import yaml
 
 from tinygptv import catalog
 from tinygptv.cli import main
+from tinygptv.data.shapes import language
 from tinygptv.data.shapes.scenes import Scene, draw, scene
+from tinygptv.data.shapes.wordings import reworded
 from tinygptv.locations import PACKAGE
 
 README = Path(__file__).parents[1] / "README.md"
 RUN = ["--recipe", "asked", "--run", "asked"]
-SIDE, SCENES = 64, 200
+SIDE, TALKS, SCENES = 48, 600, 200
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workdir with an export of a short training on questions about drawn scenes, and its definitions beside it."""
+    """Talks about drawn scenes as a user would bring them, and a recipe that trains on them for a minute."""
     folder = tmp_path_factory.mktemp("readme")
+    write_talks(folder)
     recipe = yaml.safe_load((PACKAGE / "recipes" / "tinygptv_tiny.yaml").read_text())
     first, *_, last = recipe["stages"]
-    stage = first | {"inputs": last["inputs"], "mixture": "asked", "checkpoint_every": 200}
-    stage["schedule"] = first["schedule"] | {"warmup_steps": 20, "steps": 120}
-    recipe |= {"stages": [stage], "benchmarks": []}
-    talks = {"source": "shapes_conversation", "task": "conversation", "weight": 1.0}
-    questions = {"source": "shapes_vqa", "task": "vqa", "weight": 1.0}
-    mixture = {"about": "questions", "draw": "per_sample", "components": [talks, questions]}
-    for kind, definition in {"recipes": recipe, "mixtures": mixture}.items():
+    stage = first | {"inputs": last["inputs"] | {"image_size": SIDE}, "mixture": "asked", "global_batch_size": 16}
+    stage["schedule"] = first["schedule"] | {"warmup_steps": 10, "steps": 50}
+    definitions = {
+        "sources": {
+            "kind": "annotations",
+            "about": "talks about drawn scenes",
+            "licence": "CC0-1.0",
+            "format": "llava_conversation",
+            "files": {"annotations": str(folder / "talks.jsonl")},
+            "images": str(folder / "images"),
+        },
+        "mixtures": {
+            "about": "talks",
+            "draw": "per_sample",
+            "components": [{"source": "asked", "task": "conversation", "weight": 1.0}],
+        },
+        "recipes": recipe | {"stages": [stage], "benchmarks": []},
+    }
+    for kind, definition in definitions.items():
         (folder / "definitions" / kind).mkdir(parents=True)
         (folder / "definitions" / kind / "asked.yaml").write_text(yaml.safe_dump(definition))
     return folder
+
+
+def write_talks(folder: Path) -> None:
+    """Two or three questions about each scene, in the words of the corpus."""
+    (folder / "images").mkdir()
+    records = []
+    for index in range(TALKS):
+        shown, rng = scene("train", index), random.Random(index)
+        draw(shown, SIDE).save(folder / "images" / f"{index}.png")
+        turns = [
+            turn
+            for question in language.conversation(shown, rng)
+            for turn in (
+                {"from": "human", "value": reworded(question, rng)},
+                {"from": "gpt", "value": question.answer},
+            )
+        ]
+        records.append({"id": str(index), "image": f"{index}.png", "conversations": turns})
+    (folder / "talks.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ def source(tmp_path: Path) -> AnnotationsSource:
     for number in range(42):
         if number < 40:
             Image.new("RGB", (20, 20), (6 * number, 80, 90)).save(tmp_path / f"{number}.png")
-        record = {"image": f"{number}.png", "caption": f"it is {number}", "label": number % 2, "relation": "is"}
+        label = number % 2
+        relation = "is/odd" if label else "is/even"
+        record = {"image": f"{number}.png", "caption": f"it is {number}", "label": label, "relation": relation}
         lines.append(json.dumps(record))
     (tmp_path / "statements.jsonl").write_text("\n".join(lines) + "\n")
     return AnnotationsSource(
@@ -106,6 +108,17 @@ def test_a_benchmark_may_state_its_chance_and_ask_fewer_items(
     smaller = replace(run, benchmarks={"statements": fewer})
     manifest = evaluate(store, smaller, "first", "export", released, "statements")
     assert (manifest.details["n"], manifest.details["chance"], manifest.drops["over_max_items"]) == (10, 0.4, 30)
+
+
+def test_a_benchmark_may_have_its_groups_compared(store: Store, run: ResolvedRun, released: Manifest) -> None:
+    compared = BENCHMARK.model_copy(update={"compare_groups": True})
+    manifest = evaluate(
+        store, replace(run, benchmarks={"statements": compared}), "first", "export", released, "statements"
+    )
+    groups = manifest.details["groups"]
+    assert set(groups) == {"is/even", "is/odd"}
+    assert sum(groups.values()) / 2 == pytest.approx(manifest.details["value"])
+    assert manifest.details["extra"]["spread"] == pytest.approx(abs(groups["is/even"] - groups["is/odd"]))
 
 
 def test_an_impossible_question_is_refused_before_any_work(store: Store, run: ResolvedRun, released: Manifest) -> None:
