@@ -42,7 +42,7 @@ def source(tmp_path: Path) -> AnnotationsSource:
         if number < 40:
             Image.new("RGB", (20, 20), (6 * number, 80, 90)).save(tmp_path / f"{number}.png")
         label = number % 2
-        relation = "is/odd" if label else "is/even"
+        relation = "is/low" if number < 20 else "is/high"
         record = {"image": f"{number}.png", "caption": f"it is {number}", "label": label, "relation": relation}
         lines.append(json.dumps(record))
     (tmp_path / "statements.jsonl").write_text("\n".join(lines) + "\n")
@@ -116,9 +116,9 @@ def test_a_benchmark_may_have_its_groups_compared(store: Store, run: ResolvedRun
         store, replace(run, benchmarks={"statements": compared}), "first", "export", released, "statements"
     )
     groups = manifest.details["groups"]
-    assert set(groups) == {"is/even", "is/odd"}
+    assert set(groups) == {"is/low", "is/high"}
     assert sum(groups.values()) / 2 == pytest.approx(manifest.details["value"])
-    assert manifest.details["extra"]["spread"] == pytest.approx(abs(groups["is/even"] - groups["is/odd"]))
+    assert manifest.details["extra"]["spread"] == pytest.approx(abs(groups["is/low"] - groups["is/high"]))
 
 
 def test_an_impossible_question_is_refused_before_any_work(store: Store, run: ResolvedRun, released: Manifest) -> None:
