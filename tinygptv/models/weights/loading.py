@@ -24,7 +24,7 @@ from tinygptv.models.nf4 import use_nf4
 from tinygptv.models.vision import POSITIONS, resize_positions
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import published
-from tinygptv.models.weights.adapter import is_adapter, read_adapter
+from tinygptv.models.weights.adapter import is_adapter, merge_adapter, read_adapter
 from tinygptv.models.weights.anew import LORA, initial, rules
 from tinygptv.models.weights.configs import check_config
 from tinygptv.models.weights.files import open_weights
@@ -41,12 +41,14 @@ _POSITION_TABLE = f"vision_encoder.model.{POSITIONS}"
 class Handoff:
     """What earlier stages trained: a file or folder, the parameters that must be in it, and the adapters they speak of.
 
-    It may hold more, as long as the model has it: a checkpoint with a trained Q-Former, say.
+    It may hold more, as long as the model has it: a checkpoint with a trained Q-Former, say. With `merge`, adapters of
+    PEFT are added to the maps of a model that has none of its own.
     """
 
     path: Path
     required: Collection[str] = ()
     lora: Lora | None = None
+    merge: bool = False
 
 
 def empty_model(definition: Model, image_size: int, lora: Lora | None = None) -> VisionLanguageModel:
@@ -79,7 +81,8 @@ def load_weights(
     parameters = parameters_by_name(model)
     sources = _backbones(definition)
     if handoff is not None:
-        sources.append((str(handoff.path), open_handoff(handoff, definition, parameters)))
+        decoder = sources[-1][1].tensors
+        sources.append((str(handoff.path), open_handoff(handoff, definition, parameters, decoder)))
     resize = partial(resize_positions, grid=model.image_size // definition.vision_encoder.patch_size)
     for place, translation in sources:
         if positions := translation.tensors.get(_POSITION_TABLE):
@@ -119,13 +122,19 @@ def load_state(model: nn.Module, path: Path) -> None:
     fill(model, table)
 
 
-def open_handoff(handoff: Handoff, definition: Model, parameters: Mapping[str, Tensor]) -> Translation:
+def open_handoff(
+    handoff: Handoff, definition: Model, parameters: Mapping[str, Tensor], decoder: Table | None = None
+) -> Translation:
     """What a stage left behind, in any known layout, under our names, not read yet.
 
+    `decoder` holds the pretrained weights that adapters are merged into, where the handoff says so.
     Raises HandoffError if something required is missing, something does not fit the model's `parameters`, or adapters
     are there or absent against the stage's word.
     """
-    translation = trained_file(handoff.path, definition, handoff.lora)
+    if handoff.merge and decoder is not None:
+        translation = merge_adapter(handoff.path, definition.language_model, decoder)
+    else:
+        translation = trained_file(handoff.path, definition, handoff.lora)
     found = translation.tensors
     _check_adapters(handoff, found, parameters.keys())
     check_places(found, str(handoff.path), parameters)
