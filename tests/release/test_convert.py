@@ -184,3 +184,15 @@ def test_an_adapter_of_peft_is_merged_with_the_scale_of_its_own_configuration(
     expected = backbone[f"{dense}.weight"] + 4 * lora.alpha / lora.rank * up @ down
     torch.testing.assert_close(found.get_submodule(dense).weight, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.get_submodule(fused).weight, usual.get_submodule(fused).weight)
+
+
+@pytest.mark.parametrize("layout", ["tinygptv", "reference", "peft"])
+def test_adapters_converted_are_not_taken_for_others_of_another_alpha(
+    tmp_path: Path, recipe: Recipe, trained: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
+    assert convert(trained, tmp_path / "there", layout) == 0
+    content = recipe.model_dump()
+    content["stages"][1]["lora"]["alpha"] *= 4
+    _define(Recipe.model_validate(content), tmp_path)
+    assert convert(tmp_path / "there", tmp_path / "back", "tinygptv") == 1
+    assert "alpha 16.0 (recipe: 64.0)" in capsys.readouterr().err

@@ -235,6 +235,24 @@ class Recipe(Definition):
         return self
 
     @model_validator(mode="after")
+    def _inherited_adapters_act_as_they_were_trained(self) -> Self:
+        trained: dict[str, Lora] = {}
+        for position, stage in enumerate(self.stages):
+            before = trained.get(stage.starts_from)
+            if stage.lora and before and stage.lora.init == "inherit":
+                for field in ("rank", "alpha", "targets"):
+                    found, wanted = getattr(before, field), getattr(stage.lora, field)
+                    if found != wanted and (field != "targets" or set(found) != set(wanted)):
+                        raise ValueError(
+                            f"stages[{position}].lora.{field}: {wanted}, but {stage.stage} inherits the adapters of "
+                            f"{stage.starts_from}, trained with {field} {found}, and would change what they do; write "
+                            f"{found} here, or train {stage.starts_from} with {wanted}"
+                        )
+            if adapters := stage.lora or before:
+                trained[stage.stage] = adapters
+        return self
+
+    @model_validator(mode="after")
     def _gates_ask_what_is_held_out(self) -> Self:
         for position, stage in enumerate(self.stages):
             asked = [gate.benchmark for gate in stage.gates]

@@ -43,6 +43,7 @@ from tinygptv.models.weights.published import Translation, pretrained_part
 from tinygptv.models.weights.saving import save_reference
 from tinygptv.models.weights.stock import to_stock
 from tinygptv.models.weights.stored import read_all
+from tinygptv.models.weights.strength import metadata
 from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
 from tinygptv.release.layouts import Layout
 from tinygptv.train.freezing import trainable_names
@@ -78,9 +79,9 @@ def _write(source: Path, result: Path, layout: Layout, recipe: Recipe, stage: St
     match layout:
         case "tinygptv":
             result.mkdir()
-            save_file(tensors, result / TRAINED)
+            save_file(tensors, result / TRAINED, metadata(lora))
         case "reference":
-            save_reference(tensors, result, recipe.model)
+            save_reference(tensors, result, recipe.model, lora)
         case "peft":
             if lora is None:
                 raise HandoffError(

@@ -224,12 +224,17 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
         )
 
 
-def write_tensors(path: Path, names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> str:
+def write_tensors(
+    path: Path,
+    names: list[tuple[str, tuple[int, ...]]],
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> str:
     """Write float32 tensors as safetensors, one after the other as they come; returns the file's sha256.
 
     Raises TrainingError if one of them holds something that is no number.
     """
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, shape in names:
         begin, end = end, end + 4 * math.prod(shape)

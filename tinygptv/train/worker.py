@@ -23,6 +23,7 @@ from tinygptv.data.loading import Batches
 from tinygptv.errors import TrainingError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import trained_file
+from tinygptv.models.weights.strength import metadata
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.batches import mixture_batches
 from tinygptv.train.checkpoint import Checkpoints, write_tensors
@@ -259,7 +260,7 @@ def _save_trained(job: Job, engine: Any, model: nn.Module, path: Path) -> None:
 
     if dist.get_rank() == 0:
         partial = path.with_suffix(".partial")
-        write_tensors(partial, list(shapes.items()), tensors())
+        write_tensors(partial, list(shapes.items()), tensors(), metadata(job.lora))
         partial.rename(path)
     else:
         for _ in tensors():

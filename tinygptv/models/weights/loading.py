@@ -31,6 +31,7 @@ from tinygptv.models.weights.files import open_weights
 from tinygptv.models.weights.published import Translation
 from tinygptv.models.weights.report import LoadReport
 from tinygptv.models.weights.stored import Table, derived
+from tinygptv.models.weights.strength import refuse_other_strength
 
 logger = getLogger(__name__)
 
@@ -147,10 +148,15 @@ def open_handoff(
 
 
 def trained_file(path: Path, definition: Model, lora: Lora | None = None) -> Translation:
-    """Trained tensors: a file or folder of ours, a checkpoint of the published code, or an adapter folder of PEFT."""
+    """Trained tensors: a file or folder of ours, a checkpoint of the published code, or an adapter folder of PEFT.
+
+    Raises HandoffError if their adapters are known to have another rank or alpha than `lora`.
+    """
     if is_adapter(path):
         return read_adapter(path, definition.language_model, lora)
     table = open_weights(path)
+    if lora is not None and any(LORA.search(name) for name in table):
+        refuse_other_strength(path, lora)
     if published.is_reference(table):
         return published.reference_file(table, definition)
     return Translation("our own layout", table, {})
