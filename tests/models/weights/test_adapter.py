@@ -61,6 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "excluded_by_expression": {"target_modules": ["q_proj", "k_proj"], "exclude_modules": r".*layers\.0\..*"},
     "one_layer": {"layers_to_transform": 1},
     "some_layers": {"layers_to_transform": [0, 2], "layers_pattern": "layers"},
+    "head_adapted": {"target_modules": ["q_proj", "lm_head"]},
     "head_saved": {"modules_to_save": ["lm_head"]},
     "biases": {"bias": "all"},
     "biases_of_adapted_maps": {"bias": "lora_only"},
@@ -113,6 +114,7 @@ def save_adapter(folder: Path, definition: LanguageModel, settings: Mapping[str,
             elif parameter.requires_grad:
                 parameter.normal_(std=0.2)
     model.save_pretrained(str(folder))
+    # Loaded again, so that it is PEFT's reading of the folder that counts.
     fresh = PeftModel.from_pretrained(stock(definition), str(folder))
     return dict(fresh.merge_and_unload().state_dict())
 
@@ -285,4 +287,20 @@ def test_a_tensor_that_is_gone_is_missed(tmp_path: Path) -> None:
     del tensors["base_model.model.model.layers.1.self_attn.o_proj.lora_B.weight"]
     save_file(tensors, tmp_path / ADAPTER)
     with pytest.raises(HandoffError, match=r"adapts 'model\.layers\.1\.self_attn\.o_proj'.*B is missing"):
+        merged(tmp_path, LLAMA)
+
+
+def test_weights_as_older_versions_of_peft_wrote_them_are_read(tmp_path: Path) -> None:
+    expected = save_adapter(tmp_path, LLAMA, {"alpha_pattern": {"k_proj": 3}})
+    torch.save(load_file(tmp_path / ADAPTER), tmp_path / "adapter_model.bin")
+    (tmp_path / ADAPTER).unlink()
+    assert_alike(merged(tmp_path, LLAMA), read_all(ours(expected, LLAMA)))
+
+
+def test_what_is_no_number_is_named_with_its_file(tmp_path: Path) -> None:
+    save_adapter(tmp_path, LLAMA, {})
+    tensors = load_file(tmp_path / ADAPTER)
+    name = "base_model.model.model.layers.1.self_attn.o_proj.lora_B.weight"
+    save_file(tensors | {name: tensors[name] / 0}, tmp_path / ADAPTER)
+    with pytest.raises(HandoffError, match=rf"{ADAPTER}: '{name}' holds NaN or Inf"):
         merged(tmp_path, LLAMA)

@@ -45,6 +45,7 @@ _README = """A low-rank adapter, and what was trained beside it. PEFT cannot car
 `attention_norm` in norms.safetensors is an RMSNorm on the attention branch, which transformers' Phi has not; without it
 the decoder computes something else. connector.safetensors holds the image's way into the decoder.
 """
+_OLD_ADAPTER = "adapter_model.bin"
 _PREFIX, _OURS = "base_model.model.", "language_model."
 _PART = re.compile(r"(?P<map>.+)\.(lora_(?P<factor>[AB])\.weight|lora_magnitude_vector(\.weight)?)")
 _MERGE = (
@@ -112,7 +113,8 @@ def merge_adapter(folder: Path, definition: LanguageModel, base: Table) -> Trans
         if weight not in decoder:
             raise HandoffError(f"{folder / ADAPTER}: adapts '{name}', which the decoder's weights do not hold")
         factors = [parts[part] for part in ("A", "B", "magnitude") if part in parts]
-        changed[weight] = derived(partial(_merged, adapted.scale), [decoder[weight], *factors])
+        base_weight = adapter.whole.get(weight, decoder[weight])
+        changed[weight] = derived(partial(_merged, adapted.scale), [base_weight, *factors])
     if heads is not None:
         # What was not changed of a map that is fused again comes from the base.
         trios = {part: decoder[part] for name in changed for part in trio(name) if part in decoder}
@@ -132,7 +134,8 @@ class _Adapter:
 
 def _open(folder: Path, definition: LanguageModel) -> _Adapter:
     """Raises HandoffError unless configuration and tensors name the same maps and ranks."""
-    found = {name.removeprefix(_PREFIX): stored for name, stored in open_weights(folder / ADAPTER).items()}
+    file = next((folder / name for name in (ADAPTER, _OLD_ADAPTER) if (folder / name).is_file()), folder / ADAPTER)
+    found = {name.removeprefix(_PREFIX): stored for name, stored in open_weights(file).items()}
     is_fused = any(FUSED in name for name in found)
     config = read_config(folder / CONFIG, definition, is_fused)
     parts: dict[str, dict[str, Stored]] = {name: {} for name in config.maps}
@@ -144,7 +147,7 @@ def _open(folder: Path, definition: LanguageModel) -> _Adapter:
             whole[plain] = stored
         else:
             raise HandoffError(
-                f"{folder / ADAPTER}: '{name}' is nothing that {CONFIG} adapts or saves in this decoder; PEFT would "
+                f"{file}: '{name}' is nothing that {CONFIG} adapts or saves in this decoder; PEFT would "
                 "ignore it. Put back the configuration it was saved with"
             )
     for name, adapted in config.maps.items():
@@ -152,12 +155,12 @@ def _open(folder: Path, definition: LanguageModel) -> _Adapter:
         if parts[name].keys() != wanted:
             missing = ", ".join(sorted(wanted ^ parts[name].keys()))
             raise HandoffError(
-                f"{folder / ADAPTER}: {CONFIG} adapts '{name}' (use_dora: {str(adapted.dora).lower()}), and its "
+                f"{file}: {CONFIG} adapts '{name}' (use_dora: {str(adapted.dora).lower()}), and its "
                 f"{missing} is missing or left over; the two files do not belong together"
             )
         if (rank := parts[name]["A"].shape[0]) != adapted.rank:
             raise HandoffError(
-                f"{folder / ADAPTER}: '{name}' has rank {rank}, and {CONFIG} says {adapted.rank}; the two files do not "
+                f"{file}: '{name}' has rank {rank}, and {CONFIG} says {adapted.rank}; the two files do not "
                 "belong together"
             )
     norms = open_weights(folder / NORMS) if (folder / NORMS).is_file() else {}

@@ -79,6 +79,9 @@ REFUSED = {
 }
 """Fields that are refused, unless they are off, and why."""
 
+EMBEDDINGS = frozenset({"model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"})
+"""Of embedding and head, which PEFT saves whole where one of them is adapted or the vocabulary was resized."""
+
 HARMLESS_INITIALIZATIONS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the base weights alone."""
 
@@ -126,15 +129,9 @@ def read_config(path: Path, definition: LanguageModel, fused: bool) -> AdapterCo
         raise HandoffError(f"{path}: PEFT does not accept it for this decoder ({error})") from error
     layers = {name: module for name, module in decoder.named_modules() if isinstance(module, LoraLayer)}
     if others := sorted(name for name, layer in layers.items() if not isinstance(layer.get_base_layer(), nn.Linear)):
-        raise HandoffError(
-            f"{path}: target_modules names '{others[0]}', which is no linear map; such adapters cannot act"
-        )
-    whole = {
-        f"{name}.{inner}"
-        for name, module in decoder.named_modules()
-        if isinstance(module, SavedModule)
-        for inner in module.original_module.state_dict()
-    }
+        raise HandoffError(f"{path}: target_modules names '{others[0]}', which is no linear map; merge it with PEFT")
+    saved = {name: module for name, module in decoder.named_modules() if isinstance(module, SavedModule)}
+    whole = {f"{name}.{inner}" for name, module in saved.items() for inner in module.original_module.state_dict()}
     if config.bias == "all":
         whole |= set(biases)
     elif config.bias == "lora_only":
@@ -143,7 +140,7 @@ def read_config(path: Path, definition: LanguageModel, fused: bool) -> AdapterCo
         name: AdaptedMap(layer.r["default"], float(layer.scaling["default"]), config.use_dora)
         for name, layer in layers.items()
     }
-    return AdapterConfig(config.r, config.lora_alpha, maps, frozenset(whole))
+    return AdapterConfig(config.r, config.lora_alpha, maps, EMBEDDINGS | whole)
 
 
 def _read(path: Path) -> dict[str, Any]:
