@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from tinygptv.artifacts import sha256_of, storage_errors
 from tinygptv.definitions.recipe import Keep, Stage
 from tinygptv.errors import HandoffError, StorageError, TrainingError
+from tinygptv.models.weights.files import refuse_not_finite
 from tinygptv.train.holdings import (
     PARTS,
     loss_scale,
@@ -128,7 +129,9 @@ class Checkpoints:
             self._check_names(path, set(tensors.keys()))
             for name, parameter in self._parameters.items():
                 for part in PARTS:
-                    holdings.write(parameter, part, tensors.get_tensor(f"{part}/{name}").to(self._engine.device))
+                    tensor = tensors.get_tensor(f"{part}/{name}")
+                    refuse_not_finite(path / TENSORS, f"{part}/{name}", tensor)
+                    holdings.write(parameter, part, tensor.to(self._engine.device))
         set_steps_taken(self._engine, state["optimizer_steps"])
         set_loss_scale(self._engine, state["loss_scale"])
         return int(step)

@@ -179,6 +179,11 @@ def _assign(model: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype | No
     kept = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     # Always a copy: what was read may be a view of its file.
     own = torch.empty(tensor.shape, dtype=kept).copy_(tensor)
+    if kept == torch.float16 and not bool(own.isfinite().all()):
+        raise HandoffError(
+            f"{plain_name(name)}: holds numbers up to {tensor.abs().max():.3g}, and fp16 ends at 65504; choose a "
+            "hardware profile with precision: bf16 or fp32"
+        )
     model.get_submodule(owner).load_state_dict({leaf: own}, strict=False, assign=True)
 
 
