@@ -28,3 +28,14 @@ def test_inherited_adapters_may_drop_out_more_and_have_their_targets_in_another_
     content = catalog.recipe("tinygptv_tiny").model_dump()
     content["stages"][2]["lora"] |= {"dropout": 0.2, "targets": ["dense", "query_key_value"]}
     assert Recipe.model_validate(content)
+
+
+@pytest.mark.parametrize("field", ["loss_spike", "gradient_explosion"])
+def test_a_watch_that_could_not_see_anything_is_refused(field: str) -> None:
+    content = catalog.recipe("tinygptv_tiny").model_dump()
+    content["stages"][0]["watch"][field] = 3.0
+    content["stages"][0]["schedule"] |= {"warmup_steps": 2, "steps": 10, "rounds": 2}
+    with pytest.raises(ValidationError, match=rf"watch\.{field} compares a step with at least 20.*has 20 in all"):
+        Recipe.model_validate(content)
+    content["stages"][0]["schedule"]["rounds"] = 3
+    assert Recipe.model_validate(content)

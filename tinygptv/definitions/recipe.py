@@ -103,11 +103,16 @@ class Optimizer(Definition):
     clip_norm: float | None = Field(gt=0)
 
 
+JUDGED_AFTER = 20
+"""Steps of a stage before a spike counts as one: the first losses fall too fast."""
+
+
 class Watch(Definition):
     """What counts as trouble while a stage trains, and what is done about it.
 
     A loss or gradient that is no number, and a step without anything to learn, always are. A loss above `loss_spike`
-    times the median of the last steps, and a gradient norm above `gradient_explosion` times theirs, are if given.
+    times the median of the last steps, and a gradient norm above `gradient_explosion` times theirs, are if given, from
+    step 21 of the stage on.
     `then: roll_back` goes back to the last good checkpoint and leaves out the batch of the trouble and those before it,
     `skip_steps` in all; after `retries` times, or with `halt` at once, the stage stops and keeps that checkpoint.
     A sample whose picture cannot be read stops it too; with `unusable_samples: replace` another one of its component
@@ -172,6 +177,17 @@ class Stage(Definition):
                 f"keep.every: {self.keep.every} is no multiple of checkpoint_every, {self.checkpoint_every}, so no "
                 "checkpoint is saved there"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_watch_sees_something(self) -> Self:
+        steps = self.schedule.steps * self.schedule.rounds
+        for field in ("loss_spike", "gradient_explosion"):
+            if getattr(self.watch, field) is not None and steps <= JUDGED_AFTER:
+                raise ValueError(
+                    f"watch.{field} compares a step with at least {JUDGED_AFTER} before it, and the stage has {steps} "
+                    "in all, so nothing would be watched; leave it out, or train for more steps"
+                )
         return self
 
     @model_validator(mode="after")
