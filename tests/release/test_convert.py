@@ -1,5 +1,6 @@
 """`tinygptv convert`: every layout into every other, each tensor accounted for, complete or absent."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,35 @@ def test_an_unknown_stage_is_a_wrong_parameter(
 ) -> None:
     assert convert(trained, tmp_path / "there", "tinygptv", stage="stag2") == 2
     assert "Did you mean 'stage2'?" in capsys.readouterr().err
+
+
+def test_an_adapter_of_peft_is_merged_with_the_scale_of_its_own_configuration(
+    tmp_path: Path, recipe: Recipe, trained: Path
+) -> None:
+    assert convert(trained, tmp_path / "adapter", "peft") == 0
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    changed = config | {"alpha_pattern": {"dense": 4 * config["lora_alpha"]}}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(changed))
+    assert convert(tmp_path / "adapter", tmp_path / "merged", "merged") == 0
+    assert convert(trained, tmp_path / "usual", "merged") == 0
+    found, usual = (load_release(tmp_path / name).model.language_model for name in ("merged", "usual"))
+    tensors, backbone = load_file(trained), load_file(Path(recipe.model.language_model.weights))
+    dense, fused = "model.layers.1.self_attn.dense", "model.layers.1.self_attn.query_key_value"
+    up, down = (tensors[f"language_model.{dense}.lora_{part}.weight"] for part in "BA")
+    lora = recipe.stage("stage2").lora
+    assert lora is not None
+    expected = backbone[f"{dense}.weight"] + 4 * lora.alpha / lora.rank * up @ down
+    torch.testing.assert_close(found.get_submodule(dense).weight, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.get_submodule(fused).weight, usual.get_submodule(fused).weight)
+
+
+@pytest.mark.parametrize("layout", ["tinygptv", "reference", "peft"])
+def test_adapters_converted_are_not_taken_for_others_of_another_alpha(
+    tmp_path: Path, recipe: Recipe, trained: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
+    assert convert(trained, tmp_path / "there", layout) == 0
+    content = recipe.model_dump()
+    content["stages"][1]["lora"]["alpha"] *= 4
+    _define(Recipe.model_validate(content), tmp_path)
+    assert convert(tmp_path / "there", tmp_path / "back", "tinygptv") == 1
+    assert "alpha 16.0 (recipe: 64.0)" in capsys.readouterr().err

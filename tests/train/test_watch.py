@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from tinygptv.definitions.recipe import Watch
-from tinygptv.train.watch import JUDGED_AFTER, Watcher, hole, position, skips
+from tinygptv.definitions.recipe import JUDGED_AFTER, Watch
+from tinygptv.train.watch import Watcher, hole, in_words, position, skips
 
 STEADY = [(2.0, 1.0)] * JUDGED_AFTER
 WATCHFUL = Watch(loss_spike=3.0, gradient_explosion=10.0)
@@ -36,6 +36,21 @@ def test_a_spike_is_measured_against_the_steps_before_it() -> None:
 def test_spikes_are_not_looked_for_unless_asked_nor_at_the_beginning() -> None:
     assert Watcher(Watch(), STEADY).judge(1e6, 1e6, 8) is None
     assert Watcher(WATCHFUL, STEADY[1:]).judge(1e6, 1e6, 8) is None
+
+
+def test_a_spike_after_nothing_at_all_is_one() -> None:
+    trouble = Watcher(WATCHFUL, [(0.0, 0.0)] * JUDGED_AFTER).judge(1.0, 1.0, 8)
+    assert trouble is not None
+    assert "the loss is 1, after 0" in trouble.told
+
+
+def test_what_is_watched_and_what_not_is_one_line() -> None:
+    told = in_words(Watch(gradient_explosion=1.5), "fp32")
+    assert "gradient norms above 1.5 times the median, from step 21 on" in told
+    assert told.endswith("; not: loss spikes; then: halt")
+    assert "not: loss spikes, gradient norms; then: roll_back" in in_words(Watch(then="roll_back"), "fp32")
+    assert "; not" not in in_words(WATCHFUL, "fp32")
+    assert "gradients that are no number, but for steps that fp16 leaves out" in in_words(WATCHFUL, "fp16")
 
 
 def test_what_was_wrong_does_not_become_what_is_usual() -> None:

@@ -99,6 +99,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         previous=folder / "whole" / "trained.safetensors",
     )
     jobs["halved"] = halved.model_copy(update={"hardware": TWO_RANKS.model_copy(update={"precision": "bf16"})})
+    jobs["halved_zero0"] = jobs["halved"].model_copy(
+        update={"hardware": TWO_RANKS.model_copy(update={"precision": "bf16", "zero_stage": 0})}
+    )
     jobs |= jobs_on_disk(folder, jobs)
     for name, content in jobs.items():
         (folder / name).mkdir()
@@ -227,9 +230,18 @@ def test_a_checkpoint_of_another_training_is_refused_with_what_differs(root: Pat
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_way_to_share_the_optimizer_learns_the_same(root: Path, name: str) -> None:
     assert_alike(root / name, root / "whole")
-    # DeepSpeed does not tell the norm without ZeRO.
     norms, expected = ([row["grad_norm"] for row in metrics(root / one)] for one in (name, "whole"))
-    assert norms == pytest.approx(expected, abs=1e-5) if name != "zero0" else norms == [None] * 8
+    assert norms == pytest.approx(expected, abs=1e-5)
+
+
+def test_without_zero_sixteen_bits_have_the_same_gradient_norm_too(root: Path) -> None:
+    (found,), (expected,) = (metrics(root / name) for name in ("halved_zero0", "halved"))
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.01)
+
+
+def test_what_is_watched_is_said_first(root: Path) -> None:
+    line = "stage1: watching losses that are no number, gradients that are no number, steps without labels; not: loss"
+    assert line in (root / "train.log").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -165,6 +165,7 @@ def everything_but_death(root: Path) -> None:
         "second",
         "rounds",
         "halved",
+        "halved_zero0",
         "cached",
         "nf4",
     ):

@@ -103,11 +103,16 @@ class Optimizer(Definition):
     clip_norm: float | None = Field(gt=0)
 
 
+JUDGED_AFTER = 20
+"""Steps of a stage before a spike counts as one: the first losses fall too fast."""
+
+
 class Watch(Definition):
     """What counts as trouble while a stage trains, and what is done about it.
 
     A loss or gradient that is no number, and a step without anything to learn, always are. A loss above `loss_spike`
-    times the median of the last steps, and a gradient norm above `gradient_explosion` times theirs, are if given.
+    times the median of the last steps, and a gradient norm above `gradient_explosion` times theirs, are if given, from
+    step 21 of the stage on.
     `then: roll_back` goes back to the last good checkpoint and leaves out the batch of the trouble and those before it,
     `skip_steps` in all; after `retries` times, or with `halt` at once, the stage stops and keeps that checkpoint.
     A sample whose picture cannot be read stops it too; with `unusable_samples: replace` another one of its component
@@ -175,6 +180,17 @@ class Stage(Definition):
         return self
 
     @model_validator(mode="after")
+    def _a_watch_sees_something(self) -> Self:
+        steps = self.schedule.steps * self.schedule.rounds
+        for field in ("loss_spike", "gradient_explosion"):
+            if getattr(self.watch, field) is not None and steps <= JUDGED_AFTER:
+                raise ValueError(
+                    f"watch.{field} compares a step with at least {JUDGED_AFTER} before it, and the stage has {steps} "
+                    "in all, so nothing would be watched; leave it out, or train for more steps"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _lora_is_there_to_be_trained(self) -> Self:
         if ("language_model.lora" in self.trains) != (self.lora is not None):
             raise ValueError(
@@ -232,6 +248,24 @@ class Recipe(Definition):
                     f"stages[{position}].lora.targets: a {decoder.architecture} decoder has no "
                     f"{', '.join(sorted(unknown))}; it has {', '.join(decoder.lora_targets)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _inherited_adapters_act_as_they_were_trained(self) -> Self:
+        trained: dict[str, Lora] = {}
+        for position, stage in enumerate(self.stages):
+            before = trained.get(stage.starts_from)
+            if stage.lora and before and stage.lora.init == "inherit":
+                for field in ("rank", "alpha", "targets"):
+                    found, wanted = getattr(before, field), getattr(stage.lora, field)
+                    if found != wanted and (field != "targets" or set(found) != set(wanted)):
+                        raise ValueError(
+                            f"stages[{position}].lora.{field}: {wanted}, but {stage.stage} inherits the adapters of "
+                            f"{stage.starts_from}, trained with {field} {found}, and would change what they do; write "
+                            f"{found} here, or train {stage.starts_from} with {wanted}"
+                        )
+            if adapters := stage.lora or before:
+                trained[stage.stage] = adapters
         return self
 
     @model_validator(mode="after")

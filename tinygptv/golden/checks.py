@@ -182,7 +182,7 @@ def _compare_batch(
 def _compare_gradients(case: GoldenCase, model: VisionLanguageModel, told: Outcome) -> None:
     """Relative to the largest gradient of each tensor. Every recorded tensor must be a parameter, and the reverse."""
     path = case.folder / GRADIENTS
-    expected = read_all(reference_file(open_weights(path), case.model).tensors)
+    expected = read_all(reference_file(open_weights(path, finite=False), case.model).tensors)
     parameters = parameters_by_name(model)
     trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
     silent = len(case.description.trainable_without_grad)

@@ -14,10 +14,11 @@ try:
     from peft import LoraConfig, inject_adapter_in_model
     from peft.import_utils import is_bnb_available
     from peft.tuners.lora import LoraLayer
+    from peft.utils.other import ModulesToSaveWrapper as SavedModule
 
     is_bnb_available()
 finally:
     if sys.modules[_HIDDEN] is None:
         del sys.modules[_HIDDEN]
 
-__all__ = ["LoraConfig", "LoraLayer", "inject_adapter_in_model"]
+__all__ = ["LoraConfig", "LoraLayer", "SavedModule", "inject_adapter_in_model"]

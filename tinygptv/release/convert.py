@@ -28,6 +28,7 @@ from tinygptv.models.language.llama import llama_config
 from tinygptv.models.language.phi import phi_config
 from tinygptv.models.lora import merge_lora
 from tinygptv.models.weights import (
+    LORA,
     Handoff,
     LoadReport,
     empty_model,
@@ -42,6 +43,7 @@ from tinygptv.models.weights.published import Translation, pretrained_part
 from tinygptv.models.weights.saving import save_reference
 from tinygptv.models.weights.stock import to_stock
 from tinygptv.models.weights.stored import read_all
+from tinygptv.models.weights.strength import metadata
 from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
 from tinygptv.release.layouts import Layout
 from tinygptv.train.freezing import trainable_names
@@ -77,9 +79,9 @@ def _write(source: Path, result: Path, layout: Layout, recipe: Recipe, stage: St
     match layout:
         case "tinygptv":
             result.mkdir()
-            save_file(tensors, result / TRAINED)
+            save_file(tensors, result / TRAINED, metadata(lora))
         case "reference":
-            save_reference(tensors, result, recipe.model)
+            save_reference(tensors, result, recipe.model, lora)
         case "peft":
             if lora is None:
                 raise HandoffError(
@@ -113,6 +115,10 @@ def _handoff(source: Path, recipe: Recipe, stage: Stage, parameters: dict[str, P
 def _write_merged(source: Path, result: Path, recipe: Recipe, stage: Stage) -> LoadReport:
     model = empty_model(recipe.model, stage.inputs.image_size, adapters(recipe, stage))
     handoff = _handoff(source, recipe, stage, parameters_by_name(model))
+    if is_adapter(source):
+        # Added to the maps as PEFT does it, whatever its configuration says; our own adapters are of one rank and kind.
+        model = empty_model(recipe.model, stage.inputs.image_size)
+        handoff = Handoff(source, {name for name in handoff.required if not LORA.search(name)}, merge=True)
     report = load_weights(model, recipe.model, handoff=handoff)
     merge_lora(model.language_model)
     result.mkdir()

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from tinygptv.artifacts import sha256_of, storage_errors
 from tinygptv.definitions.recipe import Keep, Stage
 from tinygptv.errors import HandoffError, StorageError, TrainingError
+from tinygptv.models.weights.files import refuse_not_finite
 from tinygptv.train.holdings import (
     PARTS,
     loss_scale,
@@ -128,7 +129,9 @@ class Checkpoints:
             self._check_names(path, set(tensors.keys()))
             for name, parameter in self._parameters.items():
                 for part in PARTS:
-                    holdings.write(parameter, part, tensors.get_tensor(f"{part}/{name}").to(self._engine.device))
+                    tensor = tensors.get_tensor(f"{part}/{name}")
+                    refuse_not_finite(path / TENSORS, f"{part}/{name}", tensor)
+                    holdings.write(parameter, part, tensor.to(self._engine.device))
         set_steps_taken(self._engine, state["optimizer_steps"])
         set_loss_scale(self._engine, state["loss_scale"])
         return int(step)
@@ -224,12 +227,17 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
         )
 
 
-def write_tensors(path: Path, names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> str:
+def write_tensors(
+    path: Path,
+    names: list[tuple[str, tuple[int, ...]]],
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> str:
     """Write float32 tensors as safetensors, one after the other as they come; returns the file's sha256.
 
     Raises TrainingError if one of them holds something that is no number.
     """
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, shape in names:
         begin, end = end, end + 4 * math.prod(shape)

@@ -12,13 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tinygptv.definitions.recipe import Watch
+from tinygptv.definitions.recipe import JUDGED_AFTER, Watch
 from tinygptv.train.events import Name
 
 MEDIAN_OF = 50
 """Steps whose median a spike is measured against."""
-JUDGED_AFTER = 20
-"""Steps of a stage before its spikes are spikes: the first losses fall too fast."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,24 @@ class Watcher:
             self._norms.append(norm)
 
 
+def in_words(watch: Watch, precision: str) -> str:
+    """What is watched in every step and what is not: one line for the log."""
+    optional = {
+        f"loss spikes{_times(watch.loss_spike)}": watch.loss_spike,
+        f"gradient norms{_times(watch.gradient_explosion)}": watch.gradient_explosion,
+    }
+    left_out = ", but for steps that fp16 leaves out" if precision == "fp16" else ""
+    watched = ["losses that are no number", f"gradients that are no number{left_out}", "steps without labels"]
+    watched += [name for name, factor in optional.items() if factor]
+    blind = [name for name, factor in optional.items() if not factor]
+    not_watched = f"; not: {', '.join(blind)}" if blind else ""
+    return f"watching {', '.join(watched)}{not_watched}; then: {watch.then}"
+
+
+def _times(factor: float | None) -> str:
+    return f" above {factor:g} times the median, from step {JUDGED_AFTER + 1} on" if factor else ""
+
+
 def position(step: int, skipped: Iterable[int]) -> int:
     """Which batch of the mixture's order a step draws, both counted from 0, if those `skipped` are never drawn."""
     for hole in sorted(skipped):
@@ -101,4 +117,6 @@ def _above(value: float, before: Sequence[float], factor: float | None) -> str |
     if factor is None or len(before) < JUDGED_AFTER:
         return None
     median = statistics.median(before)
-    return f"{value:.4g}, {value / median:.1f} times the {median:.4g} before" if value > factor * median else None
+    if value <= factor * median:
+        return None
+    return f"{value:.4g}, {value / median:.1f} times the {median:.4g} before" if median else f"{value:.4g}, after 0"

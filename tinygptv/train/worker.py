@@ -23,17 +23,19 @@ from tinygptv.data.loading import Batches
 from tinygptv.errors import TrainingError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import trained_file
+from tinygptv.models.weights.strength import metadata
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.batches import mixture_batches
 from tinygptv.train.checkpoint import Checkpoints, write_tensors
 from tinygptv.train.disk import swap_folder
 from tinygptv.train.engine import build_model, join_ranks, open_engine, open_handoff, trained_parameters
 from tinygptv.train.events import read_events, record
-from tinygptv.train.holdings import forget_moments, open_holdings, scaled_too_far, whole_shape
+from tinygptv.train.gradients import norm_before_step, norm_of_step
+from tinygptv.train.holdings import forget_moments, open_holdings, whole_shape
 from tinygptv.train.metrics import Losses, Metrics, StepResult
 from tinygptv.train.schedule import begins_round, learning_rate, total_steps
 from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
-from tinygptv.train.watch import MEDIAN_OF, Trouble, Watcher, hole, position, skips
+from tinygptv.train.watch import MEDIAN_OF, Trouble, Watcher, hole, in_words, position, skips
 
 logger = getLogger(__name__)
 
@@ -110,6 +112,8 @@ class _Training:
             self._ranks,
             job.hardware.zero_stage,
         )
+        if self._rank == 0:
+            logger.info("%s: %s", job.stage.stage, in_words(job.stage.watch, job.hardware.precision))
 
     def run(self) -> None:
         """Take the steps that are left."""
@@ -158,6 +162,7 @@ class _Training:
         samples = sum(len(batch.keys) for batch in micro_batches)
         labels, all_tokens, all_samples = self._sum_over_ranks([sum(counts), tokens, samples])
         losses = Losses(self._batches.sources, engine.device)
+        norm: float | None = None
         for number, (batch, count) in enumerate(zip(micro_batches, counts, strict=True)):
             self._beat(f"step {self._step + 1}: piece {number + 1} of {len(micro_batches)}")
             # A component with a batch size of its own may make fewer pieces than the stage is configured for.
@@ -170,9 +175,10 @@ class _Training:
             engine.backward(share * self._ranks, scale_wrt_gas=False)
             losses.add(share.detach(), of_labels, batch)
             del loss, of_labels, share
+            if number + 1 == len(micro_batches):
+                norm = norm_before_step(engine)
             engine.step()
         dist.all_reduce(losses.sums)
-        norm = None if scaled_too_far(engine) else engine.get_global_grad_norm()
         result = StepResult(
             loss=losses.total,
             losses=losses.by_source(),
@@ -180,7 +186,7 @@ class _Training:
             tokens=int(all_tokens),
             samples=int(all_samples),
             rate=rate,
-            grad_norm=None if norm is None else float(norm),
+            grad_norm=norm_of_step(engine, norm),
             seconds=time.monotonic() - started,
         )
         return result, [key for batch in micro_batches for key in batch.keys]
@@ -259,7 +265,7 @@ def _save_trained(job: Job, engine: Any, model: nn.Module, path: Path) -> None:
 
     if dist.get_rank() == 0:
         partial = path.with_suffix(".partial")
-        write_tensors(partial, list(shapes.items()), tensors())
+        write_tensors(partial, list(shapes.items()), tensors(), metadata(job.lora))
         partial.rename(path)
     else:
         for _ in tensors():

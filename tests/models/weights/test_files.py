@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tinygptv.errors import HandoffError
 from tinygptv.models.weights.files import open_weights
@@ -59,6 +59,35 @@ def test_every_usual_kind_of_file_is_read(tmp_path: Path, kind: str) -> None:
     tensors = read_all(table)
     assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
     assert tensors["b"].dtype == table["b"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("save", [save_file, torch.save])
+def test_what_is_no_number_is_named_with_its_file(
+    tmp_path: Path, save: Callable[[dict[str, torch.Tensor], Path], object], dtype: torch.dtype, number: float
+) -> None:
+    tensors = {"good": torch.ones(3, dtype=dtype), "bad": torch.ones(3, 4, dtype=dtype)}
+    tensors["bad"][1, 2] = number
+    save(tensors, tmp_path / "weights")
+    table = open_weights(tmp_path / "weights")
+    assert table["good"].read().sum() == 3
+    with pytest.raises(HandoffError, match=r"weights: 'bad' holds NaN or Inf, 1 of 12 numbers"):
+        table["bad"].read()
+
+
+def test_large_numbers_and_those_that_are_not_floating_are_numbers(tmp_path: Path) -> None:
+    tensors = {"large": torch.full((9,), 3e38), "half": torch.full((9,), 65504.0).half(), "ids": torch.arange(4)}
+    save_file(tensors, tmp_path / "weights")
+    assert read_all(open_weights(tmp_path / "weights")).keys() == tensors.keys()
+
+
+def test_of_shards_the_one_with_what_is_no_number_is_named(tmp_path: Path) -> None:
+    save_shards(tmp_path / "weights")
+    second = tmp_path / "weights" / "model-00002-of-00002.safetensors"
+    save_file({name: tensor / 0 for name, tensor in load_file(second).items()}, second)
+    with pytest.raises(HandoffError, match=r"model-00002-of-00002\.safetensors: '.*' holds NaN or Inf"):
+        read_all(open_weights(tmp_path / "weights"))
 
 
 def test_what_is_read_is_no_view_of_the_file(tmp_path: Path) -> None:

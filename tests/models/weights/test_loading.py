@@ -141,6 +141,31 @@ def test_a_file_that_does_not_fit_is_refused_by_name(
         built(backbones)
 
 
+@pytest.mark.parametrize("part", ["vision_encoder", "language_model"])
+def test_what_is_no_number_is_not_begun_with_frozen_or_not(backbones: Model, part: str) -> None:
+    location = getattr(backbones, part).weights
+    name = next(iter(load_file(location)))
+    change(location, **{name: load_file(location)[name] * torch.nan})
+    with pytest.raises(HandoffError, match=rf"{location}: '{name}' holds NaN or Inf"):
+        built(backbones)
+
+
+def test_trained_tensors_that_are_no_numbers_are_named_with_their_file(
+    tmp_path: Path, model: VisionLanguageModel, backbones: Model
+) -> None:
+    handoff = trained(model, tmp_path / "trained.safetensors", "connector.1.")
+    change(str(handoff.path), **{"connector.1.bias": model.connector[1].bias.detach() / 0})
+    with pytest.raises(HandoffError, match=r"trained\.safetensors: 'connector\.1\.bias' holds NaN or Inf"):
+        built(backbones, handoff=handoff)
+
+
+def test_what_fp16_cannot_hold_is_refused_there_alone(backbones: Model) -> None:
+    change(backbones.language_model.weights, **{"lm_head.bias": torch.full((50,), 1e5)})
+    load_weights(empty_model(backbones, 48), backbones, dtype=torch.bfloat16)
+    with pytest.raises(HandoffError, match=r"lm_head\.bias: holds numbers up to 1e\+05.*precision: bf16 or fp32"):
+        load_weights(empty_model(backbones, 48), backbones, dtype=torch.float16)
+
+
 def trained(model: VisionLanguageModel, path: Path, *beginnings: str) -> Handoff:
     """A stage's file with the parameters whose names begin so, all of them required."""
     chosen = {n: p for n, p in parameters_by_name(model).items() if n.startswith(beginnings)}

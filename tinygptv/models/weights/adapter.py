@@ -8,9 +8,10 @@
 PEFT reads the first two.
 """
 
-import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from tinygptv.definitions.model import LanguageModel, Phi
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
 from tinygptv.models.adapter_library import LoraConfig
+from tinygptv.models.weights.adapter_config import AdapterConfig, read_config
 from tinygptv.models.weights.anew import LORA
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.published import Translation, fuse_stock
+from tinygptv.models.weights.published import Translation, fuse_stock, split_stock, trio
 from tinygptv.models.weights.stock import FUSED, SPLIT, to_stock
-from tinygptv.models.weights.stored import Table
+from tinygptv.models.weights.stored import Stored, Table, derived
 
 CONFIG, ADAPTER, NORMS, CONNECTOR = (
     "adapter_config.json",
@@ -43,7 +45,12 @@ _README = """A low-rank adapter, and what was trained beside it. PEFT cannot car
 `attention_norm` in norms.safetensors is an RMSNorm on the attention branch, which transformers' Phi has not; without it
 the decoder computes something else. connector.safetensors holds the image's way into the decoder.
 """
+_OLD_ADAPTER = "adapter_model.bin"
 _PREFIX, _OURS = "base_model.model.", "language_model."
+_PART = re.compile(r"(?P<map>.+)\.(lora_(?P<factor>[AB])\.weight|lora_magnitude_vector(\.weight)?)")
+_MERGE = (
+    "`tinygptv convert … --to merged` computes them exactly: name its language_model folder as language_model.weights"
+)
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, Tensor], definition: LanguageModel, lora: Lora) -> None:
@@ -70,53 +77,146 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_adapter(folder: Path, definition: LanguageModel, lora: Lora | None) -> Translation:
-    """An adapter folder under our names, fused again where our model is.
+    """An adapter folder under our names, fused again where our model is; for a model with the adapters `lora`.
 
-    Raises HandoffError if the queries', keys' and values' `lora_A` differ, as they do once trained apart, or if rank or
-    alpha are not those of `lora`, where it is given.
+    If `alpha_pattern` or `use_rslora` gives a map another scale than `lora`, its `lora_B` is multiplied by the ratio,
+    so that the function is PEFT's. Raises HandoffError if the folder holds what such a model has no place for: another
+    rank or alpha, DoRA, adapters on queries, keys and values that were trained apart. `merge_adapter` has one for all.
     """
-    if lora is not None:
-        _check_config(folder / CONFIG, lora)
-    language = {name.removeprefix(_PREFIX): stored for name, stored in open_weights(folder / ADAPTER).items()}
-    if (folder / NORMS).is_file():
-        language |= open_weights(folder / NORMS)
+    adapter = _open(folder, definition)
+    wanted = lora or Lora(rank=adapter.config.rank, alpha=adapter.config.alpha, dropout=0.0, init="inherit")
+    _refuse_other_strength(folder / CONFIG, adapter.config, wanted)
+    language = dict(adapter.whole)
+    for name, adapted in adapter.config.maps.items():
+        parts, scale = adapter.parts[name], wanted.alpha / wanted.rank
+        same = adapted.scale == scale
+        up = parts["B"] if same else derived(partial(_scaled, adapted.scale / scale), [parts["B"]])
+        language |= {f"{name}.lora_A.weight": parts["A"], f"{name}.lora_B.weight": up}
     if isinstance(definition, Phi):
         language = _fused(language, definition.heads, folder)
+    return _translation(folder, "an adapter of PEFT", language)
+
+
+def merge_adapter(folder: Path, definition: LanguageModel, base: Table) -> Translation:
+    """An adapter folder as whole maps of a decoder without adapters: those of `base`, changed as PEFT changes them.
+
+    `base` has the decoder's tensors under our names. Sums are made in float32.
+    """
+    adapter = _open(folder, definition)
+    decoder = {name.removeprefix(_OURS): stored for name, stored in base.items() if name.startswith(_OURS)}
+    heads = definition.heads if isinstance(definition, Phi) else None
+    if heads is not None and not adapter.is_fused:
+        decoder = split_stock(decoder, heads)
+    changed = dict(adapter.whole)
+    for name, adapted in adapter.config.maps.items():
+        parts, weight = adapter.parts[name], f"{name}.weight"
+        if weight not in decoder:
+            raise HandoffError(f"{folder / ADAPTER}: adapts '{name}', which the decoder's weights do not hold")
+        factors = [parts[part] for part in ("A", "B", "magnitude") if part in parts]
+        base_weight = adapter.whole.get(weight, decoder[weight])
+        changed[weight] = derived(partial(_merged, adapted.scale), [base_weight, *factors])
+    if heads is not None:
+        # What was not changed of a map that is fused again comes from the base.
+        trios = {part: decoder[part] for name in changed for part in trio(name) if part in decoder}
+        changed = fuse_stock(trios | changed, heads)
+    return _translation(folder, "an adapter of PEFT, merged", changed)
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    """`parts`: of every adapted map, its A, B and perhaps magnitude. `whole`: tensors that replace the decoder's."""
+
+    config: AdapterConfig
+    parts: dict[str, dict[str, Stored]]
+    whole: Table
+    is_fused: bool
+
+
+def _open(folder: Path, definition: LanguageModel) -> _Adapter:
+    """Raises HandoffError unless configuration and tensors name the same maps and ranks."""
+    file = next((folder / name for name in (ADAPTER, _OLD_ADAPTER) if (folder / name).is_file()), folder / ADAPTER)
+    found = {name.removeprefix(_PREFIX): stored for name, stored in open_weights(file).items()}
+    is_fused = any(FUSED in name for name in found)
+    config = read_config(folder / CONFIG, definition, is_fused)
+    parts: dict[str, dict[str, Stored]] = {name: {} for name in config.maps}
+    whole: Table = {}
+    for name, stored in found.items():
+        if (match := _PART.fullmatch(name)) and match["map"] in parts:
+            parts[match["map"]][match["factor"] or "magnitude"] = stored
+        elif (plain := name.replace(".base_layer.", ".")) in config.whole:
+            whole[plain] = stored
+        else:
+            raise HandoffError(
+                f"{file}: '{name}' is nothing that {CONFIG} adapts or saves in this decoder; PEFT would "
+                "ignore it. Put back the configuration it was saved with"
+            )
+    for name, adapted in config.maps.items():
+        wanted = {"A", "B", "magnitude"} if adapted.dora else {"A", "B"}
+        if parts[name].keys() != wanted:
+            missing = ", ".join(sorted(wanted ^ parts[name].keys()))
+            raise HandoffError(
+                f"{file}: {CONFIG} adapts '{name}' (use_dora: {str(adapted.dora).lower()}), and its "
+                f"{missing} is missing or left over; the two files do not belong together"
+            )
+        if (rank := parts[name]["A"].shape[0]) != adapted.rank:
+            raise HandoffError(
+                f"{file}: '{name}' has rank {rank}, and {CONFIG} says {adapted.rank}; the two files do not "
+                "belong together"
+            )
+    norms = open_weights(folder / NORMS) if (folder / NORMS).is_file() else {}
+    return _Adapter(config, parts, whole | norms, is_fused)
+
+
+def _translation(folder: Path, layout: str, language: Table) -> Translation:
     tensors = {f"{_OURS}{name}": stored for name, stored in language.items()}
     if (folder / CONNECTOR).is_file():
         tensors |= open_weights(folder / CONNECTOR)
-    return Translation("an adapter of PEFT", tensors, {})
+    return Translation(layout, tensors, {})
+
+
+def _scaled(factor: float, up: Tensor) -> Tensor:
+    return factor * up.float()
+
+
+def _merged(scale: float, base: Tensor, down: Tensor, up: Tensor, magnitude: Tensor | None = None) -> Tensor:
+    """The map (D_out, D_in) that PEFT's `merge_and_unload` leaves."""
+    changed = base.float() + scale * (up.float() @ down.float())
+    if magnitude is None:
+        return changed
+    return changed * (magnitude.float() / torch.linalg.norm(changed, dim=1))[:, None]
 
 
 def _fused(table: Table, heads: int, folder: Path) -> Table:
     fused: Table = {}
     for name in [name for name in table if ".lora_A." in name and any(part in name for part in SPLIT)]:
-        stored = table.pop(name)
         whole = re.sub(r"\.[qkv]_proj\.", FUSED, name)
+        if missing := [part for part in trio(name) if part not in table and part not in fused]:
+            raise HandoffError(
+                f"{folder / ADAPTER}: adapts some of queries, keys and values and has no '{missing[0]}', but the stage "
+                f"adapts them as one map; {_MERGE}"
+            )
+        stored = table[name]
         if not torch.equal(fused.setdefault(whole, stored).read(), stored.read()):
             raise HandoffError(
                 f"{folder / ADAPTER}: the lora_A of queries, keys and values differ ('{name}'), so these adapters were "
-                "trained apart and cannot be fused exactly; merge them into the decoder's weights with peft, and name "
-                "the result as language_model.weights"
+                f"trained apart and cannot be fused exactly; {_MERGE}"
             )
-    return fuse_stock(table, heads) | fused
+    rest = {name: stored for name, stored in table.items() if not (".lora_A." in name and trio(name))}
+    return fuse_stock(rest, heads) | fused
 
 
-def _check_config(path: Path, lora: Lora) -> None:
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HandoffError(f"{path}: not JSON ({error}); download the folder again") from error
-    wanted = {"r": lora.rank, "lora_alpha": lora.alpha}
-    found = {field: config.get(field) for field in wanted}
-    if differing := [
-        f"{field} {found[field]} (recipe: {wanted[field]})" for field in wanted if found[field] != wanted[field]
-    ]:
+def _refuse_other_strength(path: Path, found: AdapterConfig, wanted: Lora) -> None:
+    settings = {"r": (found.rank, wanted.rank), "lora_alpha": (found.alpha, wanted.alpha)}
+    if differing := [f"{field} {one} (recipe: {other})" for field, (one, other) in settings.items() if one != other]:
         raise HandoffError(
             f"{path}: another adapter than the stage's: {', '.join(differing)}; it would act with another strength. "
             "Write its rank and alpha under `lora`"
         )
-    if config.get("use_rslora") or config.get("use_dora") or config.get("bias", "none") != "none":
-        raise HandoffError(
-            f"{path}: use_rslora, use_dora or a trained bias: such adapters are of another kind than ours"
-        )
+    for name, adapted in found.maps.items():
+        if adapted.dora:
+            raise HandoffError(f"{path}: use_dora: true is not supported by a stage's adapters; {_MERGE}")
+        if adapted.rank != wanted.rank:
+            raise HandoffError(
+                f"{path}: rank_pattern gives '{name}' rank {adapted.rank}, and all adapters of a stage have one rank "
+                f"(recipe: {wanted.rank}); {_MERGE}"
+            )

@@ -41,14 +41,15 @@ _DTYPES = {
 }
 
 
-def open_weights(path: Path) -> Table:
+def open_weights(path: Path, finite: bool = True) -> Table:
     """The tensors of a safetensors file, a `.pth` checkpoint (its `model` entry), or a folder of shards, by name.
 
     Raises HandoffError that says what the file is instead: absent, truncated, a web page, a git-lfs pointer, no
-    checkpoint, one without tensors, or one with code in it.
+    checkpoint, one without tensors, or one with code in it. Unless they need not be `finite`, reading a tensor with NaN
+    or Inf raises it too.
     """
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, finite)
     try:
         with path.open("rb") as stream:
             head = stream.read(256)
@@ -56,22 +57,22 @@ def open_weights(path: Path) -> Table:
         raise HandoffError(f"{path}: there is no such file; put the weights there or change the definition") from None
     _refuse_other_formats(path, head)
     if head[8:9] == b"{":
-        return _open_safetensors(path)
-    return _open_torch(path)
+        return _open_safetensors(path, finite)
+    return _open_torch(path, finite)
 
 
-def _open_folder(folder: Path) -> Table:
+def _open_folder(folder: Path, finite: bool) -> Table:
     """Shards as Hugging Face lays them out: one file, or those an index names; else every safetensors file."""
     for name in (_SAFETENSORS_INDEX, _TORCH_INDEX):
         if (folder / name).is_file():
-            return _open_shards(folder, folder / name)
+            return _open_shards(folder, folder / name, finite)
     single = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     files = single[:1] or sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise HandoffError(f"{folder}: no weights in this folder; it needs safetensors or pytorch_model.bin files")
     table: Table = {}
     for file in files:
-        found = open_weights(file)
+        found = open_weights(file, finite)
         if twice := sorted(table.keys() & found.keys()):
             raise HandoffError(
                 f"{file}: '{twice[0]}' is also in another file of this folder, and no index says which one counts; "
@@ -81,7 +82,7 @@ def _open_folder(folder: Path) -> Table:
     return table
 
 
-def _open_shards(folder: Path, index: Path) -> Table:
+def _open_shards(folder: Path, index: Path, finite: bool) -> Table:
     try:
         places: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
@@ -91,7 +92,7 @@ def _open_shards(folder: Path, index: Path) -> Table:
         raise HandoffError(
             f"{folder}: shard {absent[0]} of {len(shards)} is missing, {index.name} names it; download it"
         )
-    tables = {shard: open_weights(folder / shard) for shard in shards}
+    tables = {shard: open_weights(folder / shard, finite) for shard in shards}
     for name, shard in places.items():
         if name not in tables[shard]:
             raise HandoffError(f"{folder / shard}: {index.name} says that '{name}' is in here, and it is not")
@@ -125,7 +126,7 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
         )
 
 
-def _open_safetensors(path: Path) -> Table:
+def _open_safetensors(path: Path, finite: bool) -> Table:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = stream.read(min(length, _MAX_HEADER_BYTES))
@@ -146,17 +147,31 @@ def _open_safetensors(path: Path) -> Table:
         raise HandoffError(f"{path}: holds no tensors")
     if unknown := sorted({fields[name]["dtype"] for name in names} - _DTYPES.keys()):
         raise HandoffError(f"{path}: holds numbers of type {unknown[0]}; convert it to one of {', '.join(_DTYPES)}")
+    shapes, dtypes = ({name: fields[name][entry] for name in names} for entry in ("shape", "dtype"))
     return {
-        name: Stored(
-            (name,), torch.Size(fields[name]["shape"]), _DTYPES[fields[name]["dtype"]], partial(_read, path, name)
-        )
+        name: Stored((name,), torch.Size(shapes[name]), _DTYPES[dtypes[name]], partial(_read, path, name, finite))
         for name in names
     }
 
 
-def _read(path: Path, name: str) -> Tensor:
+def _read(path: Path, name: str, finite: bool) -> Tensor:
     with safe_open(path, framework="pt") as opened:
-        return opened.get_tensor(name)
+        tensor = opened.get_tensor(name)
+    if finite:
+        refuse_not_finite(path, name, tensor)
+    return tensor
+
+
+def refuse_not_finite(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise HandoffError if the tensor `name` of a file holds NaN or Inf."""
+    # NaN and Inf survive a sum, which is one pass and takes no memory; a sum that overflows is looked into.
+    if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
+        return
+    if broken := int((~tensor.isfinite()).sum()):
+        raise HandoffError(
+            f"{path}: '{name}' holds NaN or Inf, {broken:,} of {tensor.numel():,} numbers, and whatever starts from it "
+            "would compute nothing else; take an earlier checkpoint, or download the file again"
+        )
 
 
 @dataclass
@@ -164,6 +179,7 @@ class _TorchFile:
     """A `.pth` file, mapped; opened anew whenever so much was read that the pages would be felt."""
 
     path: Path
+    finite: bool
     tensors: dict[str, Tensor] = field(default_factory=dict)
     read_bytes: int = 0
 
@@ -171,15 +187,18 @@ class _TorchFile:
         if not self.tensors or self.read_bytes > _REOPEN_BYTES:
             self.tensors, self.read_bytes = {}, 0
             self.tensors = _load(self.path)
-        self.read_bytes += self.tensors[name].nbytes
-        return self.tensors[name]
+        tensor = self.tensors[name]
+        self.read_bytes += tensor.nbytes
+        if self.finite:
+            refuse_not_finite(self.path, name, tensor)
+        return tensor
 
     def reader(self, name: str) -> Callable[[], Tensor]:
         return partial(self.read, name)
 
 
-def _open_torch(path: Path) -> Table:
-    file = _TorchFile(path)
+def _open_torch(path: Path, finite: bool) -> Table:
+    file = _TorchFile(path, finite)
     return {
         name: Stored((name,), tensor.shape, tensor.dtype, file.reader(name)) for name, tensor in _load(path).items()
     }

@@ -24,13 +24,14 @@ from tinygptv.models.nf4 import use_nf4
 from tinygptv.models.vision import POSITIONS, resize_positions
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import published
-from tinygptv.models.weights.adapter import is_adapter, read_adapter
+from tinygptv.models.weights.adapter import is_adapter, merge_adapter, read_adapter
 from tinygptv.models.weights.anew import LORA, initial, rules
 from tinygptv.models.weights.configs import check_config
 from tinygptv.models.weights.files import open_weights
 from tinygptv.models.weights.published import Translation
 from tinygptv.models.weights.report import LoadReport
 from tinygptv.models.weights.stored import Table, derived
+from tinygptv.models.weights.strength import refuse_other_strength
 
 logger = getLogger(__name__)
 
@@ -41,12 +42,14 @@ _POSITION_TABLE = f"vision_encoder.model.{POSITIONS}"
 class Handoff:
     """What earlier stages trained: a file or folder, the parameters that must be in it, and the adapters they speak of.
 
-    It may hold more, as long as the model has it: a checkpoint with a trained Q-Former, say.
+    It may hold more, as long as the model has it: a checkpoint with a trained Q-Former, say. With `merge`, adapters of
+    PEFT are added to the maps of a model that has none of its own.
     """
 
     path: Path
     required: Collection[str] = ()
     lora: Lora | None = None
+    merge: bool = False
 
 
 def empty_model(definition: Model, image_size: int, lora: Lora | None = None) -> VisionLanguageModel:
@@ -79,7 +82,8 @@ def load_weights(
     parameters = parameters_by_name(model)
     sources = _backbones(definition)
     if handoff is not None:
-        sources.append((str(handoff.path), open_handoff(handoff, definition, parameters)))
+        decoder = sources[-1][1].tensors
+        sources.append((str(handoff.path), open_handoff(handoff, definition, parameters, decoder)))
     resize = partial(resize_positions, grid=model.image_size // definition.vision_encoder.patch_size)
     for place, translation in sources:
         if positions := translation.tensors.get(_POSITION_TABLE):
@@ -119,13 +123,19 @@ def load_state(model: nn.Module, path: Path) -> None:
     fill(model, table)
 
 
-def open_handoff(handoff: Handoff, definition: Model, parameters: Mapping[str, Tensor]) -> Translation:
+def open_handoff(
+    handoff: Handoff, definition: Model, parameters: Mapping[str, Tensor], decoder: Table | None = None
+) -> Translation:
     """What a stage left behind, in any known layout, under our names, not read yet.
 
+    `decoder` holds the pretrained weights that adapters are merged into, where the handoff says so.
     Raises HandoffError if something required is missing, something does not fit the model's `parameters`, or adapters
     are there or absent against the stage's word.
     """
-    translation = trained_file(handoff.path, definition, handoff.lora)
+    if handoff.merge and decoder is not None:
+        translation = merge_adapter(handoff.path, definition.language_model, decoder)
+    else:
+        translation = trained_file(handoff.path, definition, handoff.lora)
     found = translation.tensors
     _check_adapters(handoff, found, parameters.keys())
     check_places(found, str(handoff.path), parameters)
@@ -138,10 +148,15 @@ def open_handoff(handoff: Handoff, definition: Model, parameters: Mapping[str, T
 
 
 def trained_file(path: Path, definition: Model, lora: Lora | None = None) -> Translation:
-    """Trained tensors: a file or folder of ours, a checkpoint of the published code, or an adapter folder of PEFT."""
+    """Trained tensors: a file or folder of ours, a checkpoint of the published code, or an adapter folder of PEFT.
+
+    Raises HandoffError if their adapters are known to have another rank or alpha than `lora`.
+    """
     if is_adapter(path):
         return read_adapter(path, definition.language_model, lora)
     table = open_weights(path)
+    if lora is not None and any(LORA.search(name) for name in table):
+        refuse_other_strength(path, lora)
     if published.is_reference(table):
         return published.reference_file(table, definition)
     return Translation("our own layout", table, {})
@@ -164,6 +179,11 @@ def _assign(model: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype | No
     kept = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     # Always a copy: what was read may be a view of its file.
     own = torch.empty(tensor.shape, dtype=kept).copy_(tensor)
+    if kept == torch.float16 and not bool(own.isfinite().all()):
+        raise HandoffError(
+            f"{plain_name(name)}: holds numbers up to {tensor.abs().max():.3g}, and fp16 ends at 65504; choose a "
+            "hardware profile with precision: bf16 or fp32"
+        )
     model.get_submodule(owner).load_state_dict({leaf: own}, strict=False, assign=True)
 
 

@@ -7,13 +7,14 @@ a name that no rule knows is passed on as it is, and the loader refuses it.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tinygptv.definitions.model import LanguageModel, Linear, Model, Phi, QFormer
 from tinygptv.errors import HandoffError
-from tinygptv.models.weights.fusing import fuse_heads, interleave_heads
+from tinygptv.models.weights.fusing import fuse_heads, interleave_heads, split_heads
 from tinygptv.models.weights.stored import Table, derived
 
 Rules = Iterable[tuple[str, str]]
@@ -222,15 +223,37 @@ def fuse_stock(table: Table, heads: int) -> Table:
     """Queries, keys and values of every layer as one map; exact. What has not all three is passed on as it is."""
     fused: Table = {}
     for name, stored in table.items():
-        trio = [re.sub(r"\.[qkv]_proj\.", f".{part}_proj.", name) for part in "qkv"]
-        if trio[0] == trio[1] or any(part not in table for part in trio):
+        parts = trio(name)
+        if not parts or any(part not in table for part in parts):
             fused[name] = stored
-        elif name == trio[0]:
-            parts = [table[part] for part in trio]
+        elif name == parts[0]:
             fused[name.replace(".q_proj.", ".query_key_value.")] = derived(
-                lambda query, key, value: fuse_heads(query, key, value, heads), parts
+                lambda query, key, value: fuse_heads(query, key, value, heads), [table[part] for part in parts]
             )
     return fused
+
+
+def split_stock(table: Table, heads: int) -> Table:
+    """The inverse of `fuse_stock`."""
+    split: Table = {}
+    for name, stored in table.items():
+        if ".query_key_value." not in name:
+            split[name] = stored
+            continue
+        for number, part in enumerate("qkv"):
+            take = partial(_part, number, heads)
+            split[name.replace(".query_key_value.", f".{part}_proj.")] = derived(take, [stored])
+    return split
+
+
+def trio(name: str) -> list[str]:
+    """The names of the same tensor of queries, keys and values, if `name` is one of them; else nothing."""
+    parts = [re.sub(r"\.[qkv]_proj\.", f".{part}_proj.", name) for part in "qkv"]
+    return parts if parts[0] != parts[1] else []
+
+
+def _part(number: int, heads: int, fused: Tensor) -> Tensor:
+    return split_heads(fused, heads)[number]
 
 
 def _from_msft(table: Table, heads: int) -> Table:

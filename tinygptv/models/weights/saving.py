@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Lora
 from tinygptv.models.weights.reference import to_reference
 
 
@@ -18,6 +19,10 @@ def save_trained(tensors: Mapping[str, Tensor], path: Path) -> None:
     partial.rename(path)
 
 
-def save_reference(tensors: Mapping[str, Tensor], path: Path, definition: Model) -> None:
-    """Write trained tensors as the `.pth` that the published code loads, without optimizer state."""
-    torch.save({"model": to_reference(tensors, definition)}, path)
+def save_reference(tensors: Mapping[str, Tensor], path: Path, definition: Model, lora: Lora | None = None) -> None:
+    """Write trained tensors as the `.pth` that the published code loads, without optimizer state.
+
+    Its `config` says how strongly the adapters `lora` act, in the published code's words.
+    """
+    config = {"model": {"lora_r": lora.rank, "lora_alpha": lora.alpha}} if lora else {}
+    torch.save({"model": to_reference(tensors, definition), "config": config}, path)
