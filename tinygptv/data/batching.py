@@ -138,7 +138,7 @@ class Collator:
 
     def prompts(self, samples: Sequence[Sample], task: Task) -> Batch:
         """For generation: the first turn's prompt in the evaluation wording, left-padded; nothing is learned."""
-        texts = self.sequences.asking([ask(sample, task, self.inputs) for sample in samples])
+        texts = self.sequences.asking([ask(self.sequences.as_text(sample), task, self.inputs) for sample in samples])
         return self._batch(samples, self._pictures(samples, texts), texts)
 
     def _batch(self, samples: Sequence[Sample], pictures: Sequence[list[Any]], texts: Texts) -> Batch:
@@ -244,7 +244,8 @@ class Loader:
         for sample, (component, _), slot in zip(self.mixed.samples(places), places, slots, strict=True):
             task, rng = components[component].task, random.Random(f"{self.seed} {step} {slot}")
             wording_rng = random.Random(f"{self.seed} {step}") if "one_wording_per_batch" in inputs.oddities else rng
-            drawn.append(Drawn(sample, task, render(sample, task, inputs, rng, wording_rng)))
+            turns = render(self.collator.sequences.as_text(sample), task, inputs, rng, wording_rng)
+            drawn.append(Drawn(sample, task, turns))
         return drawn
 
     def _slots(self, step: int, slots: range, drawn: list[Drawn]) -> Batch:
