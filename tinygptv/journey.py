@@ -22,7 +22,7 @@ from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.mixture import RUN_SOURCE
 from tinygptv.definitions.recipe import TRAINED_FRONT, Stage
-from tinygptv.errors import DataError, DefinitionError, GateError, did_you_mean
+from tinygptv.errors import DataError, DefinitionError, GateError, TinyGPTVError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +231,37 @@ class Journey:
         if on_line:
             for line in self.shares(stage_name):
                 on_line(line)
-        return train_stage(store, self.run, self.name, stage_name, mixture, previous, None, on_line, features)
+
+        def check() -> Manifest:
+            from tinygptv.data.usable import lines
+
+            checked = self.usable(stage_name)
+            if on_line:
+                for line in lines(checked):
+                    on_line(f"{stage_name}: {line}")
+            return checked
+
+        return train_stage(store, self.run, self.name, stage_name, mixture, previous, None, on_line, features, check)
+
+    def usable(self, stage_name: str) -> Manifest:
+        """Which samples of its finished mixture a stage can learn from; see `data.usable`."""
+        from tinygptv.data.usable import check
+
+        stage = self.run.recipe.stage(stage_name)
+        mixture = self.find(Arrow("mix", stage.mixture))
+        return check(self.store, mixture.artifact, stage.inputs, self.run.recipe.model)
+
+    def longest_sequence(self, stage_name: str) -> int:
+        """Tokens of the longest sequence that a stage draws; 0 if its mixture is not made, or was not checked, yet."""
+        from tinygptv.data.usable import find_checked
+
+        stage = self.run.recipe.stage(stage_name)
+        try:
+            mixture = self.find(Arrow("mix", stage.mixture))
+            checked = find_checked(self.store, mixture.artifact, stage.inputs, self.run.recipe.model)
+        except TinyGPTVError:
+            return 0
+        return int(checked.details["longest_sequence"]) if checked else 0
 
     def encoded(self, stage_name: str) -> tuple[Manifest, Manifest | None]:
         """What `encode` reads for a stage: its mixture, and the stage before it if that holds a trained Q-Former."""

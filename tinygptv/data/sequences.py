@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.boxes import CODECS
-from tinygptv.data.literal import LiteralText
+from tinygptv.data.literal import MARK, LiteralText
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DefinitionError
 from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, IMAGE_SLOT, Sample, Turn
@@ -89,6 +89,11 @@ class Sequences:
         self._pad = next(int(i) for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         self._slots = (IMAGE_SLOT,) * num_image_tokens
 
+    @property
+    def image_tokens(self) -> int:
+        """Slots of one image."""
+        return len(self._slots)
+
     def as_text(self, sample: Sample) -> Sample:
         """The sample as it is to be rendered: what it writes is no special token of the tokenizer."""
         return self.literal.sample(sample)
@@ -115,17 +120,36 @@ class Sequences:
                 text = text.split(end, maxsplit=1)[0]
         return text.strip()
 
+    def length(self, turns: Sequence[Turn]) -> int:
+        """Tokens and image slots of a conversation as it is trained on."""
+        return len(self._conversation(turns).ids)
+
+    def ends_early(self, answer: str) -> bool:
+        """Whether an answer, told back by a model word for word, would be taken to end before it does."""
+        text, end = answer.replace(MARK, "").rstrip(), self.written_end
+        return bool(end) and (text + end).find(end) < len(text)
+
+    @property
+    def written_end(self) -> str:
+        """The end symbol without its special tokens, which no text can be taken for."""
+        return str(self._decode(self._symbol))
+
     def training(self, conversations: Iterable[Sequence[Turn]]) -> Texts:
         """Right-padded, with labels; each conversation holds turns as `prompts.render` gives them."""
         return self._padded([self._conversation(turns) for turns in conversations], left=False)
 
     def asking(self, prompts: Iterable[str]) -> Texts:
         """Left-padded, so that every answer begins after the last column; nothing is learned."""
-        sequences = []
-        for prompt in prompts:
-            sequences.append(sequence := _Sequence())
-            self._add_prompt(sequence, prompt, () if "no_bos_when_asking" in self.inputs.oddities else self._begin)
-        return self._padded(sequences, left=True)
+        return self._padded([self._asking(prompt) for prompt in prompts], left=True)
+
+    def asking_length(self, prompt: str) -> int:
+        """Tokens and image slots of a prompt to be answered."""
+        return len(self._asking(prompt).ids)
+
+    def _asking(self, prompt: str) -> _Sequence:
+        sequence = _Sequence()
+        self._add_prompt(sequence, prompt, () if "no_bos_when_asking" in self.inputs.oddities else self._begin)
+        return sequence
 
     def _conversation(self, turns: Sequence[Turn]) -> _Sequence:
         """All that follows the first prompt is at most `max_text_tokens` long: the answer that does not fit is cut
