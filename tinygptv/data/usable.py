@@ -5,7 +5,8 @@ stage. Left out, and counted, are samples that would run past the decoder's last
 the end symbol, which would be cut there whenever the model gives it. Special tokens and turn markers in a sample's text
 are harmless, for they are read as text, but counted too.
 
-Text of n bytes has at most n tokens, so that most samples need not be tokenised to know that they fit.
+Text of n bytes has at most n tokens, so that most samples need not be tokenised to know that they fit. If a tokenizer
+unfolds a ligature into more bytes than it had, and a sequence is overlooked for that, the model refuses it.
 """
 
 import re
@@ -208,12 +209,13 @@ def _look(batch: pa.RecordBatch, tasks: Sequence[Task], sequences: Sequences) ->
     prompt += images * (shown + sequences.image_tokens) + _JOINING_BYTES
     later = _sums(turns, np.full(len(asked), template + len(inputs.end_symbol.encode()) + _JOINING_BYTES))
     rest = asked_bytes + told_bytes + accepted + boxes * _BOX_BYTES + later + images * (shown + sequences.image_tokens)
-    special = "|".join(map(re.escape, sequences.literal.special))
+    spoken = [(turns, asked), (turns, told), (answers, answers.flatten())]
+    special, markers = "|".join(map(re.escape, sequences.literal.special)), _turn_markers(inputs)
     return _Looks(
         prompt + np.minimum(rest, inputs.max_text_tokens),
-        _any(turns, _ends(told, sequences)) | _any(answers, _ends(answers.flatten(), sequences)),
-        _any(turns, _matching(asked, special)) | _any(turns, _matching(told, special)),
-        _any(turns, _holding(asked, _turn_markers(inputs))) | _any(turns, _holding(told, _turn_markers(inputs))),
+        np.any([_any(lists, _ends(texts, sequences)) for lists, texts in spoken[1:]], axis=0),
+        np.any([_any(lists, _matching(texts, special)) for lists, texts in spoken], axis=0),
+        np.any([_any(lists, _holding(texts, markers)) for lists, texts in spoken], axis=0),
     )
 
 
