@@ -228,17 +228,14 @@ class Journey:
         previous = self._previous_stage(stage_name)
         features = self.find(Arrow("encode", stage_name)) if self._encodes else None
         unload()
-        if on_line:
-            for line in self.shares(stage_name):
-                on_line(line)
 
         def check() -> Manifest:
             from tinygptv.data.usable import lines
 
             checked = self.usable(stage_name)
             if on_line:
-                for line in lines(checked):
-                    on_line(f"{stage_name}: {line}")
+                for line in (*self.shares(stage_name), *(f"  {line}" for line in lines(checked))):
+                    on_line(line)
             return checked
 
         return train_stage(store, self.run, self.name, stage_name, mixture, previous, None, on_line, features, check)
@@ -253,15 +250,18 @@ class Journey:
 
     def longest_sequence(self, stage_name: str) -> int:
         """Tokens of the longest sequence that a stage draws; 0 if its mixture is not made, or was not checked, yet."""
+        checked = self._checked(self.run.recipe.stage(stage_name))
+        return int(checked.details["longest_sequence"]) if checked else 0
+
+    def _checked(self, stage: Stage) -> Manifest | None:
+        """What `usable` has found out for a stage, or None if it was not asked yet, or could not be."""
         from tinygptv.data.usable import find_checked
 
-        stage = self.run.recipe.stage(stage_name)
         try:
             mixture = self.find(Arrow("mix", stage.mixture))
-            checked = find_checked(self.store, mixture.artifact, stage.inputs, self.run.recipe.model)
+            return find_checked(self.store, mixture.artifact, stage.inputs, self.run.recipe.model)
         except TinyGPTVError:
-            return 0
-        return int(checked.details["longest_sequence"]) if checked else 0
+            return None
 
     def encoded(self, stage_name: str) -> tuple[Manifest, Manifest | None]:
         """What `encode` reads for a stage: its mixture, and the stage before it if that holds a trained Q-Former."""
@@ -284,7 +284,8 @@ class Journey:
 
         stage = self.run.recipe.stage(stage_name)
         steps, batch = total_steps(stage.schedule), stage.global_batch_size
-        sizes = [component["samples"] for component in self.find(Arrow("mix", stage.mixture)).details["components"]]
+        made, checked = self.find(Arrow("mix", stage.mixture)).details["components"], self._checked(stage)
+        sizes = checked.details["samples"] if checked else [component["samples"] for component in made]
         mixture, seed = self.run.mixtures[stage.mixture], order_seed(self.run.recipe.seed, stage_name)
         yield f"{stage_name}: {stage.mixture}, {steps} steps of {batch}"
         yield from (f"  {line}" for line in shares_table(mixture, sizes, seed, steps, batch))

@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tinygptv.definitions.recipe import Stage
@@ -36,8 +36,9 @@ def mix_lines(journey: Journey, options: argparse.Namespace) -> Iterator[str]:
     for name, stage in stages.items():
         if options.stage in (None, name):
             mixture = journey.find(Arrow("mix", stage.mixture)).artifact
+            usable, found = _usable(journey, name)
             yield from journey.shares(name)
-            usable = yield from _usable(journey, name)
+            yield from (f"  {line}" for line in found)
             seed = order_seed(journey.run.recipe.seed, name)
             if options.at is not None:
                 yield from _step(journey, stage, mixture, usable, seed, options.at)
@@ -45,19 +46,17 @@ def mix_lines(journey: Journey, options: argparse.Namespace) -> Iterator[str]:
                 yield from _samples(journey, stage, mixture, usable, seed, options)
 
 
-def _usable(journey: Journey, stage_name: str) -> Generator[str, None, str | None]:
-    """Say which samples a stage can learn from; the artifact that knows. None without the tokenizer, which may come
-    later than the data."""
+def _usable(journey: Journey, stage_name: str) -> tuple[str | None, list[str]]:
+    """The artifact that knows which samples a stage can learn from, and what it says. None without the tokenizer, which
+    may come later than the data."""
     try:
         local_path(journey.run.recipe.model.language_model.tokenizer)
     except TinyGPTVError as error:
-        yield f"  lengths and end symbols are not checked yet, which training does: {error}"
-        return None
+        return None, [f"lengths and end symbols are not checked yet, which training does: {error}"]
     from tinygptv.data.usable import lines
 
     checked = journey.usable(stage_name)
-    yield from (f"  {line}" for line in lines(checked))
-    return checked.artifact
+    return checked.artifact, list(lines(checked))
 
 
 def _step(journey: Journey, stage: Stage, artifact: str, usable: str | None, seed: int, step: int) -> Iterator[str]:

@@ -72,6 +72,7 @@ def test_what_does_not_fit_the_decoder_is_left_out_and_the_longest_that_does_is_
     mixture = talks(("what? " * 300, "no"), ("how many? " * 8, "two"), ("what?", "a cat"))
     found = check(store, mixture, INPUTS, MODEL)
     assert (found.rows_in, found.rows_out, found.drops) == (3, 2, {"talks: prompt_too_long": 1})
+    assert found.details["samples"] == [2]
     (longest,) = (
         Sequences(TOKENIZER, INPUTS, IMAGE_TOKENS).length(*renderings(sample, "conversation", INPUTS))
         for sample in MixedSamples(store, mixture).samples([(0, 1)])

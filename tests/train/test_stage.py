@@ -132,7 +132,7 @@ def test_samples_that_others_stood_in_for_are_counted_by_source(store: Store, re
 
 
 def test_what_the_stage_cannot_learn_from_is_told_to_its_ranks_and_counted(store: Store, recipe: Recipe) -> None:
-    drops, details = {"mine: prompt_too_long": 2}, {"longest_sequence": 90}
+    drops, details = {"mine: prompt_too_long": 2}, {"longest_sequence": 90, "samples": [22]}
     outcome = Outcome(rows_in=24, rows_out=22, drops=drops, details=details)
     asked = []
 

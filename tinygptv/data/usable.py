@@ -99,15 +99,19 @@ def _check(folder: Path, store: Store, mixture: str, inputs: Inputs, model: Mode
     looks = _looks(store.file(mixture, SAMPLES), mixed, sequences)
     left_out, longest = _judge(looks, mixed, sequences, model.language_model.max_positions)
     np.save(folder / LEFT_OUT, np.array(sorted(left_out), np.int64))
-    drops: Counter[str] = Counter()
+    drops, left = Counter[str](), list[int]()
     for component, (one, size) in enumerate(zip(mixed.mixture.components, mixed.sizes, strict=True)):
         reasons = Counter(reason for place, reason in left_out.values() if place == component)
         if size == reasons.total():
             raise DataError(_nothing_left(mixture, one.source, reasons, inputs, model))
         drops.update({f"{one.source}: {reason}": count for reason, count in reasons.items()})
-    details = {"longest_sequence": longest, "read_as_text": _read_as_text(looks, mixed, sequences, set(left_out))}
-    count = sum(mixed.sizes)
-    return Outcome(rows_in=count, rows_out=count - len(left_out), drops=dict(drops), details=details)
+        left.append(size - reasons.total())
+    details = {
+        "samples": left,
+        "longest_sequence": longest,
+        "read_as_text": _read_as_text(looks, mixed, sequences, set(left_out)),
+    }
+    return Outcome(rows_in=sum(mixed.sizes), rows_out=sum(left), drops=dict(drops), details=details)
 
 
 def _judge(

@@ -140,7 +140,7 @@ def train_stage(
         refuse_unfit(estimator, hardware, run.hardware_name)
         if hardware.offload_folder:
             refuse_unfit_disk(hardware, run.hardware_name, estimator.on_disk(hardware), estimator.locked(hardware))
-        _refuse_repetition(run, stage, mixture)
+        _refuse_repetition(run, stage, mixture, usable)
         if store.is_remote:
             _fetch(store, mixture)
         per_sample, per_token = estimator.flops(hardware) if hardware.tflops else (None, None)
@@ -220,8 +220,9 @@ def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
     return {location: content_hash(local_path(location)) for location in files}
 
 
-def _refuse_repetition(run: ResolvedRun, stage: Stage, mixture: Manifest) -> None:
-    sizes = [component["samples"] for component in mixture.details["components"]]
+def _refuse_repetition(run: ResolvedRun, stage: Stage, mixture: Manifest, usable: Manifest | None) -> None:
+    mixed = [component["samples"] for component in mixture.details["components"]]
+    sizes = usable.details["samples"] if usable else mixed
     refuse_repetition(stage.mixture, sizes, *_what_draws(run, stage))
 
 
