@@ -90,12 +90,13 @@ def test_a_templates_own_special_tokens_keep_their_meaning(shared: Path) -> None
 def test_boxes_are_written_in_the_familys_special_tokens(shared: Path) -> None:
     tokenizer = load_tokenizer(shared / "golden" / "qwen-vl" / "tokenizer")
     sequences = Sequences(tokenizer, of("qwen_vl"), SLOTS)
-    box = tokenizer.convert_tokens_to_ids("<box>")
-    texts = ("<p>a cat</p> {<10><20><30><40>}", "<ref>a cat</ref><box>(1,2),(3,4)</box>", "a <box> of cats")
+    box, ref = tokenizer.convert_tokens_to_ids(["<box>", "<ref>"])
+    texts = ("<p>a cat</p> {<10><20><30><40>}", "<ref>a cat</ref><box>(1,2),(3,4)</box>", "a <box> of <ref>cats</ref>")
     samples = [Sample("key", (), (Turn("where?", text),)) for text in texts]
     rows = [sequences.as_text(sample) for sample in samples]
     turns = [render(row, "conversation", sequences.inputs) for row in rows]
-    assert [row.count(box) for row in sequences.training(turns).input_ids.tolist()] == [1, 1, 0]
+    ids = sequences.training(turns).input_ids.tolist()
+    assert [(row.count(box), row.count(ref)) for row in ids] == [(1, 1), (1, 1), (0, 0)]
 
 
 def test_an_added_token_is_a_word_unless_the_template_is_written_in_it(byte_tokenizer: PreTrainedTokenizerFast) -> None:

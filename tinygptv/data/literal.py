@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as InOrder
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.data.boxes import CODECS
+from tinygptv.data.boxes import CODECS, BoxCodec
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.sample import IMAGE_PLACE, Sample, Turn
 
@@ -33,16 +33,15 @@ class LiteralText:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, inputs: Inputs) -> None:
-        codec, template = CODECS[inputs.boxes], "\n".join(_written(inputs))
+        template = "\n".join(_written(inputs))
         added = tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special or token.content in template}
-        special |= set(tokenizer.all_special_tokens)
-        special -= {IMAGE_PLACE, *(part.strip() for part in codec.phrase.split("%s"))}
+        special |= set(tokenizer.all_special_tokens) - {IMAGE_PLACE}
         self.special = sorted((token for token in special if len(token.strip()) > 1), key=lambda token: -len(token))
         """Longest first."""
         # In any case: short answers are made lower case afterwards.
         self._pattern = re.compile("|".join(map(re.escape, self.special)), re.IGNORECASE) if self.special else None
-        self._boxes = re.compile(f"{CODECS['percent'].run.pattern}|{codec.run.pattern}")
+        self._boxes = re.compile("|".join(_with_phrase(CODECS[form]) for form in ("percent", inputs.boxes)))
         self._plain: Tokenizer = tokenizer.backend_tokenizer
         self._cutting = _cutting_at_marks(self._plain)
 
@@ -81,6 +80,13 @@ def _written(inputs: Inputs) -> Iterator[str]:
     yield from (text for text in (inputs.template, inputs.later_template, inputs.asking_template) if text)
     for wordings in inputs.wordings.values():
         yield from wordings
+
+
+def _with_phrase(codec: BoxCodec) -> str:
+    """The pattern of a phrase's boxes, with the phrase in front of them where a family marks it."""
+    before, after = codec.phrase.split("%s")
+    phrase = rf"(?:{re.escape(before)}[^<]*{re.escape(after.strip())}\s*)?" if before else ""
+    return f"(?:{phrase}{codec.run.pattern})"
 
 
 def _cutting_at_marks(tokenizer: Tokenizer) -> Tokenizer:
