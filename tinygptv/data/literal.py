@@ -7,6 +7,7 @@ their own, stay as they are.
 """
 
 import copy
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,11 +44,14 @@ class LiteralText:
         self._pattern = re.compile("|".join(map(re.escape, self.special)), re.IGNORECASE) if self.special else None
         self._boxes = re.compile("|".join(_with_phrase(CODECS[form]) for form in ("percent", inputs.boxes)))
         self._plain: Tokenizer = tokenizer.backend_tokenizer
-        self._cutting = _cutting_at_marks(self._plain)
 
     def encode(self, text: str) -> Encoding:
         """Tokens without those that a tokenizer adds by itself; of marks nothing is left."""
         return (self._cutting if MARK in text else self._plain).encode(text, add_special_tokens=False)
+
+    @functools.cached_property
+    def _cutting(self) -> Tokenizer:
+        return _cutting_at_marks(self._plain)  # seconds, for a large vocabulary, and mostly never needed
 
     def sample(self, sample: Sample) -> Sample:
         """The sample with marks in its turns and accepted answers; mostly the same one."""
