@@ -230,11 +230,11 @@ class Journey:
         unload()
 
         def check() -> Manifest:
-            from tinygptv.data.usable import lines
+            from tinygptv.data.usable import summary_lines
 
             checked = self.usable(stage_name)
             if on_line:
-                for line in (*self.shares(stage_name), *(f"  {line}" for line in lines(checked))):
+                for line in (*self.shares(stage_name), *(f"  {line}" for line in summary_lines(checked))):
                     on_line(line)
             return checked
 

@@ -53,10 +53,10 @@ def _usable(journey: Journey, stage_name: str) -> tuple[str | None, list[str]]:
         local_path(journey.run.recipe.model.language_model.tokenizer)
     except TinyGPTVError as error:
         return None, [f"lengths and end symbols are not checked yet, which training does: {error}"]
-    from tinygptv.data.usable import lines
+    from tinygptv.data.usable import summary_lines
 
     checked = journey.usable(stage_name)
-    return checked.artifact, list(lines(checked))
+    return checked.artifact, list(summary_lines(checked))
 
 
 def _step(journey: Journey, stage: Stage, artifact: str, usable: str | None, seed: int, step: int) -> Iterator[str]:

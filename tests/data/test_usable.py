@@ -4,28 +4,23 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.test_mixing import write_mixture
 from tinygptv import catalog
 from tinygptv.artifacts import Store
-from tinygptv.data import mixing, usable
 from tinygptv.data.batching import Loader, load_tokenizer
 from tinygptv.data.mixing import MixedSamples, mix
-from tinygptv.data.prompts import WORDINGS, renderings
+from tinygptv.data.prompts import renderings
 from tinygptv.data.sequences import Sequences
-from tinygptv.data.usable import check, find_checked, lines
-from tinygptv.definitions.mixture import Task
+from tinygptv.data.usable import check, find_checked, measure, summary_lines
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DataError
 from tinygptv.locations import local_path
-from tinygptv.sample import ImageReference, Sample, Turn
+from tinygptv.sample import Sample, Turn
 
 MODEL = catalog.recipe("tinygptv_tiny").model
 INPUTS = Inputs(image_size=64, max_text_tokens=40, template="###Human: {} ###Assistant: ", end_symbol="###")
@@ -115,7 +110,7 @@ def test_special_tokens_and_turn_markers_are_kept_as_text_and_counted(store: Sto
     found = check(store, mixture, INPUTS, MODEL)
     assert found.rows_out == 3
     assert found.details["read_as_text"] == {"special_token_in_text": 2, "turn_marker_in_text": 1}
-    assert "turn_marker_in_text 1: kept, and read as text" in "\n".join(lines(found))
+    assert "turn_marker_in_text 1: kept, and read as text" in "\n".join(summary_lines(found))
 
 
 def test_a_component_of_which_nothing_is_left_is_refused_with_a_remedy(store: Store, talks: Callable[..., str]) -> None:
@@ -147,55 +142,5 @@ def test_stages_that_ask_alike_share_what_was_found_out(store: Store, talks: Cal
 def test_one_accepted_answer_that_ends_early_is_enough() -> None:
     sample = Sample("key", (), (Turn("which?", "C"),), answers=("C", "C", "F#"))
     sequences = Sequences(TOKENIZER, INPUTS.model_copy(update={"plain": False}), IMAGE_TOKENS)
-    assert usable._read(sample, "vqa", sequences)[1]
-    assert not usable._read(sample, "vqa", Sequences(TOKENIZER, INPUTS, IMAGE_TOKENS))[1]  # plain answers lose their #
-
-
-BOX = "{<12><20><50><100>}"
-PARTS = [
-    "a cat",
-    "日本",
-    "🐈",
-    "###",
-    "#",
-    "<|endoftext|>",
-    " ",
-    "\n",
-    "</s>",
-    BOX,
-    f"<p>a dog</p> {BOX}",
-    "é",
-    "x" * 40,
-]
-SPOKEN = st.lists(st.sampled_from(PARTS), max_size=6).map("".join)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(
-    turns=st.lists(st.tuples(SPOKEN, SPOKEN), min_size=1, max_size=3),
-    images=st.integers(0, 3),
-    answers=st.lists(SPOKEN, max_size=2),
-    task=st.sampled_from(sorted(WORDINGS)),
-    family=st.sampled_from(["tinygptv", "qwen_vl", "llava_v1", "visualglm", None]),
-)
-def test_nothing_that_would_be_left_out_is_overlooked_in_the_first_look(
-    turns: list[tuple[str, str]], images: int, answers: list[str], task: Task, family: str | None
-) -> None:
-    template = catalog.template(family).model_dump(exclude={"about"}) if family else {"template": None}
-    fields = {"end_symbol": "###"} | template | {"begin": "never"}
-    inputs = Inputs.model_validate({"image_size": 64, "max_text_tokens": 40} | fields)
-    pictures = tuple(ImageReference("/a.png") for _ in range(images))
-    boxes = ((0.12, 0.2, 0.5, 1.0),) * sum(text.count(BOX) for turn in turns for text in turn)
-    sample = Sample("key", pictures, tuple(Turn(*turn) for turn in turns), "s", "", tuple(answers), boxes)
-    sequences = Sequences(TOKENIZER, inputs, IMAGE_TOKENS)
-    looks = usable._look(row_of(sample), [task], sequences)
-    tokens, early = usable._read(sample, task, sequences)
-    assert tokens <= looks.most_tokens[0]
-    assert looks.end_symbol[0] or not early
-    assert looks.special_token[0] or sequences.as_text(sample) == sample
-
-
-def row_of(sample: Sample) -> pa.RecordBatch:
-    """The sample as a mixture holds it."""
-    table = pa.Table.from_pylist([mixing._row(sample, "root", Path("/"))], mixing._SCHEMA)
-    return table.append_column("component", pa.array([0], pa.int16())).to_batches()[0]
+    assert measure(sample, "vqa", sequences)[1]
+    assert not measure(sample, "vqa", Sequences(TOKENIZER, INPUTS, IMAGE_TOKENS))[1]  # plain answers lose their #

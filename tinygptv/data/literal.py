@@ -37,7 +37,7 @@ class LiteralText:
         template = "\n".join(_written(inputs))
         added = tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special or token.content in template}
-        special |= set(tokenizer.all_special_tokens) - {IMAGE_PLACE}
+        special = (special | set(tokenizer.all_special_tokens)) - {IMAGE_PLACE}
         self.special = sorted((token for token in special if len(token.strip()) > 1), key=lambda token: -len(token))
         """Longest first."""
         # In any case: short answers are made lower case afterwards.

@@ -5,35 +5,30 @@ stage. Left out, and counted, are samples that would run past the decoder's last
 the end symbol, which would be cut there whenever the model gives it. Special tokens and turn markers in a sample's text
 are harmless, for they are read as text, but counted too.
 
-Text of n bytes has at most n tokens, so that most samples need not be tokenised to know that they fit. If a tokenizer
-unfolds a ligature into more bytes than it had, and a sequence is overlooked for that, the model refuses it.
+Most samples need not be tokenised to know that they fit; see `screening`.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
 from tinygptv.data.batching import load_tokenizer
 from tinygptv.data.mixing import LEFT_OUT, SAMPLES, MixedSamples
-from tinygptv.data.prompts import WORDINGS, renderings
+from tinygptv.data.prompts import renderings
 from tinygptv.data.reasons import END_SYMBOL_IN_ANSWER, PROMPT_TOO_LONG
+from tinygptv.data.screening import Screening, screen
 from tinygptv.data.sequences import Sequences
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Inputs
-from tinygptv.definitions.template import IMAGES, INSTRUCTION, Prompting
+from tinygptv.definitions.template import Prompting
 from tinygptv.errors import DataError
 from tinygptv.locations import local_path
-from tinygptv.sample import IMAGE_PLACE, Sample
+from tinygptv.sample import Sample
 
 SPECIAL_TOKEN_IN_TEXT, TURN_MARKER_IN_TEXT = "special_token_in_text", "turn_marker_in_text"
 
@@ -41,9 +36,7 @@ MEASURED = 500
 """Samples whose tokens are counted to find the longest sequence: those with the most bytes."""
 
 _LAYOUT = 1  # of what is left behind, and how it is found out; raise it when either changes
-_ROWS = 50_000  # of a mixture that are looked at together
-_BOX_BYTES = 40  # of one box in any family's form, at most
-_JOINING_BYTES = 8  # BOS, spaces, and what a tokenizer puts before a piece
+_SAMPLES_AT_A_TIME = 1000
 
 
 def check(store: Store, mixture: str, inputs: Inputs, model: Model) -> Manifest:
@@ -63,11 +56,12 @@ def find_checked(store: Store, mixture: str, inputs: Inputs, model: Model) -> Ma
     return store.find(_artifact(mixture, _definition(inputs, model)))
 
 
-def lines(checked: Manifest) -> Iterator[str]:
+def summary_lines(checked: Manifest) -> Iterator[str]:
     """What was found out, for people."""
-    kept = ", ".join(f"{reason} {count}" for reason, count in checked.drops.items())
+    drops = ", ".join(f"{reason} {count}" for reason, count in checked.drops.items())
+    left_out = f" (left out: {drops})" if drops else ""
     yield (
-        f"{checked.rows_out} of {checked.rows_in} samples can be learned from{f' (left out: {kept})' if kept else ''}; "
+        f"{checked.rows_out} of {checked.rows_in} samples can be learned from{left_out}; "
         f"longest sequence {checked.details['longest_sequence']} tokens of {checked.definition['positions']} positions"
     )
     for reason, count in checked.details["read_as_text"].items():
@@ -96,34 +90,35 @@ def _check(folder: Path, store: Store, mixture: str, inputs: Inputs, model: Mode
     tokenizer = load_tokenizer(local_path(model.language_model.tokenizer))
     sequences = Sequences(tokenizer, inputs, model.num_image_tokens(inputs.image_size))
     mixed = MixedSamples(store, mixture, first_tombstones=0)
-    looks = _looks(store.file(mixture, SAMPLES), mixed, sequences)
-    left_out, longest = _judge(looks, mixed, sequences, model.language_model.max_positions)
+    tasks = [component.task for component in mixed.mixture.components]
+    screening = screen(store.file(mixture, SAMPLES), tasks, sequences)
+    left_out, longest = _decide(screening, mixed, sequences, model.language_model.max_positions)
     np.save(folder / LEFT_OUT, np.array(sorted(left_out), np.int64))
-    drops, left = Counter[str](), list[int]()
+    drops, remaining = Counter[str](), list[int]()
     for component, (one, size) in enumerate(zip(mixed.mixture.components, mixed.sizes, strict=True)):
         reasons = Counter(reason for place, reason in left_out.values() if place == component)
         if size == reasons.total():
             raise DataError(_nothing_left(mixture, one.source, reasons, inputs, model))
         drops.update({f"{one.source}: {reason}": count for reason, count in reasons.items()})
-        left.append(size - reasons.total())
+        remaining.append(size - reasons.total())
     details = {
-        "samples": left,
+        "samples": remaining,
         "longest_sequence": longest,
-        "read_as_text": _read_as_text(looks, mixed, sequences, set(left_out)),
+        "read_as_text": _read_as_text(screening, mixed, sequences, set(left_out)),
     }
-    return Outcome(rows_in=sum(mixed.sizes), rows_out=sum(left), drops=dict(drops), details=details)
+    return Outcome(rows_in=sum(mixed.sizes), rows_out=sum(remaining), drops=dict(drops), details=details)
 
 
-def _judge(
-    looks: "_Looks", mixed: MixedSamples, sequences: Sequences, positions: int
+def _decide(
+    screening: Screening, mixed: MixedSamples, sequences: Sequences, positions: int
 ) -> tuple[dict[int, tuple[int, str]], int]:
     """Component and reason of every row to be left out, and the tokens of the longest sequence that stays."""
-    doubtful = (looks.most_tokens > positions) | looks.end_symbol
     left_out, longest = dict[int, tuple[int, str]](), 0
-    others = np.flatnonzero(~doubtful)
-    largest = others[np.argsort(looks.most_tokens[others], kind="stable")[-MEASURED:]]
-    for row, component, sample in _samples(mixed, np.concatenate([np.flatnonzero(doubtful), largest])):
-        tokens, early = _read(sample, mixed.mixture.components[component].task, sequences)
+    suspect = (screening.max_tokens > positions) | screening.end_symbol
+    others = np.flatnonzero(~suspect)
+    largest = others[np.argsort(screening.max_tokens[others], kind="stable")[-MEASURED:]]
+    for row, component, sample in _samples(mixed, np.concatenate([np.flatnonzero(suspect), largest])):
+        tokens, early = measure(sample, mixed.mixture.components[component].task, sequences)
         if tokens > positions:
             left_out[row] = component, PROMPT_TOO_LONG
         elif early:
@@ -133,7 +128,7 @@ def _judge(
     return left_out, longest
 
 
-def _read(sample: Sample, task: Task, sequences: Sequences) -> tuple[int, bool]:
+def measure(sample: Sample, task: Task, sequences: Sequences) -> tuple[int, bool]:
     """The most tokens that a sample may have, however it is worded, and whether an answer would end early."""
     longest, early = 0, False
     for turns in renderings(sequences.as_text(sample), task, sequences.inputs):
@@ -142,12 +137,14 @@ def _read(sample: Sample, task: Task, sequences: Sequences) -> tuple[int, bool]:
     return longest, early
 
 
-def _read_as_text(looks: "_Looks", mixed: MixedSamples, sequences: Sequences, left_out: set[int]) -> dict[str, int]:
+def _read_as_text(
+    screening: Screening, mixed: MixedSamples, sequences: Sequences, left_out: set[int]
+) -> dict[str, int]:
     """How many of the samples that stay write a special token, or what stands around an instruction."""
     special = (
-        row for row, _, one in _samples(mixed, np.flatnonzero(looks.special_token)) if sequences.as_text(one) != one
+        row for row, _, one in _samples(mixed, np.flatnonzero(screening.special_token)) if sequences.as_text(one) != one
     )
-    found = {SPECIAL_TOKEN_IN_TEXT: special, TURN_MARKER_IN_TEXT: np.flatnonzero(looks.turn_marker).tolist()}
+    found = {SPECIAL_TOKEN_IN_TEXT: special, TURN_MARKER_IN_TEXT: np.flatnonzero(screening.turn_marker).tolist()}
     counts = {reason: len(set(rows) - left_out) for reason, rows in found.items()}
     return {reason: count for reason, count in counts.items() if count}
 
@@ -167,99 +164,9 @@ def _samples(mixed: MixedSamples, rows: NDArray[np.int64]) -> Iterator[tuple[int
     starts = np.concatenate([[0], np.cumsum(mixed.sizes)])
     components = np.searchsorted(starts, rows, side="right") - 1
     places = list(zip(components.tolist(), (rows - starts[components]).tolist(), strict=True))
-    for begin in range(0, len(rows), 1000):
-        some = slice(begin, begin + 1000)
+    for begin in range(0, len(rows), _SAMPLES_AT_A_TIME):
+        some = slice(begin, begin + _SAMPLES_AT_A_TIME)
         for row, (component, _), sample in zip(
             rows[some].tolist(), places[some], mixed.samples(places[some]), strict=True
         ):
             yield row, component, sample
-
-
-# What can be seen of many samples at once
-
-
-class _Looks(NamedTuple):
-    """Of N samples, N of each: an upper bound of the sequence's tokens; whether an answer seems to hold the end symbol,
-    and any text a special token or a turn marker."""
-
-    most_tokens: NDArray[np.int64]
-    end_symbol: NDArray[np.bool_]
-    special_token: NDArray[np.bool_]
-    turn_marker: NDArray[np.bool_]
-
-
-def _looks(samples: Path, mixed: MixedSamples, sequences: Sequences) -> _Looks:
-    columns = ["images", "turns", "answers", "boxes", "component"]
-    tasks = [component.task for component in mixed.mixture.components]
-    with pq.ParquetFile(samples) as file:
-        parts = [_look(batch, tasks, sequences) for batch in file.iter_batches(_ROWS, columns=columns)]
-    return _Looks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _look(batch: pa.RecordBatch, tasks: Sequence[Task], sequences: Sequences) -> _Looks:
-    inputs, turns, answers = sequences.inputs, batch["turns"], batch["answers"]
-    asked, told = (turns.flatten().field(side) for side in ("instruction", "answer"))
-    asked_bytes, told_bytes = _sums(turns, pc.binary_length(asked)), _sums(turns, pc.binary_length(told))
-    accepted = _sums(answers, pc.binary_length(answers.flatten()))
-    images, boxes = (_sums(batch[name], np.ones(len(batch[name].flatten()))) for name in ("images", "boxes"))
-    template = max(len(text.encode()) for text in (inputs.template or "", inputs.later_template or ""))
-    wording = np.array(
-        [max(len(text.encode()) for text in inputs.wordings.get(task) or WORDINGS[task]) for task in tasks]
-    )
-    shown = len((inputs.image + inputs.bare_image + inputs.after_image).encode())
-    first = turns.offsets.to_numpy()[:-1] - turns.offsets[0].as_py()
-    first_bytes = np.asarray(pc.binary_length(asked))[first] + boxes * _BOX_BYTES
-    prompt = len(inputs.system.encode()) + template + wording[batch["component"].to_numpy()] + first_bytes
-    prompt += images * (shown + sequences.image_tokens) + _JOINING_BYTES
-    later = _sums(turns, np.full(len(asked), template + len(inputs.end_symbol.encode()) + _JOINING_BYTES))
-    rest = asked_bytes + told_bytes + accepted + boxes * _BOX_BYTES + later + images * (shown + sequences.image_tokens)
-    spoken = [(turns, asked), (turns, told), (answers, answers.flatten())]
-    special, markers = "|".join(map(re.escape, sequences.literal.special)), _turn_markers(inputs)
-    return _Looks(
-        prompt + np.minimum(rest, inputs.max_text_tokens),
-        np.any([_any(lists, _ends(texts, sequences)) for lists, texts in spoken[1:]], axis=0),
-        np.any([_any(lists, _matching(texts, special)) for lists, texts in spoken], axis=0),
-        np.any([_any(lists, _holding(texts, markers)) for lists, texts in spoken], axis=0),
-    )
-
-
-def _ends(texts: pa.Array, sequences: Sequences) -> NDArray[np.bool_]:
-    """Which texts may end early: they hold the end symbol, in any case, or end in what it could begin in."""
-    end = sequences.written_end
-    begun = [end[:size] for size in range(1, len(end)) if end[size:] == end[:-size]]
-    found = _matching(texts, re.escape(end))
-    for beginning in begun:
-        found |= np.asarray(pc.ends_with(pc.utf8_rtrim_whitespace(texts), beginning), dtype=np.bool_)
-    return found
-
-
-def _turn_markers(inputs: Inputs) -> list[str]:
-    """What a template writes around an instruction, such as `###Human:`; of a letter or more."""
-    templates = [text for text in (inputs.template, inputs.later_template) if text]
-    parts = (part.strip() for text in templates for part in re.split(f"{re.escape(INSTRUCTION)}|{IMAGES}|\n", text))
-    return sorted({part for part in parts if len(part) > 1 and part != IMAGE_PLACE})
-
-
-def _holding(texts: pa.Array, parts: Sequence[str]) -> NDArray[np.bool_]:
-    found = np.zeros(len(texts), np.bool_)
-    for part in parts:
-        found |= np.asarray(pc.match_substring(texts, part), dtype=np.bool_)
-    return found
-
-
-def _matching(texts: pa.Array, pattern: str) -> NDArray[np.bool_]:
-    if not pattern:
-        return np.zeros(len(texts), np.bool_)
-    return np.asarray(pc.match_substring_regex(texts, pattern, ignore_case=True), dtype=np.bool_)
-
-
-def _sums(lists: pa.ListArray, values: object) -> NDArray[np.int64]:
-    """The sum of each list's values, (items,) of all lists in order -> (lists,); a missing list has none."""
-    before = np.concatenate([[0], np.cumsum(np.asarray(values, dtype=np.int64))])
-    ends = np.cumsum(np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64))
-    sums: NDArray[np.int64] = np.diff(before[np.concatenate([[0], ends])])
-    return sums
-
-
-def _any(lists: pa.ListArray, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return _sums(lists, flags) > 0
