@@ -148,3 +148,20 @@ def test_what_cannot_be_encoded_is_refused(
 ) -> None:
     assert main(["encode", *options, *given]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["chat", "a.png", "caf\udce9?"],
+        ["plan", "--recipe", "caf\udce9"],
+        ["forget", "--caption", "\udce9", "--why", "asked"],
+        ["forget", "--caption", "e", "--why", "\udce9"],
+        ["bootstrap", "--phase", "\udce9"],
+    ],
+)
+def test_text_that_is_no_utf_8_is_one_clear_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "is not UTF-8; write it in UTF-8" in message
+    assert message.count("\n") == 1

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -37,10 +38,10 @@ def rows_of(steps: int, known: dict[int, int] | None = None) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def train(store: Store, name: str, parents: list[str], metrics: str) -> Manifest:
+def train(store: Store, name: str, parents: list[str], metrics: str, details: dict[str, str] | None = None) -> Manifest:
     def build(folder: Path) -> Outcome:
         (folder / "metrics.jsonl").write_text(metrics)
-        return Outcome()
+        return Outcome(details=details or {})
 
     stage = name.partition("@")[0]
     definition = {"stage": {"stage": stage, "global_batch_size": BATCH}, "seed": SEED}
@@ -191,3 +192,14 @@ def test_an_unfinished_stage_is_judged_by_its_steps_so_far_and_names_its_checkpo
     assert (found.artifact, found.first_step, found.unfinished) == ("runs/first/stage1@1", first, True)
     assert found.checkpoints == (f"step{first:06d}", "step000040")
     assert "ranks that run now go on until they are started again" in str(found)
+
+
+def test_a_stage_that_left_samples_out_did_not_see_them(store: Store, mixture: Manifest) -> None:
+    def build(folder: Path) -> Outcome:
+        np.save(folder / "left_out.npy", np.array([3]))
+        return Outcome()
+
+    usable = store.make("usable/tiny_pairs@1", "check", {}, [mixture.artifact], build)
+    made = train(store, "stage1@1", [mixture.artifact], rows_of(20), {"usable": usable.artifact})
+    (seen,) = traces(store, WANTED).exposures
+    assert (seen.artifact, seen.samples) == (made.artifact, 1)

@@ -1,6 +1,8 @@
 """`tinygptv mix` says how a mixture is drawn, what a step sees, and shows samples token for token."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,27 @@ def test_a_wrong_question_is_refused(
 ) -> None:
     assert main([*options, *given]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_a_stage_cannot_learn_from_is_said_and_not_shown(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statements = tmp_path / "mini" / "statements.jsonl"
+    first, second, *others = statements.read_text().splitlines()
+    long = json.dumps(json.loads(first) | {"caption": "there is a circle and " * 40 + "a square"})
+    quoting = json.dumps(json.loads(second) | {"caption": "there is a <|end|> of it"})
+    statements.write_text("\n".join([long, quoting, *others]))
+    assert main([*options, "--stage", "stage1", "--show", "23"]) == 0
+    told = capsys.readouterr().out
+    assert "23 of 24 samples can be learned from (left out: mini_statements: prompt_too_long 1); longest" in told
+    assert re.search(r"mini_statements statement +23 ", told)
+    assert "special_token_in_text 1: kept, and read as text" in told
+    assert "a n d" not in told.partition("longest sequence")[2]
+
+
+def test_mixtures_are_made_before_there_is_a_tokenizer(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path / "mini" / "backbones" / "tokenizer")
+    assert main(options) == 0
+    assert "lengths and end symbols are not checked yet, which training does: " in capsys.readouterr().out

@@ -6,6 +6,7 @@ parameter is wrong and nothing was started. Torch is imported by the work, never
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import signal
@@ -66,9 +67,12 @@ _VERBS: dict[str, tuple[tuple[Verb, ...], str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code. Errors meant for users are one line on stderr."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tinygptv").setLevel(logging.INFO)
     try:
+        _refuse_other_bytes(options)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except DefinitionError as error:
@@ -80,6 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
+
+
+def _refuse_other_bytes(options: argparse.Namespace) -> None:
+    """Raise DefinitionError for text that is not UTF-8; paths may be any bytes."""
+    for name, value in vars(options).items():
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise DefinitionError(f"{name}: {text!r} is not UTF-8; write it in UTF-8") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,14 +201,16 @@ def _journey(options: argparse.Namespace) -> Journey:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    """Needs neither weights nor data; raises DefinitionError, after printing, for a stage that does not fit."""
+    """Needs neither weights nor data, but counts the longest sequence of a mixture that was checked. Raises
+    DefinitionError, after printing, for a stage that does not fit."""
     journey = _journey(options)
     from tinygptv.train.estimate import StageEstimator
     from tinygptv.train.fitting import refuse_unfit, settle
     from tinygptv.train.plan_table import record, table
 
     recipe, hardware = journey.run.recipe, journey.run.hardware
-    estimators = [StageEstimator(recipe, stage.stage) for stage in recipe.stages]
+    longest = {stage.stage: journey.longest_sequence(stage.stage) for stage in recipe.stages}
+    estimators = [StageEstimator(recipe, stage, tokens) for stage, tokens in longest.items()]
     profiles = [settle(estimator, hardware) for estimator in estimators]
     records = [record(*each) for each in zip(estimators, profiles, strict=True)]
     lines = [json.dumps(one) for one in records] if options.json else table(records, hardware)

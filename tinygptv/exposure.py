@@ -126,7 +126,8 @@ def _finished(store: Store, made: list[Manifest], masks: dict[str, NDArray[np.bo
     for manifest in made:
         if "stage" in manifest.definition and manifest.parents[0] in masks:
             stage, seed = manifest.definition["stage"], manifest.definition["seed"]
-            drawn = _Drawn(store, manifest.parents[0], stage["stage"], stage["global_batch_size"], seed)
+            usable = manifest.details.get("usable")
+            drawn = _Drawn(store, manifest.parents[0], stage["stage"], stage["global_batch_size"], seed, usable)
             rows = read_metrics(store.file(manifest.artifact, METRICS))
             if found := drawn.exposure(manifest.artifact, rows, masks[manifest.parents[0]]):
                 yield found
@@ -137,7 +138,7 @@ def _unfinished(store: Store, masks: dict[str, NDArray[np.bool_]]) -> Iterator[E
         job = Job.model_validate_json(path.read_text())
         if job.mixture not in masks:
             continue
-        drawn = _Drawn(store, job.mixture, job.stage.stage, job.stage.global_batch_size, job.seed)
+        drawn = _Drawn(store, job.mixture, job.stage.stage, job.stage.global_batch_size, job.seed, job.usable)
         rows, artifact = read_metrics(path.with_name(METRICS)), str(path.parent.relative_to(store.draft("")))
         if found := drawn.exposure(artifact, rows, masks[job.mixture]):
             after = (folder.name for folder in sorted((path.parent / CHECKPOINTS).glob("step*")))
@@ -162,8 +163,8 @@ def _descendants(made: list[Manifest], seen: list[str]) -> Iterator[Exposure]:
 class _Drawn:
     """What a stage drew from a mixture."""
 
-    def __init__(self, store: Store, mixture: str, stage: str, batch: int, seed: int) -> None:
-        self._store, self._mixture = store, mixture
+    def __init__(self, store: Store, mixture: str, stage: str, batch: int, seed: int, usable: str | None) -> None:
+        self._store, self._mixture, self._usable = store, mixture, usable
         self._seed, self._batch = order_seed(seed, stage), batch
 
     def exposure(self, artifact: str, rows: list[dict[str, Any]], named: NDArray[np.bool_]) -> Exposure | None:
@@ -189,5 +190,5 @@ class _Drawn:
         told = ((row.get("tombstones", 0), row.get("batch", step + 1) - step - 1) for step, row in enumerate(rows))
         for (known, skipped), group in groupby(told):
             end = begin + len(list(group))
-            yield range(begin, end), skipped, MixedSamples(self._store, self._mixture, known)
+            yield range(begin, end), skipped, MixedSamples(self._store, self._mixture, known, self._usable)
             begin = end

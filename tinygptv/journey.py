@@ -22,7 +22,7 @@ from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.mixture import RUN_SOURCE
 from tinygptv.definitions.recipe import TRAINED_FRONT, Stage
-from tinygptv.errors import DataError, DefinitionError, GateError, did_you_mean
+from tinygptv.errors import DataError, DefinitionError, GateError, TinyGPTVError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -228,10 +228,40 @@ class Journey:
         previous = self._previous_stage(stage_name)
         features = self.find(Arrow("encode", stage_name)) if self._encodes else None
         unload()
-        if on_line:
-            for line in self.shares(stage_name):
-                on_line(line)
-        return train_stage(store, self.run, self.name, stage_name, mixture, previous, None, on_line, features)
+
+        def check() -> Manifest:
+            from tinygptv.data.usable import summary_lines
+
+            checked = self.usable(stage_name)
+            if on_line:
+                for line in (*self.shares(stage_name), *(f"  {line}" for line in summary_lines(checked))):
+                    on_line(line)
+            return checked
+
+        return train_stage(store, self.run, self.name, stage_name, mixture, previous, None, on_line, features, check)
+
+    def usable(self, stage_name: str) -> Manifest:
+        """Which samples of its finished mixture a stage can learn from; see `data.usable`."""
+        from tinygptv.data.usable import check
+
+        stage = self.run.recipe.stage(stage_name)
+        mixture = self.find(Arrow("mix", stage.mixture))
+        return check(self.store, mixture.artifact, stage.inputs, self.run.recipe.model)
+
+    def longest_sequence(self, stage_name: str) -> int:
+        """Tokens of the longest sequence that a stage draws; 0 if its mixture is not made, or was not checked, yet."""
+        checked = self._checked(self.run.recipe.stage(stage_name))
+        return int(checked.details["longest_sequence"]) if checked else 0
+
+    def _checked(self, stage: Stage) -> Manifest | None:
+        """What `usable` has found out for a stage, or None if it was not asked yet, or could not be."""
+        from tinygptv.data.usable import find_checked
+
+        try:
+            mixture = self.find(Arrow("mix", stage.mixture))
+            return find_checked(self.store, mixture.artifact, stage.inputs, self.run.recipe.model)
+        except TinyGPTVError:
+            return None
 
     def encoded(self, stage_name: str) -> tuple[Manifest, Manifest | None]:
         """What `encode` reads for a stage: its mixture, and the stage before it if that holds a trained Q-Former."""
@@ -254,7 +284,8 @@ class Journey:
 
         stage = self.run.recipe.stage(stage_name)
         steps, batch = total_steps(stage.schedule), stage.global_batch_size
-        sizes = [component["samples"] for component in self.find(Arrow("mix", stage.mixture)).details["components"]]
+        made, checked = self.find(Arrow("mix", stage.mixture)).details["components"], self._checked(stage)
+        sizes = checked.details["samples"] if checked else [component["samples"] for component in made]
         mixture, seed = self.run.mixtures[stage.mixture], order_seed(self.run.recipe.seed, stage_name)
         yield f"{stage_name}: {stage.mixture}, {steps} steps of {batch}"
         yield from (f"  {line}" for line in shares_table(mixture, sizes, seed, steps, batch))

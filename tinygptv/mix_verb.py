@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tinygptv.definitions.recipe import Stage
-from tinygptv.errors import DefinitionError, did_you_mean
+from tinygptv.errors import DefinitionError, TinyGPTVError, did_you_mean
 from tinygptv.journey import Arrow, Journey
 from tinygptv.locations import local_path
 
@@ -35,19 +35,34 @@ def mix_lines(journey: Journey, options: argparse.Namespace) -> Iterator[str]:
         raise DefinitionError(f"--stage {options.stage}: no such stage. {did_you_mean(options.stage, stages)}")
     for name, stage in stages.items():
         if options.stage in (None, name):
-            mixture = journey.find(Arrow("mix", stage.mixture))
+            mixture = journey.find(Arrow("mix", stage.mixture)).artifact
+            usable, found = _usable(journey, name)
             yield from journey.shares(name)
+            yield from (f"  {line}" for line in found)
             seed = order_seed(journey.run.recipe.seed, name)
             if options.at is not None:
-                yield from _step(journey, stage, mixture.artifact, seed, options.at)
+                yield from _step(journey, stage, mixture, usable, seed, options.at)
             if options.show is not None:
-                yield from _samples(journey, stage, mixture.artifact, seed, options)
+                yield from _samples(journey, stage, mixture, usable, seed, options)
 
 
-def _step(journey: Journey, stage: Stage, artifact: str, seed: int, step: int) -> Iterator[str]:
+def _usable(journey: Journey, stage_name: str) -> tuple[str | None, list[str]]:
+    """The artifact that knows which samples a stage can learn from, and what it says. None without the tokenizer, which
+    may come later than the data."""
+    try:
+        local_path(journey.run.recipe.model.language_model.tokenizer)
+    except TinyGPTVError as error:
+        return None, [f"lengths and end symbols are not checked yet, which training does: {error}"]
+    from tinygptv.data.usable import summary_lines
+
+    checked = journey.usable(stage_name)
+    return checked.artifact, list(summary_lines(checked))
+
+
+def _step(journey: Journey, stage: Stage, artifact: str, usable: str | None, seed: int, step: int) -> Iterator[str]:
     from tinygptv.data.mixing import MixedSamples
 
-    mixed = MixedSamples(journey.store, artifact)
+    mixed = MixedSamples(journey.store, artifact, usable=usable)
     places = mixed.order(seed, stage.global_batch_size).draw(step)
     for (component, position), sample in zip(places, mixed.samples(places), strict=True):
         task = mixed.mixture.components[component].task
@@ -55,7 +70,9 @@ def _step(journey: Journey, stage: Stage, artifact: str, seed: int, step: int) -
         yield f"  step {step}: {sample.source} {task} #{position} {sample.key}  ({images})"
 
 
-def _samples(journey: Journey, stage: Stage, artifact: str, seed: int, options: argparse.Namespace) -> Iterator[str]:
+def _samples(
+    journey: Journey, stage: Stage, artifact: str, usable: str | None, seed: int, options: argparse.Namespace
+) -> Iterator[str]:
     from tinygptv.data.batching import Loader, load_tokenizer
     from tinygptv.data.showing import line, samples_of, write_gallery
 
@@ -64,7 +81,14 @@ def _samples(journey: Journey, stage: Stage, artifact: str, seed: int, options: 
     tokens = model.num_image_tokens(stage.inputs.image_size)
     batch = stage.global_batch_size
     loader = Loader(
-        journey.store, artifact, stage.inputs, tokenizer, num_image_tokens=tokens, global_batch_size=batch, seed=seed
+        journey.store,
+        artifact,
+        stage.inputs,
+        tokenizer,
+        num_image_tokens=tokens,
+        global_batch_size=batch,
+        seed=seed,
+        usable=usable,
     )
     first = list(itertools.islice(samples_of(loader, itertools.count(options.at or 0), tokenizer), options.show))
     yield from (line(shown, coloured=sys.stdout.isatty()) for shown in first)

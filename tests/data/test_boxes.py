@@ -80,3 +80,11 @@ def test_texts_with_boxes_of_their_own_are_respelled_from_what_they_say() -> Non
 )
 def test_a_phrase_in_front_of_its_box_is_marked_as_the_family_marks_it(form: BoxForm, text: str) -> None:
     assert respell(["<p>A man</p> {<10><20><30><40>} waits."], (), form) == [text]
+
+
+@pytest.mark.parametrize("form", sorted(CODECS))
+def test_a_paragraph_is_no_phrase(form: BoxForm) -> None:
+    grounded, box = "<p>a cat</p> {<10><20><30><40>}", (0.1, 0.2, 0.3, 0.4)
+    (expected,) = respell([grounded], [box], form)
+    written = respell([f"<p>Hello.</p> {grounded}", "<p>a page</p>"], [box], form)
+    assert written == [f"<p>Hello.</p> {expected}", "<p>a page</p>"]

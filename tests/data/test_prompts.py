@@ -2,10 +2,11 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from tinygptv.data.prompts import WORDINGS, ask, plain, render
+from tinygptv.data.prompts import WORDINGS, ask, plain, render, renderings
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.sample import IMAGE_PLACE, ImageReference, Sample, Turn
@@ -95,6 +96,13 @@ def test_training_draws_every_wording_and_evaluation_always_the_first(task: Task
     drawn = {render(asked, task, told("{}"), random.Random(seed))[0].instruction for seed in range(200)}
     assert len(drawn) == len(WORDINGS[task])
     assert render(asked, task, told("{}"))[0].instruction in drawn
+
+
+@pytest.mark.parametrize("task", WORDINGS)
+def test_renderings_are_all_that_can_be_drawn(task: Task) -> None:
+    asked = replace(sample(("this", "cat")), answers=("cat", "A kitten", "cat"))
+    drawn = {render(asked, task, told(), random.Random(seed)) for seed in range(400)}
+    assert set(renderings(asked, task, told())) == drawn
 
 
 def test_the_published_space_follows_what_its_readers_read() -> None:

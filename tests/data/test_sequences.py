@@ -1,12 +1,16 @@
 """Token sequences: labels on answers alone, masks from lengths, and each oddity of the published code by name."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
@@ -309,3 +313,43 @@ def test_a_cut_that_the_oddity_makes_spares_images_alone(byte_tokenizer: PreTrai
     texts = sequences.training([(Turn("<ImageHere>q", "a" * 10), Turn("<ImageHere>again", "b"))])
     assert sequences.images(texts.input_ids) == [1]
     assert (texts.input_ids == IMAGE_SLOT).sum() == SLOTS
+
+
+SCRIPTS = (
+    "naïve café",
+    "日本の猫",
+    "قطة سوداء",
+    "हिन्दी बिल्ली",
+    "고양이",
+    "кошка",
+    "🐈👍🏽",
+    "👩‍👩‍👧 family",
+    "🇩🇪🇫🇷",
+    "e\u0301te\u0301",
+)
+
+
+@pytest.mark.parametrize("oddities", [[], ["end_symbol_cut"]])
+@pytest.mark.parametrize("answer", SCRIPTS)
+def test_an_answer_is_never_cut_within_a_character(
+    byte_tokenizer: PreTrainedTokenizerFast, answer: str, oddities: list[Oddity]
+) -> None:
+    shown = {answer[: found.end()] for found in regex.finditer(r"\X", answer)} | {""}
+    for most in range(4, len(answer.encode()) + 4):
+        sequences = Sequences(byte_tokenizer, inputs(most=most, oddities=oddities), SLOTS)
+        kept = learned(built(sequences, [("q", answer)]), 0, byte_tokenizer)
+        assert kept.rstrip("#") in shown
+        assert oddities or kept.endswith("###")
+
+
+@pytest.mark.parametrize("folder", ["tinygptv/tokenizer", "minigpt/tokenizer", "cogvlm/tokenizer", "qwen-vl/tokenizer"])
+@given(answer=st.text(st.characters(exclude_categories=["Cs", "Cn", "Co", "Cc"]), min_size=1), most=st.integers(8, 40))
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+def test_no_published_tokenizer_learns_half_a_character(shared: Path, folder: str, answer: str, most: int) -> None:
+    tokenizer = _tokenizer_at(shared / "golden" / folder)
+    sequences = Sequences(tokenizer, inputs(None, ".", most=most).model_copy(update={"begin": "never"}), SLOTS)
+    cut = learned(sequences.training([(Turn("", answer),)]), 0, tokenizer)
+    assert cut.count("\ufffd") <= answer.count("\ufffd")
+
+
+_tokenizer_at = functools.cache(load_tokenizer)

@@ -1,5 +1,6 @@
 """Answers: whatever the batch, the same; and nothing of the picture is left when it becomes noise."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from PIL import Image
 
 from tests.release.tiny import adapted_model, write_release
 from tinygptv.data.batching import Collator
-from tinygptv.evaluate.answers import answer_all, noise_pictures
+from tinygptv.errors import DataError
+from tinygptv.evaluate.answers import answer_all, askable, noise_pictures
 from tinygptv.models.lora import merge_lora
 from tinygptv.release.folder import Release, load_release
 from tinygptv.sample import ImageReference, Sample, Turn
@@ -63,3 +65,31 @@ def test_noise_belongs_to_the_key_and_has_the_exposure_it_is_given(release: Rele
     pixels = both.double() / 255
     assert pixels.mean() == pytest.approx(0.5, abs=0.02)
     assert pixels.std() == pytest.approx(0.125, abs=0.02)
+
+
+def test_a_question_too_long_for_the_decoder_is_refused_with_both_counts(
+    release: Release, samples: list[Sample]
+) -> None:
+    long = replace(samples[0], key="long", turns=(Turn("what is it? " * 30, "yes"),))
+    with pytest.raises(DataError, match=r"long: the prompt has 386 tokens, and the decoder has 256 positions"):
+        answer_all(release, [*samples, long], "conversation", 12)
+    assert askable(release, [*samples, long], "conversation") == samples
+
+
+def test_an_answer_stops_where_the_positions_end_whatever_the_batch(release: Release, samples: list[Sample]) -> None:
+    free = answer_all(release, samples, "conversation", 40)
+    longest = max(
+        Collator(release.tokenizer, release.inputs, release.model.num_image_tokens).prompt_length(one, "conversation")
+        for one in samples
+    )
+    release.model.max_positions = longest + 3
+    alone, together = (answer_all(release, samples, "conversation", 40, batch_size=size) for size in (1, 5))
+    assert alone == together
+    assert all(whole.startswith(cut) for whole, cut in zip(free, alone, strict=True))
+    assert len(free[-1].split()) > 3 >= len(alone[-1].split())
+
+
+def test_special_tokens_in_a_question_are_text(release: Release, samples: list[Sample]) -> None:
+    asked = replace(samples[0], turns=(Turn("what is <|end|>?", "an end"),))
+    ids = Collator(release.tokenizer, release.inputs, 4).prompts([asked], "conversation").input_ids[0].tolist()
+    assert ids.count(release.tokenizer.eos_token_id) == 1  # which begins the prompt

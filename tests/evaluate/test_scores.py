@@ -11,6 +11,7 @@ from PIL import Image
 from tests.release.tiny import adapted_model, write_release
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
+from tinygptv.data.batching import Collator
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import AnnotationsSource
@@ -87,6 +88,16 @@ def test_every_item_is_answered_or_counted_as_dropped(store: Store, run: Resolve
     assert scores["chance"] == 0.5
     assert scores["low"] <= scores["value"] <= scores["high"]
     assert scores["unparsed"] == sum(not answer["parsed"] for answer in answers)
+
+
+def test_items_too_long_for_the_decoder_are_left_out_by_count(
+    store: Store, run: ResolvedRun, released: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = iter([300, 256, *[255] * 38])
+    monkeypatch.setattr(Collator, "prompt_length", lambda *_: next(lengths, 100))
+    manifest = evaluate(store, run, "first", "export", released, "statements")
+    assert (manifest.rows_in, manifest.rows_out, manifest.drops["prompt_too_long"]) == (42, 38, 2)
+    assert manifest.rows_in == manifest.rows_out + sum(manifest.drops.values())
 
 
 def test_noise_is_an_evaluation_of_its_own(store: Store, run: ResolvedRun, released: Manifest) -> None:

@@ -154,3 +154,31 @@ def test_a_stop_of_several_tokens_needs_all_of_them_in_a_row(model: VisionLangua
     end = next(n for n in range(2, 5) if free[0, n - 2 : n].tolist() == run)
     assert stopped[0, :end].tolist() == free[0, :end].tolist()
     assert (stopped[0, end:] == run[1]).all()
+
+
+def test_no_sequence_runs_past_the_positions(model: VisionLanguageModel) -> None:
+    model.max_positions = 7
+    pixel_values, whole = torch.randn(1, 3, 48, 48), torch.tensor([[5, *[IMAGE_SLOT] * 3, 7, 8, 9, 6]])
+    calls = [
+        (7, lambda ids: model.logits(pixel_values, ids, torch.ones_like(ids))),
+        (7, lambda ids: model(pixel_values, ids, torch.ones_like(ids), ids.clamp(min=0))),
+        (6, lambda ids: model.generate(pixel_values, ids, torch.ones_like(ids), 3, stops=[])),  # and one to answer with
+    ]
+    for most, call in calls:
+        call(whole[:, :most])
+        with pytest.raises(ShapeError, match="a sequence of 8 tokens, and the decoder has 7 positions"):
+            call(whole[:, : most + 1])
+
+
+def test_an_answer_ends_where_its_own_positions_do(model: VisionLanguageModel) -> None:
+    pixel_values = torch.randn(1, 3, 48, 48)
+    image = [IMAGE_SLOT] * 3
+    input_ids = torch.tensor([[0, 0, 0, 5, 6, 7], [5, *image, 6, 7]])
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1] * 6])
+    free = model.generate(pixel_values, input_ids, mask, 8, stops=[])
+    model.max_positions = 8
+    cut = model.generate(pixel_values, input_ids, mask, 8, stops=[])
+    assert torch.equal(cut[0, :5], free[0, :5])  # three tokens of a prompt, and five
+    assert torch.equal(cut[1, :2], free[1, :2])
+    assert cut.shape == (2, 5)
+    assert (cut[1, 1:] == cut[1, 1]).all()

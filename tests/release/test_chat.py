@@ -21,6 +21,19 @@ def test_a_released_model_answers_and_always_the_same(tmp_path: Path) -> None:
     assert "###" not in said
 
 
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [("caf\udce9?", "'caf\\\\udce9\\?' is not UTF-8"), ("what? " * 100, r"6\d\d tokens, and the decoder has 256")],
+)
+def test_a_question_that_cannot_be_asked_is_named(tmp_path: Path, question: str, message: str) -> None:
+    model = adapted_model()
+    merge_lora(model.language_model)
+    folder = write_release(tmp_path / "release", model)
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
+    with pytest.raises(DataError, match=message):
+        answer(folder, tmp_path / "red.png", question)
+
+
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.png: no such picture"):
         answer(tmp_path, tmp_path / "nothing.png", "what is it?")

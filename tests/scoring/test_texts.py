@@ -28,3 +28,9 @@ def test_without_them_two_rows_more_begin_and_the_usual_end_ends() -> None:
     texts = Texts(tokenizer(eos_token="[PAD]"), 9, 4, plain_text=False)
     assert texts.to_compare(["a red ball ."])[0].tolist() == [[7, 3, 4, 0]]  # cut to four
     assert (texts.cls_id, texts.dec_id) == (7, 8)
+
+
+def test_a_caption_that_quotes_a_special_token_does_not_end_there() -> None:
+    texts = Texts(tokenizer(cls_token="[CLS]", sep_token="[SEP]"), 8, 9, plain_text=False)
+    (row,) = texts.to_compare(["a [SEP] ball"])[0].tolist()
+    assert row.index(texts.end_id) == len(row) - 1

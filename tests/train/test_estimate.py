@@ -200,3 +200,12 @@ def test_with_features_computed_before_the_frozen_parts_need_neither_memory_nor_
     saved = 1 - estimator.work(cached).forward_flops / estimator.work(live).forward_flops
     assert 0.5 < saved < 0.7
     assert estimator.work(cached).backward_flops == estimator.work(live).backward_flops
+
+
+def test_a_mixture_s_longest_sequence_is_planned_for_if_it_is_longer_than_what_is_assumed() -> None:
+    assumed = StageEstimator(TINY, "stage3")
+    short, long = (StageEstimator(TINY, "stage3", tokens) for tokens in (50, 500))
+    assert (short.longest, long.longest) == (assumed.longest, 500)
+    assert short.memory(CPU) == assumed.memory(CPU)
+    assert long.memory(CPU).activations > 1.5 * assumed.memory(CPU).activations
+    assert long.work(CPU) == assumed.work(CPU)

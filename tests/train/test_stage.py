@@ -131,6 +131,23 @@ def test_samples_that_others_stood_in_for_are_counted_by_source(store: Store, re
     assert first.details["samples_replaced"] == {"mine": 2, "theirs": 1}
 
 
+def test_what_the_stage_cannot_learn_from_is_told_to_its_ranks_and_counted(store: Store, recipe: Recipe) -> None:
+    drops, details = {"mine: prompt_too_long": 2}, {"longest_sequence": 90, "samples": [22]}
+    outcome = Outcome(rows_in=24, rows_out=22, drops=drops, details=details)
+    asked = []
+
+    def check() -> Manifest:
+        asked.append(True)
+        return store.make("usable/tiny_pairs@1", "check", {}, [MIXTURE], lambda folder: outcome)
+
+    run, launcher = small_run(recipe, catalog.hardware("cpu")), RecordingLauncher(train_in_pretence)
+    for _ in range(2):
+        made = train_stage(store, run, "mine", "stage1", mixed(store), None, launcher, check=check)
+    assert asked == [True]
+    assert launcher.jobs[0]["usable"] == made.details["usable"] == "usable/tiny_pairs@1"
+    assert made.details["samples_left_out"] == drops
+
+
 def test_hardware_does_not_change_the_name(store: Store, recipe: Recipe) -> None:
     launcher = RecordingLauncher(train_in_pretence)
     manifests = [

@@ -138,8 +138,15 @@ class Collator:
 
     def prompts(self, samples: Sequence[Sample], task: Task) -> Batch:
         """For generation: the first turn's prompt in the evaluation wording, left-padded; nothing is learned."""
-        texts = self.sequences.asking([ask(sample, task, self.inputs) for sample in samples])
+        texts = self.sequences.asking([self._asked(sample, task) for sample in samples])
         return self._batch(samples, self._pictures(samples, texts), texts)
+
+    def prompt_length(self, sample: Sample, task: Task) -> int:
+        """Tokens and image slots of one row of `prompts`."""
+        return self.sequences.asking_length(self._asked(sample, task))
+
+    def _asked(self, sample: Sample, task: Task) -> str:
+        return ask(self.sequences.as_text(sample), task, self.inputs)
 
     def _batch(self, samples: Sequence[Sample], pictures: Sequence[list[Any]], texts: Texts) -> Batch:
         shown, side = list(itertools.chain.from_iterable(pictures)), self.inputs.image_size
@@ -191,13 +198,15 @@ class Loader:
         packing: bool = False,
         replacing: bool = False,
         features: Features | None = None,
+        usable: str | None = None,
     ) -> None:
-        """`mixture` names the artifact that `mix` made; what the first tombstones, or all, name is masked.
+        """`mixture` names the artifact that `mix` made; what the first tombstones, or all, name is masked, and so is
+        what a stage cannot learn from, by the artifact `usable`.
 
         With `packing` samples share rows; with `replacing` one that cannot be used is replaced by another one of its
         component, else it is an error. With `features` no image is read.
         """
-        self.mixed = MixedSamples(store, mixture, first_tombstones)
+        self.mixed = MixedSamples(store, mixture, first_tombstones, usable)
         self.collator = Collator(tokenizer, inputs, num_image_tokens, features)
         self.global_batch_size, self.seed = global_batch_size, seed
         self._order = self.mixed.order(seed, global_batch_size)
@@ -244,7 +253,8 @@ class Loader:
         for sample, (component, _), slot in zip(self.mixed.samples(places), places, slots, strict=True):
             task, rng = components[component].task, random.Random(f"{self.seed} {step} {slot}")
             wording_rng = random.Random(f"{self.seed} {step}") if "one_wording_per_batch" in inputs.oddities else rng
-            drawn.append(Drawn(sample, task, render(sample, task, inputs, rng, wording_rng)))
+            turns = render(self.collator.sequences.as_text(sample), task, inputs, rng, wording_rng)
+            drawn.append(Drawn(sample, task, turns))
         return drawn
 
     def _slots(self, step: int, slots: range, drawn: list[Drawn]) -> Batch:

@@ -101,7 +101,8 @@ CODECS: dict[BoxForm, BoxCodec] = {
 in [0, 1000), of which its evaluation makes fractions of 999, so they are rounded to that. `fractions`: LLaVA-1.5, two
 digits, as Python prints them; its boxes are measured on pictures padded to a square."""
 
-_PHRASE = re.compile(r"<p>(.*?)</p>\s*")
+_PHRASE = re.compile(rf"<p>((?:(?!</?p>).)*)</p>\s*(?={_PERCENT})")
+"""In front of a box alone: elsewhere `<p>` is a paragraph of a text about the web."""
 
 
 def box_text(box: Box) -> str:
@@ -126,4 +127,5 @@ def respell(texts: Sequence[str], boxes: Sequence[Box], form: BoxForm) -> list[s
     def again(found: re.Match[str]) -> str:
         return codec.write(*(next(left) for _ in percent.read(found.group())))
 
-    return [_PHRASE.sub(lambda found: codec.phrase % found[1], percent.run.sub(again, text)) for text in texts]
+    phrases = [_PHRASE.sub(lambda found: codec.phrase % found[1], text) for text in texts]
+    return [percent.run.sub(again, text) for text in phrases]

@@ -38,7 +38,7 @@ from tinygptv.sample import ImageReference, Sample, Turn
 
 log = logging.getLogger(__name__)
 
-SAMPLES, SUMMARY = "samples.parquet", "mixture.json"
+SAMPLES, SUMMARY, LEFT_OUT = "samples.parquet", "mixture.json", "left_out.npy"
 _LAYOUT = 2  # of the table; raise it when its columns change
 PAIR_TASKS: tuple[Task, ...] = ("caption_only", "describe", "caption")
 
@@ -265,11 +265,14 @@ class MixedSamples:
     """A finished mixture: its definition, the size of each component, and any sample by component and position.
 
     Samples that tombstones name are masked: they are neither drawn nor handed out. `tombstones` says how many there
-    were when the mixture was opened.
+    were when the mixture was opened. So are those that a stage cannot learn from, if `usable` names what was found out
+    about that (see `usable`).
     """
 
-    def __init__(self, store: Store, artifact: str, first_tombstones: int | None = None) -> None:
-        """Only the `first_tombstones` count, or all. Raises DataError if they leave nothing of a component."""
+    def __init__(
+        self, store: Store, artifact: str, first_tombstones: int | None = None, usable: str | None = None
+    ) -> None:
+        """Only the `first_tombstones` count, or all. Raises DataError if nothing of a component is left."""
         folder = store.folder(artifact)
         self.mixture = Mixture.model_validate(json.loads((folder / SUMMARY).read_text())["mixture"])
         self._table = pq.read_table(
@@ -281,6 +284,9 @@ class MixedSamples:
         wanted = tombstones(store, first_tombstones)
         self.tombstones = len(wanted)
         self._masked = _masked_rows(store, artifact, folder / SAMPLES, wanted) if wanted else None
+        if usable is not None:
+            left_out = np.isin(np.arange(len(self._table)), np.load(store.file(usable, LEFT_OUT)))
+            self._masked = left_out if self._masked is None else self._masked | left_out
         self.masks = self._masks(artifact)
         self._root = functools.cache(functools.partial(root_place, store))
 
@@ -297,7 +303,7 @@ class MixedSamples:
         """The samples at (component, position), their images by path or address. Raises DataError for a masked one."""
         numbers = [int(self._starts[component]) + position for component, position in places]
         if self._masked is not None and self._masked[numbers].any():
-            raise DataError("a sample was asked for that is to be forgotten; draw places with MixedSamples.order")
+            raise DataError("a sample was asked for that is to be forgotten or left out; use MixedSamples.order")
         return [self._sample(row) for row in self._table.take(numbers).to_pylist()]
 
     def _masks(self, artifact: str) -> list[Mask]:

@@ -6,9 +6,10 @@ MiniGPT-4 `prompts/alignment.txt`, MiniGPT-v2 `datasets/datasets/*.py` and `blip
 2312.16862) uses unchanged.
 """
 
+import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tinygptv.data.boxes import respell
@@ -86,19 +87,31 @@ def render(
     wording in its place, for batches that share one. With no template, and for `caption_only`, the prompt is the image
     alone and only the first turn remains, as it does for `explain`.
     """
-    sample = _spelled(sample, inputs)
     drawer, wordings = wording_rng or rng, _wordings(task, inputs)
     wording = drawer.choice(wordings) if drawer else wordings[0]
+    spelled = _spelled(sample, inputs)
+    return _rendered(spelled, task, inputs, wording, _answer(spelled, task, inputs, rng))
+
+
+def renderings(sample: Sample, task: Task, inputs: Inputs) -> Iterator[tuple[Turn, ...]]:
+    """Everything that `render` may give: the sample in each wording, with each of its accepted answers."""
+    spelled = _spelled(sample, inputs)
+    answers = [replace(spelled, answers=(answer,)) for answer in dict.fromkeys(spelled.answers)] or [spelled]
+    for wording, one in itertools.product(_wordings(task, inputs), answers):
+        yield _rendered(one, task, inputs, wording, _answer(one, task, inputs, random.Random()))
+
+
+def _rendered(sample: Sample, task: Task, inputs: Inputs, wording: str, first_answer: str) -> tuple[Turn, ...]:
     if inputs.template is None or task == "caption_only":
-        return (Turn(_bare_images(sample, inputs), _answer(sample, task, inputs, rng)),)
+        return (Turn(_bare_images(sample, inputs), first_answer),)
     # The readers of single descriptions and of text without an image do not add this space, all others do.
     spaced = "space_after_instruction" in inputs.oddities and bool(sample.images) and task != "describe"
     rendered = []
     turns = sample.turns[:1] if task == "explain" else sample.turns
     for number, turn in enumerate(turns):
         template = inputs.later_template if number and inputs.later_template else inputs.template
-        answer = turn.answer if number else _answer(sample, task, inputs, rng)
-        rendered.append(Turn(_prompt(sample, number, task, inputs, template, wording, " " if spaced else ""), answer))
+        prompt = _prompt(sample, number, task, inputs, template, wording, " " if spaced else "")
+        rendered.append(Turn(prompt, turn.answer if number else first_answer))
     return tuple(rendered)
 
 

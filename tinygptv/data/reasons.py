@@ -1,6 +1,8 @@
 """Every reason for which a download drops a row: the name it is counted under, and what that means to people."""
 
 FORGOTTEN = "forgotten"
+PROMPT_TOO_LONG, END_SYMBOL_IN_ANSWER = "prompt_too_long", "end_symbol_in_answer"
+"""What is counted where samples are mixed, learned from and asked, not downloaded."""
 
 REASONS = {
     "no_url": "the row has no address",

@@ -4,10 +4,11 @@ One sequence is, turn by turn: the BOS token where the template begins with it, 
 between them, the answer with its end. A prompt's pieces are tokenised apart, an answer together with its end symbol,
 all without special tokens; only answers and their ends are learned. Masks come from lengths, never from ids. Source:
 TinyGPT-V `minigpt_base.py`, `preparing_embedding` and `tokenize_conversation`; where it departs from this by accident,
-a stage's `oddities` ask for the accident by name.
+a stage's `oddities` ask for the accident by name. Special tokens that samples write are text: see `literal`.
 """
 
 import functools
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,9 +19,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.boxes import CODECS
+from tinygptv.data.literal import MARK, LiteralText
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DefinitionError
-from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, IMAGE_SLOT, Turn
+from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, IMAGE_SLOT, Sample, Turn
+
+_JOINER, _VIRAMA = "\u200d", 9  # a character, and the combining class of signs that join Indic consonants
+_TINTS = "".join(map(chr, range(0x1F3FB, 0x1F400)))
+_FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
 
 
 class Texts(NamedTuple):
@@ -65,10 +71,9 @@ class Sequences:
         self.inputs = inputs
         backend = tokenizer.backend_tokenizer
         self._decode = functools.partial(backend.decode, skip_special_tokens=True)
-        self._ids = functools.lru_cache(maxsize=2**16)(
-            lambda text: tuple(backend.encode(text, add_special_tokens=False).ids)
-        )
-        self._encode = functools.partial(backend.encode, add_special_tokens=False)
+        self.literal = LiteralText(tokenizer, inputs)
+        self._encode = self.literal.encode
+        self._ids = functools.lru_cache(maxsize=2**16)(lambda text: tuple(self._encode(text).ids))
         self._begin = () if inputs.begin == "never" else (int(tokenizer.bos_token_id),)
         self._begin_later = self._begin if inputs.begin == "every_turn" else ()
         self._eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
@@ -83,6 +88,15 @@ class Sequences:
             )
         self._pad = next(int(i) for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         self._slots = (IMAGE_SLOT,) * num_image_tokens
+
+    @property
+    def image_tokens(self) -> int:
+        """Slots of one image."""
+        return len(self._slots)
+
+    def as_text(self, sample: Sample) -> Sample:
+        """The sample as it is to be rendered: what it writes is no special token of the tokenizer."""
+        return self.literal.sample(sample)
 
     def images(self, input_ids: Tensor) -> list[int]:
         """How many images each row of (B, T) ids shows."""
@@ -106,17 +120,36 @@ class Sequences:
                 text = text.split(end, maxsplit=1)[0]
         return text.strip()
 
+    def length(self, turns: Sequence[Turn]) -> int:
+        """Tokens and image slots of a conversation as it is trained on."""
+        return len(self._conversation(turns).ids)
+
+    def ends_early(self, answer: str) -> bool:
+        """Whether an answer, told back by a model word for word, would be taken to end before it does."""
+        text, end = answer.replace(MARK, "").rstrip(), self.written_end
+        return bool(end) and (text + end).find(end) < len(text)
+
+    @property
+    def written_end(self) -> str:
+        """The end symbol without its special tokens, which no text can be taken for."""
+        return str(self._decode(self._symbol))
+
     def training(self, conversations: Iterable[Sequence[Turn]]) -> Texts:
         """Right-padded, with labels; each conversation holds turns as `prompts.render` gives them."""
         return self._padded([self._conversation(turns) for turns in conversations], left=False)
 
     def asking(self, prompts: Iterable[str]) -> Texts:
         """Left-padded, so that every answer begins after the last column; nothing is learned."""
-        sequences = []
-        for prompt in prompts:
-            sequences.append(sequence := _Sequence())
-            self._add_prompt(sequence, prompt, () if "no_bos_when_asking" in self.inputs.oddities else self._begin)
-        return self._padded(sequences, left=True)
+        return self._padded([self._asking(prompt) for prompt in prompts], left=True)
+
+    def asking_length(self, prompt: str) -> int:
+        """Tokens and image slots of a prompt to be answered."""
+        return len(self._asking(prompt).ids)
+
+    def _asking(self, prompt: str) -> _Sequence:
+        sequence = _Sequence()
+        self._add_prompt(sequence, prompt, () if "no_bos_when_asking" in self.inputs.oddities else self._begin)
+        return sequence
 
     def _conversation(self, turns: Sequence[Turn]) -> _Sequence:
         """All that follows the first prompt is at most `max_text_tokens` long: the answer that does not fit is cut
@@ -135,24 +168,31 @@ class Sequences:
                 if self._begin_later and "later_bos_unseen" in self.inputs.oddities:
                     sequence.unseen.append(len(sequence.ids))
                 sequence.add(prompt.ids)
-            sequence.add(self._answer(turn.answer, most - len(sequence.ids), cut), learned=True)
+            room = most - len(sequence.ids)
+            whole = self._ids(turn.answer + self.inputs.end_symbol) + self._after_symbol
+            if len(whole) > room > 0:
+                sequence.add(self._cut(turn.answer, room, cut), learned=True)
+                most = len(sequence.ids)
+                break
+            sequence.add(whole, learned=True)
         while most < len(sequence.ids) and sequence.ids[most - 1] == sequence.ids[most] == IMAGE_SLOT:
             most -= 1
         return _Sequence(sequence.ids[:most], sequence.labels[:most], [here for here in sequence.unseen if here < most])
 
-    def _answer(self, answer: str, room: int, cut: bool) -> tuple[int, ...]:
-        whole = self._ids(answer + self.inputs.end_symbol) + self._after_symbol
-        if cut or len(whole) <= room:
-            return whole
-        return self._beginning(answer, room - len(self._end)) + self._end
+    def _cut(self, answer: str, room: int, end_symbol_too: bool) -> tuple[int, ...]:
+        if end_symbol_too:
+            return self._beginning(answer + self.inputs.end_symbol, room)
+        return self._beginning(answer, room - len(self._end), CODECS[self.inputs.boxes].spans(answer)) + self._end
 
-    def _beginning(self, answer: str, most: int) -> tuple[int, ...]:
-        """At most so many of an answer's tokens, no box broken in two."""
-        encoded = self._encode(answer)
-        ids, ends = encoded.ids[: max(most, 0)], [end for _, end in encoded.offsets]
-        for begin, end in CODECS[self.inputs.boxes].spans(answer):
-            if ids and begin < ends[len(ids) - 1] < end:
-                ids = [token for token, its_end in zip(ids, ends, strict=False) if its_end <= begin]
+    def _beginning(self, text: str, most: int, whole: Iterable[tuple[int, int]] = ()) -> tuple[int, ...]:
+        """At most so many of a text's tokens: no character broken in two, nor what stands in one of the spans."""
+        encoded = self._encode(text)
+        ids, offsets = encoded.ids[: max(most, 0)], encoded.offsets
+        while ids and len(ids) < len(offsets) and _broken(text, offsets[len(ids) - 1][1], offsets[len(ids)][0]):
+            ids.pop()
+        for begin, end in whole:
+            if ids and begin < offsets[len(ids) - 1][1] < end:
+                ids = [token for token, (_, its_end) in zip(ids, offsets, strict=False) if its_end <= begin]
         return tuple(ids)
 
     def _add_prompt(self, sequence: _Sequence, prompt: str, begin: tuple[int, ...]) -> None:
@@ -172,3 +212,18 @@ class Sequences:
             ids[row, here], mask[row, here], labels[row, here] = sequence.ids, 1, sequence.labels
             mask[row, sequence.unseen] = 0
         return Texts(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels))
+
+
+def _broken(text: str, end: int, following: int) -> bool:
+    """Whether tokens up to `end` and from `following` on share a character, or what is shown as one: a letter and its
+    accents, an Indic cluster, emoji that are joined or tinted, the two letters of a flag."""
+    if following < end:
+        return True
+    before, after = text[:end], text[end : end + 1]
+    if not before or not after:
+        return False
+    if _JOINER in (before[-1], after) or unicodedata.combining(before[-1]) == _VIRAMA:
+        return True
+    if after in _FLAG_LETTERS:
+        return (len(before) - len(before.rstrip(_FLAG_LETTERS))) % 2 == 1
+    return after in _TINTS or unicodedata.category(after).startswith("M")

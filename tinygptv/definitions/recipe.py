@@ -242,6 +242,12 @@ class Recipe(Definition):
                 self.model.check_image_size(stage.inputs.image_size)
             except ValueError as error:
                 raise ValueError(f"stages[{position}].inputs.image_size: {error}") from error
+            image = self.model.num_image_tokens(stage.inputs.image_size)
+            if image + stage.inputs.max_text_tokens >= decoder.max_positions:
+                raise ValueError(
+                    f"stages[{position}].inputs.max_text_tokens: {stage.inputs.max_text_tokens} and the {image} tokens "
+                    f"of an image leave no prompt a place in the decoder's {decoder.max_positions} positions"
+                )
             unknown = set(stage.lora.targets) - set(decoder.lora_targets) if stage.lora else set()
             if unknown:
                 raise ValueError(

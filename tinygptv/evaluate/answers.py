@@ -13,6 +13,7 @@ from torch import Tensor
 from tinygptv.data.batching import Batch, Collator
 from tinygptv.data.prompts import ask
 from tinygptv.definitions.mixture import Task
+from tinygptv.errors import DataError
 from tinygptv.sample import Sample
 
 if TYPE_CHECKING:
@@ -35,11 +36,16 @@ def answer_all(
 ) -> list[str]:
     """One answer per sample, in the samples' order; prompts of like length share a batch.
 
-    With `noise` every picture is replaced by noise of the average brightness and contrast of them all.
+    With `noise` every picture is replaced by noise of the average brightness and contrast of them all. Raises DataError
+    for a prompt that leaves the decoder no position to answer in.
     """
-    collator = Collator(
-        release.tokenizer, release.inputs, release.model.num_image_tokens, other_ends=release.other_ends
-    )
+    collator, positions = _collator(release), release.model.max_positions
+    for sample in samples:
+        if (tokens := collator.prompt_length(sample, task)) >= positions:
+            raise DataError(
+                f"{sample.key}: the prompt has {tokens} tokens, and the decoder has {positions} positions for it and "
+                "its answer; shorten the question"
+            )
     order = sorted(range(len(samples)), key=lambda row: len(ask(samples[row], task, release.inputs)))
     answers = [""] * len(samples)
     exposure = _exposure(collator, samples[:EXPOSURE_SAMPLES], task) if noise else None
@@ -51,6 +57,12 @@ def answer_all(
         for row, text in zip(rows, _generate(release, collator, batch, max_new_tokens), strict=True):
             answers[row] = text
     return answers
+
+
+def askable(release: "Release", samples: Sequence[Sample], task: Task) -> list[Sample]:
+    """The samples whose prompts leave the decoder a position to answer in."""
+    collator = _collator(release)
+    return [sample for sample in samples if collator.prompt_length(sample, task) < release.model.max_positions]
 
 
 def noise_pictures(batch: Batch, mean: float, deviation: float) -> Tensor:
@@ -69,6 +81,10 @@ def noise_pictures(batch: Batch, mean: float, deviation: float) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
+def _collator(release: "Release") -> Collator:
+    return Collator(release.tokenizer, release.inputs, release.model.num_image_tokens, other_ends=release.other_ends)
+
+
 def _exposure(collator: Collator, samples: Sequence[Sample], task: Task) -> tuple[float, float]:
     """Average brightness and contrast of the samples' pictures, in units of [0, 1]."""
     pixels = collator.prompts(samples, task).pixels.double() / 255
@@ -84,4 +100,6 @@ def _generate(release: "Release", collator: Collator, batch: Batch, max_new_toke
         max_new_tokens,
         collator.sequences.stops,
     )
-    return [collator.sequences.answer(row) for row in written.tolist()]
+    # A row that ran out of positions goes on with its last token.
+    rooms = release.model.max_positions - batch.attention_mask.sum(dim=1)
+    return [collator.sequences.answer(row[:room]) for row, room in zip(written.tolist(), rooms.tolist(), strict=True)]

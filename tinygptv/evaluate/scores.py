@@ -16,6 +16,7 @@ from PIL import Image
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
 from tinygptv.data.annotations import TASKS, Annotations, read_annotations
+from tinygptv.data.reasons import PROMPT_TOO_LONG
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.recipe import Inputs, Recipe
@@ -70,17 +71,24 @@ def evaluate(
         parents.append(draw_corpus(store).artifact)
 
     def build(draft: Path) -> Outcome:
-        from tinygptv.evaluate.answers import answer_all
+        from tinygptv.evaluate.answers import answer_all, askable
 
         items = read_annotations(store, benchmark.source, source)
         samples = chosen(items.samples, benchmark.max_items)
         if not samples:
             raise DataError(f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({dict(items.drops)})")
         release = _loaded(store.workdir, model.artifact, model_name, run.recipe.model_dump_json(), run.hardware.device)
+        wanted, samples = samples, askable(release, samples, benchmark.task)
+        if not samples:
+            raise DataError(
+                f"benchmark '{benchmark_name}': no prompt of {len(wanted)} fits {model_name}'s "
+                f"{release.model.max_positions} positions"
+            )
         answers = answer_all(release, samples, benchmark.task, benchmark.max_new_tokens, noise=noise)
         details = _write(draft, benchmark, items, samples, answers)
         logger.info("evaluate %s on %s%s: %s", model_name, benchmark_name, " (noise)" * noise, _told(details))
-        drops = items.drops + Counter(over_max_items=len(items.samples) - len(samples))
+        drops = items.drops + Counter(over_max_items=len(items.samples) - len(wanted))
+        drops += Counter({PROMPT_TOO_LONG: len(wanted) - len(samples)})
         return Outcome(
             rows_in=items.rows_in,
             rows_out=len(samples),

@@ -29,6 +29,7 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.num_image_tokens = model.num_image_tokens(image_size)
+        self.max_positions = model.language_model.max_positions
         self._parts_in_front = len(model.front)
         self.vision_encoder: nn.Module = build_vision_encoder(model.vision_encoder, image_size)
         self.connector = build_connector(model.connector, model.vision_encoder.width)
@@ -96,8 +97,11 @@ class VisionLanguageModel(nn.Module):
         """Mean next-token loss over the labelled positions (scalar), and the loss at each (labels,), both float32.
 
         Sequences may share a row if position_ids (B, T) count from 0 in each of them. The head, the widest product of
-        the model, runs only where there is something to predict.
+        the model, runs only where there is something to predict. Raises ShapeError for a sequence that is longer than
+        the decoder has positions.
         """
+        if position_ids is None:
+            self._check_length(input_ids)
         embeds = self.inputs_embeds(pixel_values, input_ids)
         if position_ids is None:
             states = self.language_model.hidden_states(embeds, attention_mask)
@@ -110,7 +114,8 @@ class VisionLanguageModel(nn.Module):
         return total / max(1, len(losses)), losses
 
     def logits(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Next-token logits at every position: (B, T) -> (B, T, V), float32."""
+        """Next-token logits at every position: (B, T) -> (B, T, V), float32. Raises ShapeError as `forward`."""
+        self._check_length(input_ids)
         embeds = self.inputs_embeds(pixel_values, input_ids)
         return self.language_model.lm_head(self.language_model.hidden_states(embeds, attention_mask)).float()
 
@@ -125,8 +130,10 @@ class VisionLanguageModel(nn.Module):
     ) -> Tensor:
         """The most likely continuation of every left-padded prompt: (B, T) -> (B, at most `max_new_tokens`).
 
-        A sample ends with the first of `stops`, runs of ids, that it produces; its last id fills up what follows.
+        A sample ends with the first of `stops`, runs of ids, that it produces, or where the decoder has no position
+        left; its last id fills up what follows. Raises ShapeError for a prompt that leaves no position at all.
         """
+        self._check_length(input_ids, 1)
         endings = [torch.tensor(stop, device=input_ids.device) for stop in stops]
         finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         cache = DynamicCache(config=self.language_model.config)
@@ -141,8 +148,13 @@ class VisionLanguageModel(nn.Module):
             for ending in endings:
                 if len(ending) <= len(answer):
                     finished |= (torch.stack(answer[-len(ending) :], dim=1) == ending).all(dim=1)
+            finished |= attention_mask.sum(dim=1) + 1 >= self.max_positions
             if bool(finished.all()):
                 break
             embeds = self.language_model.get_input_embeddings()(answer[-1][:, None])
             attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
         return torch.stack(answer, dim=1)
+
+    def _check_length(self, input_ids: Tensor, more: int = 0) -> None:
+        if (length := input_ids.shape[1] + more) > self.max_positions:
+            raise ShapeError(f"a sequence of {length} tokens, and the decoder has {self.max_positions} positions")

@@ -11,12 +11,16 @@ MAX_NEW_TOKENS = 96
 def answer(folder: Path, image_path: Path, question: str) -> str:
     """What the released model in `folder` says. Task tags such as `[vqa]` or `[refer]` may begin the question.
 
-    Raises DataError if folder or picture cannot be used.
+    Raises DataError if folder, picture or question cannot be used.
     """
     from tinygptv.evaluate.answers import answer_all
     from tinygptv.release.folder import load_release
 
     if not image_path.is_file():
         raise DataError(f"{image_path}: no such picture")
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the question {question!r} is not UTF-8; write it in UTF-8") from None
     sample = Sample("chat", (ImageReference(str(image_path)),), (Turn(question, ""),))
     return answer_all(load_release(folder), [sample], "conversation", MAX_NEW_TOKENS)[0]

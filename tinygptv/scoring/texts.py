@@ -31,7 +31,9 @@ class Texts:
         rows = []
         for caption in captions:
             text = re.sub(_PUNCTUATION, " ", caption.lower()).strip() if self._plain_text else caption
-            ids = self._tokenizer.encode(text, add_special_tokens=False)[: self._max_tokens - 2]
+            # A caption that quotes a special token is text like any other.
+            options = {"add_special_tokens": False, "split_special_tokens": True}
+            ids = self._tokenizer.encode(text, **options)[: self._max_tokens - 2]
             rows.append(torch.tensor([self.cls_id, *ids, self.end_id]))
         pad = torch.nn.utils.rnn.pad_sequence
         mask = pad([torch.ones_like(row) for row in rows], batch_first=True)

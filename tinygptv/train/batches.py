@@ -40,4 +40,5 @@ def open_loader(job: Job, num_image_tokens: int) -> Loader:
         packing=job.hardware.packing,
         replacing=job.stage.watch.unusable_samples == "replace",
         features=Features(store, job.features) if job.features else None,
+        usable=job.usable,
     )

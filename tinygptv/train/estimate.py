@@ -85,7 +85,9 @@ class Work:
 class StageEstimator:
     """Estimates of one stage for any hardware. What was traced once is not traced again."""
 
-    def __init__(self, recipe: Recipe, stage_name: str) -> None:
+    def __init__(self, recipe: Recipe, stage_name: str, longest_sequence: int = 0) -> None:
+        """`longest_sequence`: the tokens of the longest one in the stage's mixture, if that is known (see
+        `data.usable`)."""
         self.stage = recipe.stage(stage_name)
         self._model, self._lora = recipe.model, adapters(recipe, self.stage)
         self._traces: dict[tuple[Any, ...], Trace] = {}
@@ -102,14 +104,17 @@ class StageEstimator:
         in_front, _ = model.prefixes
         self._in_front = sum(size for name, size in sizes.items() if name.startswith(in_front))
         self._largest, self._largest_trained = max(sizes.values()), max(trained)
+        self.longest = max(longest_sequence, self.tokens(self.stage.inputs.max_text_tokens))
+        """Tokens of the longest sequence that is planned for."""
 
     def tokens(self, answer: int) -> int:
         """Length of a sequence with one image and an answer of so many tokens."""
         return 1 + (PROMPT_TOKENS if self.stage.inputs.template else 0) + self.image_tokens + answer
 
     def memory(self, hardware: Hardware) -> Memory:
-        """The highest point of a step whose sequences are all as long as the recipe allows."""
-        passed = self._trace(hardware, self.stage.inputs.max_text_tokens)
+        """The highest point of a step whose sequences are all as long as the recipe allows, or as the longest one."""
+        answer = self.stage.inputs.max_text_tokens
+        passed = self._trace(hardware, answer, self.longest - self.tokens(answer))
         size, share = DTYPES[hardware.precision].itemsize, self._optimizer_share(hardware)
         accumulated = 0
         if self._pieces(hardware) > 1:
@@ -226,10 +231,11 @@ class StageEstimator:
     def _empty(self) -> VisionLanguageModel:
         return empty_model(self._model, self.stage.inputs.image_size, self._lora)
 
-    def _trace(self, hardware: Hardware, answer: int) -> Trace:
+    def _trace(self, hardware: Hardware, answer: int, longer: int = 0) -> Trace:
+        """A step with answers of so many tokens, behind prompts so much longer than is assumed."""
         samples = self.micro_batch_size(hardware)
         checkpointing = bool(hardware.gradient_checkpointing)
-        key = (samples, answer, checkpointing, hardware.precision, hardware.features)
+        key = (samples, answer, longer, checkpointing, hardware.precision, hardware.features)
         if key not in self._traces:
             model = set_up(self._empty(), self.stage.trains, checkpointing)
             side = self.stage.inputs.image_size
@@ -237,14 +243,13 @@ class StageEstimator:
             if hardware.features == "cached":
                 model.split_front()
                 image = self._model.features_shape(side)
-            self._traces[key] = trace(
-                model, DTYPES[hardware.precision], (samples, *image), self._texts(samples, answer)
-            )
+            texts = self._texts(samples, self.tokens(answer) + longer, answer)
+            self._traces[key] = trace(model, DTYPES[hardware.precision], (samples, *image), texts)
         return self._traces[key]
 
-    def _texts(self, samples: int, answer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _texts(self, samples: int, length: int, answer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """input_ids, attention_mask, labels: every sequence begins with its image and ends with its answer."""
-        input_ids = torch.zeros(samples, self.tokens(answer), dtype=torch.int64)
+        input_ids = torch.zeros(samples, length, dtype=torch.int64)
         input_ids[:, 1 : 1 + self.image_tokens] = IMAGE_SLOT
         labels = input_ids.new_full(input_ids.shape, IGNORE_INDEX)
         labels[:, -answer:] = 0

@@ -25,7 +25,7 @@ def record(estimator: StageEstimator, hardware: Hardware) -> Record:
         "micro_batch_size": size,
         "gradient_accumulation_steps": batch // hardware.world_size // size,
         "gradient_checkpointing": bool(hardware.gradient_checkpointing),
-        "longest_sequence": estimator.tokens(estimator.stage.inputs.max_text_tokens),
+        "longest_sequence": estimator.longest,
         "tokens_per_step": work.tokens,
         "forward_tflop": round(work.forward_flops / 1e12, 4),
         "backward_tflop": round(work.backward_flops / 1e12, 4),
@@ -48,7 +48,9 @@ def table(records: Sequence[Record], hardware: Hardware) -> list[str]:
 
     disk = row("swapped to disk, GiB", (f"{one['disk_bytes'] / GIB:.3f}" for one in records))
     speed = f"{hardware.utilisation:.0%} of {hardware.tflops} TFLOP/s per rank" if hardware.tflops else "unknown"
-    prompt = f"{PROMPT_TOKENS} tokens of prompt where there is a template"
+    prompt = (
+        f"{PROMPT_TOKENS} tokens of prompt where there is a template, or more where a mixture is known to hold more"
+    )
     return [
         row("", (one["stage"] for one in records)),
         "parameters, millions",
@@ -66,6 +68,7 @@ def table(records: Sequence[Record], hardware: Hardware) -> list[str]:
         plain("  TFLOP backward", "backward_tflop", ".3f"),
         plain("steps", "steps"),
         plain("hours", "hours", ".2f"),
-        f"Assumed: {prompt}; for memory, answers as long as the recipe allows;",
+        f"Assumed: {prompt}; for memory, answers as long as the recipe allows,",
+        "or the longest sequence of the mixture, if that is longer and the mixture has been checked;",
         f"for work and hours, answers of at most {TYPICAL_ANSWER} tokens; speed {speed}, until a run is measured.",
     ]

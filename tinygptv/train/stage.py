@@ -40,7 +40,8 @@ class Job(Definition):
     """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on.
     `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_sample` and,
     on top, `flops_per_token`: what the model computes forward and backward, by the plan; for the utilisation.
-    `features`: the artifact that stands in for the frozen parts, if they were computed before."""
+    `features`: the artifact that stands in for the frozen parts, if they were computed before. `usable`: the one that
+    says which samples are left out."""
 
     stage: Stage
     model: Model
@@ -55,6 +56,7 @@ class Job(Definition):
     flops_per_sample: float | None = None
     flops_per_token: float | None = None
     features: str | None = None
+    usable: str | None = None
 
     def lineage(self) -> dict[str, Any]:
         """What a checkpoint must share to be gone on from: all that decides what is learned, and no machine.
@@ -107,10 +109,12 @@ def train_stage(
     launcher: Launcher | None = None,
     on_line: Callable[[str], None] | None = None,
     features: Manifest | None = None,
+    check: Callable[[], Manifest] | None = None,
 ) -> Manifest:
     """Train one stage, or find it trained; an interrupted one goes on from its last good checkpoint.
 
-    `features` is what `encode` left for the stage, if the hardware profile wants it to. `on_line` gets every line the
+    `features` is what `encode` left for the stage, if the hardware profile wants it to. `check` finds out, before
+    anything is trained, which samples the stage can learn from (see `data.usable`). `on_line` gets every line the
     training writes. Raises DefinitionError if the stage cannot fit the machine or would repeat samples more often than
     its mixture allows, SetupError if the machine cannot do what the profile wants, LaunchError if a rank fails,
     HandoffError if the weights of the stage before, or the features, do not fit.
@@ -130,12 +134,13 @@ def train_stage(
 
         if run.hardware.quantize_base == "nf4":
             refuse_without_library()
-        estimator = StageEstimator(run.recipe, stage_name)
+        usable = check() if check else None
+        estimator = StageEstimator(run.recipe, stage_name, usable.details["longest_sequence"] if usable else 0)
         hardware = settle(estimator, run.hardware)
         refuse_unfit(estimator, hardware, run.hardware_name)
         if hardware.offload_folder:
             refuse_unfit_disk(hardware, run.hardware_name, estimator.on_disk(hardware), estimator.locked(hardware))
-        _refuse_repetition(run, stage, mixture)
+        _refuse_repetition(run, stage, mixture, usable)
         if store.is_remote:
             _fetch(store, mixture)
         per_sample, per_token = estimator.flops(hardware) if hardware.tflops else (None, None)
@@ -153,13 +158,14 @@ def train_stage(
             flops_per_sample=per_sample,
             flops_per_token=per_token,
             features=features.artifact if features else None,
+            usable=usable.artifact if usable else None,
         )
         _refuse_other_attempts(draft, stage_name, job)
         (draft / JOB).write_text(job.model_dump_json(indent=2))
         launch.run(draft / JOB, hardware, draft / LOG, on_line or (lambda line: logger.info("%s", line)))
         remove_passing(draft / CHECKPOINTS, stage.keep)
         shutil.rmtree(draft / RANKS, ignore_errors=True)
-        return _outcome(draft, stage, run)
+        return _outcome(draft, stage, run, usable)
 
     return store.make(plan.artifact, f"train {stage_name}", plan.definition, plan.parents, build)
 
@@ -214,8 +220,9 @@ def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
     return {location: content_hash(local_path(location)) for location in files}
 
 
-def _refuse_repetition(run: ResolvedRun, stage: Stage, mixture: Manifest) -> None:
-    sizes = [component["samples"] for component in mixture.details["components"]]
+def _refuse_repetition(run: ResolvedRun, stage: Stage, mixture: Manifest, usable: Manifest | None) -> None:
+    mixed = [component["samples"] for component in mixture.details["components"]]
+    sizes = usable.details["samples"] if usable else mixed
     refuse_repetition(stage.mixture, sizes, *_what_draws(run, stage))
 
 
@@ -225,7 +232,7 @@ def _what_draws(run: ResolvedRun, stage: Stage) -> tuple[Mixture, int, int, int]
     return run.mixtures[stage.mixture], seed, steps, stage.global_batch_size
 
 
-def _outcome(draft: Path, stage: Stage, run: ResolvedRun) -> Outcome:
+def _outcome(draft: Path, stage: Stage, run: ResolvedRun, usable: Manifest | None) -> Outcome:
     rows = read_metrics(draft / METRICS)
     if not (draft / TRAINED).is_file() or len(rows) != total_steps(stage.schedule):
         raise HandoffError(f"{draft}: the training ended without leaving all steps and {TRAINED}; see {LOG}")
@@ -241,6 +248,8 @@ def _outcome(draft: Path, stage: Stage, run: ResolvedRun) -> Outcome:
         "quantize_base": run.hardware.quantize_base,
         "samples_replaced": _replaced(draft),
     }
+    if usable:
+        details |= {"usable": usable.artifact, "samples_left_out": usable.drops}
     return Outcome(rows_in=samples, rows_out=samples, details=details)
 
 
