@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.release.tiny import adapted_model, write_release
 from tinygptv.data.batching import Collator
+from tinygptv.errors import DataError
 from tinygptv.evaluate.answers import answer_all, noise_pictures
 from tinygptv.models.lora import merge_lora
 from tinygptv.release.folder import Release, load_release
@@ -55,11 +56,39 @@ def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[
 
 def test_noise_belongs_to_the_key_and_has_the_exposure_it_is_given(release: Release, samples: list[Sample]) -> None:
     collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
-    both = noise_pictures(collator.prompts(samples[:2], "vqa"), 0.5, 0.125)
-    again = noise_pictures(collator.prompts(samples[1:3], "vqa"), 0.5, 0.125)
+    both = noise_pictures(collator.prompts(samples[:2], "vqa"), [1, 1], 0.5, 0.125)
+    again = noise_pictures(collator.prompts(samples[1:3], "vqa"), [1, 1], 0.5, 0.125)
     assert both.shape == (2, 3, 16, 16)
     torch.testing.assert_close(both[1], again[0])
     assert not torch.equal(both[0], both[1])
     pixels = both.double() / 255
     assert pixels.mean() == pytest.approx(0.5, abs=0.02)
     assert pixels.std() == pytest.approx(0.125, abs=0.02)
+
+
+def test_each_picture_of_a_sample_is_replaced_and_words_alone_show_none(
+    release: Release, samples: list[Sample]
+) -> None:
+    two = Sample("two", samples[0].images + samples[1].images, (Turn("the same?", "yes"),))
+    words = Sample("words", (), (Turn("what?", "yes"),))
+    collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
+    batch = collator.prompts([two, words, samples[2]], "conversation")
+    noise = noise_pictures(batch, collator.sequences.images(batch.input_ids), 0.5, 0.125)
+    assert noise.shape == batch.pixels.shape == (3, 3, 16, 16)
+    assert not torch.equal(noise[0], noise[1])
+    said = answer_all(release, [two, words, samples[2]], "conversation", 12, noise=True)
+    assert said[1] == answer_all(release, [words], "conversation", 12)[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_sample_that_cannot_be_asked_takes_no_other_with_it(
+    release: Release, samples: list[Sample], tmp_path: Path, batch_size: int, noise: bool
+) -> None:
+    good = answer_all(release, samples, "vqa", 12)
+    (tmp_path / "2.png").write_bytes(b"")
+    said = answer_all(release, samples, "vqa", 12, batch_size=batch_size, noise=noise)
+    assert isinstance(said[2], DataError)
+    assert "2.png, key2: 0 bytes that do not decode" in str(said[2])
+    assert all(isinstance(said[row], str) for row in (0, 1, 3, 4))
+    assert noise or said[:2] + said[3:] == good[:2] + good[3:]

@@ -16,7 +16,10 @@ from tinygptv.definitions.benchmark import Metric
 from tinygptv.evaluate import captions
 from tinygptv.evaluate.boxes import in_pixels, iou
 from tinygptv.evaluate.objects import named_objects, object_f1
-from tinygptv.evaluate.vqa import vqa_accuracy
+from tinygptv.evaluate.vqa import LEAST_ANSWERS, vqa_accuracy
+
+SCORING_VERSION = 2
+"""Part of what names scores: raise it when the same answers get other marks."""
 
 IOU_THRESHOLD = 0.5
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
@@ -58,6 +61,15 @@ class Score:
     n: int
     unparsed: int
     extra: dict[str, float] = field(default_factory=dict)
+
+
+def unscorable(metric: Metric, truth: Truth) -> str | None:
+    """Why no answer to an item could be marked under a metric, in one word that is counted; None if it can be."""
+    if metric == "vqa_accuracy" and len(truth.answers) < LEAST_ANSWERS:
+        return "too_few_answers"
+    if metric == "referring_iou" and truth.box is None:
+        return "no_box"
+    return None
 
 
 def mark(metric: Metric, answer: str, truth: Truth) -> Mark:

@@ -28,7 +28,8 @@ _CONTRACTED = """
     when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
     wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
-_LEAST_ANSWERS = 4
+LEAST_ANSWERS = 4
+"""Of an item; with fewer a right answer could never score 1."""
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -38,9 +39,9 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     also match as it was written: published files never say `two` unanimously, other data does. Raises DataError for
     fewer than four answers, with which a right answer could never score 1.
     """
-    if len(answers) < _LEAST_ANSWERS:
+    if len(answers) < LEAST_ANSWERS:
         raise DataError(
-            f"VQA accuracy needs at least {_LEAST_ANSWERS} human answers, found {len(answers)}; "
+            f"VQA accuracy needs at least {LEAST_ANSWERS} human answers, found {len(answers)}; "
             "score this benchmark with `metric: exact_match`"
         )
     written = prediction.replace("\n", " ").replace("\t", " ").strip()

@@ -19,4 +19,7 @@ def answer(folder: Path, image_path: Path, question: str) -> str:
     if not image_path.is_file():
         raise DataError(f"{image_path}: no such picture")
     sample = Sample("chat", (ImageReference(str(image_path), upright=True),), (Turn(question, ""),))
-    return answer_all(load_release(folder), [sample], "conversation", MAX_NEW_TOKENS)[0]
+    (said,) = answer_all(load_release(folder), [sample], "conversation", MAX_NEW_TOKENS)
+    if isinstance(said, DataError):
+        raise said
+    return said
