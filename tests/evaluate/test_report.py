@@ -171,6 +171,17 @@ def test_the_noise_of_a_mixed_benchmark_says_over_how_many_items_it_is(manifests
     assert [row.noise_items for row in rows] == ["412 with pictures", *[""] * 7]
 
 
+def test_a_bleu_of_short_captions_is_not_called_bleu_4(manifests: list[Manifest]) -> None:
+    short = [
+        manifest.model_copy(update={"details": manifest.details | {"extra": {"ngram_order": 2}}})
+        if manifest.details.get("metric") == "caption_bleu"
+        else manifest
+        for manifest in manifests
+    ]
+    rows = score_table(resolved(), sort_artifacts(resolved().recipe, short)).rows
+    assert "sacreBLEU-2: no answer has four words" in [row.metric for row in rows]
+
+
 def test_a_run_without_scores_still_has_a_report(store: Store, manifests: list[Manifest]) -> None:
     unfinished = [manifest for manifest in manifests if "/scores-" not in manifest.artifact]
     page = page_of(store, unfinished)

@@ -222,8 +222,11 @@ def _metric(score: Manifest) -> str:
         "object_f1": "F1 of the objects named",
     }
     named = names[score.details["metric"]]
-    if "mean_iou" in score.details.get("extra", {}):
-        named += f", mean IoU {score.details['extra']['mean_iou']:.2f}"
+    extra = score.details.get("extra", {})
+    if "mean_iou" in extra:
+        named += f", mean IoU {extra['mean_iou']:.2f}"
+    if "ngram_order" in extra:
+        named = f"sacreBLEU-{extra['ngram_order']:.0f}: no answer has four words"
     return named
 
 
