@@ -56,7 +56,8 @@ def _score_table(scores: dict[Arrow, Manifest]) -> str:
     models = list(dict.fromkeys(_column(arrow) for arrow in scores))
     cells: dict[str, dict[str, str]] = {}
     for arrow, manifest in scores.items():
-        cells.setdefault(arrow.benchmark, {})[_column(arrow)] = f"{manifest.details['value']:.3f}"
+        value = manifest.details["value"]  # None with noise where no item has a picture
+        cells.setdefault(arrow.benchmark, {})[_column(arrow)] = "–" if value is None else f"{value:.3f}"
     rows = [
         f"| {benchmark} | {' | '.join(found.get(model, '') for model in models)} |"
         for benchmark, found in cells.items()

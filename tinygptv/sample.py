@@ -24,12 +24,14 @@ class Turn:
 class ImageReference:
     """Where image bytes lie: a whole file (`length` 0) or `length` bytes from `offset` inside a shard.
 
-    `path` is absolute, an `s3://` address, or relative to the artifact that names it.
+    `path` is absolute, an `s3://` address, or relative to the artifact that names it. `upright` asks for the rotation
+    that EXIF says, as people see a photograph; pictures beside annotations are read as they are coded.
     """
 
     path: str
     offset: int = 0
     length: int = 0
+    upright: bool = False
 
 
 @dataclass(frozen=True, slots=True)

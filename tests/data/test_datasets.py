@@ -63,7 +63,8 @@ def test_every_test_and_template_that_the_page_names_exists() -> None:
         for path in (CHECKOUT / "tests").rglob("test_*.py")
         for name in re.findall(r"^def test_(\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    tables = rows("Answers, cuts, images") + rows("What is wrong with a record")
+    headings = ("Answers, cuts, images", "Pictures", "Scores", "What is wrong with a record")
+    tables = [row for heading in headings for row in rows(heading)]
     named = {name for row in tables for name in names(row[-1])} | {
         name for name in names(PAGE.partition("## Talks")[0]) if name.count("_") > 3
     }

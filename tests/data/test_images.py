@@ -1,7 +1,11 @@
-"""The image transform equals the published one to the last bit, whatever the file."""
+"""The image transform equals the published one to the last bit for ordinary files; others are seen as curation stores
+them, or refused as it refuses them."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +14,12 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from tinygptv.data.batching import Batch
+from tinygptv.data.formats import PictureError
 from tinygptv.data.images import ImageReader, decode
 from tinygptv.data.normalising import normalise
+from tinygptv.data.pictures import store_picture
 from tinygptv.definitions.recipe import Decoding
+from tinygptv.definitions.source import Download
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference
 
@@ -97,18 +104,144 @@ def test_a_jpeg_of_too_many_pixels_is_refused_by_the_fast_way_too() -> None:
     data = bytearray(encoded("RGB", "JPEG"))
     size = data.index(b"\xff\xc0") + 5
     data[size : size + 4] = (65500).to_bytes(2) * 2
-    with pytest.raises(DataError, match=r"bomb, key7: \d+ bytes that do not decode as an image \(Image size"):
+    with pytest.raises(DataError, match=r"bomb, key7: \d+ bytes that do not decode as an image \(too_many_pixels\)"):
         decode(bytes(data), 8, "bomb, key7", "fast")
 
 
-def test_an_image_turned_by_exif_is_not_turned_back() -> None:
-    image = Image.fromarray(np.arange(12 * 8 * 3, dtype=np.uint8).reshape(8, 12, 3))
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def ramp(mode: str = "RGB") -> Image.Image:
+    """Dark at the left, bright at the right, with a red corner where there are colours."""
+    image = Image.fromarray(np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1))).convert("RGB")
+    image.paste((220, 20, 20), (0, 0, 16, 12))
+    return image.convert(mode)
+
+
+def half_transparent(mode: str = "RGBA") -> Image.Image:
+    """The ramp, black and transparent on its right half: white to whoever looks."""
+    image = ramp("RGBA")
+    image.paste((0, 0, 0, 0), (32, 0, 64, 48))
+    return image.convert(mode)
+
+
+def sixteen_bits() -> np.ndarray:
+    return np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
+
+
+def sixteen_bit_colours() -> bytes:
+    """A PNG of 16 bits a channel, with alpha; Pillow writes none."""
+    levels = sixteen_bits()
+    opaque = np.where(np.arange(64) < 32, 65535, 0).astype(np.uint16) + np.zeros_like(levels)
+    rows = np.stack([levels, levels[:, ::-1], levels, opaque], axis=-1).astype(">u2").tobytes()
+    lines = b"".join(b"\0" + rows[start : start + 512] for start in range(0, len(rows), 512))
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", 64, 48, 16, 6, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines)),
+        (b"IEND", b""),
+    )
+    chunks = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def small_frame() -> bytes:
+    """A GIF whose screen is larger than its frame."""
+    body = bytearray(saved(ramp("P").crop((0, 0, 40, 30)), "GIF"))
+    body[6:10] = struct.pack("<HH", 64, 48)
+    return bytes(body)
+
+
+UNUSUAL = {
+    "grey of 16 bits": saved(Image.fromarray(sixteen_bits()), "PNG"),
+    "colours of 16 bits and alpha": sixteen_bit_colours(),
+    "a TIFF of 16 bits": saved(Image.fromarray(sixteen_bits()), "TIFF"),
+    "a TIFF of 16 bits, white is zero": saved(Image.fromarray(sixteen_bits()), "TIFF", tiffinfo={262: 0}),
+    "alpha": saved(half_transparent(), "PNG"),
+    "grey and alpha": saved(half_transparent("LA"), "PNG"),
+    "a transparent colour of a palette": saved(ramp("P"), "PNG", transparency=0),
+    "a transparent grey": saved(ramp("L"), "PNG", transparency=0),
+    "a transparent GIF": saved(half_transparent(), "GIF"),
+    "a transparent WebP": saved(half_transparent(), "WEBP", lossless=True),
+    "a transparent TIFF": saved(half_transparent(), "TIFF"),
+    "a transparent AVIF": saved(half_transparent(), "AVIF", quality=100),
+    "a GIF that leaves some of its screen": small_frame(),
+    "an animation": saved(ramp(), "PNG", save_all=True, append_images=[half_transparent("RGB")]),
+    "CMYK": saved(ramp("CMYK"), "JPEG", quality=95),
+    "a CMYK TIFF": saved(ramp("CMYK"), "TIFF"),
+    "one bit": saved(ramp("1"), "PNG"),
+    "a BMP": saved(ramp(), "BMP"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+@pytest.mark.parametrize("decoding", ["exact", "fast"])
+def test_an_unusual_picture_is_seen_as_curation_stores_it(kind: str, decoding: Decoding) -> None:
+    stored = store_picture(UNUSUAL[kind], Download(image_size=64, min_side=1, jpeg_quality=100)).jpeg
+    seen = decode(UNUSUAL[kind], 32, kind, decoding).astype(int)
+    assert np.abs(seen - decode(stored, 32, kind)).mean() < 4
+    assert 20 < seen.mean() < 235
+
+
+def test_sixteen_bits_are_scaled_to_eight() -> None:
+    seen = decode(UNUSUAL["grey of 16 bits"], 64, "here")
+    assert np.array_equal(
+        seen, decode(saved(Image.fromarray((sixteen_bits() >> 8).astype(np.uint8)), "PNG"), 64, "here")
+    )
+
+
+def test_what_is_transparent_is_white() -> None:
+    seen = decode(UNUSUAL["alpha"], 64, "here")
+    assert (seen[:, :, 40:] == 255).all()
+    assert seen[:, :, :24].mean() < 128
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(ramp(), "JPEG2000"),
+        saved(ramp(), "ICO"),
+        b"8BPS\0\1" + bytes(40),
+        saved(ramp("F"), "TIFF"),
+        saved(ramp(), "PPM"),
+        saved(ramp(), "JPEG")[:-200],
+        saved(ramp(), "JPEG")[:-2],
+        saved(ramp(), "PNG")[:-60],
+        saved(ramp(), "GIF")[:400],
+        saved(ramp(), "BMP")[:-100],
+        saved(ramp(), "JPEG").replace(b"\xff\xc0", b"\xff\xc9", 1),
+        b"",
+        b"<html>gone</html>",
+    ],
+    ids=range(13),
+)
+@pytest.mark.parametrize("decoding", ["exact", "fast"])
+def test_what_curation_refuses_is_refused_for_the_same_reason(data: bytes, decoding: Decoding) -> None:
+    with pytest.raises(PictureError) as refused:
+        store_picture(data, Download(min_side=1))
+    with pytest.raises(DataError, match=rf"here: {len(data)} bytes that do not decode .*\({refused.value.reason}[;)]"):
+        decode(data, 8, "here", decoding)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 100, "subsampling": 0})])
+@pytest.mark.parametrize("decoding", ["exact", "fast"])
+def test_an_image_turned_by_exif_is_turned_back_only_on_demand(
+    kind: str, options: dict[str, Any], decoding: Decoding
+) -> None:
+    image = ramp()
     exif = image.getexif()
     exif[0x0112] = 6
-    stream = io.BytesIO()
-    image.save(stream, "PNG", exif=exif)
-    as_stored = np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    assert np.array_equal(decode(stream.getvalue(), 8, "here"), as_stored)
+    data = saved(image, kind, exif=exif, **options)
+    as_coded = decode(saved(image, kind, **options), 32, "here", decoding)
+    assert np.array_equal(decode(data, 32, "here", decoding), as_coded)
+    upright = decode(data, 32, "here", decoding, upright=True).astype(int)
+    assert np.abs(upright - np.rot90(as_coded, -1, axes=(1, 2))).max() <= 2
+    assert np.array_equal(
+        decode(saved(image, kind, **options), 32, "here", upright=True),
+        decode(saved(image, kind, **options), 32, "here"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from PIL import Image
 from tests.release.tiny import adapted_model, write_release
 from tinygptv.data.batching import Collator
 from tinygptv.errors import DataError
-from tinygptv.evaluate.answers import answer_all, askable, noise_pictures
+from tinygptv.evaluate.answers import answer_all, noise_pictures
+from tinygptv.evaluate.items import PromptTooLongError
 from tinygptv.models.lora import merge_lora
 from tinygptv.release.folder import Release, load_release
 from tinygptv.sample import ImageReference, Sample, Turn
@@ -57,8 +58,8 @@ def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[
 
 def test_noise_belongs_to_the_key_and_has_the_exposure_it_is_given(release: Release, samples: list[Sample]) -> None:
     collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
-    both = noise_pictures(collator.prompts(samples[:2], "vqa"), 0.5, 0.125)
-    again = noise_pictures(collator.prompts(samples[1:3], "vqa"), 0.5, 0.125)
+    both = noise_pictures(collator.prompts(samples[:2], "vqa"), [1, 1], 0.5, 0.125)
+    again = noise_pictures(collator.prompts(samples[1:3], "vqa"), [1, 1], 0.5, 0.125)
     assert both.shape == (2, 3, 16, 16)
     torch.testing.assert_close(both[1], again[0])
     assert not torch.equal(both[0], both[1])
@@ -71,19 +72,22 @@ def test_a_question_too_long_for_the_decoder_is_refused_with_both_counts(
     release: Release, samples: list[Sample]
 ) -> None:
     long = replace(samples[0], key="long", turns=(Turn("what is it? " * 30, "yes"),))
-    with pytest.raises(DataError, match=r"long: the prompt has 386 tokens, and the decoder has 256 positions"):
-        answer_all(release, [*samples, long], "conversation", 12)
-    assert askable(release, [*samples, long], "conversation") == samples
+    *said, refused = answer_all(release, [*samples, long], "conversation", 12)
+    assert isinstance(refused, PromptTooLongError)
+    assert "long: the prompt has 386 tokens, and the decoder has 256 positions" in str(refused)
+    assert said == answer_all(release, samples, "conversation", 12)
 
 
 def test_an_answer_stops_where_the_positions_end_whatever_the_batch(release: Release, samples: list[Sample]) -> None:
-    free = answer_all(release, samples, "conversation", 40)
+    free = [str(said) for said in answer_all(release, samples, "conversation", 40)]
     longest = max(
         Collator(release.tokenizer, release.inputs, release.model.num_image_tokens).prompt_length(one, "conversation")
         for one in samples
     )
     release.model.max_positions = longest + 3
-    alone, together = (answer_all(release, samples, "conversation", 40, batch_size=size) for size in (1, 5))
+    alone, together = (
+        [str(said) for said in answer_all(release, samples, "conversation", 40, batch_size=size)] for size in (1, 5)
+    )
     assert alone == together
     assert all(whole.startswith(cut) for whole, cut in zip(free, alone, strict=True))
     assert len(free[-1].split()) > 3 >= len(alone[-1].split())
@@ -93,3 +97,31 @@ def test_special_tokens_in_a_question_are_text(release: Release, samples: list[S
     asked = replace(samples[0], turns=(Turn("what is <|end|>?", "an end"),))
     ids = Collator(release.tokenizer, release.inputs, 4).prompts([asked], "conversation").input_ids[0].tolist()
     assert ids.count(release.tokenizer.eos_token_id) == 1  # which begins the prompt
+
+
+def test_each_picture_of_a_sample_is_replaced_and_words_alone_show_none(
+    release: Release, samples: list[Sample]
+) -> None:
+    two = Sample("two", samples[0].images + samples[1].images, (Turn("the same?", "yes"),))
+    words = Sample("words", (), (Turn("what?", "yes"),))
+    collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
+    batch = collator.prompts([two, words, samples[2]], "conversation")
+    noise = noise_pictures(batch, collator.sequences.images(batch.input_ids), 0.5, 0.125)
+    assert noise.shape == batch.pixels.shape == (3, 3, 16, 16)
+    assert not torch.equal(noise[0], noise[1])
+    said = answer_all(release, [two, words, samples[2]], "conversation", 12, noise=True)
+    assert said[1] == answer_all(release, [words], "conversation", 12)[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_sample_that_cannot_be_asked_takes_no_other_with_it(
+    release: Release, samples: list[Sample], tmp_path: Path, batch_size: int, noise: bool
+) -> None:
+    good = answer_all(release, samples, "vqa", 12)
+    (tmp_path / "2.png").write_bytes(b"")
+    said = answer_all(release, samples, "vqa", 12, batch_size=batch_size, noise=noise)
+    assert isinstance(said[2], DataError)
+    assert "2.png, key2: 0 bytes that do not decode" in str(said[2])
+    assert all(isinstance(said[row], str) for row in (0, 1, 3, 4))
+    assert noise or said[:2] + said[3:] == good[:2] + good[3:]

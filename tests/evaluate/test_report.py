@@ -120,7 +120,7 @@ def test_the_verdict_rests_on_chance_and_noise(manifests: list[Manifest]) -> Non
     run = resolved()
     good = verdict(run, sort_artifacts(run.recipe, manifests))
     assert good.learned
-    assert good.lines[0] == "The model sees: all of 8 held-out benchmarks lie clearly above chance."
+    assert good.lines[0] == "The model sees: all of 9 held-out benchmarks lie clearly above chance."
     assert good.lines[2] == "With noise for pictures, all of those fall back to chance."
     peeking = [
         manifest.model_copy(update={"details": manifest.details | {"value": 0.9}})
@@ -129,6 +129,57 @@ def test_the_verdict_rests_on_chance_and_noise(manifests: list[Manifest]) -> Non
         for manifest in manifests
     ]
     assert not verdict(run, sort_artifacts(run.recipe, peeking)).learned
+
+
+def with_noise(manifests: list[Manifest], **details: object) -> list[Manifest]:
+    """The manifests, with other details in the noise score of the first benchmark."""
+    first = next(manifest for manifest in manifests if manifest.details.get("noise"))
+    changed = first.model_copy(update={"details": first.details | details})
+    return [changed if manifest is first else manifest for manifest in manifests]
+
+
+def test_a_benchmark_in_words_alone_has_no_noise_and_proves_nothing_about_seeing(
+    store: Store, manifests: list[Manifest]
+) -> None:
+    nothing = {"value": None, "low": None, "high": None, "chance": None, "lenient": None, "n": 0}
+    words = with_noise(manifests, **nothing)
+    artifacts = sort_artifacts(resolved().recipe, words)
+    row = score_table(resolved(), artifacts).rows[0]
+    assert (row.noise, row.noise_items) == ("–", "words alone")
+    said = verdict(resolved(), artifacts)
+    assert said.learned
+    assert said.lines[0] == "The model sees: all of 8 held-out benchmarks lie clearly above chance."
+    assert "Asked in words alone, which says nothing about seeing: " in said.lines[3]
+    assert "<small>words alone</small>" in page_of(store, words)
+
+
+def test_a_run_of_words_alone_is_not_proven_to_see(manifests: list[Manifest]) -> None:
+    words = [
+        manifest.model_copy(update={"details": manifest.details | {"value": None, "n": 0}})
+        if manifest.details.get("noise")
+        else manifest
+        for manifest in manifests
+    ]
+    said = verdict(resolved(), sort_artifacts(resolved().recipe, words))
+    assert not said.learned
+    assert said.lines[0] == "Not proven to see: none has pictures."
+
+
+def test_the_noise_of_a_mixed_benchmark_says_over_how_many_items_it_is(manifests: list[Manifest]) -> None:
+    artifacts = sort_artifacts(resolved().recipe, with_noise(manifests, n=412))
+    rows = score_table(resolved(), artifacts).rows
+    assert [row.noise_items for row in rows] == ["412 with pictures", *[""] * 8]
+
+
+def test_a_bleu_of_short_captions_is_not_called_bleu_4(manifests: list[Manifest]) -> None:
+    short = [
+        manifest.model_copy(update={"details": manifest.details | {"extra": {"ngram_order": 2}}})
+        if manifest.details.get("metric") == "caption_bleu"
+        else manifest
+        for manifest in manifests
+    ]
+    rows = score_table(resolved(), sort_artifacts(resolved().recipe, short)).rows
+    assert "sacreBLEU-2: no answer has four words" in [row.metric for row in rows]
 
 
 def test_a_run_without_scores_still_has_a_report(store: Store, manifests: list[Manifest]) -> None:

@@ -12,23 +12,21 @@ from tests.release.tiny import adapted_model, write_release
 from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.data.batching import Collator
-from tinygptv.definitions.benchmark import Benchmark
+from tinygptv.definitions.benchmark import Benchmark, Metric
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
+from tinygptv.evaluate import scores
 from tinygptv.evaluate.scores import (
     ANSWERS,
     SCORES,
     asking_inputs,
-    chosen,
     evaluate,
     evaluate_model,
     other_ends,
-    truth_of,
 )
 from tinygptv.journey import ReadingStore
 from tinygptv.models.lora import merge_lora
-from tinygptv.sample import ImageReference, Sample, Turn
 
 BENCHMARK = Benchmark(
     about="statements", source="drawn", task="statement", metric="true_false_accuracy", max_new_tokens=4
@@ -147,18 +145,100 @@ def test_a_benchmark_without_usable_items_is_an_error(
         evaluate(store, run, "first", "export", released, "statements")
 
 
-def test_a_limited_choice_does_not_depend_on_the_order_of_the_file() -> None:
-    samples = [Sample(str(number), (), (Turn("q", "a"),)) for number in range(50)]
-    assert chosen(samples, 7) == chosen(samples[::-1], 7)
-    assert chosen(samples, None) == samples
+@pytest.fixture
+def mixed(tmp_path: Path, run: ResolvedRun) -> ResolvedRun:
+    """Items of one picture, of two, and in words alone, in LLaVA's layout: benchmarks `mixed` and `words`."""
+    for number in range(3):
+        Image.new("RGB", (20, 20), (80 * number, 80, 90)).save(tmp_path / f"p{number}.png")
+    records = [
+        {"id": "one", "image": "p0.png", "conversations": talk("[vqa] what is it?")},
+        {"id": "two", "image": ["p1.png", "p2.png"], "conversations": talk("is <image> like <image>?")},
+        {"id": "words", "conversations": talk("what comes after one?")},
+    ]
+    sources, benchmarks = {}, {}
+    for name, some in (("mixed", records), ("words", records[2:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in some))
+        benchmarks[name] = Benchmark(
+            about="own", source=name, task="conversation", metric="exact_match", max_new_tokens=4
+        )
+        sources[name] = AnnotationsSource(
+            kind="annotations",
+            about="drawn here",
+            licence="none",
+            format="llava_conversation",
+            files={"annotations": str(tmp_path / f"{name}.jsonl")},
+            images=str(tmp_path),
+        )
+    return replace(run, benchmarks=benchmarks, sources=sources)
 
 
-def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
-    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
-    image = ImageReference(str(tmp_path / "a.png"))
-    truth = truth_of(Sample("k", (image,), (Turn("the dog", "{<0><0><50><50>}"),), boxes=((0, 0, 0.5, 0.5),)))
-    assert truth.image_size == (30, 20)
-    assert truth.answers == ("{<0><0><50><50>}",)
+def talk(question: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": "blue"}]
+
+
+def test_noise_stands_for_each_picture_and_words_alone_are_left_out_of_it(
+    store: Store, mixed: ResolvedRun, released: Manifest
+) -> None:
+    seen = evaluate(store, mixed, "first", "export", released, "mixed")
+    noise = evaluate(store, mixed, "first", "export", released, "mixed", noise=True)
+    assert (seen.details["n"], noise.details["n"], noise.rows_out) == (3, 2, 2)
+    assert noise.drops["no_picture"] == 1
+    assert 0 <= noise.details["value"] <= 1
+    answers = (store.folder(noise.artifact) / ANSWERS).read_text().splitlines()
+    assert [json.loads(line)["key"] for line in answers] == ["one", "two"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_benchmark_in_words_alone_has_no_value_with_noise(
+    store: Store, mixed: ResolvedRun, released: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluate(store, mixed, "first", "export", released, "words").details["n"] == 1
+    monkeypatch.setattr(scores, "_loaded", None)  # no model is needed for it
+    noise = evaluate(store, mixed, "first", "export", released, "words", noise=True)
+    assert (noise.rows_in, noise.rows_out, noise.drops["no_picture"]) == (1, 0, 1)
+    written = json.loads((store.folder(noise.artifact) / SCORES).read_text())
+    assert (written["value"], written["chance"], written["n"]) == (None, None, 0)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_picture_that_cannot_be_decoded_costs_its_item_and_no_other(
+    store: Store, run: ResolvedRun, released: Manifest, tmp_path: Path, noise: bool
+) -> None:
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
+    (tmp_path / "4.png").write_text("<html>gone</html>")
+    manifest = evaluate(store, run, "first", "export", released, "statements", noise=noise)
+    assert (manifest.rows_in, manifest.rows_out) == (42, 38)
+    assert {reason: count for reason, count in manifest.drops.items() if count} == {
+        "missing_image": 2,
+        "unusable_item": 2,
+    }
+
+
+def test_a_benchmark_none_of_whose_pictures_can_be_decoded_is_an_error(
+    store: Store, run: ResolvedRun, released: Manifest, tmp_path: Path
+) -> None:
+    for picture in tmp_path.glob("*.png"):
+        picture.write_text("<html>gone</html>")
+    with pytest.raises(DataError, match=r"no item can be asked \(missing_image 2, unusable_item 40\): .*not_image"):
+        evaluate(store, run, "first", "export", released, "statements")
+
+
+@pytest.mark.parametrize(
+    ("metric", "reason"),
+    [("vqa_accuracy", "too_few_answers 40; `metric: exact_match`"), ("referring_iou", "no_box 40")],
+)
+def test_a_metric_that_no_item_is_made_for_is_refused_before_a_model_is_loaded(
+    store: Store,
+    run: ResolvedRun,
+    released: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    metric: Metric,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(scores, "_loaded", None)
+    wrong = replace(run, benchmarks={"statements": BENCHMARK.model_copy(update={"metric": metric})})
+    with pytest.raises(DataError, match=f"no usable item among 42 .missing_image 2, {reason}"):
+        evaluate(store, wrong, "first", "export", released, "statements")
 
 
 def test_a_stage_trained_without_prompt_is_asked_with_the_template_of_the_others() -> None:

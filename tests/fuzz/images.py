@@ -16,9 +16,13 @@ from typing import get_args
 
 from PIL import Image
 
+from tinygptv.data.decoding import first_frame
 from tinygptv.data.formats import PictureError, Reason
+from tinygptv.data.images import decode
 from tinygptv.data.pictures import store_picture
+from tinygptv.definitions.recipe import Decoding
 from tinygptv.definitions.source import Download
+from tinygptv.errors import DataError
 
 LIMITS = Download(image_size=64, min_side=1, max_aspect=1000.0, max_pixels=1_000_000)
 
@@ -29,14 +33,19 @@ Random = randomness.Random
 
 
 def check(data: bytes) -> None:
-    """What must hold for any bytes: a reason from the list, or a JPEG that is what is said of it."""
+    """What must hold for any bytes: a reason from the list, or a JPEG that is what is said of it; and models are shown
+    what is stored, or refused what is not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        seen = _seen(data)
         try:
             made = store_picture(data, LIMITS)
         except PictureError as error:
             assert error.reason in get_args(Reason)
+            assert seen is None or error.reason in ("bad_aspect", "too_small")
             return
+    assert seen is not None
+    assert sorted(seen) == sorted((made.original_width, made.original_height))
     assert 1 <= min(made.width, made.height) <= LIMITS.image_size
     assert made.original_width * made.original_height <= LIMITS.max_pixels
     assert made.reencoded or len(made.jpeg) <= len(data) + 2 or made.original_format == "jxl"
@@ -47,6 +56,20 @@ def check(data: bytes) -> None:
         assert (image.mode, image.size) == ("RGB", (made.width, made.height))
         assert not any(name in image.info for name in _METADATA)
     assert store_picture(made.jpeg, LIMITS).jpeg == made.jpeg
+
+
+def _seen(data: bytes) -> tuple[int, int] | None:
+    """Size of the frame that models are shown; None if they are shown none, by either way of decoding."""
+    ways: tuple[Decoding, ...] = ("exact", "fast")
+    for way in ways:
+        try:
+            assert decode(data, 8, "here", way).shape == (3, 8, 8)
+        except DataError as error:
+            assert "bytes that do not decode as an image" in str(error)
+    try:
+        return first_frame(data, LIMITS.max_pixels)[0].size
+    except PictureError:
+        return None
 
 
 def cases(random: Random) -> bytes:

@@ -37,3 +37,30 @@ def test_a_question_that_cannot_be_asked_is_named(tmp_path: Path, question: str,
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.png: no such picture"):
         answer(tmp_path, tmp_path / "nothing.png", "what is it?")
+
+
+def test_a_photograph_that_a_camera_turned_is_seen_upright(tmp_path: Path) -> None:
+    model = adapted_model()
+    merge_lora(model.language_model)
+    folder = write_release(tmp_path / "release", model)
+    scene = Image.new("RGB", (64, 64), "white")
+    scene.paste("black", (0, 0, 64, 30))
+    exif = scene.getexif()
+    exif[0x0112] = 6
+    scene.save(tmp_path / "turned.png", exif=exif)
+    scene.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    scene.save(tmp_path / "sideways.png")
+    turned, upright, sideways = (
+        answer(folder, tmp_path / f"{name}.png", "[vqa] what is it?") for name in ("turned", "upright", "sideways")
+    )
+    assert turned == upright != sideways
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"8BPS\0\1" + bytes(40)])
+def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    model = adapted_model()
+    merge_lora(model.language_model)
+    folder = write_release(tmp_path / "release", model)
+    (tmp_path / "picture.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"picture\.png, chat: \d+ bytes that do not decode as an image"):
+        answer(folder, tmp_path / "picture.png", "[vqa] what is it?")

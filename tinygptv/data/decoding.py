@@ -1,19 +1,27 @@
-"""A picture's first frame → rows of opaque 8-bit RGB, by Pillow and its plug-ins.
+"""A picture's first frame → opaque 8-bit RGB: the one way from bytes to pixels, for pictures that are stored (see
+`pictures`) and for those that models and people look at (see `images`).
 
 Decoders get what pixels need and nothing else (see `Still`), so what is not the picture cannot decide about it.
+Transparency is blended on white, and so is what a frame leaves of its canvas; 16 bits are scaled to 8; palettes, grey
+and CMYK become RGB. JPEGs are read by libjpeg-turbo, CMYK ones and all other formats by Pillow and its plug-ins.
+What EXIF says of orientation is told, not applied: that is for the caller to decide.
 """
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from tinygptv.data import gif, isobmff, jpeg, png, tiff, webp
-from tinygptv.data.formats import Format, PictureError, Still
+from tinygptv.data import gif, isobmff, jpeg, jpeg_scans, jxl, png, tiff, webp
+from tinygptv.data.formats import Format, PictureError, Still, sniff
+from tinygptv.data.jpeg import JpegLayout
 from tinygptv.data.plugins import plugin
 
 Pixels = NDArray[np.uint8]
@@ -33,6 +41,130 @@ _WHITE = 255
 _MAX_16 = np.uint16(65535)
 _PHOTOMETRIC = 262
 
+_STRAY_BYTES = "extraneous bytes before marker"
+"""What libjpeg says of them, but also of a picture that lost its place."""
+_SNIFFED_BYTES = 4096
+"""Enough for a file's brands."""
+_TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
+_MIRRORED = (2, 4, 5, 7)
+"""EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
+_JXL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
+
+
+def read_jpeg(body: bytes) -> tuple[JpegLayout, bytes]:
+    """A JPEG's layout, and the file without metadata. Raises PictureError."""
+    try:
+        layout = jpeg.read_layout(body)
+        plain = layout.without_metadata(body)
+    except jpeg.UnsupportedJpegError:
+        raise PictureError("unsupported_format") from None
+    except jpeg.TruncatedJpegError:
+        raise PictureError("truncated_image") from None
+    except ValueError:
+        raise PictureError("damaged_image") from None
+    return layout, plain
+
+
+def only_pixels(plain: bytes) -> bytes:
+    """A JPEG without bytes that belong to no segment. Raises PictureError."""
+    try:
+        return jpeg_scans.without_stray_bytes(plain)
+    except jpeg_scans.ScanError:
+        raise PictureError("damaged_image") from None
+
+
+def decode_jpeg(plain: bytes) -> tuple[bytes, Pixels]:
+    """The pixels of a JPEG that is not CMYK, and the file without stray bytes that its decoder would warn of. Raises
+    PictureError."""
+    try:
+        return plain, simplejpeg.decode_jpeg(plain, "RGBX")
+    except ValueError as error:
+        if _STRAY_BYTES not in str(error):
+            raise PictureError("damaged_image") from None
+    plain = only_pixels(plain)
+    try:
+        return plain, simplejpeg.decode_jpeg(plain, "RGBX")
+    except ValueError:
+        raise PictureError("damaged_image") from None
+
+
+def read_jxl(body: bytes) -> jxl.Header:
+    """A JPEG XL's header. Raises PictureError, also if the package that decodes it is not installed."""
+    if plugin("jxl") is None:
+        raise PictureError("unsupported_format")
+    with reading(Still(body)):
+        return jxl.read_header(body)
+
+
+def decode_jxl(body: bytes, header: jxl.Header) -> bytes | Image.Image:
+    """The JPEG that was packed losslessly, to the bit; else its pixels, which are upright. Raises PictureError."""
+    package = plugin("jxl")
+    if package is None:
+        raise PictureError("unsupported_format")
+    with reading(Still(body)):
+        is_jpeg, info, data, *_ = package.Decoder(num_threads=0)(body)
+        if is_jpeg:
+            return bytes(data)
+        if info.width * info.height != header.width * header.height or info.mode not in _JXL_MODES:
+            raise PictureError("unsupported_format")
+        return Image.frombytes(info.mode, (info.width, info.height), data)
+
+
+def first_frame(body: bytes, max_pixels: int) -> tuple[Image.Image, int]:
+    """The first frame of an encoded picture, whole: of mode RGB, or RGBX whose fourth byte has no meaning; and the
+    orientation that EXIF says. Raises PictureError."""
+    kind = sniff(body)
+    if kind == "jxl":
+        header = read_jxl(body)
+        _check_pixels(header.width, header.height, max_pixels)
+        unpacked = decode_jxl(body, header)
+        if isinstance(unpacked, bytes):
+            return first_frame(unpacked, max_pixels)
+        with reading(Still(body)):
+            return canvas(unpacked, Still(body)), 1
+    if kind == "jpeg":
+        layout, plain = read_jpeg(body)
+        _check_pixels(layout.width, layout.height, max_pixels)
+        if layout.has_gaps:
+            plain = only_pixels(plain)
+        if layout.components != 4:
+            _, pixels = decode_jpeg(plain)
+            size = layout.width, layout.height
+            return Image.frombuffer("RGBX", size, pixels, "raw", "RGBX", 0, 1), layout.orientation
+        still = Still(plain, orientation=layout.orientation)
+    else:
+        still = read_still(body, kind)
+    _check_pixels(still.width or 0, still.height or 0, max_pixels)
+    image = open_still(still, kind)
+    _check_pixels(image.width, image.height, max_pixels)
+    turn = orientation(image, still)
+    image = load(image, still)
+    with reading(still):
+        frame = canvas(image, still)
+    if kind == "avif":  # what its properties say is not EXIF but how its pixels are coded; HEIC's decoder applies that
+        return Image.fromarray(np.ascontiguousarray(upright(np.asarray(frame), turn))), 1
+    return frame, turn
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height in px as a file's header says them, before any orientation; nothing is decoded. Raises
+    PictureError, and OSError if there is no such file."""
+    with path.open("rb") as stream:
+        kind = sniff(stream.read(_SNIFFED_BYTES))
+        if kind == "jxl":
+            stream.seek(0)
+            header = read_jxl(stream.read(_SNIFFED_BYTES))
+            return header.width, header.height
+        stream.seek(0)
+        with reading(Still(b"")), _opened(stream, kind) as image:
+            return image.size
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """(height, width, channels) turned and mirrored as an EXIF orientation asks for."""
+    turned = np.rot90(pixels, _TURNS.get(orientation, 0))
+    return turned[:, ::-1] if orientation in _MIRRORED else turned
+
 
 def read_still(body: bytes, kind: Format) -> Still:
     """What a decoder of this format needs of a file. Raises PictureError."""
@@ -45,13 +177,8 @@ def read_still(body: bytes, kind: Format) -> Still:
 def open_still(still: Still, kind: Format) -> Image.Image:
     """The frame, not yet decoded. Raises PictureError."""
     with reading(still):
-        if kind == "heic":
-            package = plugin(kind)
-            if package is None:
-                raise PictureError("unsupported_format")
-            return package.HeifImageFile(io.BytesIO(still.data))
         try:
-            return Image.open(io.BytesIO(still.data), formats=[kind.upper()])
+            return _opened(io.BytesIO(still.data), kind)
         except OSError as error:  # Pillow's words for a sound file of a kind that it does not know
             if not still.is_cut and (kind == "tiff" or "Unsupported BMP" in str(error)):
                 raise PictureError("unsupported_format") from None
@@ -94,6 +221,17 @@ def rows(image: Image.Image, still: Still, top: int, end: int) -> Pixels:
     return strip
 
 
+def canvas(image: Image.Image, still: Still) -> Image.Image:
+    """The whole canvas at once, of mode RGB."""
+    width, height = still.width or image.width, still.height or image.height
+    frame = _rgb(image)
+    if frame.size == (width, height):
+        return frame
+    whole = Image.new("RGB", (width, height), "white")
+    whole.paste(frame, (still.left, still.top))
+    return whole
+
+
 @contextmanager
 def reading(still: Still) -> Iterator[None]:
     """What a decoder says of a file, in one word."""
@@ -105,6 +243,20 @@ def reading(still: Still) -> Iterator[None]:
         raise PictureError("too_many_pixels") from None
     except Exception:  # on bytes that are not what they seem, a dozen parsers raise whatever they stumble over
         raise PictureError("truncated_image" if still.is_cut else "damaged_image") from None
+
+
+def _opened(stream: BinaryIO, kind: Format) -> Image.Image:
+    if kind != "heic":
+        return Image.open(stream, formats=[kind.upper()])
+    package = plugin(kind)
+    if package is None:
+        raise PictureError("unsupported_format")
+    return package.HeifImageFile(stream)
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise PictureError("too_many_pixels")
 
 
 def _opaque(image: Image.Image, top: int, end: int) -> Pixels:
@@ -120,7 +272,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         shown[levels == image.info.get("transparency", -1)] = _WHITE
         return Image.fromarray(shown).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layered = image.convert("RGBA")
     white = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(white, layered).convert("RGB")

@@ -1,15 +1,21 @@
 """Bytes → pixels, exactly as the published models see images; and where those bytes are read from.
 
-RGB, a bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation. No crop,
-no flip, no rotation by EXIF: source `blip2_image_train` and `blip2_image_eval` of MiniGPT-4, where both are the same.
+A bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation. No crop, no
+flip: source `blip2_image_train` and `blip2_image_eval` of MiniGPT-4, where both are the same.
+
+What comes before the resize is `decoding`'s, as for pictures that are stored: an opaque first frame of 8-bit RGB, and
+what is refused there is refused here. Of an 8-bit opaque picture that is what the published readers see, Pillow's
+`convert("RGB")`; of others they see black for transparent and white for most of 16 bits, which nobody wants. They do
+not turn pictures as EXIF asks, and boxes in annotations count on pixels as they are coded: so neither is done here,
+unless a reference asks for `upright`. Stored pictures are upright already.
 
 Pixels stay bytes until the model takes them (see `normalising`): a quarter of the values' memory in caches, between
 processes and on the way to a GPU.
 
-Decoding is `exact`, to the bit, by Pillow, or `fast`, in less than half of its time, for JPEGs: libjpeg-turbo gives the
-same pixels, and a resizer with 16-bit weights gives all but three in 100 values the same, the others one or two steps
-of 255 away. Pillow 13 scales the columns of some tall pictures before their rows; the fast way, as torch, does not, and
-there differs by up to 11 steps. On photographs that is 73 dB on average and 54 at worst.
+Decoding is `exact`, to the bit, or `fast`, in less than half of its time, for JPEGs: the same pixels, but a resizer
+with 16-bit weights, which gives all but three in 100 values the same, the others one or two steps of 255 away. Pillow
+13 scales the columns of some tall pictures before their rows; the fast way, as torch, does not, and there differs by up
+to 11 steps. On photographs that is 73 dB on average and 54 at worst.
 """
 
 import io
@@ -21,9 +27,11 @@ import numpy as np
 import PIL
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from tinygptv.data import decoding as frames
 from tinygptv.data import jpeg
+from tinygptv.data.formats import PictureError
 from tinygptv.data.pictures import resize
 from tinygptv.data.remote import ImagesAhead, is_remote, read_remote
 from tinygptv.definitions.recipe import Decoding
@@ -34,28 +42,45 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 _LARGE_PIXELS = 50_000_000
-"""JPEGs above it are left to Pillow, which refuses decompression bombs."""
+"""The fast way has no room for JPEGs above it: they are read exactly."""
+_MAX_PIXELS = 178_956_970
+"""What Pillow, too, takes for a decompression bomb."""
+_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF of 8 or 16 bits are read; HEIC and JPEG XL with extras of these names"
 
 Pixels = NDArray[np.uint8]
 
 
 def decode(
-    data: bytes, side: int, where: str, decoding: Decoding = "exact", memory: NDArray[np.uint8] | None = None
+    data: bytes,
+    side: int,
+    where: str,
+    decoding: Decoding = "exact",
+    memory: NDArray[np.uint8] | None = None,
+    upright: bool = False,
 ) -> Pixels:
-    """An encoded image as (3, side, side) RGB bytes. Raises DataError, naming `where`, if it cannot be decoded.
+    """An encoded image as (3, side, side) RGB bytes, turned as EXIF asks if `upright`. Raises DataError, naming
+    `where`, if it cannot be decoded.
 
     `memory`, as `decoding_memory` gives it, spares the fast way a third of its time; what lies there is lost.
     """
-    if decoding == "fast" and (pixels := _decode_jpeg(data, side, memory)) is not None:
+    if decoding == "fast" and not upright and (pixels := _decode_jpeg(data, side, memory)) is not None:
         return pixels
+    frame, orientation = _first_frame(data, where)
+    square = np.asarray(frame.resize((side, side), Image.Resampling.BICUBIC))[..., :3]
+    return np.ascontiguousarray(frames.upright(square, orientation if upright else 1).transpose(2, 0, 1))
+
+
+def open_picture(data: bytes, where: str) -> Image.Image:
+    """An encoded image at its own size, as models see it, of mode RGB. Raises DataError, naming `where`."""
+    return _first_frame(data, where)[0].convert("RGB")
+
+
+def _first_frame(data: bytes, where: str) -> tuple[Image.Image, int]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-    except UnidentifiedImageError:
-        raise DataError(f"{where}: {len(data)} bytes that do not decode as an image (of no known format)") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: {len(data)} bytes that do not decode as an image ({error})") from error
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        return frames.first_frame(data, _MAX_PIXELS)
+    except PictureError as error:
+        known = f"; {_READ}" if error.reason in ("not_image", "unsupported_format") else ""
+        raise DataError(f"{where}: {len(data)} bytes that do not decode as an image ({error.reason}{known})") from error
 
 
 def decoding_memory() -> NDArray[np.uint8]:
@@ -85,6 +110,7 @@ def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
     `normalise` do."""
     return {
         "image_size": side,
+        "frame": "opaque on white, 8 bits",
         "decoder": f"Pillow {PIL.__version__}" if decoding == "exact" else "libjpeg-turbo, 16-bit weights",
         "resize": "bicubic",
         "mean": MEAN.tolist(),
@@ -113,7 +139,7 @@ class ImageReader:
             self._kept.move_to_end(image)
             return pixels
         data = self._ahead.read(image, key) if is_remote(image) else read_bytes(image, key)
-        pixels = decode(data, self.side, f"{image.path}, {key}", self._decoding, self._memory)
+        pixels = decode(data, self.side, f"{image.path}, {key}", self._decoding, self._memory, image.upright)
         self._kept[image] = pixels
         if len(self._kept) > self._room:
             self._kept.popitem(last=False)

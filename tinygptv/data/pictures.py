@@ -10,8 +10,7 @@ anything is decoded. One policy for what the web holds:
 - The shorter side is brought down to `image_size`, never up; nothing is cropped or boxed.
 - EXIF rotation is applied; EXIF with its GPS, XMP, IPTC, comments, thumbnails and colour profiles are left behind.
   Profiles are not converted: the published models saw the values as they are coded.
-- Transparency is blended on white, and so is what a frame leaves of its canvas; 16 bits are scaled to 8, CMYK and grey
-  become RGB; of several frames, the first.
+- Of several frames, the first; opaque on white, 8 bits, RGB, as `decoding` says for every picture.
 - A JPEG that needs none of this keeps its coded pixels to the bit; everything else is encoded once.
 """
 
@@ -26,25 +25,16 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from tinygptv.data import decoding, jpeg, jpeg_scans, jxl
+from tinygptv.data import decoding
 from tinygptv.data.decoding import Pixels
 from tinygptv.data.formats import Format, PictureError, Reason, Still, sniff
 from tinygptv.data.phash import SIDE, phash
-from tinygptv.data.plugins import plugin
 from tinygptv.definitions.source import Download
 
 __all__ = ["Format", "PictureError", "Pixels", "Reason", "StoredPicture", "resize", "sniff", "store_picture"]
 
 # Pillow warns of what it can still read, and of sizes that are checked here against a source's own limit.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-_TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
-_MIRRORED = (2, 4, 5, 7)
-"""EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
-
-_STRAY_BYTES = "extraneous bytes before marker"
-"""What libjpeg says of them, but also of a picture that lost its place."""
-_JXL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 
 _FOUR_BYTES = "CMYK"
 """What Pillow calls pixels of four bytes that are all alike to it. It takes memory of such as it is."""
@@ -132,23 +122,15 @@ def _as_image(pixels: Pixels) -> Image.Image:
 
 
 def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
-    try:
-        layout = jpeg.read_layout(body)
-        plain = layout.without_metadata(body)
-    except jpeg.UnsupportedJpegError:
-        raise PictureError("unsupported_format") from None
-    except jpeg.TruncatedJpegError:
-        raise PictureError("truncated_image") from None
-    except ValueError:
-        raise PictureError("damaged_image") from None
+    layout, plain = decoding.read_jpeg(body)
     width, height = layout.width, layout.height
     _check_size(width, height, download)
     if layout.has_gaps:
-        plain = _only_pixels(plain)
+        plain = decoding.only_pixels(plain)
     if layout.components == 4:
         return _store_still(Still(plain, orientation=layout.orientation), "jpeg", download)
     with _room_for(width * height):
-        plain, pixels = _decode_jpeg(plain)
+        plain, pixels = decoding.decode_jpeg(plain)
         decoded = _Decoded(width, height, lambda top, end: pixels[top:end], layout.orientation)
         if layout.components != 3 or layout.orientation != 1 or min(width, height) > download.image_size:
             return _encode(decoded, "jpeg", download)
@@ -156,47 +138,16 @@ def _store_jpeg(body: bytes, download: Download) -> StoredPicture:
     return StoredPicture(plain, width, height, width, height, "jpeg", reencoded=False, phash=fingerprint)
 
 
-def _decode_jpeg(plain: bytes) -> tuple[bytes, Pixels]:
-    """The pixels of a file, and the file without stray bytes that its decoder would warn of. Raises PictureError."""
-    try:
-        return plain, simplejpeg.decode_jpeg(plain, "RGBX")
-    except ValueError as error:
-        if _STRAY_BYTES not in str(error):
-            raise PictureError("damaged_image") from None
-    plain = _only_pixels(plain)
-    try:
-        return plain, simplejpeg.decode_jpeg(plain, "RGBX")
-    except ValueError:
-        raise PictureError("damaged_image") from None
-
-
-def _only_pixels(plain: bytes) -> bytes:
-    try:
-        return jpeg_scans.without_stray_bytes(plain)
-    except jpeg_scans.ScanError:
-        raise PictureError("damaged_image") from None
-
-
 def _store_jxl(body: bytes, download: Download) -> StoredPicture:
-    """A JPEG that was packed losslessly is unpacked, to the bit; else its pixels are stored, which are upright."""
-    package = plugin("jxl")
-    if package is None:
-        raise PictureError("unsupported_format")
-    still = Still(body)
-    with decoding.reading(still):
-        header = jxl.read_header(body)
+    header = decoding.read_jxl(body)
     _check_size(header.width, header.height, download)
     if download.animated == "refuse" and header.is_animated:
         raise PictureError("animated")
-    with _room_for(header.width * header.height), decoding.reading(still):
-        is_jpeg, info, data, *_ = package.Decoder(num_threads=0)(body)
-    if is_jpeg:
-        return replace(_store_jpeg(data, download), original_format="jxl")
-    if info.width * info.height != header.width * header.height or info.mode not in _JXL_MODES:
-        raise PictureError("unsupported_format")
-    with decoding.reading(still):
-        image = Image.frombytes(info.mode, (info.width, info.height), data)
-    return _store_image(image, still, "jxl", download)
+    with _room_for(header.width * header.height):
+        unpacked = decoding.decode_jxl(body, header)
+    if isinstance(unpacked, bytes):
+        return replace(_store_jpeg(unpacked, download), original_format="jxl")
+    return _store_image(unpacked, Still(body), "jxl", download)
 
 
 def _store_still(still: Still, kind: Format, download: Download) -> StoredPicture:
@@ -223,7 +174,7 @@ def _encode(decoded: _Decoded, kind: Format, download: Download) -> StoredPictur
     """Scale, turn upright and encode."""
     scale = min(1.0, download.image_size / min(decoded.width, decoded.height))
     small = decoded.resized(max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale)))
-    upright = np.ascontiguousarray(_upright(small, decoded.orientation))
+    upright = np.ascontiguousarray(decoding.upright(small, decoded.orientation))
     height, width = upright.shape[:2]
     is_turned = decoded.orientation > 4
     return StoredPicture(
@@ -236,11 +187,6 @@ def _encode(decoded: _Decoded, kind: Format, download: Download) -> StoredPictur
         reencoded=True,
         phash=phash(resize(upright, SIDE, SIDE)[..., :3]),
     )
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    turned = np.rot90(pixels, _TURNS.get(orientation, 0))
-    return turned[:, ::-1] if orientation in _MIRRORED else turned
 
 
 def _check_size(width: int, height: int, download: Download) -> None:

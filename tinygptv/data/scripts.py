@@ -20,13 +20,13 @@ UNSPACED = (
 )
 """RE2: letters of scripts without spaces, with their marks. The long vowel sign of kana belongs to no script."""
 
-_SEPARATORS = "\u0f0b\u0f0c\u1361"
+SEPARATORS = "\u0f0b\u0f0c\u1361"
 """The tsheg of Tibetan, also where no line may break, and the word space of Ethiopic."""
 
 _WIDE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Yi}\x{30FC}\x{FF70}]"
 """RE2: characters that stand for a syllable or a word, and so for two letters or more."""
 
-_POINTS = (
+POINTS = (
     r"[\x{0591}-\x{05BD}\x{05BF}-\x{05C7}\x{0610}-\x{061A}\x{0640}\x{064B}-\x{065F}\x{0670}"
     r"\x{200B}-\x{200D}\x{2060}]"
 )
@@ -45,7 +45,7 @@ CREATE MACRO unspaced_letters(content) AS
     length(regexp_replace(regexp_replace(content, '\p{{M}}+', '', 'g'), '[^{UNSPACED[1:-1]}]+', '', 'g'));
 
 CREATE MACRO with_spaces(content) AS
-    regexp_replace(rtrim(content, '{_SEPARATORS}'), '[{_SEPARATORS}]+', ' ', 'g');
+    regexp_replace(rtrim(content, '{SEPARATORS}'), '[{SEPARATORS}]+', ' ', 'g');
 
 CREATE MACRO word_count(content) AS CASE
     WHEN is_ascii(content) THEN len(string_split(content, ' '))
@@ -72,7 +72,7 @@ CREATE MACRO text_length(content) AS CASE
     END;
 
 CREATE MACRO folded(content) AS CASE
-    WHEN is_ascii(content) OR NOT regexp_matches(content, '[\x{{FF01}}-\x{{FF5E}}{_POINTS[1:-1]}]') THEN lower(content)
-    ELSE regexp_replace(lower(translate(content, '{_FULL_WIDTH}', '{_HALF_WIDTH}')), '{_POINTS}', '', 'g')
+    WHEN is_ascii(content) OR NOT regexp_matches(content, '[\x{{FF01}}-\x{{FF5E}}{POINTS[1:-1]}]') THEN lower(content)
+    ELSE regexp_replace(lower(translate(content, '{_FULL_WIDTH}', '{_HALF_WIDTH}')), '{POINTS}', '', 'g')
     END;
 """

@@ -67,7 +67,7 @@ def release_sees(folder: Path) -> str:
             samples.append(Sample(str(number), (ImageReference(str(path)),), (turn,)))
         answers = answer_all(load_release(folder), samples, "vqa", max_new_tokens=12)
     expected = [sample.turns[0].answer for sample in samples]
-    right = sum(wanted in answer.lower() for wanted, answer in zip(expected, answers, strict=True))
+    right = sum(wanted in str(answer).lower() for wanted, answer in zip(expected, answers, strict=True))
     told = f"{samples[0].turns[0].instruction!r} of a picture with the answer {expected[0]!r}: {answers[0]!r}"
     if not right:
         raise SetupError(f"{folder}: none of {_PICTURES} answers about drawn shapes was right; asked {told}")

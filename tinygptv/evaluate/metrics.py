@@ -16,7 +16,11 @@ from tinygptv.definitions.benchmark import Metric
 from tinygptv.evaluate import captions
 from tinygptv.evaluate.boxes import in_pixels, iou
 from tinygptv.evaluate.objects import named_objects, object_f1
-from tinygptv.evaluate.vqa import vqa_accuracy
+from tinygptv.evaluate.texts import comparable
+from tinygptv.evaluate.vqa import LEAST_ANSWERS, vqa_accuracy
+
+SCORING_VERSION = 2
+"""Part of what names scores: raise it when the same answers get other marks."""
 
 IOU_THRESHOLD = 0.5
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
@@ -60,23 +64,37 @@ class Score:
     extra: dict[str, float] = field(default_factory=dict)
 
 
+def unscorable(metric: Metric, truth: Truth) -> str | None:
+    """Why no answer to an item could be marked under a metric, in one word that is counted; None if it can be."""
+    if metric == "vqa_accuracy" and len(truth.answers) < LEAST_ANSWERS:
+        return "too_few_answers"
+    if metric == "referring_iou" and truth.box is None:
+        return "no_box"
+    return None
+
+
 def mark(metric: Metric, answer: str, truth: Truth) -> Mark:
     """How one answer does under a metric. A caption's mark is its own sentence BLEU, for sorting only."""
     return _MARKERS[metric](answer, truth)
 
 
 def score(metric: Metric, answers: Sequence[str], truths: Sequence[Truth]) -> Score:
-    """The score of all answers: the mean mark, or for captions the BLEU of the whole corpus."""
+    """The score of all answers: the mean mark, or for captions the BLEU of the whole corpus. `extra` holds the mean IoU
+    of boxes, and the order of a BLEU whose captions are all too short for BLEU-4."""
     marks = [mark(metric, answer, truth) for answer, truth in zip(answers, truths, strict=True)]
+    extra: dict[str, float] = {}
     if metric == "caption_bleu":
         counts = [captions.count(answer, truth.answers) for answer, truth in zip(answers, truths, strict=True)]
         value = captions.bleu(counts)
         low, high = _bootstrap(lambda rows: captions.bleu(counts[row] for row in rows), len(counts))
+        if 0 < (order := captions.order(counts)) < captions.ORDER:
+            extra["ngram_order"] = order
     else:
         value = _mean([one.strict for one in marks])
         low, high = interval([one.strict for one in marks])
     lenient = [one.lenient for one in marks if one.lenient is not None]
-    qualities = [one.quality for one in marks if one.quality is not None]
+    if qualities := [one.quality for one in marks if one.quality is not None]:
+        extra["mean_iou"] = _mean(qualities)
     return Score(
         value=value,
         low=low,
@@ -84,7 +102,7 @@ def score(metric: Metric, answers: Sequence[str], truths: Sequence[Truth]) -> Sc
         lenient=_mean(lenient) if lenient else None,
         n=len(marks),
         unparsed=sum(not one.parsed for one in marks),
-        extra={"mean_iou": _mean(qualities)} if qualities else {},
+        extra=extra,
     )
 
 
@@ -139,27 +157,27 @@ def wilson(right: float, n: int) -> tuple[float, float]:
 
 
 def _mark_vqa(answer: str, truth: Truth) -> Mark:
-    said = answer.strip().lower()
+    said = comparable(answer).strip()
     # The reference's VizWiz rule: an answer inside a human's counts, so an empty one is always right.
-    alike = sum(said in human.lower() or human.lower() in said for human in truth.answers)
+    alike = sum(said in human or human in said for human in map(comparable, truth.answers))
     return Mark(vqa_accuracy(answer, truth.answers), min(alike / 3, 1.0), bool(said))
 
 
 def _mark_exact(answer: str, truth: Truth) -> Mark:
-    said = answer.strip().lower()
+    said, accepted = comparable(answer).strip(), [comparable(right) for right in truth.answers]
     plain = said.removesuffix(".")
     return Mark(
-        float(any(plain == right.strip().lower().removesuffix(".") for right in truth.answers)),
-        float(any(right.lower() in said for right in truth.answers)),
+        float(any(plain == right.strip().removesuffix(".") for right in accepted)),
+        float(any(right in said for right in accepted)),
         bool(said),
     )
 
 
 def _mark_true_false(answer: str, truth: Truth) -> Mark:
-    first = _FIRST_WORD.search(answer.lower())
+    said, right = comparable(answer), comparable(truth.answers[0])
+    first = _FIRST_WORD.search(said)
     word = first.group() if first else ""
-    right = truth.answers[0].lower()
-    return Mark(float(word == right), float(right in answer.lower()), word in ("true", "false"))
+    return Mark(float(word == right), float(right in said), word in ("true", "false"))
 
 
 def _mark_box(answer: str, truth: Truth) -> Mark:

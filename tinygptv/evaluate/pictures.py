@@ -5,9 +5,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from tinygptv.data.boxes import Box
+from tinygptv.data.images import open_picture
+from tinygptv.errors import DataError
 
 TRUTH_COLOUR, PREDICTED_COLOUR = "#3b82f6", "#e8730c"
 _SIDE = 240
@@ -40,10 +40,8 @@ class Picture:
 def picture(path: Path, truth: Box | None = None, predicted: Box | None = None) -> Picture:
     """A picture file for the page, at most 240 px wide or high."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            shown = image.convert("RGB")
-    except OSError:
+        shown = open_picture(path.read_bytes(), str(path))
+    except (OSError, DataError):
         return Picture(None, absent="picture not readable")
     tiny = max(shown.size) <= _TINY
     shown.thumbnail((_SIDE, _SIDE))

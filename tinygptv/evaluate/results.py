@@ -36,13 +36,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One benchmark across all models."""
+    """One benchmark across all models. `noise_items` says of how many items the noise score is, if not of all."""
 
     name: str
     metric: str
     n: int
     chance: str
     noise: str
+    noise_items: str
     cells: list[Cell]
     lenient: str
     unparsed: str
@@ -115,7 +116,8 @@ def score_table(run: ResolvedRun, artifacts: RunArtifacts) -> ScoreTable:
                 metric=_metric(leading),
                 n=leading.details["n"],
                 chance=f"{leading.details['chance']:.2f}",
-                noise=_NONE if noise is None else f"{noise.details['value']:.2f}",
+                noise=_NONE if noise is None or not noise.details["n"] else f"{noise.details['value']:.2f}",
+                noise_items=_noise_items(noise, leading),
                 cells=[_cell(found.get(model)) for model in models],
                 lenient=_NONE if leading.details["lenient"] is None else f"{leading.details['lenient']:.2f}",
                 unparsed=f"{leading.details['unparsed'] / max(leading.details['n'], 1):.0%}",
@@ -125,22 +127,29 @@ def score_table(run: ResolvedRun, artifacts: RunArtifacts) -> ScoreTable:
 
 
 def verdict(run: ResolvedRun, artifacts: RunArtifacts) -> Verdict:
-    """Clearly above chance means: the whole interval lies above it. Blind means: within 0.05 of chance on noise."""
+    """Clearly above chance means: the whole interval lies above it. Blind means: within 0.05 of chance on noise.
+    Benchmarks without any picture prove nothing about seeing and are told apart."""
     released = artifacts.released()
-    scores = {b: found for b in run.recipe.benchmarks if (found := artifacts.score(released, b))}
-    if not scores:
+    every = {b: found for b in run.recipe.benchmarks if (found := artifacts.score(released, b))}
+    if not every:
         return Verdict(False, ["No model of this run was evaluated, so nothing can be said about what it learned."])
+    noises = {b: found for b in every if (found := artifacts.score(released, b, noise=True))}
+    in_words = [b for b, noise in noises.items() if not noise.details["n"]]
+    scores = {b: score for b, score in every.items() if b not in in_words}
     above = [b for b, score in scores.items() if score.details["low"] > score.details["chance"]]
-    noise = {b: found for b in above if (found := artifacts.score(released, b, noise=True))}
+    noise = {b: noises[b] for b in above if b in noises}
     blind = [b for b, score in noise.items() if score.details["value"] <= score.details["chance"] + _NEAR_CHANCE]
-    learned = 2 * len(above) >= len(scores) and len(blind) == len(noise)
+    learned = 0 < len(scores) <= 2 * len(above) and len(blind) == len(noise)
     counted = f"{_some(len(above), len(scores))} of {len(scores)} held-out benchmarks lie clearly above chance"
-    lines = [f"{'The model sees' if learned else 'Not proven to see'}: {counted}."]
+    lines = [f"{'The model sees' if learned else 'Not proven to see'}: {counted if scores else 'none has pictures'}."]
     if above:
         lines.append(f"{'; '.join(_told(b, scores[b]) for b in above)}.")
     if noise:
         lines.append(f"With noise for pictures, {_some(len(blind), len(noise))} of those fall back to chance.")
-    if quantized := _quantized_loss(artifacts, scores):
+    if in_words:
+        named = "; ".join(_told(b, every[b]) for b in in_words)
+        lines.append(f"Asked in words alone, which says nothing about seeing: {named}.")
+    if quantized := _quantized_loss(artifacts, every):
         lines.append(quantized)
     return Verdict(learned, lines)
 
@@ -196,6 +205,13 @@ def _cell(score: Manifest | None) -> Cell:
     return Cell(f"{value:.2f}", f"{low:.2f} – {high:.2f}", round(_HEAT_PERCENT * above))
 
 
+def _noise_items(noise: Manifest | None, leading: Manifest) -> str:
+    if noise is None or noise.details["n"] == leading.details["n"]:
+        return ""
+    n = noise.details["n"]
+    return f"{n:,} with pictures" if n else "words alone"
+
+
 def _metric(score: Manifest) -> str:
     names = {
         "vqa_accuracy": "VQA accuracy",
@@ -206,10 +222,13 @@ def _metric(score: Manifest) -> str:
         "object_f1": "F1 of the objects named",
     }
     named = names[score.details["metric"]]
-    if "mean_iou" in score.details.get("extra", {}):
-        named += f", mean IoU {score.details['extra']['mean_iou']:.2f}"
-    if "spread" in score.details.get("extra", {}):
-        named += f", wordings at most {score.details['extra']['spread']:.2f} apart"
+    extra = score.details.get("extra", {})
+    if "mean_iou" in extra:
+        named += f", mean IoU {extra['mean_iou']:.2f}"
+    if "ngram_order" in extra:
+        named = f"sacreBLEU-{extra['ngram_order']:.0f}: no answer has four words"
+    if "spread" in extra:
+        named += f", wordings at most {extra['spread']:.2f} apart"
     return named
 
 

@@ -1,29 +1,25 @@
 """A model and a benchmark → answers.jsonl and scores.json."""
 
 import functools
-import hashlib
 import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.annotations import TASKS, Annotations, read_annotations
-from tinygptv.data.reasons import PROMPT_TOO_LONG
+from tinygptv.data.annotations import TASKS, read_annotations
 from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.recipe import Inputs, Recipe
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.definitions.template import Prompting
 from tinygptv.errors import DataError, DefinitionError
-from tinygptv.evaluate.metrics import Mark, Truth, by_group, chance, mark, score, spread
+from tinygptv.evaluate.items import Item, answered_items, choose_items, summary
+from tinygptv.evaluate.metrics import SCORING_VERSION, Mark, Score, by_group, chance, mark, score, spread
 from tinygptv.locations import local_path
 from tinygptv.sample import Sample
 
@@ -47,9 +43,10 @@ def evaluate(
 ) -> Manifest:
     """Put a benchmark's questions to one model of the run: a stage by its name, `export` or `int8`.
 
-    With `noise` every picture is replaced by noise: what is left of the score was never seen. With `items` no more of
-    them are asked: a quick look, which is no score of the run. The model stays loaded until another is asked, or
-    `unload`. Raises DefinitionError if the benchmark cannot be asked, DataError if it has no usable item.
+    With `noise` every picture is replaced by noise: what is left of the score was never seen. Items in words alone are
+    left out of it; a benchmark of nothing else then has no value. With `items` no more of them are asked: a quick look,
+    which is no score of the run. Items that cannot be scored or asked are counted. The model stays loaded until another
+    is asked, or `unload`. Raises DefinitionError if the benchmark cannot be asked, DataError if it has no usable item.
     """
     benchmark = run.benchmarks[benchmark_name]
     if items is not None:
@@ -60,6 +57,7 @@ def evaluate(
         "benchmark": benchmark.model_dump(mode="json"),
         "source": source.model_dump(mode="json"),
         "model": model_name,
+        "scoring": SCORING_VERSION,
         "noise": "gaussian, of average brightness and contrast" if noise else False,
     }
     if model_name in {stage.stage for stage in run.recipe.stages}:
@@ -71,27 +69,24 @@ def evaluate(
         parents.append(draw_corpus(store).artifact)
 
     def build(draft: Path) -> Outcome:
-        from tinygptv.evaluate.answers import answer_all, askable
+        from tinygptv.evaluate.answers import answer_all
 
         items = read_annotations(store, benchmark.source, source)
-        samples = chosen(items.samples, benchmark.max_items)
-        if not samples:
-            raise DataError(f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({dict(items.drops)})")
-        release = _loaded(store.workdir, model.artifact, model_name, run.recipe.model_dump_json(), run.hardware.device)
-        wanted, samples = samples, askable(release, samples, benchmark.task)
-        if not samples:
-            raise DataError(
-                f"benchmark '{benchmark_name}': no prompt of {len(wanted)} fits {model_name}'s "
-                f"{release.model.max_positions} positions"
-            )
-        answers = answer_all(release, samples, benchmark.task, benchmark.max_new_tokens, noise=noise)
-        details = _write(draft, benchmark, items, samples, answers)
+        kept, drops = choose_items(benchmark, items, noise)
+        said: list[str] = []
+        if kept:
+            recipe_json = run.recipe.model_dump_json()
+            release = _loaded(store.workdir, model.artifact, model_name, recipe_json, run.hardware.device)
+            samples = [sample for sample, _ in kept]
+            answers = answer_all(release, samples, benchmark.task, benchmark.max_new_tokens, noise=noise)
+            kept, said = answered_items(benchmark_name, kept, answers, drops)
+        elif not (noise and drops["no_picture"]):
+            raise DataError(f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({summary(drops)})")
+        details = _write(draft, benchmark, kept, said, items.images)
         logger.info("evaluate %s on %s%s: %s", model_name, benchmark_name, " (noise)" * noise, _told(details))
-        drops = items.drops + Counter(over_max_items=len(items.samples) - len(wanted))
-        drops += Counter({PROMPT_TOO_LONG: len(wanted) - len(samples)})
         return Outcome(
             rows_in=items.rows_in,
-            rows_out=len(samples),
+            rows_out=len(kept),
             drops=dict(drops),
             details={"model": model_name, "benchmark": benchmark_name, "noise": noise, **details},
         )
@@ -119,23 +114,6 @@ def unload() -> None:
     _loaded.cache_clear()
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()
-
-
-def chosen(samples: list[Sample], most: int | None) -> list[Sample]:
-    """At most `most` samples: those whose keys hash lowest, which does not depend on the order of the file."""
-    if most is None or len(samples) <= most:
-        return samples
-    return sorted(samples, key=lambda sample: hashlib.sha256(sample.key.encode()).digest())[:most]
-
-
-def truth_of(sample: Sample) -> Truth:
-    """What the metrics need to know of a sample; without accepted answers its own turn is the only one."""
-    size, box = (1, 1), sample.boxes[0] if sample.boxes else None
-    if box is not None and sample.images:
-        with Image.open(sample.images[0].path) as image:
-            size = image.size
-    answers = sample.answers or (sample.turns[0].answer,)
-    return Truth(answers, box, size, sample.group or sample.turns[0].instruction)
 
 
 def asking_inputs(recipe: Recipe, stage_name: str) -> Inputs:
@@ -194,21 +172,22 @@ def _annotations_source(run: ResolvedRun, benchmark_name: str, benchmark: Benchm
     return source
 
 
-def _write(
-    draft: Path, benchmark: Benchmark, items: Annotations, samples: list[Sample], answers: list[str]
-) -> dict[str, Any]:
+def _write(draft: Path, benchmark: Benchmark, asked: list[Item], answers: list[str], images: Path) -> dict[str, Any]:
     """Write both files; returns what scores.json holds."""
-    truths = [truth_of(sample) for sample in samples]
+    truths = [truth for _, truth in asked]
     with (draft / ANSWERS).open("w", encoding="utf-8") as stream:
-        for sample, truth, answer in zip(samples, truths, answers, strict=True):
+        for (sample, truth), answer in zip(asked, answers, strict=True):
             judged = mark(benchmark.metric, answer, truth)
-            stream.write(json.dumps(_record(sample, answer, judged, items.images), ensure_ascii=False) + "\n")
-    result = score(benchmark.metric, answers, truths)
-    by_chance = benchmark.chance if benchmark.chance is not None else chance(benchmark.metric, truths)
-    scores = {"metric": benchmark.metric, "task": benchmark.task, **asdict(result), "chance": by_chance}
-    if benchmark.compare_groups:
-        groups = by_group(benchmark.metric, answers, truths)
-        scores |= {"groups": groups, "extra": scores["extra"] | {"spread": spread(groups)}}
+            stream.write(json.dumps(_record(sample, answer, judged, images), ensure_ascii=False) + "\n")
+    scores: dict[str, Any] = {"metric": benchmark.metric, "task": benchmark.task}
+    if asked:
+        by_chance = benchmark.chance if benchmark.chance is not None else chance(benchmark.metric, truths)
+        scores |= {**asdict(score(benchmark.metric, answers, truths)), "chance": by_chance}
+        if benchmark.compare_groups:
+            groups = by_group(benchmark.metric, answers, truths)
+            scores |= {"groups": groups, "extra": scores["extra"] | {"spread": spread(groups)}}
+    else:
+        scores |= {field.name: None for field in fields(Score)} | {"chance": None, "n": 0, "unparsed": 0, "extra": {}}
     (draft / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
     return scores
 
@@ -229,4 +208,6 @@ def _record(sample: Sample, answer: str, judged: Mark, images: Path) -> dict[str
 
 
 def _told(scores: dict[str, Any]) -> str:
+    if not scores["n"]:
+        return "no value, for no item has a picture"
     return f"{scores['value']:.3f} (chance {scores['chance']:.3f}, {scores['n']} items, {scores['unparsed']} unparsed)"

@@ -3,7 +3,8 @@
 Source: VQAEval of github.com/GT-Vision-Lab/VQA. These oddities decide points and are kept on purpose: the model's
 answer is always normalised, the humans' only in their punctuation and only when they disagree (so the answer `none`,
 which becomes `0`, cannot match a human's `none`); the pattern that should keep `2.5` whole guards only what follows a
-period; at most 32 periods of an answer are removed, because a regex flag stands where a count belongs.
+period; at most 32 periods of an answer are removed, because a regex flag stands where a count belongs. The script knows
+ASCII alone: a text with other characters, the model's or a human's, is made `comparable` before, case included.
 """
 
 import re
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from tinygptv.errors import DataError
+from tinygptv.evaluate.texts import comparable
 
 _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 _PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")
@@ -28,7 +30,8 @@ _CONTRACTED = """
     when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
     wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
-_LEAST_ANSWERS = 4
+LEAST_ANSWERS = 4
+"""Of an item; with fewer a right answer could never score 1."""
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -38,11 +41,12 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     also match as it was written: published files never say `two` unanimously, other data does. Raises DataError for
     fewer than four answers, with which a right answer could never score 1.
     """
-    if len(answers) < _LEAST_ANSWERS:
+    if len(answers) < LEAST_ANSWERS:
         raise DataError(
-            f"VQA accuracy needs at least {_LEAST_ANSWERS} human answers, found {len(answers)}; "
+            f"VQA accuracy needs at least {LEAST_ANSWERS} human answers, found {len(answers)}; "
             "score this benchmark with `metric: exact_match`"
         )
+    prediction, *answers = (text if text.isascii() else comparable(text) for text in (prediction, *answers))
     written = prediction.replace("\n", " ").replace("\t", " ").strip()
     accepted = {normalise(written)}
     if len(set(answers)) > 1:

@@ -22,5 +22,8 @@ def answer(folder: Path, image_path: Path, question: str) -> str:
         question.encode()
     except UnicodeEncodeError:
         raise DataError(f"the question {question!r} is not UTF-8; write it in UTF-8") from None
-    sample = Sample("chat", (ImageReference(str(image_path)),), (Turn(question, ""),))
-    return answer_all(load_release(folder), [sample], "conversation", MAX_NEW_TOKENS)[0]
+    sample = Sample("chat", (ImageReference(str(image_path), upright=True),), (Turn(question, ""),))
+    (said,) = answer_all(load_release(folder), [sample], "conversation", MAX_NEW_TOKENS)
+    if isinstance(said, DataError):
+        raise said
+    return said

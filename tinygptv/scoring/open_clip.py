@@ -1,15 +1,14 @@
 """Similarity by a CLIP of the library open_clip, which is not installed unless asked for."""
 
-import io
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import torch
-from PIL import Image
 
+from tinygptv.data.images import open_picture
 from tinygptv.definitions.scorer import OpenClipScorer
-from tinygptv.errors import DataError, SetupError
+from tinygptv.errors import SetupError
 from tinygptv.locations import local_path
 from tinygptv.scoring.embedding import Shortened
 from tinygptv.scoring.judge import Judge
@@ -35,17 +34,12 @@ class OpenClipJudge(Judge):
     @torch.inference_mode()
     def score(self, images: Sequence[bytes], captions: Sequence[str]) -> dict[str, Any]:
         """Columns of a scores table, one value per pair."""
-        pixels = torch.stack([self._pixels(image) for image in images]).to(self._device)
+        pixels = torch.stack(
+            [self._transform(open_picture(image, f"picture {number}")) for number, image in enumerate(images)]
+        ).to(self._device)
         pictures = torch.nn.functional.normalize(self._model.encode_image(pixels), dim=1)
         texts = torch.nn.functional.normalize(
             self._model.encode_text(self._tokenizer(list(captions)).to(self._device)), dim=1
         )
         shortened = Shortened(pictures.shape[1], self._device)
         return {"clip": (pictures * texts).sum(dim=1).cpu().numpy(), "embedding": shortened(pictures)}
-
-    def _pixels(self, image: bytes) -> torch.Tensor:
-        try:
-            with Image.open(io.BytesIO(image)) as picture:
-                return self._transform(picture.convert("RGB"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{len(image)} bytes that do not decode as an image ({error})") from error

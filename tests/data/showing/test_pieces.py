@@ -60,3 +60,11 @@ def test_the_page_draws_the_boxes_and_escapes_what_strangers_wrote(
     assert isinstance(inside, tuple)
     assert on_the_edge[2] < 120
     assert min(inside) > 220
+
+
+def test_a_picture_that_cannot_be_read_does_not_end_the_page(
+    byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "page.png").write_text("<html>gone</html>")
+    write_gallery(tmp_path / "page.html", "a title", [shown(byte_tokenizer, tmp_path / "page.png")])
+    assert "picture not readable" in (tmp_path / "page.html").read_text()

@@ -2,21 +2,25 @@
 
 import base64
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import ImageDraw, ImageOps
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv import pages
 from tinygptv.data.batching import Drawn, Loader
 from tinygptv.data.boxes import Box
-from tinygptv.data.images import read_bytes
+from tinygptv.data.images import open_picture, read_bytes
 from tinygptv.data.sequences import Texts
+from tinygptv.errors import DataError, StorageError
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT, ImageReference
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["image", "masked", "learned"]
 
@@ -104,10 +108,16 @@ def write_gallery(path: Path, title: str, samples: list[Shown]) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _picture(image: ImageReference, key: str, boxes: tuple[Box, ...]) -> str:
-    """A `data:` address of a JPEG, at most 320 px wide and high."""
-    with Image.open(io.BytesIO(read_bytes(image, key))) as opened:
-        small = ImageOps.contain(opened.convert("RGB"), (_SIDE, _SIDE))
+def _picture(image: ImageReference, key: str, boxes: tuple[Box, ...]) -> str | None:
+    """A `data:` address of a JPEG, at most 320 px wide and high; None for what cannot be decoded."""
+    try:
+        whole = open_picture(read_bytes(image, key), f"{image.path}, {key}")
+    except StorageError:
+        raise
+    except DataError as error:
+        logger.warning("not shown: %s", error)
+        return None
+    small = ImageOps.contain(whole, (_SIDE, _SIDE))
     pen = ImageDraw.Draw(small)
     for x0, y0, x1, y1 in boxes:
         corners = (x0 * small.width, y0 * small.height, x1 * (small.width - 1), y1 * (small.height - 1))

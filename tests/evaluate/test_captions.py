@@ -1,0 +1,67 @@
+"""BLEU of captions in any script, and of captions too short for BLEU-4."""
+
+from pathlib import Path
+
+import pytest
+from sacrebleu.metrics import BLEU
+
+from tinygptv.evaluate import captions
+from tinygptv.evaluate.metrics import Truth, chance, score
+
+CHINESE = ["一只黑色的狗在草地上跑", "两个孩子坐在红色的长椅上", "桌子上有一杯咖啡和三本书"]
+WRITTEN = ["一只黑狗在草地上跑步", "两个孩子坐在长椅上", "桌子上有三本书"]
+
+
+def bleu(answers: list[str], references: list[str]) -> float:
+    return captions.bleu(captions.count(*pair) for pair in zip(answers, ([one] for one in references), strict=True))
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "一只黑色的狗在草地上跑。",
+        "黒い犬が草の上を走っている",
+        "หมาสีดำวิ่งบนหญ้า",
+        "검은 개가 풀밭 위를 달린다",
+        "एक काला कुत्ता घास पर दौड़ रहा है",
+        "كلب أسود يركض على العشب",
+    ],
+)
+def test_a_right_caption_scores_one_in_every_script_and_a_wrong_one_less(caption: str) -> None:
+    assert bleu([caption], [caption]) == pytest.approx(1)
+    assert 0 < bleu([caption[: len(caption) // 2]], [caption]) < 0.7
+
+
+def test_chinese_scores_what_sacrebleu_gives_it() -> None:
+    assert bleu(WRITTEN, CHINESE) == pytest.approx(BLEU(tokenize="zh").corpus_score(WRITTEN, [CHINESE]).score / 100)
+
+
+def test_english_scores_are_sacrebleus_to_the_bit(shared: Path) -> None:
+    folder = shared / "data/oracles/nlg_eval"
+    answers, first, second = ((folder / f"{name}.txt").read_text().splitlines() for name in ("hyp", "ref1", "ref2"))
+    counts = [captions.count(*row) for row in zip(answers, zip(first, second, strict=True), strict=True)]
+    assert captions.bleu(counts) == BLEU(lowercase=True).corpus_score(answers, [first, second]).score / 100
+    assert captions.order(counts) == captions.ORDER
+
+
+@pytest.mark.parametrize(("caption", "order"), [("dog", 1), ("a dog", 2), ("a black dog", 3), ("狗", 1)])
+def test_right_captions_too_short_for_bleu_4_score_one_by_what_they_have(caption: str, order: int) -> None:
+    found = score("caption_bleu", [caption] * 3, [Truth((caption,))] * 3)
+    assert found.value == pytest.approx(1)
+    assert found.extra == {"ngram_order": order}
+
+
+def test_one_long_caption_makes_it_bleu_4() -> None:
+    answers = ["a dog", "two cats on a red sofa"]
+    found = score("caption_bleu", answers, [Truth((answer,)) for answer in answers])
+    assert (found.value, found.extra) == (pytest.approx(1), {})
+
+
+def test_short_answers_to_long_references_are_punished_as_before() -> None:
+    assert bleu(["dog"], ["a black dog runs over the grass"]) < 0.01
+
+
+def test_nothing_said_scores_nothing() -> None:
+    found = score("caption_bleu", ["", " "], [Truth(("a dog",))] * 2)
+    assert (found.value, found.extra) == (0, {})
+    assert chance("caption_bleu", [Truth(("狗在跑",))] * 3) == pytest.approx(1)
