@@ -75,7 +75,10 @@ def evaluate(
         items = read_annotations(store, benchmark.source, source)
         samples = chosen(items.samples, benchmark.max_items)
         if not samples:
-            raise DataError(f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({dict(items.drops)})")
+            raise DataError(
+                f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({dict(items.drops)})"
+                f"{items.first_trouble and '; '}{items.first_trouble}"
+            )
         release = _loaded(store.workdir, model.artifact, model_name, run.recipe.model_dump_json(), run.hardware.device)
         answers = answer_all(release, samples, benchmark.task, benchmark.max_new_tokens, noise=noise)
         details = _write(draft, benchmark, items, samples, answers)
