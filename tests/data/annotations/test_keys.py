@@ -335,6 +335,15 @@ def test_no_part_of_a_file_is_passed_over(
         read_annotations(store, "made_up", source(tmp_path, layout, {"annotations": content}))
 
 
+def test_of_two_boxes_with_one_id_neither_is_taken(store: Store, tmp_path: Path) -> None:
+    _, files = next(case for case in PUBLISHED if case[0] == "refcoco")
+    box = files["instances"]["annotations"][0]
+    for other, drops in ((box, {}), (box | {"bbox": [1, 2, 3, 4]}, {"duplicate_key": 1, "no_box": 1})):
+        instances = files["instances"] | {"annotations": [box, other]}
+        found = read_annotations(store, "made_up", published(tmp_path, "refcoco", files | {"instances": instances}))
+        assert found.drops == drops
+
+
 def test_a_list_beside_the_records_is_reported(store: Store, tmp_path: Path) -> None:
     content = {"annotations": [{"image_id": "9", "caption": "A dog."}], "more": [{"image_id": "9"}]}
     found = read_annotations(store, "made_up", published(tmp_path, "cc_sbu_align", {"annotations": content}))

@@ -49,13 +49,13 @@ def with_boxes(texts: list[str], boxes: tuple[Box, ...]) -> list[str]:
 
 def check_written_boxes(sample: Sample) -> None:
     """Raises RejectedError for a box in a text that is outside the image, or that two digits leave without an area."""
-    for turn in sample.turns:
-        for text in (turn.instruction, turn.answer):
-            for box in CODECS["percent"].read(text) if "{" in text else ():
-                if max(box) > 1 or box[0] > box[2] or box[1] > box[3]:
-                    raise RejectedError("box_outside_image", f"the box {box_text(box)} is none")
-                if box[0] == box[2] or box[1] == box[3]:
-                    raise RejectedError("box_too_small", f"the box {box_text(box)} has no area in hundredths")
+    spoken = (text for turn in sample.turns for text in (turn.instruction, turn.answer))
+    for text in (*spoken, *sample.answers):
+        for box in CODECS["percent"].read(text) if "{" in text else ():
+            if max(box) > 1 or box[0] > box[2] or box[1] > box[3]:
+                raise RejectedError("box_outside_image", f"the box {box_text(box)} is none")
+            if box[0] == box[2] or box[1] == box[3]:
+                raise RejectedError("box_too_small", f"the box {box_text(box)} has no area in hundredths")
 
 
 def _written(text: str, left: Iterator[Box]) -> str:

@@ -164,13 +164,20 @@ def each(items: Iterable[_Item | RejectedError], make: Callable[[_Item], _Made])
 def index(
     parts: Iterable[_P | RejectedError], key: Callable[[_P], str], value: Callable[[_P], _Made]
 ) -> tuple[dict[str, _Made], list[RejectedError]]:
-    """What is kept of objects, by their key; and why others are none."""
-    found, rejected = {}, []
+    """What is kept of objects, by their key; and why others are none. Of two that differ and have the same key neither
+    is kept: nobody can tell which one is meant."""
+    found: dict[str, _Made] = {}
+    rejected, differing = [], set()
     for part in parts:
         if isinstance(part, RejectedError):
             rejected.append(part)
-        else:
-            found[key(part)] = value(part)
+            continue
+        name, kept = key(part), value(part)
+        if found.setdefault(name, kept) != kept:
+            rejected.append(RejectedError("duplicate_key", f"two objects with the id {name} differ"))
+            differing.add(name)
+    for name in differing:
+        del found[name]
     return found, rejected
 
 
