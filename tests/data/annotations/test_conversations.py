@@ -68,6 +68,12 @@ def test_what_could_mean_two_things_is_dropped_under_its_name(
     assert read(store, tmp_path, "llava_conversation", record).drops == {reason: 1}
 
 
+def test_a_question_may_be_the_image_alone(store: Store, tmp_path: Path) -> None:
+    shown, words, later = talk("<image>", "a", image="1.jpg"), talk(" ", "a", id="2"), talk("q", "a", "", "a", id="3")
+    found = read(store, tmp_path, "llava_conversation", shown, words, later)
+    assert ([sample.key for sample in found.samples], found.drops) == (["1"], {"no_question": 2})
+
+
 def test_a_record_without_an_id_has_the_key_of_its_content(store: Store, tmp_path: Path) -> None:
     first, second = talk("q", "a"), talk("q", "b")
     del first["id"], second["id"]

@@ -287,6 +287,22 @@ def test_an_answer_that_is_not_to_be_learned_is_not_learned(store: Store, tmp_pa
     assert read(store, tmp_path, "llava_conversation", record).drops == {f"unknown_key_{key}": 1}
 
 
+@pytest.mark.parametrize("key", ["image_url", "coco_img", "my_photo", "video_file", "imageName"])
+def test_a_picture_under_an_unheard_of_key_is_not_trained_as_words_alone(
+    store: Store, tmp_path: Path, key: str
+) -> None:
+    found = read(store, tmp_path, "llava_conversation", talk("q", "a", **{key: "1.jpg"}))
+    assert (found.drops, found.not_read) == ({"picture_under_another_key": 1}, {f"key {key}": 1})
+    shown = talk("q", "a", image="1.jpg", image_width=100, **{key: "http://x.org/1.jpg"})
+    assert not read(store, tmp_path, "llava_conversation", shown).drops
+
+
+def test_other_labels_and_weights_are_numbers_like_any_other(store: Store, tmp_path: Path) -> None:
+    record = {"question_id": 1, "image": "1.jpg", "question": "q", "answers": [{"answer": "a", "weight": 0.3}]}
+    found = read(store, tmp_path, "vqav2", record)
+    assert (len(found.samples), found.not_read) == (1, {"key answers[].weight": 1})
+
+
 def test_a_key_that_stands_twice_loses_no_picture(store: Store, tmp_path: Path) -> None:
     twice = json.dumps([talk("q", "a", image="1.jpg")]).replace('"image"', '"image": "2.jpg", "image"').encode()
     made = source(tmp_path, "llava_conversation", {"annotations": twice}, ("1.jpg", "2.jpg"))

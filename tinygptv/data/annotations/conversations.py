@@ -10,6 +10,7 @@ The same things under the names that LLaMA-Factory, ms-swift and chat APIs give 
 """
 
 import hashlib
+import re
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BeforeValidator, Field
@@ -21,6 +22,7 @@ from tinygptv.data.annotations.records import ONE_FILE, Layout, Reading
 from tinygptv.data.boxes import Box
 from tinygptv.sample import ImageReference, Sample, Turn
 
+_PICTURE = re.compile("image|img|picture|photo|video|audio", re.IGNORECASE)
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 
 
@@ -42,17 +44,20 @@ _Exchange = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
 class _Said(Part):
+    switches = frozenset({"loss", "weight", "train"})
+
     value: Annotated[str, BeforeValidator(_one_text)] = Field(validation_alias=AliasChoices("value", "content"))
     speaker: str | None = Field(default=None, validation_alias=AliasChoices("from", "role"))
 
 
 class _Talk(Record):
     ignored = frozenset({"model", "dataset", "data_source", "source", "question_id", "metadata"})
+    switches = frozenset({"loss", "label"})
     needed = ("conversations",)
 
     id: Id = ""
     image: Texts = Field(default_factory=list, validation_alias=AliasChoices("image", "images"))
-    conversations: list[_Said] | None = Field(default=None, validation_alias=AliasChoices("conversations", "messages"))
+    conversations: list[_Said] = Field(default_factory=list, validation_alias=AliasChoices("conversations", "messages"))
     boxes: list[_Edges] = Field(default_factory=list)
     system: str = ""
     history: list[_Exchange] = Field(default_factory=list)
@@ -84,6 +89,9 @@ class _Instruction(Record):
 
 def _llava(record: _Talk, reading: Reading) -> Sample:
     names = [name for name in record.image if name]
+    others = {key for key, value in (record.model_extra or {}).items() if value and not isinstance(value, float | int)}
+    if not names and (elsewhere := next(filter(_PICTURE.search, sorted(others)), None)):
+        raise RejectedError("picture_under_another_key", f"it has no 'image', but '{elsewhere}'")
     found = tuple(reading.images.find(name, f"COCO_train2014_{name}", name.rpartition("/")[2]) for name in names)
     said = _said(record)
     key = record.id or _content_hash(*names, *(text for speaker in said for text in speaker))
@@ -105,7 +113,7 @@ def _multitask(record: _TaggedTalk, reading: Reading) -> Sample:
 def _said(record: _Talk) -> list[tuple[str, str]]:
     """Who says what, whichever way it is listed."""
     system = [("system", record.system)] if record.system else []
-    if record.conversations is not None:
+    if "conversations" in record.model_fields_set:
         if record.query or record.response or record.history:
             raise RejectedError("unknown_key_query", "it has 'conversations', and 'query', 'response' or 'history'")
         return system + _speakers(record.conversations)
@@ -119,6 +127,8 @@ def _sample(
     key: str, images: tuple[ImageReference, ...], said: list[tuple[str, str]], boxes: tuple[Box, ...], reading: Reading
 ) -> Sample:
     texts = with_boxes(_alternating(said, reading), boxes)
+    if not all(question.strip() for question in texts[2 if images else 0 :: 2]):  # the first may be the image alone
+        raise RejectedError("no_question")
     turns = (Turn(question.strip(), answer.strip()) for question, answer in zip(texts[::2], texts[1::2], strict=True))
     return Sample(key, images, tuple(turns), boxes=boxes)
 

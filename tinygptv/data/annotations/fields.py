@@ -5,11 +5,11 @@ field; keys it does not know are listed by `unread_keys`, and those that carry a
 useless, since what would be trained is not what was written.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 _CARRYING = frozenset(
     (
@@ -22,8 +22,8 @@ _CARRYING = frozenset(
 )
 """Keys that hold a picture, another medium or what somebody says, whichever layout they stand in."""
 
-_SWITCHES = frozenset(("loss", "weight", "train", "label"))
-"""Keys of chat files that say whether an answer is learned: true and 1 change nothing, all else does."""
+REPEATED = "a key that stands twice"
+"""The key that a reader of JSON adds to an object in which one does: one of the values would be lost."""
 
 _LONGEST_DETAIL = 500  # characters
 _Part = TypeVar("_Part", bound="Part")
@@ -74,10 +74,6 @@ class RejectedError(Exception):
         self.detail = printable(detail or reason)[:_LONGEST_DETAIL]
 
 
-class RepeatedKeys(dict[str, Any]):
-    """A JSON object in which a key stands twice, so that one of its values would be lost."""
-
-
 class Part(BaseModel):
     """One kind of object in a layout's files. Its fields are the keys that are read; null is the same as absent."""
 
@@ -86,15 +82,11 @@ class Part(BaseModel):
     ignored: ClassVar[frozenset[str]] = frozenset()
     """Keys of published files that are not read."""
 
+    switches: ClassVar[frozenset[str]] = frozenset()
+    """Keys that say whether something is to be learned: true and 1 change nothing, all else does."""
+
     needed: ClassVar[tuple[str, ...]] = ()
     """Fields without which it is of no use, although another may stand in their place."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        if isinstance(value, RepeatedKeys):
-            raise PydanticCustomError("repeated_key", "a key stands twice")
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 class Record(Part):
@@ -105,6 +97,10 @@ class Record(Part):
 
 def part_of(kind: type[_Part], value: Any) -> _Part:
     """The object that a JSON value is. Raises RejectedError, naming the field that is absent or of another type."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError:
+        value = _without_nulls(value)
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -118,15 +114,16 @@ def unread_keys(part: Part) -> Iterator[str]:
     Raises RejectedError for one that carries a picture or a turn.
     """
     for key, value in (part.model_extra or {}).items():
-        if key not in part.ignored:
+        if key == REPEATED:
+            raise RejectedError("repeated_key", "a key stands twice in one object")
+        if key not in part.ignored and value is not None:
             name = key.lower()
-            if (name in _CARRYING and value not in ("", [], {})) or (name in _SWITCHES and value != 1):
+            if (name in _CARRYING and value not in ("", [], {})) or (name in part.switches and value != 1):
                 raise RejectedError(f"unknown_key_{name}", f"the key '{key}' is not read in this place")
             yield key
-    for field, value in part:
-        inside = [value] if isinstance(value, Part) else value if isinstance(value, list) else []
-        for item in inside:
-            if isinstance(item, Part):
+    for field in _lists_of_parts(type(part)):
+        for item in getattr(part, field):
+            if item.model_extra:
                 yield from (f"{field}[].{key}" for key in unread_keys(item))
 
 
@@ -147,11 +144,26 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+@functools.cache
+def _lists_of_parts(kind: type[Part]) -> tuple[str, ...]:
+    """The fields that hold lists of further objects, which hold none."""
+    return tuple(
+        name
+        for name, field in kind.model_fields.items()
+        if any(isinstance(held, type) and issubclass(held, Part) for held in get_args(field.annotation))
+    )
+
+
+def _without_nulls(value: Any, levels: int = 4) -> Any:
+    """As far in as objects lie in records."""
+    if isinstance(value, dict) and levels:
+        return {key: _without_nulls(item, levels - 1) for key, item in value.items() if item is not None}
+    return [_without_nulls(item, levels - 1) for item in value] if isinstance(value, list) and levels else value
+
+
 def _rejected(fault: str, place: tuple[int | str, ...], value: Any) -> RejectedError:
     if fault == "string_unicode":
         return RejectedError("not_utf8")
-    if fault == "repeated_key":
-        return RejectedError("repeated_key", "a key stands twice in one object")
     name = "".join("[]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
     if not name:
         return RejectedError("malformed_record: not an object", f"an object is wanted, found {type(value).__name__}")

@@ -23,8 +23,6 @@ class ImageFolder:
 
     def find(self, *names: str) -> ImageReference:
         """The first of `names` that is there; if none is, the first with another ending. Raises RejectedError."""
-        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
-            raise RejectedError("image_outside_folder", f"the image {names[0]!r} lies outside {self._folder}")
         if image := self._find(names):
             return image
         raise RejectedError("missing_image", f"no image {names[0]!r} in {self._folder}")
@@ -41,6 +39,8 @@ class ImageFolder:
             raise RejectedError("wrong_image_size", f"{image.path} is {across} x {down} px, not {width} x {height}")
 
     def _look_up(self, names: tuple[str, ...]) -> ImageReference | None:
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
+            raise RejectedError("image_outside_folder", f"the image {names[0]!r} lies outside {self._folder}")
         others = (other for name in names for other in _other_endings(name))
         for name in (*names, *others):
             path = self._folder / name

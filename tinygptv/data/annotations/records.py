@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, TypeVar
 
-from tinygptv.data.annotations.fields import Part, RejectedError, RepeatedKeys, part_of, printable, unread_keys
+from tinygptv.data.annotations.fields import REPEATED, Part, RejectedError, part_of, printable, unread_keys
 from tinygptv.data.annotations.images import ImageFolder
 from tinygptv.data.json_stream import JsonScanner
 from tinygptv.errors import DataError
@@ -54,7 +54,8 @@ class Reading:
     def part(self, kind: type[_P], value: Any) -> _P:
         """The object that a JSON value is, its unread keys counted. Raises RejectedError."""
         part = part_of(kind, value)
-        self.not_read.update(f"key {key}" for key in unread_keys(part))
+        for key in unread_keys(part):
+            self.not_read[f"key {key}"] += 1
         return part
 
     def parts(self, kind: type[_P], values: Iterable[Any]) -> Iterator[_P | RejectedError]:
@@ -145,7 +146,9 @@ def lines(path: Path) -> Iterator[Any]:
                 yield _DECODER.decode(line.removeprefix("\ufeff"))  # of files joined by `cat`
             except (ValueError, RecursionError) as error:
                 if number == 1:
-                    raise DataError(f"{path}, line 1: not valid JSON ({error}); is this the right file?") from error
+                    raise DataError(
+                        f"{path}, line 1: not valid JSON ({error}); want records in one list, or one on each line"
+                    ) from error
                 yield RejectedError("not_json")
 
 
@@ -183,7 +186,9 @@ def index(
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    return found if len(found) == len(pairs) else RepeatedKeys(found)
+    if len(found) != len(pairs):
+        found[REPEATED] = True
+    return found
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
