@@ -65,6 +65,15 @@ def test_a_file_of_corners_is_refused_although_most_fit_into_their_image(store: 
     assert (len(found.samples), found.drops) == (10, {"box_outside_image": 1})
 
 
+def test_boxes_that_fit_as_corners_too_are_read_with_a_warning(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as percent of corners in a picture of more than 200 px, or whole pictures."""
+    either = [referred([1, 2, 30 + number, 40], f"dog {number}") for number in range(10)]
+    assert len(read(store, tmp_path, "refcoco", *either, images=(IMAGE,)).samples) == 10
+    assert "all 10 boxes would be right as corners, too" in caplog.text
+
+
 def test_an_image_may_be_named_by_its_owner(store: Store, tmp_path: Path) -> None:
     record = referred([10, 10, 20, 20]) | {"img_id": "holiday/beach_7"}
     (sample,) = read(store, tmp_path, "refcoco", record, images=("holiday/beach.png",)).samples

@@ -113,14 +113,14 @@ def _multitask(record: _TaggedTalk, reading: Reading) -> Sample:
 def _said(record: _Talk) -> list[tuple[str, str]]:
     """Who says what, whichever way it is listed."""
     system = [("system", record.system)] if record.system else []
-    if "conversations" in record.model_fields_set:
-        if record.query or record.response or record.history:
-            raise RejectedError("unknown_key_query", "it has 'conversations', and 'query', 'response' or 'history'")
-        return system + _speakers(record.conversations)
-    if record.query is None or record.response is None:
+    if not record.conversations and record.query is not None and record.response is not None:
+        exchanges = [*record.history, [record.query, record.response]]
+        return system + [said for asked, answer in exchanges for said in (("human", asked), ("gpt", answer))]
+    if "conversations" not in record.model_fields_set:
         raise missing(record, "conversations")
-    exchanges = [*record.history, [record.query, record.response]]
-    return system + [said for asked, answer in exchanges for said in (("human", asked), ("gpt", answer))]
+    if record.query or record.response or record.history:
+        raise RejectedError("unknown_key_query", "it has 'conversations', and 'query', 'response' or 'history'")
+    return system + _speakers(record.conversations)
 
 
 def _sample(

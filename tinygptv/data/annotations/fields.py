@@ -25,6 +25,7 @@ _CARRYING = frozenset(
 REPEATED = "a key that stands twice"
 """The key that a reader of JSON adds to an object in which one does: one of the values would be lost."""
 
+_LEVELS = 4  # that an object of a layout lies inside a record, at most
 _LONGEST_DETAIL = 500  # characters
 _Part = TypeVar("_Part", bound="Part")
 
@@ -101,6 +102,8 @@ def part_of(kind: type[_Part], value: Any) -> _Part:
         return kind.model_validate(value)
     except ValidationError:
         value = _without_nulls(value)
+    if _repeats_a_key(value):
+        raise _repeated_key()
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -115,7 +118,7 @@ def unread_keys(part: Part) -> Iterator[str]:
     """
     for key, value in (part.model_extra or {}).items():
         if key == REPEATED:
-            raise RejectedError("repeated_key", "a key stands twice in one object")
+            raise _repeated_key()
         if key not in part.ignored and value is not None:
             name = key.lower()
             if (name in _CARRYING and value not in ("", [], {})) or (name in part.switches and value != 1):
@@ -154,11 +157,20 @@ def _lists_of_parts(kind: type[Part]) -> tuple[str, ...]:
     )
 
 
-def _without_nulls(value: Any, levels: int = 4) -> Any:
-    """As far in as objects lie in records."""
+def _without_nulls(value: Any, levels: int = _LEVELS) -> Any:
     if isinstance(value, dict) and levels:
         return {key: _without_nulls(item, levels - 1) for key, item in value.items() if item is not None}
     return [_without_nulls(item, levels - 1) for item in value] if isinstance(value, list) and levels else value
+
+
+def _repeats_a_key(value: Any, levels: int = _LEVELS) -> bool:
+    if isinstance(value, dict) and levels:
+        return REPEATED in value or any(_repeats_a_key(item, levels - 1) for item in value.values())
+    return isinstance(value, list) and bool(levels) and any(_repeats_a_key(item, levels - 1) for item in value)
+
+
+def _repeated_key() -> RejectedError:
+    return RejectedError("repeated_key", "a key stands twice in one object")
 
 
 def _rejected(fault: str, place: tuple[int | str, ...], value: Any) -> RejectedError:

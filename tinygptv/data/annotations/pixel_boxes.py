@@ -1,5 +1,6 @@
 """Boxes [x, y, width, height] in px as fractions of their image, and how boxes in other measures are told from them."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, TypeVar
 
@@ -18,6 +19,7 @@ _FEWEST = 10
 """Boxes that must all look like corners before a file is refused. 42 % of RefCOCO's do, so ten by chance are 1 file in
 5,000; and none of RefCOCO's reaches beyond its image."""
 
+logger = logging.getLogger(__name__)
 _R = TypeVar("_R")
 
 
@@ -41,10 +43,11 @@ def fractions(box: list[float], across: float, down: float) -> Box:
 def refuse_corners(
     records: Iterable[_R | RejectedError], box_of: Callable[[_R], tuple[list[float], float, float]], reading: Reading
 ) -> Iterator[_R | RejectedError]:
-    """The records, unless all boxes read as corners x0, y0, x1, y1 and some not as x, y, width, height: then those that
-    fit into their image by chance are wrong, too. `box_of` gives a box, and width and height of its image.
+    """The records, unless all boxes would be right as corners x0, y0, x1, y1 and some are not as x, y, width, height:
+    then those that fit into their image by chance are wrong, too. `box_of` gives a box, and width and height of its
+    image.
 
-    Raises DataError at the end of such records.
+    Raises DataError at the end of such records; where all fit either way, a warning says so.
     """
     boxes = corners = beyond = 0
     for record in records:
@@ -54,8 +57,12 @@ def refuse_corners(
             corners += x < width <= across + _TOLERANCE and y < height <= down + _TOLERANCE
             beyond += x + width > across + _TOLERANCE or y + height > down + _TOLERANCE
         yield record
-    if beyond and corners == boxes >= _FEWEST:
+    if corners < boxes or boxes < _FEWEST:
+        return
+    files = ", ".join(map(str, reading.files.values()))
+    if beyond:
         raise DataError(
-            f"{', '.join(map(str, reading.files.values()))}: {beyond} of {boxes} boxes reach beyond their image, and "
-            "all of them would be right as corners x0, y0, x1, y1; write x, y, width, height in px"
+            f"{files}: {beyond} of {boxes} boxes reach beyond their image, and all of them would be right as corners "
+            "x0, y0, x1, y1; write x, y, width, height in px"
         )
+    logger.warning("%s: all %d boxes would be right as corners, too; read as x, y, width, height in px", files, boxes)
