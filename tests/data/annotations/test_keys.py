@@ -334,6 +334,16 @@ def test_the_first_trouble_says_where_it_is_and_what_is_wanted(store: Store, tmp
     )
 
 
+def test_the_file_in_which_the_first_trouble_is_is_named(store: Store, tmp_path: Path) -> None:
+    _, files = next(case for case in PUBLISHED if case[0] == "refcoco")
+    refs = [REF, {"ref_id": 8}]
+    found = read_annotations(store, "made_up", published(tmp_path, "refcoco", files | {"refs": refs}))
+    assert found.first_trouble == (
+        f"the first one dropped is record 2 of {tmp_path / 'refs.json'}: it has no 'ann_id', but ref_id; refcoco wants "
+        "ref_id, ann_id, image_id, split, sentences"
+    )
+
+
 @pytest.mark.parametrize(
     ("layout", "content", "message"),
     [

@@ -152,11 +152,9 @@ class AnnotationReader:
     def _drop(self, reason: RejectedError) -> None:
         self.drops[str(reason)] += 1
         if not self.first_trouble:
-            file = self._files.get("annotations") or self._files["refs"]
-            self.first_trouble = (
-                f"the first one dropped is record {self.rows_in} of {file}: {reason.detail}; "
-                f"{self._format} wants {wants(self._layout.parts[0])}"
-            )
+            place = reason.place or f"record {self.rows_in} of {self._files.get('annotations') or self._files['refs']}"
+            wanted = wants(reason.wanted or self._layout.parts[0])
+            self.first_trouble = f"the first one dropped is {place}: {reason.detail}; {self._format} wants {wanted}"
 
 
 def contents_of(source: AnnotationsSource) -> dict[str, str]:

@@ -68,11 +68,14 @@ Texts = Annotated[list[str], BeforeValidator(_list_of_one)]
 
 
 class RejectedError(Exception):
-    """A record that cannot be used. Its message is the reason it is counted under, `detail` what was found."""
+    """A record that cannot be used. Its message is the reason it is counted under, `detail` what was found, `wanted`
+    the kind of object that could not be made, and `place` where it stands, if these are known."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.detail = printable(detail or reason)[:_LONGEST_DETAIL]
+        self.wanted: type[Part] | None = None
+        self.place = ""
 
 
 class Part(BaseModel):

@@ -92,7 +92,7 @@ def _joined(reading: Reading) -> Iterator[_Referred | RejectedError]:
     pictures = reading.member("instances", "images", _InstanceImage)
     images, rejected = index(pictures, lambda picture: picture.id, _InstanceImage.about)
     yield from rejected
-    for ref in reading.parts(_Ref, _refs(reading)):
+    for ref in reading.parts(_Ref, _refs(reading), "refs"):
         if isinstance(ref, RejectedError):
             yield ref
             continue

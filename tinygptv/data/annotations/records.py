@@ -53,28 +53,41 @@ class Reading:
 
     def part(self, kind: type[_P], value: Any) -> _P:
         """The object that a JSON value is, its unread keys counted. Raises RejectedError."""
-        part = part_of(kind, value)
-        for key in unread_keys(part):
-            self.not_read[f"key {key}"] += 1
+        try:
+            part = part_of(kind, value)
+            for key in unread_keys(part):
+                self.not_read[f"key {key}"] += 1
+        except RejectedError as reason:
+            reason.wanted = kind
+            raise
         return part
 
-    def parts(self, kind: type[_P], values: Iterable[Any]) -> Iterator[_P | RejectedError]:
-        """An object for each value, or why it is none."""
-        return each(values, lambda value: self.part(kind, value))
+    def parts(self, kind: type[_P], values: Iterable[Any], role: str = "") -> Iterator[_P | RejectedError]:
+        """An object for each value, or why it is none; `role` is that of the file whose records they are."""
+        for number, value in enumerate(values, 1):
+            try:
+                if isinstance(value, RejectedError):
+                    raise value
+                part = self.part(kind, value)
+            except RejectedError as reason:
+                reason.place = f"record {number} of {self.files[role]}" if role else ""
+                yield reason
+            else:
+                yield part
 
     def records(self, kind: type[_P]) -> Iterator[_P | RejectedError]:
         """Of a file that is one JSON array, or JSON lines, whatever it is called."""
         if begins_with(self.files["annotations"], "["):
             return self.array("annotations", kind)
-        return self.parts(kind, lines(self.files["annotations"]))
+        return self.parts(kind, lines(self.files["annotations"]), "annotations")
 
     def array(self, role: str, kind: type[_P]) -> Iterator[_P | RejectedError]:
         """The items of a file that is one array. Raises DataError."""
-        return self.parts(kind, array(self.files[role]))
+        return self.parts(kind, array(self.files[role]), role)
 
     def member(self, role: str, key: str, kind: type[_P]) -> Iterator[_P | RejectedError]:
         """The items of the array under `key` of the object that a file is. Raises DataError."""
-        return self.parts(kind, self._list_of(self.files[role], key))
+        return self.parts(kind, self._list_of(self.files[role], key), role)
 
     def members(self, role: str) -> Iterator[tuple[str, Any]]:
         """The names and values of the object that a file is. Raises DataError."""
