@@ -61,7 +61,7 @@ def test_cc_sbu_align(store: Store, tmp_path: Path) -> None:
     (sample,) = found.samples
     assert (sample.key, sample.turns, sample.source) == ("2", (Turn("", "A dog."),), "made_up")
     assert [image.path for image in sample.images] == [str(tmp_path / "images" / "2.jpg")]
-    assert found.drops == {"missing_image": 1, "duplicate_key": 1, "empty_answer": 1, "malformed_record": 1}
+    assert found.drops == {"missing_image": 1, "duplicate_key": 1, "empty_answer": 1, "malformed_record: no caption": 1}
 
 
 def test_llava_conversations(store: Store, tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_aokvqa_keeps_one_split_and_needs_direct_answers(store: Store, tmp_path:
         ([50, 10, 60, 20], "box_outside_image"),
         ([-3, 10, 20, 20], "box_outside_image"),
         ([10, 10, 0, 20], "box_outside_image"),
-        ([10, 10, 20], "malformed_record"),
-        ([10, 10, "20", 20], "malformed_record"),
+        ([10, 10, 20], "malformed_record: bbox"),
+        ([10, 10, "20", 20], "malformed_record: bbox[]"),
     ],
 )
 def test_a_box_that_is_none_is_dropped(store: Store, tmp_path: Path, bbox: list[Any], reason: str) -> None:
@@ -170,7 +170,7 @@ def test_vsr(store: Store, tmp_path: Path) -> None:
     ]
     found = read(store, tmp_path, "vsr", "1.jpg", annotations=records)
     assert [sample.turns[0].answer for sample in found.samples] == ["true", "false"]
-    assert (found.samples[0].group, found.drops) == ("left of", {"malformed_record": 1})
+    assert (found.samples[0].group, found.drops) == ("left of", {"malformed_record: label": 1})
 
 
 def test_coco_captions_are_gathered_by_image(store: Store, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_coco_captions_are_gathered_by_image(store: Store, tmp_path: Path) -> No
 
 def test_records_that_are_no_objects_are_counted(store: Store, tmp_path: Path) -> None:
     found = read(store, tmp_path, "refcoco", annotations=["text", 7, None, []])
-    assert found.drops == {"malformed_record": 4}
+    assert found.drops == {"malformed_record: not an object": 4}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -233,6 +233,7 @@ def test_every_drawn_twin_is_read_without_a_loss(store: Store) -> None:
         found = read_annotations(store, name, twin)
         assert found.samples, name
         assert not found.drops, name
+        assert not found.not_read, name
         formats.add(twin.format)
     assert formats == set(LAYOUTS)
 
@@ -278,8 +279,47 @@ def test_real_files_are_read_and_only_for_want_of_images_and_answers_dropped(
     if name.startswith("refcoco"):
         allowed |= {"duplicate_key"}
     assert set(found.drops) <= allowed
+    assert not found.not_read
     if name == "llava":
         assert len(found.samples) == 399
+
+
+SEVERAL: dict[str, tuple[AnnotationFormat, dict[str, str], int]] = {
+    "vizwiz": (
+        "vqav2",
+        {
+            "annotations": "vizwiz/val_annotations_vqa_format.json",
+            "questions": "vizwiz/val_questions_vqa_format.json",
+        },
+        3432,
+    ),
+    "visual genome": (
+        "visual_genome",
+        {
+            "annotations": "visual_genome/region_descriptions.sample.json",
+            "images": "visual_genome/image_data.sample.json",
+        },
+        5350,
+    ),
+    "visual cot": ("llava_conversation", {"annotations": "visual_cot/gqa.json"}, 765),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_all_keys_of_real_files_are_known(store: Store, shared: Path, name: str) -> None:
+    """Their images are not at hand."""
+    layout, files, rows = SEVERAL[name]
+    real = AnnotationsSource(
+        kind="annotations",
+        about="real",
+        licence="see its README",
+        format=layout,
+        files={role: str(shared / "data" / "annotations" / path) for role, path in files.items()},
+        images=str(shared / "data" / "images"),
+    )
+    found = read_annotations(store, name, real)
+    assert (found.rows_in, found.not_read) == (rows, {})
+    assert set(found.drops) <= {"missing_image", "large_region"}
 
 
 def test_the_official_pair_of_vqa_files_is_joined(store: Store, shared: Path) -> None:
@@ -297,4 +337,4 @@ def test_the_official_pair_of_vqa_files_is_joined(store: Store, shared: Path) ->
         images=str(shared / "data" / "images" / "coco" / "val2014"),
     )
     found = read_annotations(store, "vqav2", real)
-    assert (found.rows_in, dict(found.drops)) == (63, {"no_question": 63})
+    assert (found.rows_in, dict(found.drops), found.not_read) == (63, {"no_question": 63}, {})

@@ -108,6 +108,15 @@ def test_drops_are_counted_by_component_and_reason(store: Store, define: Path) -
     assert summary["components"] == manifest.details["components"]
 
 
+def test_keys_that_are_not_read_stand_in_the_manifest(store: Store, define: Path) -> None:
+    write_align(define, {"1": "one", "2": "two"}, images=2)
+    path = define / "files" / "filter_cap.json"
+    path.write_text(path.read_text().replace('"caption"', '"mood": "calm", "caption"'))
+    write_mixture(define, {"source": "align", "task": "describe", "weight": 1.0})
+    (component,) = mix(store, "blend", None).details["components"]
+    assert (component["samples"], component["not_read"]) == (2, {"key mood": 2})
+
+
 def test_a_changed_weight_is_another_mixture(store: Store, define: Path) -> None:
     write_align(define, {"1": "one"}, images=1)
     artifacts = set()
@@ -137,7 +146,11 @@ def test_a_missing_annotation_file_is_named(store: Store, define: Path) -> None:
 def test_a_component_without_a_usable_sample_is_refused_and_nothing_is_left(store: Store, define: Path) -> None:
     write_align(define, {"1": "one", "2": ""}, images=0)
     write_mixture(define, {"source": "align", "task": "describe", "weight": 1.0})
-    with pytest.raises(DataError, match=r"components\[0\]: align has no usable sample left of 2.*missing_image"):
+    refused = (
+        r"components\[0\]: align has no usable sample left of 2.*missing_image.*the first one dropped is record 1 of "
+        r".*filter_cap.json: no image '1.jpg' in .*; cc_sbu_align wants image_id, caption"
+    )
+    with pytest.raises(DataError, match=refused):
         mix(store, "blend", None)
     assert store.names("mixtures/") == []
 

@@ -13,7 +13,7 @@ _SPACE = " \t\r\n"
 
 def array_items(stream: IO[str], path: str) -> Iterator[Any]:
     """The items of the array in `stream`; `path` is for messages. Raises DataError where the text is not JSON."""
-    return _Scanner(stream, path).items("[…]")
+    return JsonScanner(stream, path).items("[…]")
 
 
 def member_items(stream: IO[str], path: str, key: str) -> Iterator[Any]:
@@ -21,42 +21,27 @@ def member_items(stream: IO[str], path: str, key: str) -> Iterator[Any]:
 
     Raises DataError where the text is not JSON, or at its end if there is no such array.
     """
-    scanner = _Scanner(stream, path)
-    scanner.expect("{", "an object")
+    scanner = JsonScanner(stream, path)
     seen = []
-    while not scanner.accept("}"):
-        scanner.accept(",")
-        name = scanner.value()
-        scanner.expect(":", "a colon")
+    for name in scanner.names():
         seen.append(name)
         if name == key:
             yield from scanner.items(f"{key}: […]")
             return
         scanner.skip()
     raise DataError(
-        f"{path}: expected a list '{key}'; found {', '.join(map(str, seen)) or 'nothing'}. "
+        f"{path}: expected a list '{key}'; found {', '.join(seen) or 'nothing'}. "
         "One object is read as SBU's parallel lists; write records in an array, or one per line"
     )
 
 
-def object_items(stream: IO[str], path: str) -> Iterator[tuple[str, Any]]:
-    """The names and values of the object in `stream`. Raises DataError where the text is not JSON."""
-    scanner = _Scanner(stream, path)
-    scanner.expect("{", "an object")
-    while not scanner.accept("}"):
-        scanner.accept(",")
-        name = scanner.value()
-        scanner.expect(":", "a colon")
-        yield str(name), scanner.value()
+class JsonScanner:
+    """A window that slides over the text; values are whole in it when they are decoded. Raises DataError."""
 
-
-class _Scanner:
-    """A window that slides over the text; values are whole in it when they are decoded."""
-
-    def __init__(self, stream: IO[str], path: str) -> None:
+    def __init__(self, stream: IO[str], path: str, decoder: json.JSONDecoder | None = None) -> None:
         self._stream, self._path = stream, path
         self._text, self._position, self._values = stream.read(_CHUNK).removeprefix("\ufeff"), 0, 0
-        self._decoder = json.JSONDecoder()
+        self._decoder = decoder or json.JSONDecoder()
 
     def items(self, what: str) -> Iterator[Any]:
         """The items of the array that begins here."""
@@ -65,6 +50,15 @@ class _Scanner:
             self.accept(",")
             yield self.value()
 
+    def names(self) -> Iterator[str]:
+        """The names in the object that begins here; whoever asks reads or skips the value behind each."""
+        self.expect("{", "an object")
+        while not self.accept("}"):
+            self.accept(",")
+            name = self.value()
+            self.expect(":", "a colon")
+            yield str(name)
+
     def skip(self) -> None:
         """Pass over one value; an array item by item, so that its length does not matter."""
         if self._next() == "[":
@@ -72,6 +66,12 @@ class _Scanner:
                 pass
         else:
             self.value()
+
+    def end(self) -> None:
+        """Nothing more may come."""
+        if self._next():
+            found = self._text[self._position : self._position + 40]
+            raise DataError(f"{self._path}: expected the end of the file after value {self._values}, found {found!r}")
 
     def accept(self, sign: str) -> bool:
         """Whether `sign` comes next; if so, pass over it."""
@@ -91,6 +91,8 @@ class _Scanner:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._position)
+            except RecursionError as error:
+                raise DataError(f"{self._path}: nested too deeply after value {self._values}") from error
             except ValueError as error:
                 if len(self._text) - self._position > _LONGEST_ITEM or not self._more():
                     message = f"{self._path}: not valid JSON after value {self._values}: {error}"

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from tinygptv.sample import ImageReference, Sample, Turn
 log = logging.getLogger(__name__)
 
 SAMPLES, SUMMARY, LEFT_OUT = "samples.parquet", "mixture.json", "left_out.npy"
-_LAYOUT = 2  # of the table; raise it when its columns change
+_LAYOUT = 3  # of the table; raise it when its columns, or what is read of a record, change
 PAIR_TASKS: tuple[Task, ...] = ("caption_only", "describe", "caption")
 
 _TURNS = pa.list_(pa.struct([("instruction", pa.string()), ("answer", pa.string())]))
@@ -75,6 +75,8 @@ class _Part:
     table: pa.Table
     rows_in: int
     drops: Counter[str]
+    not_read: Counter[str] = field(default_factory=Counter)
+    first_trouble: str = ""
 
 
 def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstones: int | None = None) -> Manifest:
@@ -113,13 +115,14 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstone
                 part = _pairs(store, pairs)
             else:
                 read = annotated(component.source)
-                part = _Part(read.table, read.rows_in, Counter(read.drops))
+                part = replace(read, drops=Counter(read.drops))
                 _forget(part, wanted)
             _limit(part, component.max_samples)
             if not part.table.num_rows:
                 raise DataError(
                     f"{_named(mixture_name)}, components[{place}]: {component.source} has no usable sample left of "
-                    f"{part.rows_in} (dropped: {dict(part.drops) or 'none'})"
+                    f"{part.rows_in} (dropped: {dict(part.drops) or 'none'}){part.first_trouble and '; '}"
+                    f"{part.first_trouble}"
                 )
             log.info(
                 "mix %s: %s as %s, %d samples", mixture_name, component.source, component.task, part.table.num_rows
@@ -185,7 +188,7 @@ def _annotated(store: Store, name: str, source: AnnotationsSource) -> _Part:
     while some := list(itertools.islice(samples, _BATCH)):
         rows = [_row(sample, source.images, reader.images) for sample in some]
         tables.append(pa.Table.from_pylist(rows, _SCHEMA))
-    return _Part(pa.concat_tables(tables), reader.rows_in, reader.drops)
+    return _Part(pa.concat_tables(tables), reader.rows_in, reader.drops, reader.not_read, reader.first_trouble)
 
 
 def _row(sample: Sample, root: str, images: Path) -> dict[str, Any]:
@@ -239,6 +242,7 @@ def _write(folder: Path, mixture: Mixture, parts: list[_Part]) -> Outcome:
             "rows_in": part.rows_in,
             "samples": part.table.num_rows,
             "drops": dict(part.drops),
+            "not_read": dict(part.not_read),
         }
         for component, share, part in zip(mixture.components, shares, parts, strict=True)
     ]

@@ -81,7 +81,10 @@ def evaluate(
             answers = answer_all(release, samples, benchmark.task, benchmark.max_new_tokens, noise=noise)
             kept, said = answered_items(benchmark_name, kept, answers, drops)
         elif not (noise and drops["no_picture"]):
-            raise DataError(f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({summary(drops)})")
+            raise DataError(
+                f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({summary(drops)})"
+                f"{items.first_trouble and '; '}{items.first_trouble}"
+            )
         details = _write(draft, benchmark, kept, said, items.images)
         logger.info("evaluate %s on %s%s: %s", model_name, benchmark_name, " (noise)" * noise, _told(details))
         return Outcome(

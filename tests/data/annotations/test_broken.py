@@ -101,7 +101,10 @@ def test_lines_that_are_no_json_and_no_objects_are_counted(store: Store, tmp_pat
     lines = [json.dumps(talk(1)), "{broken", "", "7", json.dumps(talk(1)), json.dumps(talk(2))]
     found = read_annotations(store, "made_up", source(tmp_path, "llava_conversation", "\n".join(lines).encode()))
     assert [sample.key for sample in found.samples] == ["1", "2"]
-    assert (found.rows_in, found.drops) == (5, {"not_json": 1, "malformed_record": 1, "duplicate_key": 1})
+    assert (found.rows_in, found.drops) == (
+        5,
+        {"not_json": 1, "malformed_record: not an object": 1, "duplicate_key": 1},
+    )
 
 
 @pytest.mark.parametrize("form", ["list", "lines"])
@@ -124,7 +127,7 @@ def test_half_a_surrogate_pair_is_no_text(store: Store, tmp_path: Path) -> None:
     [
         ({"boxes": [[0, 0, 1, 1]]}, "boxes_and_marks_differ"),
         ({"boxes": [[0, 0, 1.2, 1]]}, "box_outside_image"),
-        ({"boxes": [[0, 0, 1]]}, "malformed_record"),
+        ({"boxes": [[0, 0, 1]]}, "malformed_record: boxes[]"),
         ({"image": ["1.jpg", "gone.jpg"]}, "missing_image"),
         ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": " "}]}, "empty_answer"),
     ],

@@ -6,15 +6,19 @@ differently). A sample's turns hold the bare question, phrase or box; wordings a
 """
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tinygptv.artifacts import Store, sha256_of
 from tinygptv.data.annotations import captions, conversations, grounding, questions
+from tinygptv.data.annotations.fields import RejectedError, wants
 from tinygptv.data.annotations.images import ImageFolder
-from tinygptv.data.annotations.records import MALFORMED, Layout, Record, RejectedError
+from tinygptv.data.annotations.marks import check_written_boxes, with_images
+from tinygptv.data.annotations.records import Layout, Reading
 from tinygptv.data.shapes.files import corpus_folder
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
@@ -22,7 +26,9 @@ from tinygptv.errors import DefinitionError
 from tinygptv.locations import local_path
 from tinygptv.sample import Sample
 
-LAYOUTS: dict[AnnotationFormat, Layout] = {
+logger = logging.getLogger(__name__)
+
+LAYOUTS: dict[AnnotationFormat, Layout[Any]] = {
     "cc_sbu_align": captions.ALIGN,
     "coco_caption": captions.COCO,
     "coco_karpathy": captions.KARPATHY,
@@ -68,12 +74,15 @@ TASKS: dict[AnnotationFormat, tuple[Task, ...]] = {
 
 @dataclass
 class Annotations:
-    """What a source gave: `rows_in = len(samples) + sum(drops)`. Image paths are absolute, inside `images`."""
+    """What a source gave: `rows_in = len(samples) + sum(drops)`. Image paths are absolute, inside `images`. `not_read`
+    counts keys and turns that were left out; `first_trouble` says of the first record dropped why."""
 
     images: Path
     samples: list[Sample] = field(default_factory=list)
     rows_in: int = 0
     drops: Counter[str] = field(default_factory=Counter)
+    not_read: Counter[str] = field(default_factory=Counter)
+    first_trouble: str = ""
 
 
 def read_annotations(
@@ -81,11 +90,12 @@ def read_annotations(
 ) -> Annotations:
     """All usable samples of a source, in the order of its file. Raises as `AnnotationReader`."""
     reader = AnnotationReader(store, name, source, corpus)
-    return Annotations(reader.images, list(reader), reader.rows_in, reader.drops)
+    return Annotations(reader.images, list(reader), reader.rows_in, reader.drops, reader.not_read, reader.first_trouble)
 
 
 class AnnotationReader:
-    """Iterating gives a source's usable samples one by one; how many rows came in and were dropped is told beside.
+    """Iterating gives a source's usable samples one by one; how many rows came in and were dropped is told beside, and
+    what was not read of them (`Annotations`).
 
     Image paths are absolute, inside `images`; `corpus` is where embedded files lie, if it is not to be drawn whole.
     Raises DefinitionError for roles the layout does not have, DataError for files that are absent or of another shape.
@@ -102,39 +112,49 @@ class AnnotationReader:
                 f"source '{name}', files: found {', '.join(source.files)}; {source.format} needs {expected}"
             )
         self._files = {role: local_path(location, corpus) for role, location in source.files.items()}
-        self._name, self._split = name, source.split
+        self._name, self._format, self._split = name, source.format, source.split
         self.images = local_path(source.images, corpus)
         self.rows_in = 0
         self.drops: Counter[str] = Counter()
+        self.not_read: Counter[str] = Counter()
+        self.first_trouble = ""
 
     def __iter__(self) -> Iterator[Sample]:
         """All of them, once."""
-        folder, seen = ImageFolder(self.images), set[str]()
-        for record in self._layout.records(self._files):
+        reading, seen = Reading(self._files, ImageFolder(self.images), self.not_read), set[str]()
+        for record in self._layout.records(reading):
             self.rows_in += 1
             try:
-                sample = self._convert(record, folder)
+                sample = self._convert(record, reading)
                 if sample.key in seen:
-                    raise RejectedError("duplicate_key")
+                    raise RejectedError("duplicate_key", f"the key {sample.key!r} was there before")
             except RejectedError as reason:
-                self.drops[str(reason)] += 1
+                self._drop(reason)
             else:
                 seen.add(sample.key)
                 yield replace(sample, source=self._name)
+        if self.not_read:
+            counts = ", ".join(f"{what} ({count})" for what, count in sorted(self.not_read.items()))
+            logger.warning("source '%s': not read: %s", self._name, counts)
 
-    def _convert(self, record: Record | RejectedError, folder: ImageFolder) -> Sample:
+    def _convert(self, record: Any, reading: Reading) -> Sample:
         if isinstance(record, RejectedError):
             raise record
-        try:
-            if self._split is not None and record.get("split", self._split) != self._split:
-                raise RejectedError("other_split")
-            sample = self._layout.convert(record, folder)
-            _check_text(sample)
-        except MALFORMED:
-            raise RejectedError("malformed_record") from None
+        if self._split is not None and record.split not in (None, self._split):
+            raise RejectedError("other_split", f"its split is '{record.split}', and '{self._split}' is wanted")
+        sample = with_images(self._layout.convert(record, reading))
+        _check_text(sample)
         if not all(turn.answer.strip() for turn in sample.turns) or not sample.turns:
             raise RejectedError("empty_answer")
+        check_written_boxes(sample)
         return sample
+
+    def _drop(self, reason: RejectedError) -> None:
+        self.drops[str(reason)] += 1
+        if not self.first_trouble:
+            place = reason.place or f"record {self.rows_in} of {self._files.get('annotations') or self._files['refs']}"
+            wanted = wants(reason.wanted or self._layout.parts[0])
+            self.first_trouble = f"the first one dropped is {place}: {reason.detail}; {self._format} wants {wanted}"
 
 
 def contents_of(source: AnnotationsSource) -> dict[str, str]:
@@ -146,7 +166,8 @@ def contents_of(source: AnnotationsSource) -> dict[str, str]:
 def _check_text(sample: Sample) -> None:
     """Raises RejectedError for text that stands for no characters: bytes that were no UTF-8, or half of a pair."""
     spoken = (text for turn in sample.turns for text in (turn.instruction, turn.answer))
+    paths = (image.path for image in sample.images)
     try:
-        "".join((sample.key, *sample.answers, *spoken)).encode()
+        "".join((sample.key, sample.group, *sample.answers, *spoken, *paths)).encode()
     except UnicodeEncodeError:
         raise RejectedError("not_utf8") from None

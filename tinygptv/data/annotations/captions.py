@@ -2,72 +2,108 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from tinygptv.data.annotations.images import ImageFolder
-from tinygptv.data.annotations.records import (
-    MALFORMED,
-    ONE_FILE,
-    Files,
-    Layout,
-    Record,
-    RejectedError,
-    array,
-    each,
-    in_list,
-    member,
-)
+from tinygptv.data.annotations.fields import Id, Number, Part, Record, RejectedError
+from tinygptv.data.annotations.images import with_folder
+from tinygptv.data.annotations.records import ONE_FILE, Layout, Reading, each
 from tinygptv.sample import Sample, Turn
 
 
-def _align(record: Record, images: ImageFolder) -> Sample:
-    image_id = str(record["image_id"])
-    return Sample(image_id, (images.find(f"{image_id}.jpg"),), (Turn("", record["caption"].strip()),))
+class _Aligned(Record):
+    image_id: Id
+    caption: str
 
 
-def _coco_records(files: Files) -> Iterator[Record | RejectedError]:
-    """One record per image, with all its captions."""
-    captions: dict[int, list[str]] = defaultdict(list)
-    for annotation in member(files["annotations"], "annotations"):
-        try:
-            captions[annotation["image_id"]].append(annotation["caption"].strip())
-        except MALFORMED:
-            yield RejectedError("malformed_record")
-    shown = member(files["annotations"], "images")
-    yield from each(shown, lambda image: {**image, "captions": captions.pop(image["id"], [])})
-    yield from ({"id": image_id, "captions": left} for image_id, left in captions.items())
+class _CocoCaption(Part):
+    ignored = frozenset({"id"})
+
+    image_id: Number
+    caption: str
 
 
-def _coco(record: Record, images: ImageFolder) -> Sample:
-    captions = tuple(caption for caption in record["captions"] if caption)
-    if not captions:
-        raise RejectedError("no_caption")
-    named = (record["file_name"],) if "file_name" in record else ()
-    image = images.find_coco(record["id"], *named)
-    return Sample(str(record["id"]), (image,), (Turn("", captions[0]),), answers=captions)
+class _CocoImage(Part):
+    ignored = frozenset({"license", "coco_url", "height", "width", "date_captured", "flickr_url"})
+
+    id: Number
+    file_name: str | None = None
 
 
-def _karpathy_records(files: Files) -> Iterator[Record | RejectedError]:
-    """What lies in a `train` folder is the split train; Karpathy's training list takes in images of val2014 too."""
-    return each(
-        array(files["annotations"]),
-        lambda record: {"split": "train" if "train" in record["image"] else "restval", **record},
+class _KarpathyCaption(Record):
+    image: str
+    image_id: Id
+    caption: str
+
+
+class _TextCap(Record):
+    ignored = frozenset(
+        (
+            *("image_name", "image_width", "image_height", "image_classes", "set_name", "caption_tokens"),
+            *("flickr_original_url", "flickr_300k_url", "reference_strs", "reference_tokens"),
+        )
     )
 
-
-def _karpathy(record: Record, images: ImageFolder) -> Sample:
-    name, caption = record["image"], record["caption"].strip()
-    image = images.find(name, name.rpartition("/")[2])
-    return Sample(f"{record['image_id']}/{caption}", (image,), (Turn("", caption),))
-
-
-def _textcaps(record: Record, images: ImageFolder) -> Sample:
-    name = record.get("image_path") or f"{record['image_id']}.jpg"
-    image = images.find(name, name.rpartition("/")[2])
-    key = f"{record['image_id']}/{record['caption_id']}"
-    return Sample(key, (image,), (Turn("", record["caption_str"].strip()),))
+    image_id: Id
+    caption_id: Id
+    caption_str: str
+    image_path: str | None = None
 
 
-ALIGN = Layout(ONE_FILE, in_list("annotations"), _align)
-COCO = Layout(ONE_FILE, _coco_records, _coco)
-KARPATHY = Layout(ONE_FILE, _karpathy_records, _karpathy)
-TEXTCAPS = Layout(ONE_FILE, in_list("data"), _textcaps)
+@dataclass
+class _Captioned:
+    """An image of COCO with all its captions."""
+
+    image_id: int
+    captions: tuple[str, ...]
+    name: str | None = None
+    split: str | None = None
+
+
+def _align(record: _Aligned, reading: Reading) -> Sample:
+    image = reading.images.find(f"{record.image_id}.jpg")
+    return Sample(record.image_id, (image,), (Turn("", record.caption.strip()),))
+
+
+def _coco_records(reading: Reading) -> Iterator[_Captioned | RejectedError]:
+    captions: dict[int, list[str]] = defaultdict(list)
+    for annotation in reading.member("annotations", "annotations", _CocoCaption):
+        if isinstance(annotation, RejectedError):
+            yield annotation
+        else:
+            captions[annotation.image_id].append(annotation.caption.strip())
+    shown = reading.member("annotations", "images", _CocoImage)
+    yield from each(shown, lambda image: _Captioned(image.id, tuple(captions.pop(image.id, ())), image.file_name))
+    yield from (_Captioned(image_id, tuple(left)) for image_id, left in captions.items())
+
+
+def _coco(record: _Captioned, reading: Reading) -> Sample:
+    captions = tuple(caption for caption in record.captions if caption)
+    if not captions:
+        raise RejectedError("no_caption")
+    image = reading.images.find_coco(record.image_id, *((record.name,) if record.name is not None else ()))
+    return Sample(str(record.image_id), (image,), (Turn("", captions[0]),), answers=captions)
+
+
+def _karpathy_records(reading: Reading) -> Iterator[_KarpathyCaption | RejectedError]:
+    """What lies in a `train` folder is the split train; Karpathy's training list takes in images of val2014 too."""
+    for record in reading.array("annotations", _KarpathyCaption):
+        if not isinstance(record, RejectedError) and record.split is None:
+            record.split = "train" if "train" in record.image else "restval"
+        yield record
+
+
+def _karpathy(record: _KarpathyCaption, reading: Reading) -> Sample:
+    caption = record.caption.strip()
+    image = reading.images.find(*with_folder(record.image))
+    return Sample(f"{record.image_id}/{caption}", (image,), (Turn("", caption),))
+
+
+def _textcaps(record: _TextCap, reading: Reading) -> Sample:
+    image = reading.images.find(*with_folder(record.image_path or f"{record.image_id}.jpg"))
+    return Sample(f"{record.image_id}/{record.caption_id}", (image,), (Turn("", record.caption_str.strip()),))
+
+
+ALIGN = Layout(ONE_FILE, (_Aligned,), lambda reading: reading.member("annotations", "annotations", _Aligned), _align)
+COCO = Layout(ONE_FILE, (_CocoImage, _CocoCaption), _coco_records, _coco)
+KARPATHY = Layout(ONE_FILE, (_KarpathyCaption,), _karpathy_records, _karpathy)
+TEXTCAPS = Layout(ONE_FILE, (_TextCap,), lambda reading: reading.member("annotations", "data", _TextCap), _textcaps)

@@ -6,137 +6,247 @@ image: the layout in which MiniGPT-v2 evaluates RefCOCO. Flickr30k's boxes stand
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
-from tinygptv.data.annotations.images import ImageFolder
+from pydantic import Field
+
+from tinygptv.data.annotations.fields import Id, Part, Record, RejectedError, as_number
+from tinygptv.data.annotations.pixel_boxes import PixelBox, fractions, refuse_corners
 from tinygptv.data.annotations.plain_pickle import read_plain_pickle
-from tinygptv.data.annotations.records import (
-    ONE_FILE,
-    Files,
-    Layout,
-    Record,
-    RejectedError,
-    array,
-    each,
-    index,
-    member,
-    only,
-    records,
-)
+from tinygptv.data.annotations.records import ONE_FILE, Layout, Reading, array, each, index
 from tinygptv.data.boxes import CODECS, Box, box_text
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference, Sample, Turn
 
-_BOX_TOLERANCE = 1.0  # px; published boxes are rounded
 _LARGEST_REGION = 16_384  # px²; larger regions of Visual Genome are hardly worth pointing at (OFA, MiniGPT-v2)
+
+_Side = Annotated[float, Field(gt=0, le=1e6)]
+"""Of an image, in px."""
+
+
+class _About(NamedTuple):
+    """What is kept of a picture that many boxes are in; width and height in px."""
+
+    name: str
+    width: float
+    height: float
 
 
 # RefCOCO
 
 
-def _refcoco_records(files: Files) -> Iterator[Record | RejectedError]:
+class _Referred(Record):
+    img_id: str
+    sents: str
+    bbox: PixelBox
+    width: _Side
+    height: _Side
+
+
+class _Sentence(Part):
+    ignored = frozenset({"tokens", "sent", "sent_id"})
+
+    raw: str
+
+
+class _Ref(Part):
+    ignored = frozenset({"sent_ids", "file_name", "category_id"})
+
+    ref_id: Id
+    ann_id: Id
+    image_id: Id
+    split: str
+    sentences: list[Any]
+
+
+class _Instance(Part):
+    ignored = frozenset({"segmentation", "area", "iscrowd", "image_id", "category_id"})
+
+    id: Id
+    bbox: PixelBox
+
+
+class _InstanceImage(Part):
+    ignored = frozenset({"license", "coco_url", "date_captured", "flickr_url"})
+
+    id: Id
+    file_name: str
+    width: _Side
+    height: _Side
+
+    def about(self) -> _About:
+        return _About(self.file_name, self.width, self.height)
+
+
+def _refcoco_records(reading: Reading) -> Iterator[_Referred | RejectedError]:
     """One record per phrase, of MiniGPT-v2's list, or of the official `instances.json` and pickle of `refs`."""
-    if "refs" not in files:
-        yield from records(files)
-        return
-    refs = _refs(files)
-    boxes, rejected = index(member(files["instances"], "annotations"), "id", lambda annotation: annotation["bbox"])
+    records = _joined(reading) if "refs" in reading.files else reading.records(_Referred)
+    yield from refuse_corners(records, lambda record: (record.bbox, record.width, record.height), reading)
+
+
+def _joined(reading: Reading) -> Iterator[_Referred | RejectedError]:
+    instances = reading.member("instances", "annotations", _Instance)
+    boxes, rejected = index(instances, lambda instance: instance.id, lambda instance: instance.bbox)
     yield from rejected
-    images, rejected = index(member(files["instances"], "images"), "id", only("file_name", "width", "height"))
+    pictures = reading.member("instances", "images", _InstanceImage)
+    images, rejected = index(pictures, lambda picture: picture.id, _InstanceImage.about)
     yield from rejected
-    for ref in refs:
-        image, box = images.get(ref["image_id"]), boxes.get(ref["ann_id"])
+    for ref in reading.parts(_Ref, _refs(reading), "refs"):
+        if isinstance(ref, RejectedError):
+            yield ref
+            continue
+        image, box = images.get(ref.image_id), boxes.get(ref.ann_id)
         if image is None or box is None:
-            yield from (RejectedError("unknown_image" if image is None else "no_box") for _ in ref["sentences"])
-        else:
-            yield from each(ref["sentences"], functools.partial(_refcoco_record, ref, image, box))
+            yield from (RejectedError("unknown_image" if image is None else "no_box") for _ in ref.sentences)
+            continue
+        sentences = reading.parts(_Sentence, ref.sentences)
+        yield from each(sentences, functools.partial(_referred, ref, image, box))
 
 
-def _refcoco_record(ref: Record, image: Record, box: list[float], sentence: Record) -> Record:
-    key = f"{image['file_name'].removesuffix('.jpg')}_{ref['ref_id']}"
-    size = {"width": image["width"], "height": image["height"]}
-    return {"img_id": key, "sents": sentence["raw"], "split": ref["split"], "bbox": box, **size}
+def _referred(ref: _Ref, image: _About, box: list[float], sentence: _Sentence) -> _Referred:
+    key = f"{image.name.removesuffix('.jpg')}_{ref.ref_id}"
+    size = {"width": image.width, "height": image.height}
+    return _Referred(img_id=key, sents=sentence.raw, split=ref.split, bbox=box, **size)
 
 
-def _refs(files: Files) -> list[dict[str, Any]]:
-    path = files["refs"]
+def _refs(reading: Reading) -> list[Any]:
+    path = reading.files["refs"]
     refs = list(array(path)) if path.suffix == ".json" else read_plain_pickle(path)
-    needed = {"ref_id", "ann_id", "image_id", "split", "sentences"}
-    if not isinstance(refs, list) or not all(isinstance(ref, dict) and needed <= set(ref) for ref in refs):
-        raise DataError(f"{path}: want a list of references with {', '.join(sorted(needed))}; is this the right file?")
+    if not isinstance(refs, list):
+        needed = ", ".join(_Ref.model_fields)
+        raise DataError(f"{path}: want a list of references with {needed}; is this the right file?")
     return refs
 
 
-def _refer(record: Record, images: ImageFolder) -> Sample:
-    key, image, phrase, box = _reference(record, images)
+def _refer(record: _Referred, reading: Reading) -> Sample:
+    key, image, phrase, box = _reference(record, reading)
     return Sample(key, (image,), (Turn(phrase, box_text(box)),), boxes=(box,))
 
 
-def _identify(record: Record, images: ImageFolder) -> Sample:
-    key, image, phrase, box = _reference(record, images)
+def _identify(record: _Referred, reading: Reading) -> Sample:
+    key, image, phrase, box = _reference(record, reading)
     return Sample(key, (image,), (Turn(box_text(box), phrase),), answers=(phrase,), boxes=(box,))
 
 
-def _reference(record: Record, images: ImageFolder) -> tuple[str, ImageReference, str, Box]:
-    phrase, name = _phrase(record["sents"]), record["img_id"].rpartition("_")[0]
-    box = _fractions(record["bbox"], record["width"], record["height"])
-    image = images.find_coco(int(name.rpartition("_")[2]), f"{name}.jpg")
-    images.check_size(image, record["width"], record["height"])
-    return f"{record['img_id']}/{phrase}", image, phrase, box
+def _reference(record: _Referred, reading: Reading) -> tuple[str, ImageReference, str, Box]:
+    phrase, name = _phrase(record.sents), record.img_id.rpartition("_")[0]
+    box = fractions(record.bbox, record.width, record.height)
+    number, images = as_number(name.rpartition("_")[2]), reading.images
+    image = images.find(f"{name}.jpg") if number is None else images.find_coco(number, f"{name}.jpg")
+    images.check_size(image, record.width, record.height)
+    return f"{record.img_id}/{phrase}", image, phrase, box
 
 
 # Visual Genome
 
 
-def _region_records(files: Files) -> Iterator[Record | RejectedError]:
-    images, rejected = index(array(files["images"]), "image_id", only("url", "width", "height"))
+class _Region(Record):
+    ignored = frozenset({"synsets"})
+
+    region_id: Id
+    image_id: Id
+    phrase: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class _Described(Part):
+    ignored = frozenset({"id"})
+
+    regions: list[Any]
+
+
+class _Picture(Part):
+    ignored = frozenset({"coco_id", "flickr_id"})
+
+    image_id: Id
+    url: str
+    width: _Side
+    height: _Side
+
+    def about(self) -> _About:
+        return _About(self.url, self.width, self.height)
+
+
+@dataclass
+class _Shown:
+    """A region and the picture it is in."""
+
+    region: _Region
+    picture: _About | None
+
+    @property
+    def split(self) -> str | None:
+        return self.region.split
+
+
+def _region_records(reading: Reading) -> Iterator[_Shown | RejectedError]:
+    pictures, rejected = index(reading.array("images", _Picture), lambda picture: picture.image_id, _Picture.about)
     yield from rejected
-    for described in array(files["annotations"]):
-        regions = described.get("regions") if isinstance(described, dict) else None
-        if isinstance(regions, list):
-            yield from each(regions, lambda region: {"image": images.get(region["image_id"]), **region})
+    for described in reading.array("annotations", _Described):
+        if isinstance(described, RejectedError):
+            yield described
         else:
-            yield RejectedError("malformed_record")
+            regions = reading.parts(_Region, described.regions)
+            yield from each(regions, lambda region: _Shown(region, pictures.get(region.image_id)))
 
 
-def _region(record: Record, images: ImageFolder) -> Sample:
-    if record["image"] is None:
+def _region(record: _Shown, reading: Reading) -> Sample:
+    region, about = record.region, record.picture
+    if about is None:
         raise RejectedError("unknown_image")
-    if record["width"] * record["height"] >= _LARGEST_REGION:
+    if region.width * region.height >= _LARGEST_REGION:
         raise RejectedError("large_region")
-    about, phrase = record["image"], _phrase(record["phrase"])
-    across, down = about["width"], about["height"]
-    box = _fractions([record["x"], record["y"], record["width"], record["height"]], across, down)
-    *_, folder, file = about["url"].split("/")  # images came as two archives, VG_100K and VG_100K_2
-    image = images.find(f"{folder}/{file}", file)
-    images.check_size(image, across, down)
-    return Sample(str(record["region_id"]), (image,), (Turn(phrase, box_text(box)),), boxes=(box,))
+    phrase = _phrase(region.phrase)
+    box = fractions([region.x, region.y, region.width, region.height], about.width, about.height)
+    names = about.name.split("/")[-2:]  # images came as two archives, VG_100K and VG_100K_2
+    image = reading.images.find("/".join(names), names[-1])
+    reading.images.check_size(image, about.width, about.height)
+    return Sample(region.region_id, (image,), (Turn(phrase, box_text(box)),), boxes=(box,))
 
 
 # Flickr30k
 
 
-def _grounded_caption(record: Record, images: ImageFolder) -> Sample:
-    return _flickr(record, images, "", record["grounded_caption"])
+class _GroundedCaption(Record):
+    image_id: Id
+    grounded_caption: str
 
 
-def _caption_to_boxes(record: Record, images: ImageFolder) -> Sample:
-    return _flickr(record, images, record["caption"], record["output"])
+class _CaptionToBoxes(Record):
+    image_id: Id
+    caption: str
+    output: str
 
 
-def _phrase_to_boxes(record: Record, images: ImageFolder) -> Sample:
-    phrase = _phrase(record["phrase"])
-    return _flickr(record, images, phrase, f"<p>{phrase}</p> {record['bbox']}")
+class _PhraseToBoxes(Record):
+    image_id: Id
+    phrase: str
+    bbox: str
 
 
-def _flickr(record: Record, images: ImageFolder, asked: str, answer: str) -> Sample:
+def _grounded_caption(record: _GroundedCaption, reading: Reading) -> Sample:
+    return _flickr(record.image_id, reading, "", record.grounded_caption)
+
+
+def _caption_to_boxes(record: _CaptionToBoxes, reading: Reading) -> Sample:
+    return _flickr(record.image_id, reading, record.caption, record.output)
+
+
+def _phrase_to_boxes(record: _PhraseToBoxes, reading: Reading) -> Sample:
+    phrase = _phrase(record.phrase)
+    return _flickr(record.image_id, reading, phrase, f"<p>{phrase}</p> {record.bbox}")
+
+
+def _flickr(image_id: str, reading: Reading, asked: str, answer: str) -> Sample:
     boxes = tuple(CODECS["percent"].read(answer))
-    if any(max(box) > 1 or box[0] > box[2] or box[1] > box[3] for box in boxes):
-        raise RejectedError("box_outside_image")
     if not boxes:
         raise RejectedError("no_box")
-    image = images.find(f"{record['image_id']}.jpg")
-    return Sample(f"{record['image_id']}/{asked or answer}", (image,), (Turn(asked, answer.strip()),), boxes=boxes)
+    image = reading.images.find(f"{image_id}.jpg")
+    return Sample(f"{image_id}/{asked or answer}", (image,), (Turn(asked, answer.strip()),), boxes=boxes)
 
 
 def _phrase(text: str) -> str:
@@ -146,21 +256,15 @@ def _phrase(text: str) -> str:
     return phrase
 
 
-def _fractions(box: list[float], across: float, down: float) -> Box:
-    """[x, y, width, height] in px as fractions of an image; a rounding beyond its edges is cut off."""
-    x, y, width, height = box
-    within = x + width <= across + _BOX_TOLERANCE and y + height <= down + _BOX_TOLERANCE
-    if min(x, y) < -_BOX_TOLERANCE or not within or width <= 0 or height <= 0:
-        raise RejectedError("box_outside_image")
-    edges = (x / across, y / down, (x + width) / across, (y + height) / down)
-    x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) for edge in edges)
-    return x0, y0, x1, y1
-
-
 _REFCOCO_FILES = ({"annotations"}, {"instances", "refs"})
-REFER = Layout(_REFCOCO_FILES, _refcoco_records, _refer)
-IDENTIFY = Layout(_REFCOCO_FILES, _refcoco_records, _identify)
-REGIONS = Layout(({"annotations", "images"},), _region_records, _region)
-GROUNDED_CAPTION = Layout(ONE_FILE, records, _grounded_caption)
-CAPTION_TO_BOXES = Layout(ONE_FILE, records, _caption_to_boxes)
-PHRASE_TO_BOXES = Layout(ONE_FILE, records, _phrase_to_boxes)
+_REFCOCO_PARTS = (_Referred, _Ref, _Sentence, _Instance, _InstanceImage)
+REFER = Layout(_REFCOCO_FILES, _REFCOCO_PARTS, _refcoco_records, _refer)
+IDENTIFY = Layout(_REFCOCO_FILES, _REFCOCO_PARTS, _refcoco_records, _identify)
+REGIONS = Layout(({"annotations", "images"},), (_Region, _Described, _Picture), _region_records, _region)
+GROUNDED_CAPTION = Layout(
+    ONE_FILE, (_GroundedCaption,), lambda reading: reading.records(_GroundedCaption), _grounded_caption
+)
+CAPTION_TO_BOXES = Layout(
+    ONE_FILE, (_CaptionToBoxes,), lambda reading: reading.records(_CaptionToBoxes), _caption_to_boxes
+)
+PHRASE_TO_BOXES = Layout(ONE_FILE, (_PhraseToBoxes,), lambda reading: reading.records(_PhraseToBoxes), _phrase_to_boxes)

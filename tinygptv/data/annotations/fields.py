@@ -1,0 +1,193 @@
+"""The keys of an object in an annotation file: each is read, ignored by name, or reported as not read.
+
+A layout describes its objects as `Part`s. What a Part cannot be made of is rejected under a reason that names the
+field; keys it does not know are listed by `unread_keys`, and those that carry a picture or a turn make the record
+useless, since what would be trained is not what was written.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+_CARRYING = frozenset(
+    (
+        *("image", "images", "img", "imgs", "image_list", "picture", "pictures", "photo", "photos", "pixel_values"),
+        *("image_path", "image_paths", "image_file", "image_files", "img_path", "file_name", "filename"),
+        *("video", "videos", "video_path", "audio", "audios", "audio_path"),
+        *("conversation", "conversations", "message", "messages", "dialog", "dialogue", "history", "query", "response"),
+        *("system", "system_prompt", "tools", "functions"),
+    )
+)
+"""Keys that hold a picture, another medium or what somebody says, whichever layout they stand in."""
+
+REPEATED = "a key that stands twice"
+"""The key that a reader of JSON adds to an object in which one does: one of the values would be lost."""
+
+_LEVELS = 4  # that an object of a layout lies inside a record, at most
+_LONGEST_DETAIL = 500  # characters
+_Part = TypeVar("_Part", bound="Part")
+
+
+# Types of fields
+
+
+def _text_of_number(value: Any) -> Any:
+    """Spreadsheets and data frames write 7 as 7.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def as_number(text: str) -> int | None:
+    """The number that a text of digits is."""
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
+def _number_of_text(value: Any) -> Any:
+    text = _text_of_number(value)
+    return as_number(text) if isinstance(text, str) else value
+
+
+def _list_of_one(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Id = Annotated[str, BeforeValidator(_text_of_number)]
+"""Text or a whole number."""
+
+Number = Annotated[int, BeforeValidator(_number_of_text)]
+"""A whole number, or its digits."""
+
+Texts = Annotated[list[str], BeforeValidator(_list_of_one)]
+"""A text or a list of them."""
+
+
+# Objects
+
+
+class RejectedError(Exception):
+    """A record that cannot be used. Its message is the reason it is counted under, `detail` what was found, `wanted`
+    the kind of object that could not be made, and `place` where it stands, if these are known."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = printable(detail or reason)[:_LONGEST_DETAIL]
+        self.wanted: type[Part] | None = None
+        self.place = ""
+
+
+class Part(BaseModel):
+    """One kind of object in a layout's files. Its fields are the keys that are read; null is the same as absent."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Keys of published files that are not read."""
+
+    switches: ClassVar[frozenset[str]] = frozenset()
+    """Keys that say whether something is to be learned: true and 1 change nothing, all else does."""
+
+    needed: ClassVar[tuple[str, ...]] = ()
+    """Fields without which it is of no use, although another may stand in their place."""
+
+
+class Record(Part):
+    """What becomes one sample. A source may want one `split` only."""
+
+    split: Id | None = None
+
+
+def part_of(kind: type[_Part], value: Any) -> _Part:
+    """The object that a JSON value is. Raises RejectedError, naming the field that is absent or of another type."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError:
+        value = _without_nulls(value)
+    if _repeats_a_key(value):
+        raise _repeated_key()
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise _rejected(fault["type"], fault["loc"], value) from None
+
+
+def unread_keys(part: Part) -> Iterator[str]:
+    """Keys of an object, and of those inside it, that are neither read nor ignored, as `conversations[].id`.
+
+    Raises RejectedError for one that carries a picture or a turn.
+    """
+    for key, value in (part.model_extra or {}).items():
+        if key == REPEATED:
+            raise _repeated_key()
+        if key not in part.ignored and value is not None:
+            name = key.lower()
+            if (name in _CARRYING and value not in ("", [], {})) or (name in part.switches and value != 1):
+                raise RejectedError(f"unknown_key_{name}", f"the key '{key}' is not read in this place")
+            yield key
+    for field in _lists_of_parts(type(part)):
+        for item in getattr(part, field):
+            if item.model_extra:
+                yield from (f"{field}[].{key}" for key in unread_keys(item))
+
+
+def wants(kind: type[Part]) -> str:
+    """What a layout's records hold, for messages."""
+    needed = [name for name, field in kind.model_fields.items() if field.is_required() or name in kind.needed]
+    others = [name for name in kind.model_fields if name not in needed]
+    return ", ".join(needed) + (f"; it also reads {', '.join(others)}" if others else "")
+
+
+def missing(part: Part, name: str) -> RejectedError:
+    """That an object lacks a field."""
+    return _missing(name, {*part.model_fields_set, *(part.model_extra or ())})
+
+
+def printable(text: str) -> str:
+    """A text from a file, whose bytes need not be UTF-8, for messages."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@functools.cache
+def _lists_of_parts(kind: type[Part]) -> tuple[str, ...]:
+    """The fields that hold lists of further objects, which hold none."""
+    return tuple(
+        name
+        for name, field in kind.model_fields.items()
+        if any(isinstance(held, type) and issubclass(held, Part) for held in get_args(field.annotation))
+    )
+
+
+def _without_nulls(value: Any, levels: int = _LEVELS) -> Any:
+    if isinstance(value, dict) and levels:
+        return {key: _without_nulls(item, levels - 1) for key, item in value.items() if item is not None}
+    return [_without_nulls(item, levels - 1) for item in value] if isinstance(value, list) and levels else value
+
+
+def _repeats_a_key(value: Any, levels: int = _LEVELS) -> bool:
+    if isinstance(value, dict) and levels:
+        return REPEATED in value or any(_repeats_a_key(item, levels - 1) for item in value.values())
+    return isinstance(value, list) and bool(levels) and any(_repeats_a_key(item, levels - 1) for item in value)
+
+
+def _repeated_key() -> RejectedError:
+    return RejectedError("repeated_key", "a key stands twice in one object")
+
+
+def _rejected(fault: str, place: tuple[int | str, ...], value: Any) -> RejectedError:
+    if fault == "string_unicode":
+        return RejectedError("not_utf8")
+    name = "".join("[]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
+    if not name:
+        return RejectedError("malformed_record: not an object", f"an object is wanted, found {type(value).__name__}")
+    if fault == "missing":
+        return _missing(name, value)
+    return RejectedError(f"malformed_record: {name}", f"'{name}' is of another type, or out of range")
+
+
+def _missing(name: str, found: Iterable[str]) -> RejectedError:
+    return RejectedError(
+        f"malformed_record: no {name}", f"it has no '{name}', but {', '.join(sorted(found)[:20]) or 'no keys'}"
+    )
