@@ -10,14 +10,14 @@ from PIL import Image
 
 from tests.data.test_mixing import write_mixture
 from tinygptv import catalog
-from tinygptv.artifacts import Store
+from tinygptv.artifacts import Manifest, Store
 from tinygptv.data.batching import Loader, load_tokenizer
 from tinygptv.data.mixing import MixedSamples, mix
 from tinygptv.data.prompts import renderings
 from tinygptv.data.sequences import Sequences
 from tinygptv.data.usable import check, find_checked, measure, summary_lines
 from tinygptv.definitions.model import Model
-from tinygptv.definitions.recipe import Inputs
+from tinygptv.definitions.recipe import Inputs, Stage
 from tinygptv.errors import DataError
 from tinygptv.locations import local_path
 from tinygptv.sample import Sample, Turn
@@ -144,3 +144,11 @@ def test_one_accepted_answer_that_ends_early_is_enough() -> None:
     sequences = Sequences(TOKENIZER, INPUTS.model_copy(update={"plain": False}), IMAGE_TOKENS)
     assert measure(sample, "vqa", sequences)[1]
     assert not measure(sample, "vqa", Sequences(TOKENIZER, INPUTS, IMAGE_TOKENS))[1]  # plain answers lose their #
+
+
+@pytest.mark.usefixtures("small_corpus")
+@pytest.mark.parametrize("stage", catalog.recipe("tinygptv_tiny").stages, ids=lambda stage: stage.stage)
+def test_everything_of_the_embedded_corpus_can_be_learned_from(store: Store, pairs: Manifest, stage: Stage) -> None:
+    found = check(store, mix(store, stage.mixture, pairs).artifact, stage.inputs, MODEL)
+    assert (found.rows_out, found.details["read_as_text"]) == (found.rows_in, {})
+    assert found.details["longest_sequence"] < MODEL.language_model.max_positions

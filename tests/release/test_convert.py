@@ -196,3 +196,15 @@ def test_adapters_converted_are_not_taken_for_others_of_another_alpha(
     _define(Recipe.model_validate(content), tmp_path)
     assert convert(tmp_path / "there", tmp_path / "back", "tinygptv") == 1
     assert "alpha 16.0 (recipe: 64.0)" in capsys.readouterr().err
+
+
+def test_a_stage_may_begin_new_adapters_on_what_was_merged(tmp_path: Path, recipe: Recipe, trained: Path) -> None:
+    assert convert(trained, tmp_path / "merged", "merged") == 0
+    lora = recipe.stage("stage2").lora
+    model = empty_model(recipe.model, 48, lora)
+    required = {name for name in load_file(trained) if ".lora_" not in name}
+    load_weights(model, recipe.model, handoff=Handoff(tmp_path / "merged", required, lora))
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    parameters = parameters_by_name(model)
+    assert {name for name in parameters if name not in merged} == set(load_file(trained)) - required
+    assert all(torch.equal(parameters[name], tensor) for name, tensor in merged.items())

@@ -49,7 +49,8 @@ _OLD_ADAPTER = "adapter_model.bin"
 _PREFIX, _OURS = "base_model.model.", "language_model."
 _PART = re.compile(r"(?P<map>.+)\.(lora_(?P<factor>[AB])\.weight|lora_magnitude_vector(\.weight)?)")
 _MERGE = (
-    "`tinygptv convert … --to merged` computes them exactly: name its language_model folder as language_model.weights"
+    "`tinygptv convert … --to merged` computes them exactly: let the stage start from that folder with `lora: {init: "
+    "fresh}`"
 )
 
 

@@ -45,9 +45,8 @@ def refuse_other_strength(path: Path, lora: Lora) -> None:
         if differing:
             raise HandoffError(
                 f"{path}: its adapters were trained with {', '.join(differing)}, says {recorded.file.name}; with the "
-                "recipe's they would act with another strength. Write theirs under `lora`, or merge them with "
-                "`tinygptv convert … --to merged`, name its language_model folder as language_model.weights and begin "
-                "with `lora: {init: fresh}`"
+                "recipe's they would act with another strength. Write theirs under `lora`; or merge them with "
+                "`tinygptv convert … --to merged`, and start from that folder with `lora: {init: fresh}`"
             )
 
 
