@@ -71,6 +71,11 @@ LORA = {"rank": 2, "alpha": 2.0, "dropout": 0.0, "init": "fresh"}
             {"inputs": INPUTS | {"image_size": 50}},
             r"inputs.image_size: 50 px is not a multiple of the patch size 8",
         ),
+        (
+            {},
+            {"inputs": INPUTS | {"max_text_tokens": 500}},
+            r"inputs.max_text_tokens: 500 and the 16 tokens of an image leave no prompt a place in .* 512 positions",
+        ),
         ({}, {"inputs": INPUTS | {"template": "a"}}, "exactly one {}"),
         ({}, {"trains": ["language_model.lora"]}, "trains names language_model.lora"),
         ({}, {"trains": ["language_model.lorra"]}, r"stages\[0\].trains\[0\]"),
