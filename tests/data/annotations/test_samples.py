@@ -290,8 +290,8 @@ TWINS: dict[str, tuple[Task, str]] = {
     ),
     "shapes_conversation": (
         "conversation",
-        PICTURE + "is there a large cross? [/INST]«yes###»¶[INST] where is the small cross? [/INST]«top###»"
-        "¶[INST] what shape is the shape at the bottom left? [/INST]«cross###»",
+        PICTURE + "can you see a large cross? [/INST]«yes###»¶[INST] where is the small cross? [/INST]«top###»"
+        "¶[INST] what type of shape is the shape at the bottom left [/INST]«cross###»",
     ),
     "shapes_detail": (
         "explain",
@@ -349,8 +349,8 @@ TWINS: dict[str, tuple[Task, str]] = {
     ),
     "shapes_karpathy": ("caption", PICTURE + f"[caption] Briefly describe this image. [/INST]{CROSSES}"),
     "shapes_textcaps": ("caption", PICTURE + f"[caption] Briefly describe this image. [/INST]{CROSSES}"),
-    "shapes_vqa": ("vqa", SHORT + "what color is the shape at the bottom left? [/INST]«blue###»"),
-    "shapes_aokvqa": ("vqa", SHORT + "is there a large blue cross? [/INST]«yes###»"),
+    "shapes_vqa": ("vqa", SHORT + "which color is the shape at the bottom left? [/INST]«blue###»"),
+    "shapes_aokvqa": ("vqa", SHORT + "can you see a large blue cross? [/INST]«yes###»"),
     "shapes_gqa": ("vqa", SHORT + "is there a blue cross? [/INST]«yes###»"),
     "shapes_ocrvqa": ("vqa", SHORT + "is there a small cross? [/INST]«yes###»"),
     "shapes_statements": (
