@@ -334,6 +334,13 @@ def test_the_first_trouble_says_where_it_is_and_what_is_wanted(store: Store, tmp
     )
 
 
+def test_names_that_are_data_are_counted_together(store: Store, tmp_path: Path) -> None:
+    records = [talk("q", "a", id=str(number), **{f"{number:02d}" + "x" * 200: 7}) for number in range(60)]
+    found = read(store, tmp_path, "llava_conversation", *records)
+    assert (len(found.samples), len(found.not_read), found.not_read["other keys"]) == (60, 51, 10)
+    assert max(map(len, found.not_read)) == 100
+
+
 def test_the_file_in_which_the_first_trouble_is_is_named(store: Store, tmp_path: Path) -> None:
     _, files = next(case for case in PUBLISHED if case[0] == "refcoco")
     refs = [REF, {"ref_id": 8}]

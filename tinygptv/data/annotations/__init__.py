@@ -134,7 +134,7 @@ class AnnotationReader:
                 seen.add(sample.key)
                 yield replace(sample, source=self._name)
         if self.not_read:
-            counts = ", ".join(f"{what} ({count})" for what, count in sorted(self.not_read.items()))
+            counts = ", ".join(f"{what} ({count})" for what, count in self.not_read.most_common())
             logger.warning("source '%s': not read: %s", self._name, counts)
 
     def _convert(self, record: Any, reading: Reading) -> Sample:

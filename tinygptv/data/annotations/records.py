@@ -18,6 +18,7 @@ from tinygptv.errors import DataError
 from tinygptv.sample import Sample
 
 _LONGEST_LINE = 1 << 24  # characters; what is longer is no line of records, and must not fill the memory
+_LONGEST_NAME, _MOST_NAMES = 100, 50  # characters of a key that is not read, and such keys with a count of their own
 
 _PUBLISHED = frozenset(
     (
@@ -56,7 +57,7 @@ class Reading:
         try:
             part = part_of(kind, value)
             for key in unread_keys(part):
-                self.not_read[f"key {key}"] += 1
+                self._count(f"key {key}")
         except RejectedError as reason:
             reason.wanted = kind
             raise
@@ -96,6 +97,11 @@ class Reading:
                 yield name, scanner.value()
             scanner.end()
 
+    def _count(self, what: str) -> None:
+        """Names that are data, such as an id per record, are counted together."""
+        name = what[:_LONGEST_NAME]
+        self.not_read[name if name in self.not_read or len(self.not_read) < _MOST_NAMES else "other keys"] += 1
+
     def _list_of(self, path: Path, key: str) -> Iterator[Any]:
         with _scanner(path) as scanner:
             found: list[str] = []
@@ -107,7 +113,7 @@ class Reading:
                 else:
                     scanner.skip()
                     if name not in _PUBLISHED:
-                        self.not_read[f"key {printable(name)} of the file"] += 1
+                        self._count(f"key {printable(name)} of the file")
                 found.append(name)
             if key not in found:
                 raise DataError(f"{path}: expected a list '{key}'; found {printable(', '.join(found)) or 'nothing'}")
