@@ -83,6 +83,15 @@ def test_a_record_without_an_id_has_the_key_of_its_content(store: Store, tmp_pat
     assert read(store, tmp_path, "llava_conversation", first, first).drops == {"duplicate_key": 1}
 
 
+def test_several_talks_may_have_one_id_and_only_the_same_talk_again_is_dropped(store: Store, tmp_path: Path) -> None:
+    first, second = talk("q", "a"), talk("q", "b")
+    found = read(store, tmp_path, "llava_conversation", first, second, first, second)
+    assert found.drops == {"duplicate_key": 2}
+    assert [sample.turns[0].answer for sample in found.samples] == ["a", "b"]
+    one, other = (sample.key for sample in found.samples)
+    assert other.startswith(f"{one}/")
+
+
 def said(*turns: tuple[str, str]) -> dict[str, Any]:
     return {"id": "1", "image": "1.jpg", "conversations": [{"from": who, "value": text} for who, text in turns]}
 

@@ -18,7 +18,7 @@ from tinygptv.data.annotations import captions, conversations, grounding, questi
 from tinygptv.data.annotations.fields import RejectedError, wants
 from tinygptv.data.annotations.images import ImageFolder
 from tinygptv.data.annotations.marks import check_written_boxes, with_images
-from tinygptv.data.annotations.records import Layout, Reading
+from tinygptv.data.annotations.records import Layout, Reading, hash_of
 from tinygptv.data.shapes.files import corpus_folder
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
@@ -121,17 +121,14 @@ class AnnotationReader:
 
     def __iter__(self) -> Iterator[Sample]:
         """All of them, once."""
-        reading, seen = Reading(self._files, ImageFolder(self.images), self.not_read), set[str]()
+        reading, seen = Reading(self._files, ImageFolder(self.images), self.not_read), dict[int, int]()
         for record in self._layout.records(reading):
             self.rows_in += 1
             try:
-                sample = self._convert(record, reading)
-                if sample.key in seen:
-                    raise RejectedError("duplicate_key", f"the key {sample.key!r} was there before")
+                sample = self._with_own_key(self._convert(record, reading), seen)
             except RejectedError as reason:
                 self._drop(reason)
             else:
-                seen.add(sample.key)
                 yield replace(sample, source=self._name)
         if self.not_read:
             counts = ", ".join(f"{what} ({count})" for what, count in self.not_read.most_common())
@@ -149,6 +146,19 @@ class AnnotationReader:
         check_written_boxes(sample)
         return sample
 
+    def _with_own_key(self, sample: Sample, seen: dict[int, int]) -> Sample:
+        """The sample under a key that nothing before has; `seen` maps the hash of each key to that of its content."""
+        key, content = sample.key, 0
+        if self._layout.ids_repeat:
+            own = _content_hash(sample)
+            content = hash(own)
+            if seen.get(hash(key), content) != content:
+                key = f"{key}/{own}"
+        if hash(key) in seen:
+            raise RejectedError("duplicate_key", f"the key {sample.key!r} was there before")
+        seen[hash(key)] = content
+        return replace(sample, key=key)
+
     def _drop(self, reason: RejectedError) -> None:
         self.drops[str(reason)] += 1
         if not self.first_trouble:
@@ -161,6 +171,13 @@ def contents_of(source: AnnotationsSource) -> dict[str, str]:
     """Content hashes of files that no artifact stands for, so that a corrected file gives what is made of it anew."""
     outside = {role: place for role, place in source.files.items() if not place.startswith("embedded:")}
     return {role: sha256_of(local_path(place)) for role, place in outside.items()}
+
+
+def _content_hash(sample: Sample) -> str:
+    """The same for the same pictures and words, wherever the pictures lie."""
+    texts = [Path(image.path).name for image in sample.images]
+    texts += [text for turn in sample.turns for text in (turn.instruction, turn.answer)]
+    return hash_of(*texts)
 
 
 def _check_text(sample: Sample) -> None:

@@ -9,7 +9,6 @@ The same things under the names that LLaMA-Factory, ms-swift and chat APIs give 
 `messages`, `role` and `content`, `user` and `assistant`, `system`, `query`, `response` and `history`.
 """
 
-import hashlib
 import re
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from tinygptv.data.annotations.fields import Id, Part, Record, RejectedError, Texts, missing
 from tinygptv.data.annotations.images import with_folder
 from tinygptv.data.annotations.marks import has_marks, with_boxes
-from tinygptv.data.annotations.records import ONE_FILE, Layout, Reading
+from tinygptv.data.annotations.records import ONE_FILE, Layout, Reading, hash_of
 from tinygptv.data.boxes import Box
 from tinygptv.sample import ImageReference, Sample, Turn
 
@@ -94,7 +93,7 @@ def _llava(record: _Talk, reading: Reading) -> Sample:
         raise RejectedError("picture_under_another_key", f"it has no 'image', but '{elsewhere}'")
     found = tuple(reading.images.find(name, f"COCO_train2014_{name}", name.rpartition("/")[2]) for name in names)
     said = _said(record)
-    key = record.id or _content_hash(*names, *(text for speaker in said for text in speaker))
+    key = record.id or hash_of(*names, *(text for speaker in said for text in speaker))
     return _sample(key, found, said, tuple(map(_box, record.boxes)), reading)
 
 
@@ -168,11 +167,6 @@ def _alternating(said: list[tuple[str, str]], reading: Reading) -> list[str]:
     return texts
 
 
-def _content_hash(*texts: str) -> str:
-    """The key of a record without an id: the same for the same pictures and words."""
-    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def _box(edges: list[float]) -> Box:
     x0, y0, x1, y1 = edges
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
@@ -189,6 +183,8 @@ def _unnatural(record: _Instruction, reading: Reading) -> Sample:
     return Sample(asked, (), (Turn(asked, instance.output.strip()),))
 
 
-LLAVA = Layout(ONE_FILE, (_Talk, _Said), lambda reading: reading.records(_Talk), _llava)
-MULTITASK = Layout(ONE_FILE, (_TaggedTalk, _Said), lambda reading: reading.records(_TaggedTalk), _multitask)
+LLAVA = Layout(ONE_FILE, (_Talk, _Said), lambda reading: reading.records(_Talk), _llava, ids_repeat=True)
+MULTITASK = Layout(
+    ONE_FILE, (_TaggedTalk, _Said), lambda reading: reading.records(_TaggedTalk), _multitask, ids_repeat=True
+)
 UNNATURAL = Layout(ONE_FILE, (_Instruction, _Instance), lambda reading: reading.records(_Instruction), _unnatural)

@@ -3,6 +3,7 @@
 Text that is no UTF-8 is let through, marked by surrogates: the one record that holds it is dropped, not its file.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -123,7 +124,8 @@ class Reading:
 @dataclass(frozen=True)
 class Layout(Generic[_R]):
     """`roles`: the sets of files it can be read from; `records` of them; `convert` one, or reject it. `parts` are the
-    kinds of objects in its files, what becomes a sample first.
+    kinds of objects in its files, what becomes a sample first. Where `ids_repeat` one id may stand for several records,
+    as LLaVA's lists give all talks about a picture the picture's id.
 
     What `records` yields in a record's place may be a RejectedError: a piece of the file that is none.
     """
@@ -132,9 +134,15 @@ class Layout(Generic[_R]):
     parts: tuple[type[Part], ...]
     records: Callable[[Reading], Iterator[_R | RejectedError]]
     convert: Callable[[_R, Reading], Sample]
+    ids_repeat: bool = False
 
 
 ONE_FILE = ({"annotations"},)
+
+
+def hash_of(*texts: str) -> str:
+    """64 bits of a hash, as 16 hexadecimal digits: the same for the same texts."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def begins_with(path: Path, sign: str) -> bool:
