@@ -3,9 +3,9 @@
 import functools
 from pathlib import Path, PurePosixPath
 
-from tinygptv.data import decoding
 from tinygptv.data.annotations.records import RejectedError
 from tinygptv.data.formats import PictureError
+from tinygptv.data.frames import read_size
 from tinygptv.sample import ImageReference
 
 _REMEMBERED = 2**16  # images; annotations of one image mostly follow each other
@@ -46,6 +46,6 @@ class ImageFolder:
 def _size_of(image: ImageReference) -> tuple[int, int]:
     """As coded: boxes count on pixels that no orientation has turned."""
     try:
-        return decoding.read_size(Path(image.path))
+        return read_size(Path(image.path))
     except (OSError, PictureError):
         raise RejectedError("unreadable_image") from None
