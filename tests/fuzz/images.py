@@ -16,8 +16,8 @@ from typing import get_args
 
 from PIL import Image
 
-from tinygptv.data.decoding import first_frame
 from tinygptv.data.formats import PictureError, Reason
+from tinygptv.data.frames import first_frame
 from tinygptv.data.images import decode
 from tinygptv.data.pictures import store_picture
 from tinygptv.definitions.recipe import Decoding

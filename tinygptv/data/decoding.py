@@ -1,16 +1,13 @@
-"""A picture's first frame → opaque 8-bit RGB: the one way from bytes to pixels, for pictures that are stored (see
-`pictures`) and for those that models and people look at (see `images`).
+"""A picture's first frame → rows of opaque 8-bit RGB, step by step: what is read of a file, opened, decoded.
 
 Decoders get what pixels need and nothing else (see `Still`), so what is not the picture cannot decide about it.
 Transparency is blended on white, and so is what a frame leaves of its canvas; 16 bits are scaled to 8; palettes, grey
 and CMYK become RGB. JPEGs are read by libjpeg-turbo, CMYK ones and all other formats by Pillow and its plug-ins.
-What EXIF says of orientation is told, not applied: that is for the caller to decide.
 """
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -20,7 +17,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from tinygptv.data import gif, isobmff, jpeg, jpeg_scans, jxl, png, tiff, webp
-from tinygptv.data.formats import Format, PictureError, Still, sniff
+from tinygptv.data.formats import Format, PictureError, Still
 from tinygptv.data.jpeg import JpegLayout
 from tinygptv.data.plugins import plugin
 
@@ -43,11 +40,6 @@ _PHOTOMETRIC = 262
 
 _STRAY_BYTES = "extraneous bytes before marker"
 """What libjpeg says of them, but also of a picture that lost its place."""
-_SNIFFED_BYTES = 4096
-"""Enough for a file's brands."""
-_TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
-_MIRRORED = (2, 4, 5, 7)
-"""EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
 _JXL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 
 
@@ -110,62 +102,6 @@ def decode_jxl(body: bytes, header: jxl.Header) -> bytes | Image.Image:
         return Image.frombytes(info.mode, (info.width, info.height), data)
 
 
-def first_frame(body: bytes, max_pixels: int) -> tuple[Image.Image, int]:
-    """The first frame of an encoded picture, whole: of mode RGB, or RGBX whose fourth byte has no meaning; and the
-    orientation that EXIF says. Raises PictureError."""
-    kind = sniff(body)
-    if kind == "jxl":
-        header = read_jxl(body)
-        _check_pixels(header.width, header.height, max_pixels)
-        unpacked = decode_jxl(body, header)
-        if isinstance(unpacked, bytes):
-            return first_frame(unpacked, max_pixels)
-        with reading(Still(body)):
-            return canvas(unpacked, Still(body)), 1
-    if kind == "jpeg":
-        layout, plain = read_jpeg(body)
-        _check_pixels(layout.width, layout.height, max_pixels)
-        if layout.has_gaps:
-            plain = only_pixels(plain)
-        if layout.components != 4:
-            _, pixels = decode_jpeg(plain)
-            size = layout.width, layout.height
-            return Image.frombuffer("RGBX", size, pixels, "raw", "RGBX", 0, 1), layout.orientation
-        still = Still(plain, orientation=layout.orientation)
-    else:
-        still = read_still(body, kind)
-    _check_pixels(still.width or 0, still.height or 0, max_pixels)
-    image = open_still(still, kind)
-    _check_pixels(image.width, image.height, max_pixels)
-    turn = orientation(image, still)
-    image = load(image, still)
-    with reading(still):
-        frame = canvas(image, still)
-    if kind == "avif":  # what its properties say is not EXIF but how its pixels are coded; HEIC's decoder applies that
-        return Image.fromarray(np.ascontiguousarray(upright(np.asarray(frame), turn))), 1
-    return frame, turn
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Width and height in px as a file's header says them, before any orientation; nothing is decoded. Raises
-    PictureError, and OSError if there is no such file."""
-    with path.open("rb") as stream:
-        kind = sniff(stream.read(_SNIFFED_BYTES))
-        if kind == "jxl":
-            stream.seek(0)
-            header = read_jxl(stream.read(_SNIFFED_BYTES))
-            return header.width, header.height
-        stream.seek(0)
-        with reading(Still(b"")), _opened(stream, kind) as image:
-            return image.size
-
-
-def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """(height, width, channels) turned and mirrored as an EXIF orientation asks for."""
-    turned = np.rot90(pixels, _TURNS.get(orientation, 0))
-    return turned[:, ::-1] if orientation in _MIRRORED else turned
-
-
 def read_still(body: bytes, kind: Format) -> Still:
     """What a decoder of this format needs of a file. Raises PictureError."""
     if kind in _READERS:
@@ -178,7 +114,7 @@ def open_still(still: Still, kind: Format) -> Image.Image:
     """The frame, not yet decoded. Raises PictureError."""
     with reading(still):
         try:
-            return _opened(io.BytesIO(still.data), kind)
+            return opened(io.BytesIO(still.data), kind)
         except OSError as error:  # Pillow's words for a sound file of a kind that it does not know
             if not still.is_cut and (kind == "tiff" or "Unsupported BMP" in str(error)):
                 raise PictureError("unsupported_format") from None
@@ -221,17 +157,6 @@ def rows(image: Image.Image, still: Still, top: int, end: int) -> Pixels:
     return strip
 
 
-def canvas(image: Image.Image, still: Still) -> Image.Image:
-    """The whole canvas at once, of mode RGB."""
-    width, height = still.width or image.width, still.height or image.height
-    frame = _rgb(image)
-    if frame.size == (width, height):
-        return frame
-    whole = Image.new("RGB", (width, height), "white")
-    whole.paste(frame, (still.left, still.top))
-    return whole
-
-
 @contextmanager
 def reading(still: Still) -> Iterator[None]:
     """What a decoder says of a file, in one word."""
@@ -245,7 +170,8 @@ def reading(still: Still) -> Iterator[None]:
         raise PictureError("truncated_image" if still.is_cut else "damaged_image") from None
 
 
-def _opened(stream: BinaryIO, kind: Format) -> Image.Image:
+def opened(stream: BinaryIO, kind: Format) -> Image.Image:
+    """A file of that format, of which no more than the header is read. Raises what its decoder does."""
     if kind != "heic":
         return Image.open(stream, formats=[kind.upper()])
     package = plugin(kind)
@@ -254,17 +180,12 @@ def _opened(stream: BinaryIO, kind: Format) -> Image.Image:
     return package.HeifImageFile(stream)
 
 
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise PictureError("too_many_pixels")
-
-
 def _opaque(image: Image.Image, top: int, end: int) -> Pixels:
-    strip = _rgb(image.crop((0, top, image.width, end))).tobytes("raw", "RGBX")
+    strip = rgb(image.crop((0, top, image.width, end))).tobytes("raw", "RGBX")
     return np.frombuffer(strip, np.uint8).reshape(end - top, image.width, 4)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
     """Eight bits, three channels, nothing transparent."""
     if image.mode.startswith("I;16"):
         levels = np.asarray(image)

@@ -3,7 +3,7 @@
 A bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation. No crop, no
 flip: source `blip2_image_train` and `blip2_image_eval` of MiniGPT-4, where both are the same.
 
-What comes before the resize is `decoding`'s, as for pictures that are stored: an opaque first frame of 8-bit RGB, and
+What comes before the resize is `frames`', as for pictures that are stored: an opaque first frame of 8-bit RGB, and
 what is refused there is refused here. Of an 8-bit opaque picture that is what the published readers see, Pillow's
 `convert("RGB")`; of others they see black for transparent and white for most of 16 bits, which nobody wants. They do
 not turn pictures as EXIF asks, and boxes in annotations count on pixels as they are coded: so neither is done here,
@@ -29,8 +29,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from tinygptv.data import decoding as frames
-from tinygptv.data import jpeg
+from tinygptv.data import frames, jpeg
 from tinygptv.data.formats import PictureError
 from tinygptv.data.pictures import resize
 from tinygptv.data.remote import ImagesAhead, is_remote, read_remote

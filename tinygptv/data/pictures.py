@@ -28,6 +28,7 @@ from PIL import Image
 from tinygptv.data import decoding
 from tinygptv.data.decoding import Pixels
 from tinygptv.data.formats import Format, PictureError, Reason, Still, sniff
+from tinygptv.data.frames import upright
 from tinygptv.data.phash import SIDE, phash
 from tinygptv.definitions.source import Download
 
@@ -174,18 +175,18 @@ def _encode(decoded: _Decoded, kind: Format, download: Download) -> StoredPictur
     """Scale, turn upright and encode."""
     scale = min(1.0, download.image_size / min(decoded.width, decoded.height))
     small = decoded.resized(max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale)))
-    upright = np.ascontiguousarray(decoding.upright(small, decoded.orientation))
-    height, width = upright.shape[:2]
+    turned = np.ascontiguousarray(upright(small, decoded.orientation))
+    height, width = turned.shape[:2]
     is_turned = decoded.orientation > 4
     return StoredPicture(
-        jpeg=simplejpeg.encode_jpeg(upright, download.jpeg_quality, "RGBX", "420"),
+        jpeg=simplejpeg.encode_jpeg(turned, download.jpeg_quality, "RGBX", "420"),
         width=width,
         height=height,
         original_width=decoded.height if is_turned else decoded.width,
         original_height=decoded.width if is_turned else decoded.height,
         original_format=kind,
         reencoded=True,
-        phash=phash(resize(upright, SIDE, SIDE)[..., :3]),
+        phash=phash(resize(turned, SIDE, SIDE)[..., :3]),
     )
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from tinygptv.data.annotations import Annotations
-from tinygptv.data.decoding import read_size
 from tinygptv.data.formats import PictureError
+from tinygptv.data.frames import read_size
 from tinygptv.data.reasons import PROMPT_TOO_LONG
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.errors import DataError

@@ -4,9 +4,9 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from tinygptv.data import decoding
 from tinygptv.data.annotations.fields import RejectedError
 from tinygptv.data.formats import PictureError
+from tinygptv.data.frames import read_size
 from tinygptv.sample import ImageReference
 
 _REMEMBERED = 2**16  # images; annotations of one image mostly follow each other
@@ -69,6 +69,6 @@ def _other_endings(name: str) -> Iterator[str]:
 def _size_of(image: ImageReference) -> tuple[int, int]:
     """As coded: boxes count on pixels that no orientation has turned."""
     try:
-        return decoding.read_size(Path(image.path))
+        return read_size(Path(image.path))
     except (OSError, PictureError):
         raise RejectedError("unreadable_image", f"{image.path} cannot be read") from None

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinygptv.data.decoding import first_frame, read_size
 from tinygptv.data.formats import PictureError
+from tinygptv.data.frames import first_frame, read_size
 from tinygptv.data.images import decode
 from tinygptv.errors import DataError
 
