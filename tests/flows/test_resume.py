@@ -79,6 +79,7 @@ def test_a_killed_journey_continues_from_its_last_checkpoint_and_repeats_nothing
         f"described/{SOURCE}-web",
         f"filtered/{SOURCE}-mini_pairs",
         "mixtures/mini_mixture",
+        "usable/mini_mixture",
         "runs/killed/stage1",
         "runs/killed/stage2",
     }
