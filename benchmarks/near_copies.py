@@ -46,9 +46,9 @@ def font(size: int, number: int = 0) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf" / f"{FONTS[number % 4]}.ttf"), size)
 
 
-def canvas(width: int, height: int, colour: object) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def canvas(width: int, height: int, colour: str | tuple[int, ...]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """An empty picture."""
-    picture = Image.new("RGB", (width, height), colour)  # type: ignore[arg-type]
+    picture = Image.new("RGB", (width, height), colour)
     return picture, ImageDraw.Draw(picture)
 
 

@@ -23,7 +23,7 @@ from tinygptv.errors import DataError
 URL = "http://a.example/1.jpg"
 DIGEST = hashlib.sha256(b"x").digest()
 DAY = datetime.date(2024, 2, 3)
-MOMENT = datetime.datetime(2024, 2, 3, 4, 5, 6, tzinfo=datetime.timezone.utc)  # noqa: UP017
+MOMENT = datetime.datetime(2024, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
 VALUES: dict[pa.DataType, Any] = {
     pa.null(): None,
     **dict.fromkeys((pa.string(), pa.large_string(), pa.string_view()), "some text"),
