@@ -92,7 +92,7 @@ def find(flow: subprocess.Popen[bytes], victim: str) -> psutil.Process | None:
     ranks = [
         process
         for process in children
-        if "--job" in process.cmdline() and "tinygptv.train.launch" not in process.cmdline()
+        if "--job" in process.cmdline() and "tinygptv.train.launch.torchrun" not in process.cmdline()
     ]
     if not ranks:
         return None

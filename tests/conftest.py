@@ -12,8 +12,8 @@ from moto.server import ThreadedMotoServer
 from werkzeug.serving import make_server
 
 from tests.stormy import StormyS3, Weather
-from tinygptv import s3
-from tinygptv.artifacts import Store
+from tinygptv.store import s3
+from tinygptv.store.artifacts import Store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -18,15 +18,15 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
-from tinygptv.data.engine_process import Settings
-from tinygptv.data.fetching import Fetch
-from tinygptv.data.native.engine import fetch_all
-from tinygptv.data.shapes import language, layouts, tables
-from tinygptv.data.shapes.files import draw_corpus
-from tinygptv.data.shapes.scenes import draw, scene
-from tinygptv.data.shards import ShardWriter
+from tinygptv.data.fetch.engine_process import Settings
+from tinygptv.data.fetch.fetching import Fetch
+from tinygptv.data.fetch.native.engine import fetch_all
+from tinygptv.data.shards.shards import ShardWriter
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
+from tinygptv.shapes import language, layouts, tables
+from tinygptv.shapes.files import draw_corpus
+from tinygptv.shapes.scenes import draw, scene
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 
 
 def _draw_little(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,18 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.small import mix_pairs, mix_with_words, small_recipe, small_run, write_backbones
-from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe, Watch
 from tinygptv.errors import TinyGPTVError
 from tinygptv.models.lora import merge_lora
 from tinygptv.models.weights import Handoff, empty_model, load_weights
+from tinygptv.store.artifacts import Manifest, Store
 from tinygptv.train.assemble import load_stage_model
 from tinygptv.train.disk import build_extension, refuse_unfit_disk
-from tinygptv.train.encode import encode
+from tinygptv.train.encoding.encode import encode
 from tinygptv.train.events import read_events
-from tinygptv.train.launch import DeepSpeedLauncher
+from tinygptv.train.launch.torchrun import DeepSpeedLauncher
 from tinygptv.train.lineage import adapters, inherited
 from tinygptv.train.stage import Job, read_metrics, train_stage
 

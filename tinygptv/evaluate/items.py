@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from tinygptv.data.annotations import Annotations
-from tinygptv.data.formats import PictureError
-from tinygptv.data.frames import read_size
-from tinygptv.data.reasons import PROMPT_TOO_LONG
+from tinygptv.data.fetch.reasons import PROMPT_TOO_LONG
+from tinygptv.data.pictures.formats import PictureError
+from tinygptv.data.pictures.frames import read_size
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.errors import DataError
 from tinygptv.evaluate.metrics import Truth, unscorable

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinygptv.data.batching import Batch
+from tinygptv.data.batches.batching import Batch
 from tinygptv.definitions.recipe import Schedule
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.schedule import total_steps

@@ -9,24 +9,24 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.drawing import order_seed
-from tinygptv.data.remote import open_shards
-from tinygptv.data.shards import SIDECAR
-from tinygptv.data.shares import drawn_samples, refuse_repetition
-from tinygptv.data.tombstones import tombstones
+from tinygptv.data.forget.tombstones import tombstones
+from tinygptv.data.mixtures.sampling_order import order_seed
+from tinygptv.data.mixtures.shares import drawn_samples, refuse_repetition
+from tinygptv.data.shards.remote import open_shards
+from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.definitions.base import Definition
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.mixture import Mixture
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
 from tinygptv.errors import HandoffError
-from tinygptv.locations import local_path
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.store.locations import local_path
+from tinygptv.train.encoding.features import plan_features, refuse_other_features
 from tinygptv.train.events import read_events
-from tinygptv.train.features import plan_features, refuse_other_features
-from tinygptv.train.heartbeat import RANKS
-from tinygptv.train.launch import DeepSpeedLauncher, Launcher
+from tinygptv.train.launch.heartbeat import RANKS
+from tinygptv.train.launch.torchrun import DeepSpeedLauncher, Launcher
 from tinygptv.train.lineage import adapters, content_hash, differences, inherited, lineage
 from tinygptv.train.retention import remove_passing
 from tinygptv.train.schedule import total_steps
@@ -129,8 +129,8 @@ def train_stage(
         # Imported here, for it brings torch: who only asks what would be done can go without.
         from tinygptv.models.nf4 import refuse_without_library
         from tinygptv.train.disk import refuse_unfit_disk
-        from tinygptv.train.estimate import StageEstimator
-        from tinygptv.train.fitting import refuse_unfit, settle
+        from tinygptv.train.planning.estimate import StageEstimator
+        from tinygptv.train.planning.fitting import refuse_unfit, settle
 
         if run.hardware.quantize_base == "nf4":
             refuse_without_library()

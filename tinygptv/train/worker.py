@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tinygptv.data.batching import Batch
-from tinygptv.data.loading import Batches
+from tinygptv.data.batches.batching import Batch
+from tinygptv.data.batches.loading import Batches
 from tinygptv.errors import TrainingError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import trained_file
