@@ -1,6 +1,6 @@
 """Kubernetes: pod 0 of an indexed Job trains, and the other pods start an agent whenever it does.
 
-    pod 0     tinygptv train …                          starts an agent of its own, and leaves word of what the others start
+    pod 0     tinygptv train …                          starts its own agent, and leaves word of what the others start
     others    python -m tinygptv.train.launch.pods      start it for every new word, and end it when the word is gone
 
 Pods cannot start anything in each other, so the word is a file, in a folder that all of them share. The others have no
