@@ -24,7 +24,7 @@ from small_stage import STAGE, left_by, write_data
 
 from tinygptv.catalog import OWN_DEFINITIONS
 from tinygptv.train.events import read_events
-from tinygptv.train.stage import METRICS, TRAINED, read_metrics
+from tinygptv.train.job import METRICS, TRAINED, read_metrics
 
 STEPS, CHECKPOINT_EVERY, KILLS = 60, 5, 10
 TOLERANCE = 1e-4

@@ -33,8 +33,9 @@ from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.definitions.source import PairsSource
 from tinygptv.store.artifacts import Manifest, Store
+from tinygptv.train.job import METRICS, read_metrics
 from tinygptv.train.planning.estimate import StageEstimator
-from tinygptv.train.stage import METRICS, read_metrics, train_stage
+from tinygptv.train.stage import train_stage
 
 RECIPE, HARDWARE = "tinygptv", "cpu_bf16"
 GLOBAL_BATCH = {"stage1": 4, "stage2": 4, "stage3": 2, "stage4": 1}

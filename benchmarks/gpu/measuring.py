@@ -21,9 +21,9 @@ from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.store.artifacts import Store
 from tinygptv.train.deepspeed import accumulation_steps
+from tinygptv.train.job import Job
 from tinygptv.train.launch.torchrun import rank_environment
 from tinygptv.train.lineage import adapters
-from tinygptv.train.stage import Job
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = "embedded:backbones/shapes/tokenizer"

@@ -36,9 +36,9 @@ from tinygptv.train.assemble import DTYPES, set_up
 from tinygptv.train.batches import mixture_batches, open_loader
 from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.engine import parameter_groups
+from tinygptv.train.job import METRICS, Job, read_metrics
 from tinygptv.train.planning.estimate import StageEstimator
 from tinygptv.train.planning.fitting import settle
-from tinygptv.train.stage import METRICS, Job, read_metrics
 
 
 def ours(order: Order, folder: Path) -> Answer:

@@ -6,7 +6,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from tinygptv.data.fetch.guard import normalise_url
+from tinygptv.data.columns.urls import normalise_url
 from tinygptv.data.fetch.native.robots import parse, text_of
 
 _AGENT = "tinygptv-curation"

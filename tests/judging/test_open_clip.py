@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.data.webfake import pixels
 from tinygptv.definitions.scorer import OpenClipScorer
 from tinygptv.errors import DataError, SetupError
-from tinygptv.judging.judge import open_judge
+from tinygptv.judging.opening import open_judge
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from tinygptv.data.pictures.storing import store_picture
 from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.definitions.filters import Deduplicate, FilterChain
 from tinygptv.definitions.source import Download
-from tinygptv.judging.judge import Judge, open_judge
+from tinygptv.judging.judge import Judge
+from tinygptv.judging.opening import open_judge
 from tinygptv.shapes import language, tables
 from tinygptv.shapes.scenes import draw, scene
 

@@ -9,8 +9,7 @@ from PIL import Image
 
 from tests.release.tiny import adapted_model, write_release
 from tinygptv.data.batches.batching import Collator
-from tinygptv.errors import DataError
-from tinygptv.evaluate.items import PromptTooLongError
+from tinygptv.errors import DataError, PromptTooLongError
 from tinygptv.models.lora import merge_lora
 from tinygptv.release.answering import answer_all, noise_pictures
 from tinygptv.release.folder import Release, load_release

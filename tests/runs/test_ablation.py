@@ -16,7 +16,7 @@ from tinygptv.runs.ablation import Trained, Variant, follow, variants, with_shuf
 from tinygptv.runs.comparison import CURVES, FIGURES, PAGE, compare, table
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.train.events import record
-from tinygptv.train.stage import JOB, METRICS
+from tinygptv.train.job import JOB, METRICS
 
 STEPS = {"stage1": 40, "stage2": 40}
 

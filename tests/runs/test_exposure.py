@@ -16,7 +16,7 @@ from tinygptv.data.mixtures.sampling_order import order_seed
 from tinygptv.data.shards.shards import content_hash
 from tinygptv.runs.exposure import Exposure, annotated_copies, traces
 from tinygptv.store.artifacts import Manifest, Outcome, Store
-from tinygptv.train.stage import Job
+from tinygptv.train.job import Job
 
 BATCH, SEED = 4, 7
 ROWS = {f"{number:02d}": {"caption": f"picture {number}"} for number in range(30)}

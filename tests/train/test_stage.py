@@ -10,9 +10,10 @@ from tinygptv.errors import DefinitionError, HandoffError, LaunchError, SetupErr
 from tinygptv.models import nf4
 from tinygptv.store.artifacts import Manifest, Outcome, Store
 from tinygptv.train.events import record
+from tinygptv.train.job import read_metrics
 from tinygptv.train.launch.torchrun import RecordingLauncher
 from tinygptv.train.lineage import adapters, differences, inherited
-from tinygptv.train.stage import plan_stage, read_metrics, train_stage
+from tinygptv.train.stage import plan_stage, train_stage
 
 PUBLISHED = catalog.recipe("tinygptv")
 MIXTURE = "mixtures/tiny_pairs@1"

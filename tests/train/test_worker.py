@@ -22,9 +22,10 @@ from tinygptv.train.assemble import load_stage_model
 from tinygptv.train.disk import build_extension, refuse_unfit_disk
 from tinygptv.train.encoding.encode import encode
 from tinygptv.train.events import read_events
+from tinygptv.train.job import Job, read_metrics
 from tinygptv.train.launch.torchrun import DeepSpeedLauncher
 from tinygptv.train.lineage import adapters, inherited
-from tinygptv.train.stage import Job, read_metrics, train_stage
+from tinygptv.train.stage import train_stage
 
 TIMES = ("samples_per_second", "tokens_per_second", "seconds", "seconds_left", "utilisation", "peak_memory_bytes")
 ONE_RANK = Hardware(

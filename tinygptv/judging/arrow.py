@@ -27,8 +27,9 @@ from tinygptv.data.shards.shards import content_hash, read_image, sidecar_rows
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer
 from tinygptv.errors import DefinitionError
-from tinygptv.judging.judge import Judge, open_judge
+from tinygptv.judging.judge import Judge
 from tinygptv.judging.known import Known
+from tinygptv.judging.opening import open_judge
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
 from tinygptv.store.locations import local_path
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from tinygptv.data.batches.batching import Batch, Collator
 from tinygptv.data.prompting.prompts import ask
 from tinygptv.definitions.mixture import Task
-from tinygptv.errors import DataError, StorageError
-from tinygptv.evaluate.items import PromptTooLongError
+from tinygptv.errors import DataError, PromptTooLongError, StorageError
 from tinygptv.sample import Sample
 
 if TYPE_CHECKING:

@@ -47,8 +47,8 @@ from tinygptv.release.layouts import Layout
 from tinygptv.store.artifacts import storage_errors
 from tinygptv.store.locations import local_path
 from tinygptv.train.freezing import trainable_names
+from tinygptv.train.job import TRAINED
 from tinygptv.train.lineage import adapters, inherited
-from tinygptv.train.stage import TRAINED
 
 LANGUAGE_MODEL, ATTENTION_NORMS = "language_model", "attention_norms.safetensors"
 

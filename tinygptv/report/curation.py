@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from tinygptv.data.fetch.reasons import REASONS
+from tinygptv.definitions.reasons import REASONS
 from tinygptv.report.pictures import Picture, picture
 from tinygptv.report.run_artifacts import RunArtifacts
 from tinygptv.store.artifacts import Store

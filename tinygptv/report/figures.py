@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from tinygptv.train.stage import read_metrics
+from tinygptv.train.job import read_metrics
 
 LOSS_COLOUR = "#3b82f6"
 RATE_COLOUR = "#d97706"

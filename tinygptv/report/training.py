@@ -11,8 +11,8 @@ from tinygptv.evaluate.gates import Verdict, verdict
 from tinygptv.report.figures import read_curve, stage_svg
 from tinygptv.report.run_artifacts import RunArtifacts
 from tinygptv.store.artifacts import Store
+from tinygptv.train.job import METRICS
 from tinygptv.train.schedule import total_steps
-from tinygptv.train.stage import METRICS
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from tinygptv.journey import Arrow, Journey
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.store.locations import local_path
 from tinygptv.train.events import read_events
+from tinygptv.train.job import JOB, METRICS
 from tinygptv.train.lineage import content_hash
-from tinygptv.train.stage import JOB, METRICS
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from tinygptv.data.mixtures.mixing import SAMPLES, MixedSamples, root_place
 from tinygptv.data.mixtures.sampling_order import order_seed
 from tinygptv.data.versions.versions import number_of
 from tinygptv.store.artifacts import Manifest, Store, sha256_of
-from tinygptv.train.stage import CHECKPOINTS, JOB, METRICS, Job, read_metrics
+from tinygptv.train.job import CHECKPOINTS, JOB, METRICS, Job, read_metrics
 
 
 @dataclass(frozen=True)

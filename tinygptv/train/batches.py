@@ -9,7 +9,7 @@ from tinygptv.data.batches.loading import Batches, BatchesAhead
 from tinygptv.data.mixtures.sampling_order import order_seed
 from tinygptv.store.artifacts import Store
 from tinygptv.store.locations import local_path
-from tinygptv.train.stage import Job
+from tinygptv.train.job import Job
 
 PATIENCE = 0.25
 """Share of the profile's `stall_seconds` for which a rank waits for a worker: it must not be thought hung itself."""

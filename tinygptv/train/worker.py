@@ -32,9 +32,9 @@ from tinygptv.train.engine import build_model, join_ranks, open_engine, open_han
 from tinygptv.train.events import read_events, record
 from tinygptv.train.gradients import norm_before_step, norm_of_step
 from tinygptv.train.holdings import forget_moments, open_holdings, whole_shape
+from tinygptv.train.job import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
 from tinygptv.train.metrics import Losses, Metrics, StepResult
 from tinygptv.train.schedule import begins_round, learning_rate, total_steps
-from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
 from tinygptv.train.watch import MEDIAN_OF, Trouble, Watcher, hole, in_words, position, skips
 
 logger = getLogger(__name__)

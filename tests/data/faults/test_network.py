@@ -31,7 +31,7 @@ from tests.data.faults.server import (
     trickled_head,
 )
 from tinygptv.data.download.download import download
-from tinygptv.data.fetch.reasons import REASONS
+from tinygptv.definitions.reasons import REASONS
 from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.store.artifacts import Manifest, Store
 

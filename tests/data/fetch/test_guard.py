@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from tinygptv.data.columns.urls import normalise_url
 from tinygptv.data.fetch.guard import (
     NEVER_AGAIN,
     TRANSIENT,
@@ -16,13 +17,12 @@ from tinygptv.data.fetch.guard import (
     check_addresses,
     failure_of_status,
     is_public,
-    normalise_url,
     opted_out,
     refusal,
     retry_after_seconds,
 )
-from tinygptv.data.fetch.reasons import REASONS
 from tinygptv.data.pictures.storing import Reason
+from tinygptv.definitions.reasons import REASONS
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ from tinygptv.train.encoding import encode as encoding
 from tinygptv.train.encoding import encoder
 from tinygptv.train.encoding.encode import encode, encode_part
 from tinygptv.train.engine import build_model
+from tinygptv.train.job import Job
 from tinygptv.train.launch.torchrun import RecordingLauncher
-from tinygptv.train.stage import Job, adapters, train_stage
+from tinygptv.train.stage import adapters, train_stage
 
 CACHED = Hardware(
     about="one",

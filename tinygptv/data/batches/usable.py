@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygptv.data.batches.batching import load_tokenizer
-from tinygptv.data.fetch.reasons import END_SYMBOL_IN_ANSWER, PROMPT_TOO_LONG
 from tinygptv.data.mixtures.mixing import LEFT_OUT, SAMPLES, MixedSamples
 from tinygptv.data.prompting.prompts import renderings
 from tinygptv.data.prompting.screening import Screening, screen
 from tinygptv.data.prompting.sequences import Sequences
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.model import Model
+from tinygptv.definitions.reasons import END_SYMBOL_IN_ANSWER, PROMPT_TOO_LONG
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.definitions.template import Prompting
 from tinygptv.errors import DataError

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import pyarrow as pa
 
+from tinygptv.data.columns.urls import BASE_URL, host_of, normalise_url
 from tinygptv.data.download.ledger import (
     KEPT,
     LEDGER,
@@ -37,17 +38,13 @@ from tinygptv.data.download.ledger import (
 from tinygptv.data.fetch.fetching import Fetch
 from tinygptv.data.fetch.guard import (
     ALLOW_PRIVATE,
-    BASE_URL,
     CONTACT,
     FetchError,
     addresses,
     check_addresses,
-    host_of,
-    normalise_url,
     private_allowed,
     refusal,
 )
-from tinygptv.data.fetch.reasons import FORGOTTEN
 from tinygptv.data.fetch.refusals import Refusals
 from tinygptv.data.fetch.results import Asked, Result, Results
 from tinygptv.data.forget.forget import predicate
@@ -58,6 +55,7 @@ from tinygptv.data.tables.carried import carried_types, carried_values
 from tinygptv.data.tables.readers import read_table
 from tinygptv.data.tables.table_files import TableFile, expand
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
+from tinygptv.definitions.reasons import FORGOTTEN
 from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.shapes.files import draw_corpus

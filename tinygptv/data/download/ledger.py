@@ -23,15 +23,8 @@ import pyarrow.parquet as pq
 
 from tinygptv.data.columns.arrow import RowGroups, parquet, texts
 from tinygptv.data.columns.database import connect, execute, literal, with_columns
-from tinygptv.data.fetch.guard import (
-    BASE_URL,
-    NEVER_AGAIN,
-    TRANSIENT,
-    FetchError,
-    host_in_sql,
-    normalise_url,
-    origin_of,
-)
+from tinygptv.data.columns.urls import BASE_URL, host_in_sql, normalise_url
+from tinygptv.data.fetch.guard import NEVER_AGAIN, TRANSIENT, FetchError, origin_of
 from tinygptv.data.fetch.results import Result
 from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.data.tables.table_rows import ROWS

@@ -5,9 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tinygptv.data.columns.urls import BASE_URL
 from tinygptv.data.download.download import BASE_URL_VARIABLE
 from tinygptv.data.fetch.fetching import Fetch
-from tinygptv.data.fetch.guard import BASE_URL, private_allowed
+from tinygptv.data.fetch.guard import private_allowed
 from tinygptv.data.fetch.results import Asked
 from tinygptv.data.shards.shards import content_hash
 from tinygptv.definitions.source import Download

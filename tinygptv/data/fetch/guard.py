@@ -17,11 +17,10 @@ from typing import NamedTuple, Protocol
 
 from ada_url import URL, join_url
 
+from tinygptv.data.columns.urls import normalise_url
+
 ALLOW_PRIVATE = "TINYGPTV_ALLOW_PRIVATE"
 """Set to 1 to fetch from loopback and private networks, as tests do; a source may say `allow_private: true`."""
-
-BASE_URL = "__BASE_URL__"
-"""In a table's URL: the address of a server that is known only when the download starts."""
 
 CONTACT = "TINYGPTV_CONTACT"
 """Whom site owners may write to: a web page or an address, for sources that do not say it themselves."""
@@ -47,7 +46,6 @@ _LONGEST_RETRY_AFTER_SECONDS = 30 * 86_400.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _HTTP = re.compile(r"https?:", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
-_PLACEHOLDER = "http://base.invalid"
 
 
 class Headers(Protocol):
@@ -86,26 +84,6 @@ def private_allowed(declared: bool) -> bool:
     return declared or os.environ.get(ALLOW_PRIVATE) == "1"
 
 
-def normalise_url(url: str) -> str:
-    """The URL as a browser writes it: host in lower case and IDNA 2008, dot segments removed, percent-encoded.
-
-    Fragment, user name and password are left out. What cannot be read as a URL comes back as it is, trimmed. A leading
-    `BASE_URL` stays as it is.
-    """
-    url = url.strip()
-    has_base = url.startswith(BASE_URL)
-    try:
-        parsed = URL(_PLACEHOLDER + url.removeprefix(BASE_URL)) if has_base else URL(url)
-    except ValueError:
-        return url
-    if "#" in parsed.href:
-        parsed.hash = ""
-    if parsed.username or parsed.password:
-        parsed.username = parsed.password = ""
-    written = parsed.href
-    return BASE_URL + written.removeprefix(_PLACEHOLDER) if has_base else written
-
-
 def joined_url(url: str, location: str) -> str:
     """Where `location` leads, seen from `url`, in its one spelling. Raises FetchError `bad_url`."""
     try:
@@ -141,19 +119,6 @@ def origin_of(url: str) -> Origin:
 def target_of(url: str) -> str:
     """What is asked of the origin, path and query, of a URL in its one spelling."""
     return "/" + url.split("/", 3)[3]
-
-
-def host_of(url: str) -> str:
-    """The host a URL names, as it is looked up; empty if none."""
-    try:
-        return URL(url).hostname.strip("[]")
-    except ValueError:
-        return ""
-
-
-def host_in_sql(url: str) -> str:
-    """SQL for the host of a URL; `url` is an expression. NULL if it is that, or names no host."""
-    return rf"nullif(trim(regexp_extract(lower({url}), '^[a-z][a-z0-9+.-]*://(\[[^\]]*\]|[^/:?#]*)', 1), '[]'), '')"
 
 
 def addresses(host: str) -> tuple[str, ...]:

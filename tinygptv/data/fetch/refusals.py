@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygptv.data.fetch.guard import host_of
-from tinygptv.data.fetch.reasons import FORGOTTEN
+from tinygptv.data.columns.urls import host_of
+from tinygptv.definitions.reasons import FORGOTTEN
 
 _FILE = "refusals.npz"
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygptv.data.columns.database import connect, literal, with_columns
-from tinygptv.data.fetch.guard import host_in_sql
-from tinygptv.data.fetch.reasons import FORGOTTEN
+from tinygptv.data.columns.urls import host_in_sql
 from tinygptv.data.forget.tombstones import Tombstone, caption_patterns, image_endings, tombstones
 from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS, FilterChain, Rule
+from tinygptv.definitions.reasons import FORGOTTEN
 from tinygptv.store.artifacts import Manifest, Store
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tinygptv.data.fetch.guard import host_of, normalise_url
+from tinygptv.data.columns.urls import host_of, normalise_url
 from tinygptv.errors import DefinitionError
 from tinygptv.store.artifacts import Store
 

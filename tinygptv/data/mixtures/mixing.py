@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from tinygptv import catalog
 from tinygptv.data.annotations import TASKS, AnnotationReader, contents_of
-from tinygptv.data.fetch.reasons import FORGOTTEN
 from tinygptv.data.forget.tombstones import Tombstone, caption_patterns, image_endings, matching_texts, tombstones
 from tinygptv.data.mixtures.sampling_order import Mask, Order, Plan
 from tinygptv.data.mixtures.shares import declared_shares
 from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture, Task
+from tinygptv.definitions.reasons import FORGOTTEN
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.sample import ImageReference, Sample, Turn

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tinygptv.data.fetch.guard import BASE_URL
+from tinygptv.data.columns.urls import BASE_URL
 from tinygptv.data.tables.table_bytes import Head
 from tinygptv.data.tables.text_lines import Bad, Quoting, csv_records
 from tinygptv.definitions.source import COLUMN_NAMES, NONE, REQUIRED, Table

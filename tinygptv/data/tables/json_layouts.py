@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tinygptv.data.fetch.guard import BASE_URL
+from tinygptv.data.columns.urls import BASE_URL
 from tinygptv.data.tables.column_choice import Column, Columns, Source, sidecar_name
 from tinygptv.data.tables.dialects import looks_like_url
 from tinygptv.data.tables.json_stream import array_items, member_items

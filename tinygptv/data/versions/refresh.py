@@ -14,7 +14,6 @@ from typing import Any, Literal
 from tinygptv import catalog
 from tinygptv.data.download.download import download
 from tinygptv.data.download.ledger import KEPT
-from tinygptv.data.fetch.reasons import FORGOTTEN
 from tinygptv.data.filters.filtering import filter_source
 from tinygptv.data.forget.forget import without_forgotten
 from tinygptv.data.versions.checks import Failure, run_checks
@@ -31,6 +30,7 @@ from tinygptv.data.versions.versions import (
     settings_of,
 )
 from tinygptv.definitions.filters import FilterChain
+from tinygptv.definitions.reasons import FORGOTTEN
 from tinygptv.definitions.source import AnnotationsSource, PairsSource
 from tinygptv.store.artifacts import Manifest, Store, fingerprint
 

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.fetch.reasons import FORGOTTEN
-from tinygptv.definitions.base import Definition
-from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.model import Model
-from tinygptv.definitions.recipe import TRAINED_FRONT, Inputs, Lora
+from tinygptv.definitions.reasons import FORGOTTEN
+from tinygptv.definitions.recipe import TRAINED_FRONT
 from tinygptv.errors import LaunchError
 from tinygptv.store.artifacts import Manifest, Outcome, Store, storage_errors
 from tinygptv.store.locations import local_path
 from tinygptv.train.encoding.features import outdated, plan_features, published_start
+from tinygptv.train.encoding.job import EncodeJob
+from tinygptv.train.job import TRAINED
 from tinygptv.train.lineage import adapters, inherited
-from tinygptv.train.stage import TRAINED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,19 +30,6 @@ UNREADABLE = "unreadable_image"
 """The reason under which images are counted that cannot be read; training meets them as if there were no cache."""
 
 Line = Callable[[str], None]
-
-
-class EncodeJob(Definition):
-    """All that a process needs to know. `handoff` holds what was trained of the frozen parts, if anything was;
-    `earlier` is an artifact whose features are the same, where it has them."""
-
-    workdir: str
-    model: Model
-    lora: Lora | None
-    inputs: Inputs
-    handoff: str | None
-    hardware: Hardware
-    earlier: str | None
 
 
 def encode(

@@ -20,7 +20,7 @@ from tinygptv.models.weights import Handoff, empty_model, load_weights
 from tinygptv.sample import ImageReference
 from tinygptv.store.artifacts import Store
 from tinygptv.train.assemble import DTYPES
-from tinygptv.train.encoding.encode import EncodeJob
+from tinygptv.train.encoding.job import EncodeJob
 from tinygptv.train.launch.parent_death import end_with_parent
 
 logger = getLogger(__name__)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygptv.catalog import ResolvedRun, check_features
-from tinygptv.data.fetch.reasons import FORGOTTEN
 from tinygptv.data.forget.tombstones import tombstones
 from tinygptv.data.pictures.pixels import transform
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.model import QFormer
+from tinygptv.definitions.reasons import FORGOTTEN
 from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage
 from tinygptv.errors import HandoffError
 from tinygptv.store.artifacts import Manifest, Store, artifact_name, fingerprint

@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 
 from tinygptv.data.columns.database import connect, literal, with_columns
+from tinygptv.data.columns.urls import host_in_sql
 from tinygptv.data.download.ledger import LEDGER
-from tinygptv.data.fetch.guard import host_in_sql
 from tinygptv.data.filters.filtering import DROPPED
 from tinygptv.data.forget.forget import matches, sidecar_view
 from tinygptv.data.forget.tombstones import tombstones
