@@ -1,1 +1,1 @@
-"""From source to batch: read tables, fetch, filter, mix, tokenize. One module per step, in that order."""
+"""From source to batch: read tables, fetch, filter, mix, tokenize; one sub-package per step."""

@@ -223,8 +223,8 @@ def test_a_table_that_needs_a_base_url_says_so(store: Store, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("http://127.0.0.1:9", r"\(private_address\); set TINYGPTV_ALLOW_PRIVATE=1 or say"),
-        ("http://nowhere.invalid", r"cannot be fetched from \(dns\)"),
+        ("http://127.0.0.1:9", r"\(private_address\); set TINYGPTV_ALLOW_PRIVATE=1, or `allow"),
+        ("http://nowhere.invalid", r"cannot fetch from its host \(dns\)"),
         ("127.0.0.1:9", r"not_http; want http://host:port"),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_base_url_that_cannot_be_used_is_refused(store: Store, tmp_path: Path,
 
 def test_private_urls_are_dropped_without_being_asked_for(store: Store, tmp_path: Path, web: Any) -> None:
     source = source_of(tmp_path, [(f"{web.address}/untouched.jpg", "a small picture")])
-    with pytest.raises(DataError, match=r"not one of 1 rows gave an image \(private_address 1\).*ALLOW_PRIVATE"):
+    with pytest.raises(DataError, match=r"none of 1 rows gave an image \(private_address 1\).*ALLOW_PRIVATE"):
         download(store, "pairs", source.model_copy(update={"allow_private": False}))
     assert web.asked["/untouched.jpg"] == 0
 

@@ -1,9 +1,9 @@
-"""URL+caption tables → raw shards: plan, fetch what is worth fetching, and account for every row.
+"""Download URL+caption tables into raw shards: plan, fetch what is worth fetching, account for every row.
 
-The engine is a process of its own (see `fetching`). It leaves what it fetched shard by shard, so an interrupted
-download goes on where it stopped; meanwhile the samples are written in table order and under keys made of their URLs,
-so that the same answers from the web give the same bytes. With an earlier version of the same source at hand only what
-is new, due or changed crosses the network; the rest is copied as it is stored.
+The engine runs in its own process (see `fetching`) and stores results shard by shard, so an interrupted download
+resumes where it stopped. Samples are written in table order under keys derived from their URLs, so the same responses
+give the same bytes. Given an earlier version of the source, only what is new, due or changed is fetched; the rest is
+copied as stored.
 """
 
 import contextlib
@@ -73,18 +73,18 @@ BASE_URL_VARIABLE = "TINYGPTV_BASE_URL"
 _EMBEDDED = "embedded:"
 _KEY_LENGTH = 20
 Answered = tuple[dict[str, Any], Result | None]
-"""A planned row, and what became of it, if it was asked for."""
+"""A planned row and the result of its fetch; None if its URL was not requested."""
 
 _REMEMBERED_SHARDS = 8
-"""Of which the results are at hand for further captions of a picture."""
+"""Shards whose results stay open for further captions of the same picture."""
 _HOW_FAST = {"processes", "threads", "ray_workers", "connections_per_host", "requests_per_second_per_host"}
-"""Settings that change when a picture arrives, but not which."""
+"""Settings that change how fast pictures arrive, but not which."""
 
 _HOW_STORED = ("engine", "image_size", "max_pixels", "min_side", "max_aspect", "jpeg_quality", "animated")
 """Settings that a stored picture depends on."""
 
 _ALLOW_PRIVATE_ADVICE = (
-    f"; set {ALLOW_PRIVATE}=1 or say `allow_private: true` in the source to fetch from private addresses on purpose"
+    f"; set {ALLOW_PRIVATE}=1, or `allow_private: true` in the source, to fetch from private addresses on purpose"
 )
 
 
@@ -96,15 +96,15 @@ def download(
     *,
     base_url: str | None = None,
 ) -> Manifest:
-    """`raw/<source>@<hash>`: shards, their sidecar, and the ledger of every row of the source's tables.
+    """Make `raw/<source>@<hash>`: shards, their sidecar, and a ledger with one row per table row.
 
-    `previous` is an earlier version: what it kept is asked for under conditions, what it failed to get only when that
-    is due, what it was told never to ask again not at all. The manifest's details hold `changes`, URLs by what became
-    of them since then, and `hosts`, those that lost most.
+    `previous` is an earlier version. Pictures it kept are requested conditionally, failures are retried only when due,
+    and permanent refusals are never retried. The manifest's details hold `changes` (URLs by what changed since then)
+    and `hosts` (those that lost most rows).
 
-    `__BASE_URL__` in a URL is replaced by `base_url`, by $TINYGPTV_BASE_URL, or, for the embedded corpus, by the
-    address of a server started for the while. Raises DefinitionError if it is needed and not given, DataError if a
-    table cannot be read or not one image could be fetched, LaunchError if the engine fails or stands still.
+    `__BASE_URL__` in a URL is replaced by `base_url`, by $TINYGPTV_BASE_URL or, for the embedded corpus, by the address
+    of a temporary server. Raises DefinitionError if it is needed and missing, DataError if a table cannot be read or
+    no image could be fetched, LaunchError if the engine fails or stalls.
     """
     corpus = draw_corpus(store) if any(table.location.startswith(_EMBEDDED) for table in source.tables) else None
     definition = _definition(source)
@@ -124,7 +124,7 @@ def download(
 
 
 def _definition(source: PairsSource) -> dict[str, Any]:
-    """What the shards depend on: the tables' content wherever they lie, and how images are fetched and stored."""
+    """What the shards depend on: the tables' content (not their location) and how images are fetched and stored."""
     described = []
     for table in source.tables:
         embedded = table.location.startswith(_EMBEDDED)
@@ -139,7 +139,7 @@ def _definition(source: PairsSource) -> dict[str, Any]:
 
 
 def _identity(file: TableFile) -> str:
-    """A table's name and content, but not its place."""
+    """A table's name and content, without its location."""
     filesystem, inside = fsspec.url_to_fs(file.path)
     content = filesystem.ukey(inside) if "://" in file.path else sha256_of(Path(file.path))
     return f"{file.relative} {content}"
@@ -152,8 +152,10 @@ def _earlier(store: Store, definition: dict[str, Any], previous: Manifest) -> Ea
 
 
 class Building:
-    """One download into one draft folder. What is to be `forgotten` is not kept: pictures by their hash, as served or
-    as stored, and whatever comes by way of an address or domain."""
+    """One download into one draft folder.
+
+    Pictures in `forgotten` are not kept, whether matched by hash (as served or as stored), by URL or by domain.
+    """
 
     def __init__(
         self,
@@ -170,14 +172,14 @@ class Building:
         self._allow_private = private_allowed(source.allow_private)
 
     def run(self, draft: Path, tables: list[tuple[Table, str]]) -> Outcome:
-        """Plan, fetch, write. What an earlier attempt left in the draft is used."""
+        """Plan, fetch, write; reuses what an earlier attempt left in the draft."""
         scratch, options = draft / "fetch", self._source.download
         plan = scratch / "plan.parquet"
         scratch.mkdir(exist_ok=True)
         if self._base_url is not None:
             _check_base_url(self._base_url, self._allow_private)
         if not (self._allow_private or options.contact or os.environ.get(CONTACT)):
-            logger.warning("download %s: site owners cannot tell who asks; set %s", self._source_name, CONTACT)
+            logger.warning("download %s: site owners cannot see who is crawling; set %s", self._source_name, CONTACT)
         forgotten = predicate(one for one in self._tombstones if one.kind != "sha256")
         progress = Progress(f"download {self._source_name}")
         with reporting(logger, progress.describe):
@@ -198,7 +200,7 @@ class Building:
         return _outcome(self._source_name, settled, kept, carried)
 
     def _write(self, draft: Path, answered: Iterator[Answered], outcomes: Outcomes, carried: dict[str, str]) -> int:
-        """The samples into shards, and what became of every row; how many samples there are."""
+        """Write the samples into shards and record every row's outcome. Returns the number of samples."""
         with ShardWriter(draft, self._source.download.samples_per_shard, SIDECAR_COLUMNS | carried) as shards:
             for row, answer in answered:
                 result = self._unless_forgotten(row, answer)
@@ -210,14 +212,14 @@ class Building:
         return shards.count
 
     def _refusals(self, scratch: Path) -> Refusals:
-        """Where no redirect may lead."""
+        """URLs and domains that no redirect may lead to."""
         gone = out_of_reach(self._earlier, scratch) if self._earlier else []
         forgotten = [(one.value, FORGOTTEN) for one in self._tombstones if one.kind == "url"]
         domains = [one.value for one in self._tombstones if one.kind == "domain"]
         return Refusals.of(((self._based(address), reason) for address, reason in [*gone, *forgotten]), domains)
 
     def _asked(self, row: dict[str, Any]) -> Asked:
-        """How a planned row is asked for: under the conditions of the picture it has already, if any."""
+        """The request for a planned row; conditional if an earlier version stored its picture."""
         if row["stored"] is None:
             return Asked(row["position"], self._address(row))
         known = row["etag"], row["last_modified"], row["stored"]["content_sha256"]
@@ -235,13 +237,13 @@ class Building:
         return self._based(row["url"])
 
     def _based(self, url: str) -> str:
-        """A URL with the base URL that is known now."""
+        """The URL with the current base URL filled in."""
         if self._base_url is None or not url.startswith(BASE_URL):
             return url
         return normalise_url(self._base_url + url.removeprefix(BASE_URL))
 
     def _unless_forgotten(self, row: dict[str, Any], result: Result | None) -> Result | None:
-        """The result, or that its picture is not to be kept; None: the earlier version's stays without being asked."""
+        """Replace a result whose picture must be forgotten by a failure. None: the stored picture is kept unasked."""
         if not self._forgotten:
             return result
         if result is not None and result.jpeg:
@@ -253,7 +255,7 @@ class Building:
         return replace(result or Result(row["position"]), failure=FORGOTTEN, is_unchanged=False, jpeg=b"")
 
     def _unbased(self, result: Result) -> Result:
-        """A result that does not depend on where the base URL's server happened to be."""
+        """Put `__BASE_URL__` back into a result, so that it does not depend on the server's address."""
         if self._base_url is None or not result.hops:
             return result
         base = normalise_url(self._base_url).rstrip("/")
@@ -261,7 +263,7 @@ class Building:
         return replace(result, final_url=hops[-1], hops=hops)
 
     def _sample(self, row: dict[str, Any], result: Result | None) -> tuple[dict[str, Any], bytes]:
-        """The sidecar row and the picture: as it was fetched now, or as the earlier version stored it."""
+        """The sidecar row and the picture, newly fetched or copied from the earlier version."""
         if result is not None and result.jpeg:
             image = result.jpeg
             described = {name: getattr(result, name, None) for name in STORED_PICTURE}
@@ -271,13 +273,13 @@ class Building:
             described = row["stored"]
             image = read_image(self._earlier.folder, described | {"key": _key(row)})
         about = {name: described[name] for name in STORED_PICTURE if name in SIDECAR_COLUMNS}
-        if result is not None:  # also a picture that has not changed may come by another way than before
+        if result is not None:  # even an unchanged picture may have been reached by different redirects
             about |= {"hops": result.hops, "final_host": host_of(result.hops[-1]) or None if result.hops else None}
         return row | about | {"key": _key(row), "licence": row["licence"] or self._source.licence}, image
 
 
 def _key(row: dict[str, Any]) -> str:
-    """Of the URL alone, or with the caption if an earlier row has the URL."""
+    """Hash of the URL, or of URL and caption if an earlier row has the same URL."""
     named = row["url"] if row["same_as"] is None else f"{row['url']}\n{row['caption']}"
     return hashlib.sha256(named.encode()).hexdigest()[:_KEY_LENGTH]
 
@@ -285,13 +287,13 @@ def _key(row: dict[str, Any]) -> str:
 def _fetch(scratch: Path, options: Download, allow_private: bool, refusals: Refusals) -> "Fetch | RayFetch":
     if options.ray_workers is None:
         return Fetch(scratch, options, allow_private, refusals)
-    from tinygptv.data.fetch.ray import RayFetch  # an extra that few need
+    from tinygptv.data.fetch.ray import RayFetch  # optional dependency
 
     return RayFetch(scratch, options, allow_private, refusals)
 
 
 def _answered(plan: Path, fetch: "Fetch | RayFetch", samples_per_shard: int) -> Iterator[Answered]:
-    """Every planned row in order, with the result of its fetch, or None if its address was not asked for."""
+    """Yield every planned row in order with its fetch result, or None if its URL was not requested."""
     results: Results | None = None
     firsts: list[int] = []
     asked = 0
@@ -329,18 +331,18 @@ def _check_base_url(base_url: str, allow_private: bool) -> None:
         check_addresses(addresses(host_of(base_url)), allow_private)
     except FetchError as error:
         advice = _ALLOW_PRIVATE_ADVICE if str(error) == "private_address" else ""
-        raise DefinitionError(f"base URL {base_url}: its host cannot be fetched from ({error}){advice}") from error
+        raise DefinitionError(f"base URL {base_url}: cannot fetch from its host ({error}){advice}") from error
 
 
 def _outcome(source_name: str, settled: Settled, kept: int, carried: Mapping[str, str]) -> Outcome:
-    """Every row is a sample or counted under the reason it is none. Raises DataError if there is no sample."""
+    """Count every row as a sample or under the reason it was dropped. Raises DataError if there is no sample."""
     rows = sum(settled.outcomes.values())
     drops = {reason: count for reason, count in settled.outcomes.items() if reason != KEPT}
     assert settled.outcomes.get(KEPT, 0) == kept
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items(), key=lambda item: -item[1]))
     if not kept:
         advice = _ALLOW_PRIVATE_ADVICE if "private_address" in drops else ""
-        raise DataError(f"source '{source_name}': not one of {rows} rows gave an image ({listed}){advice}")
+        raise DataError(f"source '{source_name}': none of {rows} rows gave an image ({listed}){advice}")
     logger.info("download %s: kept %d of %d (%s)", source_name, kept, rows, listed or "nothing dropped")
     details = {"changes": settled.changes, "hosts": settled.hosts} | ({"carried": dict(carried)} if carried else {})
     return Outcome(rows_in=rows, rows_out=kept, drops=drops, details=details)

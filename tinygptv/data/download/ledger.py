@@ -1,11 +1,11 @@
-"""The ledger: one row per table row, in table order, saying what became of it and when it is worth asking again.
+"""The ledger: one row per table row, in table order, with its outcome and when to ask again.
 
-Planning fills in what is known without fetching: rows that are no pairs, URLs nobody may ask for, later copies of an
-earlier URL, and what the ledger of an earlier version says of a URL. What is left is fetched. Tables may be far larger
-than memory, so rows stream to Parquet and DuckDB does what needs all of them at once.
+Planning decides what it can without fetching: rows that are not pairs, URLs that must not be requested, duplicate URLs,
+and URLs whose outcome an earlier ledger knows. The rest is fetched. Tables may be far larger than memory, so rows
+stream to Parquet and DuckDB does what needs all of them at once.
 
-States: `kept` is a sample; `retry` failed in a way that may pass; `failed` did not; `tombstone` is never asked again
-(gone for good, or the owner objects); `refused` was never asked at all.
+States: `kept` is a sample; `retry` failed in a way that may pass; `failed` did not pass; `tombstone` is never requested
+again (gone for good, or the owner objects); `refused` was never requested.
 """
 
 import logging
@@ -56,13 +56,13 @@ _OUTCOMES = pa.schema(
 )
 _BATCH_ROWS = 10_000
 _MEMORY_BYTES = 128 << 20
-"""What the database begins with; the rest is spilled."""
+"""Initial memory limit of the database; the rest spills to disk."""
 
 _PLAIN_URL = re.compile(
     r"https?://((?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{2,})"
     r"/(?!\.)(?:[A-Za-z0-9_~!$&()*+,;=:@-]|\.(?!/)|/(?!\.))*(?:\?[A-Za-z0-9_~!$&()*+,;=:@/.-]*)?"
 )
-"""URLs in their one spelling already: no dot segments, IDNA or port. Most are, and parsing takes six times as long."""
+"""URLs that are already normalised (no dot segments, IDNA or port). Most are, and parsing takes six times as long."""
 
 _DAY = 86_400
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 3600, 7 * _DAY
@@ -74,7 +74,7 @@ STORED_PICTURE = (
     *("width", "height", "sha256", "bytes", "original_width", "original_height", "original_format", "reencoded"),
     *("content_sha256", "phash", "hops", "final_host", *_PLACE),
 )
-"""What a sidecar says of a stored picture, whatever table it belongs to, and where it lies."""
+"""Sidecar columns that describe a stored picture and its location, independent of the table row."""
 
 _LEDGER_COLUMNS = {
     "position": "BIGINT",
@@ -93,7 +93,7 @@ _LEDGER_COLUMNS = {
     "final_url": "VARCHAR",
     "hops": "VARCHAR[]",
 }
-"""What is read of an earlier ledger."""
+"""Columns read from an earlier ledger."""
 
 _OUT_OF_REACH = """
 SELECT address, any_value(outcome) AS outcome FROM (
@@ -101,7 +101,7 @@ SELECT address, any_value(outcome) AS outcome FROM (
     UNION ALL SELECT final_url, outcome FROM before WHERE state = 'tombstone' AND final_url IS NOT NULL
 ) GROUP BY address
 """
-"""Addresses that an answer put out of reach for good, be they asked for by a table or only redirected to."""
+"""URLs that are gone for good, whether a table named them or a redirect led to them."""
 
 _KEYS = """
 CREATE TEMP TABLE keys AS
@@ -114,7 +114,7 @@ SELECT position FROM (
     SELECT position, row_number() OVER (PARTITION BY pair_key ORDER BY position) AS copy FROM keys
 ) WHERE copy > 1
 """
-"""Rows that say the same of the same address as an earlier one. Found by hashes: texts would not fit into memory."""
+"""Rows that repeat URL and caption of an earlier row. Found by hash: the texts would not fit into memory."""
 
 _SHARED = """
 CREATE TEMP TABLE shared AS
@@ -122,7 +122,7 @@ SELECT position, url_key FROM (
     SELECT position, url_key, count(*) OVER (PARTITION BY url_key) AS rows FROM keys ANTI JOIN copies USING (position)
 ) WHERE rows > 1
 """
-"""Rows whose address other rows have, too, with other captions."""
+"""Rows that share their URL with other rows but differ in the caption."""
 
 _JUDGED = """
 CREATE TEMP VIEW judged AS
@@ -245,9 +245,9 @@ GROUP BY ALL ORDER BY count(*) FILTER (state != 'kept') DESC, rows DESC, host LI
 
 @dataclass(frozen=True)
 class Earlier:
-    """An earlier version of the same source, whose answers count; `folder` holds its ledger, sidecar and shards.
+    """An earlier version of the same source; `folder` holds its ledger, sidecar and shards.
 
-    If its pictures were stored by other rules (`is_reusable` false), all of them are fetched again.
+    If its pictures were stored under other settings (`is_reusable` is false), all of them are fetched again.
     """
 
     folder: Path
@@ -256,7 +256,7 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Settled:
-    """What a download came to: rows by outcome, URLs by change since the earlier version, the hosts that lost most."""
+    """A download's totals: rows by outcome, URLs by change since the earlier version, the hosts that lost most rows."""
 
     outcomes: dict[str, int]
     changes: dict[str, int]
@@ -264,12 +264,12 @@ class Settled:
 
 
 def make_plan(rows: Iterable[pa.RecordBatch], plan: Path, earlier: Earlier | None, forgotten: str) -> None:
-    """Write `plan`: every row, with the `problem` that keeps it from being a sample or NULL, and whether it `is_asked`.
+    """Write `plan`: every row, the `problem` that rules it out (or NULL), and whether its URL `is_asked`.
 
-    Rows that differ in their captions alone are all samples: the first one is asked for, the others are the `same_as`
-    it (its position). A row that an earlier version kept has in `stored` where its picture lies. `forgotten` is a
-    predicate: what it names is not asked for. URLs keep their `__BASE_URL__`, so that neither the plan nor what follows
-    from it depends on a port. An existing plan is kept: what an interrupted download has already fetched belongs to it.
+    Rows that differ only in their captions are all samples: the first is requested, the others point to its position in
+    `same_as`. `stored` locates the picture of a row that an earlier version kept. `forgotten` is a SQL predicate for
+    rows that must not be requested. URLs keep their `__BASE_URL__`, so that nothing depends on a port. An existing plan
+    is kept, because what an interrupted download has fetched belongs to it.
     """
     if plan.exists():
         return
@@ -285,7 +285,7 @@ def make_plan(rows: Iterable[pa.RecordBatch], plan: Path, earlier: Earlier | Non
 
 
 def out_of_reach(earlier: Earlier, folder: Path) -> list[tuple[str, str]]:
-    """The addresses that no redirect may lead to since the earlier version, and the outcome that says so."""
+    """The URLs that no redirect may lead to since the earlier version, each with the outcome that says so."""
     with connect(folder) as database:
         _open_earlier(database, earlier)
         return database.execute(_OUT_OF_REACH).fetchall()
@@ -298,7 +298,7 @@ def planned(plan: Path) -> Iterator[dict[str, Any]]:
 
 
 class Outcomes:
-    """What became of the rows that were asked for, streamed to a file beside the plan."""
+    """Outcomes of the requested rows, streamed to a file next to the plan."""
 
     def __init__(self, plan: Path, earlier: Earlier | None) -> None:
         self._plan, self._earlier, self._path = plan, earlier, plan.with_suffix(".outcomes")
@@ -306,7 +306,7 @@ class Outcomes:
         self._rows = RowGroups(self._writer, _OUTCOMES)
 
     def record(self, row: Mapping[str, Any], result: Result) -> bool:
-        """Note a planned row's result; whether the row is a sample, if only because its picture is still there."""
+        """Record a row's result. Returns whether the row is a sample, possibly because its old picture is kept."""
         was_kept = row["stored"] is not None
         stays = was_kept and (result.is_unchanged or result.failure in TRANSIENT)
         outcome = KEPT if stays else result.failure or KEPT
@@ -320,7 +320,7 @@ class Outcomes:
         return outcome == KEPT
 
     def settle(self, ledger: Path, recheck_days: float) -> Settled:
-        """Write the ledger and, beside it, the records that were no pairs as they stand in their tables."""
+        """Write the ledger and, next to it, the quarantine: records that are not pairs, as their tables have them."""
         self._rows.finish()
         self._writer.close()
         with connect(self._plan.parent) as database:
@@ -352,7 +352,7 @@ class Outcomes:
 
 
 def _open_earlier(database: duckdb.DuckDBPyConnection, earlier: Earlier | None) -> None:
-    """Views `before`, the earlier ledger, and `stored_pictures`, url → struct `stored`; empty if there is none."""
+    """Create the views `before` (earlier ledger) and `stored_pictures` (url, struct `stored`); empty without one."""
     kinds = SIDECAR_COLUMNS | _PLACE
     columns = {name: kinds[name] for name in ("key", "url", *STORED_PICTURE)}
     pictures = ", ".join(f'"{name}" := "{name}"' for name in STORED_PICTURE)
@@ -383,7 +383,7 @@ def _write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> None:
 
 
 def _addressed(url: str, problem: str | None) -> tuple[str, str | None, str | None]:
-    """The row's URL in its one spelling, its host, and its problem, also if nobody may ask for it."""
+    """A row's normalised URL, its host, and its problem, including a URL that must not be requested."""
     if problem is None and (plain := _PLAIN_URL.fullmatch(url)):
         return url, plain[1], None
     url = normalise_url(url)

@@ -1,4 +1,4 @@
-"""Pictures asked for once more, by the rules under which they came the first time."""
+"""Fetch pictures again under the settings of the original download."""
 
 import os
 import tempfile
@@ -16,9 +16,9 @@ from tinygptv.store.artifacts import Manifest, Store
 
 
 def refetch(store: Store, manifest: Manifest, rows: list[dict[str, Any]]) -> dict[str, bytes]:
-    """The pictures of sidecar rows that the web still gives as they were stored, by their hash.
+    """Fetch sidecar rows again; returns the pictures that are byte-identical to what was stored, by hash.
 
-    Limits, politeness and opt-outs are those of the download that `manifest` came from; without one nothing is asked.
+    Limits, politeness and opt-outs are those of the download behind `manifest`; without one, nothing is requested.
     Raises LaunchError if the engine fails.
     """
     definition = _download_of(store, manifest)
@@ -39,7 +39,7 @@ def refetch(store: Store, manifest: Manifest, rows: list[dict[str, Any]]) -> dic
 
 
 def _download_of(store: Store, manifest: Manifest) -> dict[str, Any] | None:
-    """The definition of the download that made an artifact, or that made what it was filtered from."""
+    """The definition of the download that made an artifact or the artifact it was filtered from."""
     for made in (manifest, *map(store.find, manifest.parents)):
         if made is not None and "download" in made.definition:
             return made.definition
