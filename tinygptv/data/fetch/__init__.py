@@ -1,1 +1,1 @@
-"""URLs → bytes: the engines, and what all of them must refuse."""
+"""URLs → bytes: the download engines and the rules that all of them follow."""

@@ -1,8 +1,8 @@
-"""What every engine does as a process: it ends with its parent, says how far it is, and how it failed.
+"""What all engine processes share: they exit with their parent, report progress, and report how they failed.
 
-An engine is started as `python -m MODULE FOLDER SETTINGS`. Once it reads `GO` it turns each FOLDER/todo/NNNNN.jsonl
-into FOLDER/done/NNNNN.results, in order, leaving alone what is there already (see `results`); what it needs is loaded
-by then, while others plan.
+An engine is started as `python -m MODULE FOLDER SETTINGS` and loads its imports while the parent still plans. Once it
+reads `GO` it turns each FOLDER/todo/NNNNN.jsonl into FOLDER/done/NNNNN.results, in order, skipping those that exist
+(see `results`).
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from pydantic import BaseModel
 from tinygptv.definitions.source import Download
 
 STORAGE_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""An engine that ends with one of these as its exit code found no room for its results."""
+"""Exit codes of an engine that could not store its results."""
 
 GO = b"go"
-"""What is written to an engine when all that it is asked for is in FOLDER/todo."""
+"""Written to an engine's stdin once all requests are in FOLDER/todo."""
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _PROGRESS_SECONDS = 0.5
@@ -37,19 +37,19 @@ _POSITION, _NOTHING = struct.Struct("<q"), -1
 
 
 class Settings(BaseModel):
-    """What the process is told."""
+    """An engine's settings, passed on its command line."""
 
     download: Download
     allow_private: bool
     parent: int
     suspects: list[int] = []
-    """Positions of pictures that were being decoded when an engine crashed: to be decoded one at a time."""
+    """Positions of pictures that were being decoded when an engine crashed; they are decoded one at a time."""
     guilty: list[int] = []
-    """Those over which an engine has crashed twice: not to be decoded."""
+    """Positions of pictures that crashed an engine twice; they are not decoded."""
 
 
 class Progress:
-    """Counts results into FOLDER/progress/<process id>, for the process that watches."""
+    """Counts results into FOLDER/progress/<process id>, for the watching process."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._lock = folder / "progress" / str(os.getpid()), threading.Lock()
@@ -65,13 +65,15 @@ class Progress:
 
 
 class InHand:
-    """Lets so many threads decode at a time, each of which holds whole pictures in memory, and notes which pictures:
-    `FOLDER/in_hand` outlives a process that crashes over one of them."""
+    """Limits how many threads decode at once (each holds whole pictures in memory) and records which pictures.
+
+    `FOLDER/in_hand` survives a crash, so the parent learns which picture caused it.
+    """
 
     def __init__(self, folder: Path, places: int, suspects: Iterable[int]) -> None:
         with (folder / _IN_HAND).open("w+b") as stream:
             stream.truncate(places * _POSITION.size)
-            # What is written here outlives a process that crashes, without a call to the kernel for each picture.
+            # A memory map survives a crash of the process without a system call per picture.
             self._noted = mmap.mmap(stream.fileno(), places * _POSITION.size)
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._places, self._alone, self._suspects = places, threading.Lock(), frozenset(suspects)
@@ -85,7 +87,7 @@ class InHand:
 
     @contextlib.contextmanager
     def decoding(self, position: int) -> Iterator[None]:
-        """While the picture of a position is decoded; a suspect is alone in this."""
+        """Hold a slot while the picture at `position` is decoded; a suspect takes all slots."""
         is_suspect = position in self._suspects
         with self._alone if is_suspect else contextlib.nullcontext():
             taken = [self._free.get() for _ in range(self._places if is_suspect else 1)]
@@ -98,7 +100,7 @@ class InHand:
 
 
 def in_hand(folder: Path) -> set[int]:
-    """The positions of the pictures that an engine was decoding when it ended."""
+    """Positions of the pictures that an engine was decoding when it ended."""
     try:
         noted = (folder / _IN_HAND).read_bytes()
     except FileNotFoundError:
@@ -121,8 +123,8 @@ def run_engine(fetch_all: Callable[[Path, Settings], None]) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent ends, and end it now if that has happened already."""
+    """Have the kernel kill this process when its parent ends; exit now if the parent is already gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
-        sys.exit("the process that wanted this download is gone")
+        sys.exit("the parent process of this download is gone")

@@ -1,4 +1,4 @@
-"""Shards of URLs → shards of results, by an engine process that is watched: it ends, or it is ended."""
+"""Shards of URLs → shards of results, by a supervised engine process."""
 
 import contextlib
 import errno
@@ -25,36 +25,35 @@ from tinygptv.store.progress import reporting
 logger = logging.getLogger(__name__)
 
 ENGINES = {"native": "tinygptv.data.fetch.native.engine", "img2dataset": "tinygptv.data.fetch.img2dataset"}
-"""What `engine:` of a download may name → the module that is started (see `engine_process`)."""
+"""Values of a download's `engine:` → the module to start (see `engine_process`)."""
 
 ENVIRONMENT = {
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "WANDB_MODE": "disabled",
     "OMP_NUM_THREADS": "1",
-    # Pictures come and go by the megabyte: memory is kept for the next one rather than given back and faulted in again,
-    # in few arenas, so that threads share it. A quarter less work for the same pictures.
+    # Pictures are allocated and freed by the megabyte: keep that memory instead of returning it and faulting it in
+    # again, in few arenas so that threads share it. Saves a quarter of the CPU time.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
     "MALLOC_ARENA_MAX": "4",
 }
-"""What every engine runs under."""
+"""Environment of every engine."""
 
 _POLL_SECONDS = 0.05
 _START_SECONDS, _LONGEST_WAIT_SECONDS = 60.0, 60.0
 _DRAIN_SECONDS = 5.0
 _MOST_DEATHS, _MOST_IDLE_DEATHS = 100, 3
-"""Of engines in one run; and of engines that neither answered nor decoded anything, in a row."""
+"""Engine crashes in one run; consecutive crashes without any answer or decoded picture."""
 _LEAST_FREE_BYTES = 64 << 20
-_BYTES_PER_PIXEL = 0.6  # of the square of image_size, for a picture as fetched and its copy in a shard
+_BYTES_PER_PIXEL = 0.6  # per pixel of image_size², for the fetched picture and its copy in a shard
 _LOG_TAIL_LINES = 8
 
 
 class Fetch:
-    """The fetching of numbered shards below one folder. What an earlier, interrupted one completed is kept.
+    """Fetches numbered shards below one folder; shards that an interrupted run completed are kept.
 
-    No redirect is followed to an address that `refusals` name.
-
-    As a context it has an engine get ready at once, while what to ask for is found out.
+    No redirect to an address in `refusals` is followed. Entering the context starts an engine at once, so that it loads
+    while requests are still being planned.
     """
 
     def __init__(self, folder: Path, download: Download, allow_private: bool, refusals: Refusals | None = None) -> None:
@@ -80,19 +79,17 @@ class Fetch:
             self._end(self._spare)
 
     def request(self, asked: list[Asked]) -> None:
-        """Ask for the next shard, unless it is there already."""
+        """Request the next shard, unless its results exist."""
         shard = len(self._sizes)
         self._sizes.append(len(asked))
         if not self._result(shard).exists():
             write_request(self._todo / f"{shard:05d}.jsonl", asked)
 
     def shards(self) -> Generator[Results]:
-        """The results of what was requested, by row position, shard after shard; one that is not there yet is waited
-        for when it is looked up.
+        """Yield the results of each requested shard by row position; looking up a missing one waits for it.
 
-        An engine that is killed is started again; a picture over which it crashes twice is given up: `engine_crash`.
-        Waiting raises LaunchError if the engine fails, stands still or dies again and again, OSError if the disk is
-        full.
+        A crashed engine is restarted; a picture that crashes it twice is given up as `engine_crash`. Waiting raises
+        LaunchError if the engine fails, stalls or keeps crashing, OSError if the disk is full.
         """
         with contextlib.closing(self._looks()) as looks, reporting(logger, self._describe):
             for shard in range(len(self._sizes)):
@@ -101,11 +98,11 @@ class Fetch:
                     next(looks, None)
 
     def results(self, shard: int) -> Results:
-        """Those of a shard that is known to be asked for; what is not there yet is waited for by `shards` alone."""
+        """The results of a shard that `shards` has completed."""
         return Results(self._result(shard))
 
     def _looks(self) -> Generator[None]:
-        """One look at the engine after the other, until it has done everything."""
+        """Poll the engine, restarting it after crashes, until every shard is done."""
         logger.info("fetching %d URLs; %d of %d shards are missing", sum(self._sizes), self._lost(), len(self._sizes))
         self._check_room()
         deaths = idle_deaths = 0
@@ -120,10 +117,10 @@ class Fetch:
             self._judge_end(process.returncode, deaths == _MOST_DEATHS or idle_deaths == _MOST_IDLE_DEATHS)
             self._guilty |= held & self._suspects
             self._suspects |= held
-            logger.warning("the download engine was killed by signal %d; starting it again", -process.returncode)
+            logger.warning("the download engine was killed by signal %d; restarting it", -process.returncode)
 
     def _check_room(self) -> None:
-        """Raise OSError if there is no room to begin with; warn if there may not be enough."""
+        """Raise OSError if the disk is full; warn if space may run out."""
         free = shutil.disk_usage(self._folder).free
         if free < _LEAST_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
@@ -133,7 +130,7 @@ class Fetch:
 
     @contextlib.contextmanager
     def _engine(self) -> Iterator[subprocess.Popen[bytes]]:
-        """An engine at work; whatever happens, it has ended when the context is left."""
+        """A running engine, ended when the context is left."""
         process, self._spare = self._spare or self._start(), None
         try:
             assert process.stdin is not None
@@ -145,7 +142,7 @@ class Fetch:
             self._repeat_notices()
 
     def _repeat_notices(self) -> None:
-        """Log what an engine has found missing on this machine, each line once."""
+        """Log each notice of the engine about this machine once."""
         lines = (self._folder / "engine.log").read_text(errors="replace").splitlines()
         for line in dict.fromkeys(line for line in lines if NOTICE in line):
             logger.warning("%s", line)
@@ -169,8 +166,7 @@ class Fetch:
             )
 
     def _watch(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """One look after the other, until the process ends. Raises LaunchError once no URL has been answered for longer
-        than one may take."""
+        """Poll until the process ends. Raises LaunchError if no URL is answered for longer than one may take."""
         patience_seconds = _START_SECONDS + (self._download.retries + 1) * (
             self._download.deadline_seconds + self._download.timeout_seconds + _LONGEST_WAIT_SECONDS
         )
@@ -190,7 +186,7 @@ class Fetch:
                 )
 
     def _judge_end(self, exit_code: int, is_last: bool) -> None:
-        """Raise what an engine's end means, unless it was killed and may be started again."""
+        """Raise the error that an engine's exit code stands for, unless it was killed and may be restarted."""
         if exit_code in STORAGE_FAILURES:
             raise OSError(exit_code, os.strerror(exit_code), str(self._folder))
         if exit_code >= 0 or is_last:
@@ -203,7 +199,7 @@ class Fetch:
             )
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Have an engine that is not done finish what is under way; then end it and its workers, all of its session."""
+        """Let an unfinished engine complete its open requests, then kill its whole session."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._lost():
                 process.terminate()
@@ -214,13 +210,13 @@ class Fetch:
 
     def _describe(self) -> str:
         there = len(self._sizes) - self._lost()
-        return f"{self._answered()} of {sum(self._sizes)} URLs answered; {there} of {len(self._sizes)} shards are there"
+        return f"{self._answered()} of {sum(self._sizes)} URLs answered; {there} of {len(self._sizes)} shards done"
 
     def _answered(self) -> int:
         return sum(_count(path) for path in self._progress.iterdir())
 
     def _lost(self) -> int:
-        """How many shards are missing."""
+        """The number of missing shards."""
         return sum(not self._result(shard).exists() for shard in range(len(self._sizes)))
 
     def _done_bytes(self) -> int:

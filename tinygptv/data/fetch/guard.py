@@ -1,9 +1,9 @@
-"""What may be fetched, from where, and the name under which every refusal and failure is counted: one place.
+"""What may be fetched and from where, and the names under which refusals and failures are counted.
 
-Schemes, addresses and opt-outs are judged here, on every hop of a redirect and on the very address that is connected
-to. URLs are read as browsers read them, by a parser of the WHATWG standard, so that robots.txt, the resolver and the
-request mean the same. Every failure ends as one short name (`dns`, `http_404`, `opted_out`, …).
-Proxies named in the environment are not used: behind one, the address could not be checked.
+Schemes, addresses and opt-outs are checked here, on every redirect and on the very address connected to. URLs are
+parsed by the WHATWG rules that browsers follow, so robots.txt, the resolver and the request agree on what a URL means.
+Every failure has one short name (`dns`, `http_404`, `opted_out`, …). Proxies from the environment are not used: behind
+one, addresses could not be checked.
 """
 
 import email.utils
@@ -20,10 +20,10 @@ from ada_url import URL, join_url
 from tinygptv.data.columns.urls import normalise_url
 
 ALLOW_PRIVATE = "TINYGPTV_ALLOW_PRIVATE"
-"""Set to 1 to fetch from loopback and private networks, as tests do; a source may say `allow_private: true`."""
+"""Set to 1 to fetch from loopback and private networks, as tests do; a source can set `allow_private: true`."""
 
 CONTACT = "TINYGPTV_CONTACT"
-"""Whom site owners may write to: a web page or an address, for sources that do not say it themselves."""
+"""Contact for site owners, a web page or address; used by sources that do not set their own."""
 
 TRANSIENT = frozenset(
     {
@@ -31,13 +31,13 @@ TRANSIENT = frozenset(
         *("http_408", "http_429", "http_5xx", "robots_unreachable", "host_busy", "host_down"),
     }
 )
-"""Failures that may pass. An opt-out or a 404 is an answer, not a failure to answer."""
+"""Failures that may pass. Opt-outs and 404 are definite answers and not among them."""
 
 WORTH_ASKING_AT_ONCE = frozenset({"connect", "timeout", "truncated", "protocol", "http_408", "http_429", "http_5xx"})
-"""Of these, the ones that may have passed a moment later."""
+"""The transient failures that are worth an immediate retry."""
 
 NEVER_AGAIN = frozenset({"http_410", "http_451", "opted_out"})
-"""Answers that hold: a URL that gave one is not asked for again by any later download."""
+"""Permanent answers: no later download requests such a URL again."""
 
 _NAMED_STATUS = {401, 403, 404, 408, 410, 429, 451}
 _OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}
@@ -49,7 +49,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Headers(Protocol):
-    """What is asked of a response's header fields, by name whatever its case."""
+    """Response headers, looked up case-insensitively."""
 
     def get(self, name: str, /) -> str | None:
         """The first value."""
@@ -59,7 +59,7 @@ class Headers(Protocol):
 
 
 class FetchError(Exception):
-    """A failed fetch; its text is the failure's name. `retry_after`: the seconds a server asked to be left alone."""
+    """A failed fetch; the message is the failure's name. `retry_after`: seconds the server asked us to wait."""
 
     def __init__(self, failure: str, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(failure)
@@ -67,7 +67,7 @@ class FetchError(Exception):
 
 
 class Origin(NamedTuple):
-    """Who is asked: robots.txt, limits and kept connections belong to one of these."""
+    """Scheme, host and port; robots.txt, limits and open connections are per origin."""
 
     scheme: str
     host: str
@@ -80,12 +80,12 @@ class Origin(NamedTuple):
 
 
 def private_allowed(declared: bool) -> bool:
-    """Whether a source may fetch from private addresses: it says so, or the environment does."""
+    """Whether fetching from private addresses is allowed, by the source or by the environment."""
     return declared or os.environ.get(ALLOW_PRIVATE) == "1"
 
 
 def joined_url(url: str, location: str) -> str:
-    """Where `location` leads, seen from `url`, in its one spelling. Raises FetchError `bad_url`."""
+    """Resolve `location` against `url` and normalise it. Raises FetchError `bad_url`."""
     try:
         return normalise_url(join_url(url, location))
     except ValueError as error:
@@ -93,7 +93,7 @@ def joined_url(url: str, location: str) -> str:
 
 
 def refusal(url: str) -> str | None:
-    """Why a URL is not even asked for, or None."""
+    """Why a URL must not be requested, or None."""
     try:
         origin_of(url)
     except FetchError as error:
@@ -102,7 +102,7 @@ def refusal(url: str) -> str | None:
 
 
 def origin_of(url: str) -> Origin:
-    """Whom a URL asks. Raises FetchError `not_http` or `bad_url`."""
+    """The origin of a URL. Raises FetchError `not_http` or `bad_url`."""
     try:
         parsed = URL(url)
     except ValueError as error:
@@ -117,12 +117,12 @@ def origin_of(url: str) -> Origin:
 
 
 def target_of(url: str) -> str:
-    """What is asked of the origin, path and query, of a URL in its one spelling."""
+    """The request target (path and query) of a normalised URL."""
     return "/" + url.split("/", 3)[3]
 
 
 def addresses(host: str) -> tuple[str, ...]:
-    """The addresses of `host` in the resolver's order (RFC 6724), those that no route leads to behind the others.
+    """The addresses of `host` in the resolver's order (RFC 6724), unroutable ones last.
 
     Raises FetchError `dns`.
     """
@@ -136,7 +136,7 @@ def addresses(host: str) -> tuple[str, ...]:
 
 @functools.cache
 def _has_route(family: int) -> bool:
-    """Whether this machine can send to the public addresses of a family at all; asking the kernel sends nothing."""
+    """Whether this machine has a route for an address family. Connecting a UDP socket sends nothing."""
     example = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}.get(socket.AddressFamily(family))
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -147,7 +147,7 @@ def _has_route(family: int) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is on the public internet, also when it is an IPv4 address in IPv6 clothes."""
+    """Whether an address is public; IPv4 addresses embedded in IPv6 are unwrapped first."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         inner = parsed.ipv4_mapped or parsed.sixtofour
@@ -158,24 +158,24 @@ def is_public(address: str) -> bool:
 
 
 def check_addresses(found: tuple[str, ...], allow_private: bool) -> None:
-    """Raise FetchError `private_address` if any address is not on the public internet and none such is allowed."""
+    """Raise FetchError `private_address` if any address is not public, unless private ones are allowed."""
     if not allow_private and not all(map(is_public, found)):
         raise FetchError("private_address")
 
 
 def failure_of_status(status: int) -> str:
-    """The name of an answer that is no picture: `http_404`, or the class of a status nobody needs to tell apart.
+    """The failure name of a status: `http_404`, or its class (`http_5xx`) where the exact status does not matter.
 
-    What is beyond all classes counts as a server's error (RFC 9110, 15).
+    A status beyond all classes counts as a server error (RFC 9110, 15).
     """
     status = min(status, 599)
     return f"http_{status}" if status in _NAMED_STATUS else f"http_{status // 100}xx"
 
 
 def opted_out(headers: Headers, agent_token: str) -> bool:
-    """Whether a response forbids this use: X-Robots-Tag (for all, or for our name) or a TDM reservation.
+    """Whether a response forbids this use, by X-Robots-Tag (for all agents or ours) or a TDM reservation.
 
-    A value may name whom it means, `somebot: noindex, nofollow`, and that holds until the next name.
+    A value may name an agent, as in `somebot: noindex, nofollow`, which holds until the next name.
     """
     for value in headers.get_all("X-Robots-Tag") or ():
         meant = True
@@ -190,9 +190,9 @@ def opted_out(headers: Headers, agent_token: str) -> bool:
 
 
 def retry_after_seconds(headers: Headers) -> float | None:
-    """How long a server asks to be left alone: Retry-After as seconds or as a date; None if it does not say.
+    """Seconds a server asks to wait: Retry-After as a number or a date; None without a valid one.
 
-    More than a month is taken for a month.
+    Capped at 30 days.
     """
     asked = (headers.get("Retry-After") or "").strip()
     try:

@@ -1,8 +1,8 @@
 """The img2dataset engine: `python -m tinygptv.data.fetch.img2dataset FOLDER SETTINGS` (see `engine_process`).
 
-Its downloader does the work, through the three seams it has: what opens URLs is our crawler, with all its guards and
-manners; what makes pictures is `pictures`; what keeps samples is a result log. Its command line is not used: it starts
-a logger process that outlives it, and waits for ever for a worker that was killed.
+img2dataset's downloader does the work through its three extension points: our crawler opens URLs, with all guards and
+politeness; `pictures` makes pictures; a result log keeps samples. Its command line is not used: that starts a logger
+process which outlives it, and hangs when a worker is killed.
 """
 
 import concurrent.futures
@@ -37,7 +37,7 @@ _UNCHANGED = "unchanged"
 
 @dataclass
 class Shard:
-    """What the opener and the writer of one shard tell each other; `failure` is the first thing that went wrong."""
+    """State shared by the opener and the writer of one shard; `failure` is the first error."""
 
     log: ResultLog
     asked: dict[str, Asked]
@@ -46,7 +46,7 @@ class Shard:
 
 
 class CrawlerOpener(urllib.request.OpenerDirector):
-    """What img2dataset's `urlopen` calls: answers come from the crawler, a failure is an exception of that name."""
+    """Replaces the opener behind img2dataset's `urlopen`: the crawler answers, and failures raise FetchError."""
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ class CrawlerOpener(urllib.request.OpenerDirector):
 
 
 class SampleMaker:
-    """What img2dataset's downloader takes for its resizer and for its writer of samples.
+    """Serves as both the resizer and the sample writer of img2dataset's downloader.
 
-    It calls them in turn, from one thread, and swallows what they raise until `close`.
+    The downloader calls them in turn from one thread and swallows exceptions until `close`.
     """
 
     def __init__(self, shard: Shard, limits: Download, progress: Progress) -> None:
@@ -87,7 +87,7 @@ class SampleMaker:
         self._picture: StoredPicture | None = None
 
     def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: None = None) -> tuple[Any, ...]:
-        """(jpeg, width, height, original width, original height, failure)"""
+        """Returns (jpeg, width, height, original width, original height, failure)."""
         self._picture = None
         try:
             self._picture = made = store_picture(img_stream.getvalue(), self._limits)
@@ -96,7 +96,7 @@ class SampleMaker:
         return made.jpeg, made.width, made.height, made.original_width, made.original_height, None
 
     def write(self, jpeg: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
-        """Keep one sample or failure."""
+        """Store one sample or failure."""
         asked = self._shard.asked[meta["url"]]
         heard = self._shard.facts.get(asked.url, {}) | {"content_sha256": meta["sha256"]}
         if meta["error_message"] == _UNCHANGED or (jpeg and meta["sha256"] == asked.content_sha256):
@@ -114,7 +114,7 @@ class SampleMaker:
         self._progress.add()
 
     def close(self) -> None:
-        """Raise what went wrong, or RuntimeError if samples were lost."""
+        """Raise the first error, or RuntimeError if samples were lost."""
         if self._shard.failure is not None:
             raise self._shard.failure
         if not self._shard.log.is_whole:
@@ -122,7 +122,7 @@ class SampleMaker:
 
 
 class Worker:
-    """Fetches shards, one after the other, with one crawler for all of them."""
+    """Fetches shards one after the other with a shared crawler."""
 
     def __init__(self, folder: Path, download: Download, crawler: Crawler) -> None:
         self._folder, self._download, self._progress = folder, download, Progress(folder)
@@ -166,7 +166,7 @@ class Worker:
 
 
 def fetch_all(folder: Path, settings: Settings) -> None:
-    """Fetch every shard in `todo/`, by one process or several. The first failure ends them."""
+    """Fetch every shard in `todo/`, with one or more processes. The first failure ends all of them."""
     todo = sorted((folder / "todo").glob("*.jsonl"))
     processes = settings.download.processes
     if processes == 1:
@@ -182,7 +182,7 @@ def fetch_all(folder: Path, settings: Settings) -> None:
 
 
 def fetch_some(folder: Path, settings: Settings, todo: list[Path]) -> None:
-    """Fetch some shards in this process, which has its share of what each host's due is."""
+    """Fetch some shards in this process, within its share of each host's limits."""
     own_share = max(1, settings.download.connections_per_host // settings.download.processes)
     download = settings.download.model_copy(update={"connections_per_host": own_share})
     with Crawler(download, settings.allow_private, queue.SimpleQueue()) as crawler:

@@ -1,8 +1,8 @@
-"""Shards of URLs → shards of results, on many machines: Ray carries each to one that fetches it as `fetching` does.
+"""Shards of URLs → shards of results on many machines: Ray sends each shard to a worker, which fetches it as usual.
 
-What comes back lies where an engine on this machine would have left it, so an interrupted download goes on, here or
-there, and the same answers from the web give the same shards. The limits of a site hold for the machines together: each
-keeps to its share. Ray itself runs a shard again whose machine is lost.
+Results are stored where a local engine would have left them, so an interrupted download can resume locally or on a
+cluster, and the same responses give the same shards. Per-site limits are divided among the workers. Ray itself retries
+the shards of a lost machine.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from tinygptv.errors import LaunchError, SetupError
 logger = logging.getLogger(__name__)
 
 ADDRESS = "RAY_ADDRESS"
-"""The cluster to use; without it one is started on this machine, for the while."""
+"""The cluster to use; without it, one is started on this machine for the duration of the download."""
 
 _TIMES_LOST = 3
 
 
 class RayFetch:
-    """What `Fetch` is, with `download.ray_workers` shards under way at a time, wherever Ray puts them."""
+    """Like `Fetch`, with `download.ray_workers` shards in flight wherever Ray places them."""
 
     def __init__(self, folder: Path, download: Download, allow_private: bool, refusals: Refusals | None = None) -> None:
         assert download.ray_workers
@@ -44,15 +44,15 @@ class RayFetch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Workers end with their shards."""
+        """Nothing to stop: workers end with their shards."""
 
     def request(self, asked: list[Asked]) -> None:
-        """Ask for the next shard, unless it is there already."""
+        """Request the next shard, unless its results exist."""
         write_request(self._request(self._count), asked)
         self._count += 1
 
     def shards(self) -> Generator[Results]:
-        """The results of what was requested, by row position, shard after shard, while others are under way.
+        """Yield the results of each requested shard by row position, while others are in flight.
 
         Raises LaunchError if a shard cannot be fetched, SetupError without Ray.
         """
@@ -94,7 +94,7 @@ class RayFetch:
         return task.remote(asked, self._share, self._allow_private, self._refusals)
 
     def _keep(self, ray: Any, under_way: dict[Any, int]) -> None:
-        """Store what has arrived next; complete or absent."""
+        """Wait for finished shards and store each atomically."""
         arrived, _ = ray.wait(list(under_way), num_returns=1)
         for reference in arrived:
             number = under_way.pop(reference)
@@ -110,7 +110,7 @@ class RayFetch:
             partial.rename(self._result(number))
 
     def results(self, shard: int) -> Results:
-        """Those of a shard that `shards` has given."""
+        """The results of a shard that `shards` has yielded."""
         return Results(self._result(shard))
 
     def _request(self, shard: int) -> Path:
@@ -121,7 +121,7 @@ class RayFetch:
 
 
 def shared(download: Download, workers: int) -> Download:
-    """The settings of one of several machines that fetch at a time: a share of what a site is to bear from all."""
+    """The settings of one of `workers` machines: an equal share of each site's limits."""
     rate = download.requests_per_second_per_host or PUBLIC_REQUESTS_PER_SECOND
     share = {
         "connections_per_host": max(1, download.connections_per_host // workers),
@@ -132,16 +132,16 @@ def shared(download: Download, workers: int) -> Download:
 
 
 def fetch_shard(asked: list[Asked], download: Download, allow_private: bool, refusals: Refusals | None) -> bytes:
-    """Fetch one shard on this machine; its results as a file's bytes. What Ray runs on a worker."""
+    """Fetch one shard on this machine and return its results file as bytes. Runs on a Ray worker."""
     with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
         fetch = Fetch(Path(folder), download, allow_private, refusals)
         fetch.request(asked)
         for _ in fetch.shards():
-            """One shard: when it is whole, its file is."""
+            pass
         return (Path(folder) / "done" / "00000.results").read_bytes()
 
 
 def _cause(error: Exception) -> str:
-    """The last line of what Ray tells, which is the error itself."""
+    """The last line of Ray's message, which is the error itself."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""Addresses that no redirect may lead to: those an earlier answer put out of reach for good, and those to be forgotten.
+"""Addresses that no redirect may lead to: those gone for good and those to be forgotten.
 
-There may be millions, so they are kept as hashes.
+There may be millions, so they are stored as hashes.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _FILE = "refusals.npz"
 
 
 class Refusals:
-    """Says of an address why it must not be asked for, or None."""
+    """Maps an address to the reason it must not be requested, or None."""
 
     def __init__(self, hashes: NDArray[np.uint64], reasons: NDArray[np.str_], domains: frozenset[str]) -> None:
         order = np.argsort(hashes)
@@ -26,14 +26,14 @@ class Refusals:
 
     @classmethod
     def of(cls, addresses: Iterable[tuple[str, str]], domains: Iterable[str] = ()) -> Self:
-        """From (address, reason) pairs, and domains of which everything is to be forgotten."""
+        """Build from (address, reason) pairs and from domains that are to be forgotten entirely."""
         listed = list(addresses)
         hashes = np.array([_hash(address) for address, _ in listed], np.uint64)
         return cls(hashes, np.array([reason for _, reason in listed], "U32"), frozenset(domains))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What lies in an engine's folder; nothing is refused without it."""
+        """Load from an engine's folder; without a file nothing is refused."""
         path = folder / _FILE
         if not path.exists():
             return cls.of([])
@@ -41,7 +41,7 @@ class Refusals:
             return cls(stored["hashes"], stored["reasons"], frozenset(stored["domains"].tolist()))
 
     def write(self, folder: Path) -> None:
-        """Put it into an engine's folder, complete or absent."""
+        """Store in an engine's folder, atomically."""
         partial = folder / f"partial-{_FILE}"
         domains = np.array(sorted(self._domains), "U253")
         np.savez(partial, hashes=self._hashes, reasons=self._reasons, domains=domains)

@@ -1,8 +1,8 @@
-"""What an engine leaves of one shard: a log with one result per URL, appended as answers come.
+"""An engine's results for one shard: a log with one record per URL, appended as answers arrive.
 
-A log is named `.part` until it holds a result for every URL of its shard; then it is synced and renamed. A process that
-is killed therefore loses only what it had not written yet: the next one drops a torn last record and goes on. Whoever
-waits for results reads them while the log grows.
+A log is named `.part` until it holds a result for every URL of its shard; then it is synced and renamed. A killed
+process therefore loses only what it had not written: the next one truncates a torn record and continues. Readers follow
+the log while it grows.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _MARK = b"TGR2"
 
 
 class Asked(NamedTuple):
-    """One URL to fetch for the row at `position`, and what is known of it from an earlier fetch."""
+    """One URL to fetch for the row at `position`, with what an earlier fetch learned about it."""
 
     position: int
     url: str
@@ -35,11 +35,11 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one URL: `failure` names why there is no picture, or is None.
+    """The outcome of one URL: `failure` says why there is no picture, or is None.
 
-    `is_unchanged`: the server says so, or sent the very bytes of last time; then there is no `jpeg` either. `status` to
-    `content_sha256` are of the last response, `hops` the addresses that redirects led to, the last one included; the
-    rest describes the picture as it came (`original_…`) and as stored.
+    `is_unchanged`: the server said so or sent identical bytes; `jpeg` is then empty. `status` to `content_sha256`
+    describe the last response; `hops` are the addresses of its redirects, including the final one. The rest describes
+    the picture as received (`original_…`) and as stored.
     """
 
     position: int
@@ -67,23 +67,23 @@ _FACTS = tuple(field.name for field in fields(Result) if field.name not in ("pos
 
 
 def write_request(path: Path, asked: list[Asked]) -> None:
-    """Write what a shard asks for, complete or absent."""
+    """Write a shard's requests, atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(one) + "\n" for one in asked))
     partial.rename(path)
 
 
 def read_request(path: Path) -> list[Asked]:
-    """What a shard asks for."""
+    """A shard's requests."""
     with path.open() as lines:
         return [Asked(*json.loads(line)) for line in lines]
 
 
 class ResultLog:
-    """The growing results of one shard of `size` URLs; `known` are the positions that had one when it was opened.
+    """The growing results of one shard of `size` URLs; `known` holds the positions already present when it was opened.
 
-    Any thread may append. The log that becomes whole takes its final name, `path`. Between two results its file is
-    closed: there may be thousands of shards.
+    Any thread may append. A complete log is renamed to `path`. The file is closed between writes, because there may be
+    thousands of shards.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -108,12 +108,12 @@ class ResultLog:
         return self._count == self._size
 
     def taken_known(self) -> set[int]:
-        """What is `known`, which need not be kept here any longer."""
+        """Return `known` and release it."""
         known, self.known = self.known, set()
         return known
 
     def append(self, result: Result) -> bool:
-        """Write one result; whether it was the last. Raises OSError if there is no room for it."""
+        """Write one result; returns whether it was the last. Raises OSError if the disk is full."""
         facts = json.dumps({n: value for n in _FACTS if (value := getattr(result, n)) is not None}).encode()
         check = zlib.crc32(result.jpeg, zlib.crc32(facts))
         head = _RECORD.pack(_MARK, result.position, len(facts), len(result.jpeg), check)
@@ -138,10 +138,10 @@ class ResultLog:
 
 
 class Results(Mapping[int, Result]):
-    """The results of one shard by row position; each is read, picture and all, when it is asked for.
+    """The results of one shard by row position; each is read, including its picture, on access.
 
-    If the engine still writes them, one that is not there yet is waited for: `wait` is called until it is, and raises
-    what keeps it from ever coming.
+    While the engine is still writing, a lookup of a missing position calls `wait` until it arrives; `wait` raises if it
+    never will.
     """
 
     def __init__(self, path: Path, wait: Callable[[], None] | None = None) -> None:
@@ -164,14 +164,14 @@ class Results(Mapping[int, Result]):
 
     def __iter__(self) -> Iterator[int]:
         while not self._read_on():
-            """What is still written is waited for."""
+            pass
         return iter(self._places)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def _read_on(self) -> bool:
-        """Learn what has been written since, waiting once if that is nothing; whether there is nothing to come."""
+        """Index newly written records, waiting once if there are none. Returns whether the log is complete."""
         is_whole, known = self._path.exists(), len(self._places)
         self._stream = self._stream or _open_first(self._path.with_suffix(".part"), self._path)
         if self._stream is not None:
@@ -187,8 +187,8 @@ class Results(Mapping[int, Result]):
         return False
 
     def _whole_record(self, size: int) -> tuple[int, int] | None:
-        """Position and bytes of the record behind the last known one, unless the first `size` bytes lack a part of
-        it: it is being written, or what is left of an engine that was killed, which its successor writes over."""
+        """Position and size of the next record, or None while part of it is missing: it is still being written, or a
+        killed engine left it torn and its successor will overwrite it."""
         assert self._stream is not None
         self._stream.seek(self._end)
         head = self._stream.read(_RECORD.size)
@@ -200,15 +200,15 @@ class Results(Mapping[int, Result]):
 
 
 def _open_first(*paths: Path) -> FileIO | None:
-    """The first of these files that is there."""
+    """Open the first of these files that exists."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
-            return path.open("rb", buffering=0)  # a buffer would hold what has been written over since
+            return path.open("rb", buffering=0)  # a buffer could hold bytes that have been overwritten since
     return None
 
 
 def _read_record(stream: BinaryIO | FileIO) -> Result | None:
-    """The record a stream stands at, or None if there is no intact one."""
+    """The record at the stream's position, or None if there is no intact one."""
     head = stream.read(_RECORD.size)
     if len(head) < _RECORD.size:
         return None

@@ -1,1 +1,1 @@
-"""The native engine: polite, guarded fetching by the threads of one process over kept connections."""
+"""The native engine: polite, guarded fetching in one process over persistent connections."""

@@ -1,6 +1,6 @@
-"""What may be asked of a site, and what follows from its answers: robots.txt, redirects, further attempts, giving up.
+"""Crawl policy: what may be requested of a site and how to react to its answers (robots.txt, redirects, retries).
 
-One thread uses it. Requests that may be made wait in a `Schedule`; those that are answered are handed on.
+Used by one thread only. Requests that may be made wait in a `Schedule`; answered ones are passed on.
 """
 
 import contextlib
@@ -24,24 +24,27 @@ from tinygptv.data.fetch.native.robots import Robots, parse, text_of
 from tinygptv.definitions.source import Download
 
 MAX_WAIT_SECONDS = 30.0
-"""A site that asks to be left alone for longer is not asked again in this run."""
+"""A site that asks us to wait longer is not requested again in this run."""
 
 PUBLIC_REQUESTS_PER_SECOND = 20.0
 _MAX_HOPS = 5
 _MAX_REMEMBERED_SITES = 20_000
 
 _OPT_OUTS_OF_A_SITE, _TROUBLES_OF_A_SITE = 10, 32
-"""So many in a row, and nothing more is asked of a site in this run."""
+"""After so many in a row, nothing more is requested of a site in this run."""
 
 _NO_ROBOTS = frozenset({*range(300, 500)} - {408, 429})
-"""Statuses that say that there is no robots.txt. One that came and cannot be read (2xx) says something unknown."""
+"""Statuses that mean there is no robots.txt. An unreadable one (2xx) may forbid anything."""
 
 _FIRST_BACKOFF_SECONDS = 1.0
 
 
 class Conduct:
-    """`unresolved` gets sites whose addresses are wanted, `answer` a request with what became of it. `refuse` says why
-    an address that a redirect leads to must not be asked for, or None."""
+    """Decides what is requested next.
+
+    `unresolved` receives sites whose addresses are needed; `answer` receives each request with its outcome. `refuse`
+    returns why a redirect target must not be requested, or None.
+    """
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class Conduct:
         self._sites: dict[Origin, Site] = {}
 
     def site(self, origin: Origin) -> Site:
-        """What is known of an origin. One that is new will be resolved."""
+        """The state of an origin; a new one is queued for resolving."""
         site = self._sites.get(origin)
         if site is None:
             if len(self._sites) >= _MAX_REMEMBERED_SITES:
@@ -66,7 +69,7 @@ class Conduct:
         return site
 
     def resolved(self, site: Site, found: tuple[str, ...] | FetchError, now: float) -> None:
-        """Take note of a site's addresses, or that it may not be connected to."""
+        """Record a site's addresses, or that connecting to it is not allowed."""
         if isinstance(found, FetchError):
             self.schedule.close(site, found, now)
             return
@@ -79,7 +82,7 @@ class Conduct:
         self.schedule.add(site, robots, now)
 
     def refusal(self, site: Site, request: Request) -> FetchError | None:
-        """Why a request whose turn it is must not be made, if that is so."""
+        """Why a request that is due must not be made, or None."""
         if site.closed is not None:
             return site.closed
         try:
@@ -93,7 +96,7 @@ class Conduct:
         return None
 
     def heard(self, site: Site, request: Request, outcome: Answer | FetchError, now: float) -> None:
-        """Answer a request with what became of it, or have it made again, or its next hop."""
+        """Handle a request's outcome: answer it, retry it, or follow its redirect."""
         if isinstance(outcome, FetchError):
             self._after_failure(site, request, outcome, now)
             return
@@ -110,7 +113,7 @@ class Conduct:
         return 1 / rate if rate else 0.0
 
     def _open(self, site: Site, robots: Robots, now: float) -> None:
-        """Let what waits for a site be asked for, as its robots.txt has it."""
+        """Allow the requests that wait for a site, within its robots.txt."""
         site.robots = robots
         delay = robots.delay_seconds
         self.schedule.pause(site, delay, now)
@@ -118,7 +121,7 @@ class Conduct:
         self.schedule.admit(site, slots, max(delay, self._seconds_between(site)), now)
 
     def _heed(self, site: Site) -> Callable[[Request, Answer | FetchError], None]:
-        """What the answer for a site's robots.txt leads to. Nothing may be asked for if the site does not answer."""
+        """The callback for a site's robots.txt. If the site does not answer, nothing may be requested."""
 
         def on_answer(_: Request, answer: Answer | FetchError) -> None:
             now = time.monotonic()
@@ -133,7 +136,7 @@ class Conduct:
         return on_answer
 
     def _redirect(self, site: Site, request: Request, answer: Answer, now: float) -> None:
-        """Have the next hop asked for, or say why not."""
+        """Queue the next hop, or answer why it must not be requested."""
         try:
             if len(request.hops) == _MAX_HOPS:
                 raise FetchError("too_many_redirects", answer.status)
@@ -150,7 +153,7 @@ class Conduct:
         self.schedule.add(next_site, request, now)
 
     def _after_failure(self, site: Site, request: Request, failure: FetchError, now: float) -> None:
-        """Answer with the failure, or have the request made again."""
+        """Retry the request, or answer with the failure."""
         if site.closed:
             self._answer(request, failure)
             return
@@ -170,7 +173,7 @@ class Conduct:
             self._answer(request, failure)
 
     def _count_against(self, site: Site, failure: FetchError, now: float) -> None:
-        """Give a site up that refuses, or is out of order, again and again. An answer of any other kind clears it."""
+        """Give up on a site after too many opt-outs or failures in a row; any other answer resets the count."""
         is_opt_out, is_trouble = failure.failure == "opted_out", failure.failure in WORTH_ASKING_AT_ONCE | {"slow"}
         site.opt_outs_in_a_row = site.opt_outs_in_a_row + 1 if is_opt_out else 0
         site.troubles_in_a_row = site.troubles_in_a_row + 1 if is_trouble else 0
@@ -181,9 +184,9 @@ class Conduct:
 
 
 def _location(url: str, answer: Answer) -> str:
-    """Where a redirect leads. Raises FetchError `bad_url`.
+    """The target of a redirect. Raises FetchError `bad_url`.
 
-    Letters beyond ASCII come as UTF-8, which fields are not read as; it is right where they are not UTF-8.
+    Headers are decoded as Latin-1; a target that is valid UTF-8 is taken as UTF-8.
     """
     location = answer.headers.get("Location") or ""
     with contextlib.suppress(UnicodeError):
@@ -195,5 +198,5 @@ def _location(url: str, answer: Answer) -> str:
 
 
 def _leaves(before: Origin, after: Origin) -> bool:
-    """Whether a redirect leads to somebody else; from http to https of the same host it does not."""
+    """Whether a redirect leads to another site. From http to https of the same host does not count."""
     return before.host != after.host or after.port not in (before.port, 443)

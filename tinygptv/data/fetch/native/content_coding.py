@@ -1,7 +1,7 @@
-"""Content codings undone, as RFC 9110 8.4 lists them and as servers really use them.
+"""Decoding of content codings, per RFC 9110 8.4 and as servers really use them.
 
-All fields are one list, undone from its end. A coding that nobody knows (`aws-chunked`, `utf-8`, `none`) leaves the
-bytes as they are, as WHATWG Fetch does; what they are is read from them later.
+All header fields form one list, undone from its end. An unknown coding (`aws-chunked`, `utf-8`, `none`) leaves the
+bytes as they are, as WHATWG Fetch does; their format is detected later.
 """
 
 import zlib
@@ -11,13 +11,13 @@ from tinygptv.data.fetch.guard import FetchError
 from tinygptv.data.fetch.native.response import Fields
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15
-"""zlib's window bits: a gzip member, a zlib stream, a deflate stream without either's head."""
+"""zlib's window bits: a gzip member, a zlib stream, a raw deflate stream."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class _TooLargeError(Exception):
-    """More comes out than is wanted; `begun` is what there is."""
+    """The output exceeds the limit; `begun` is its beginning."""
 
     def __init__(self, begun: bytes) -> None:
         super().__init__("too large")
@@ -30,7 +30,7 @@ def is_coded(fields: Fields) -> bool:
 
 
 def decode(body: bytes, fields: Fields, max_bytes: int, is_cut: bool = False) -> bytes:
-    """The body without its codings; if it `is_cut`, the beginning of one that would exceed `max_bytes`.
+    """Decode a body; if it `is_cut`, return the first `max_bytes` instead of failing.
 
     Raises FetchError `too_large`, `truncated` or `bad_encoding`.
     """
@@ -48,7 +48,7 @@ def decode(body: bytes, fields: Fields, max_bytes: int, is_cut: bool = False) ->
 
 
 def _gunzip(body: bytes, max_bytes: int) -> bytes:
-    """Every member, one after the other; what follows the last one is no member and is left out."""
+    """Decompress all members; trailing bytes that are not a member are ignored."""
     pieces: list[bytes] = []
     size = 0
     while body.startswith(_GZIP_MAGIC) or not pieces:
@@ -59,7 +59,7 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
 
 
 def _undeflate(body: bytes, max_bytes: int) -> bytes:
-    """A zlib stream as the RFC asks for, or the bare deflate stream that some servers send."""
+    """A zlib stream as the RFC requires, or the raw deflate stream that some servers send."""
     try:
         return _inflate(body, _ZLIB, max_bytes)[0]
     except FetchError as error:
@@ -69,7 +69,7 @@ def _undeflate(body: bytes, max_bytes: int) -> bytes:
 
 
 def _inflate(body: bytes, window_bits: int, max_bytes: int) -> tuple[bytes, bytes]:
-    """What one stream holds, and what follows it."""
+    """The content of one stream, and the bytes that follow it."""
     stream = zlib.decompressobj(window_bits)
     try:
         inflated = stream.decompress(body, max(1, max_bytes + 1))
@@ -83,10 +83,10 @@ def _inflate(body: bytes, window_bits: int, max_bytes: int) -> tuple[bytes, byte
 
 
 def _by_arrow(codec: str) -> Callable[[bytes, int], bytes]:
-    """A decoder of one of Arrow's codecs."""
+    """A decoder that uses one of Arrow's codecs."""
 
     def decoder(body: bytes, max_bytes: int) -> bytes:
-        import pyarrow as pa  # few servers use what was not asked for
+        import pyarrow as pa  # rarely needed: we ask for identity
 
         pieces: list[bytes] = []
         size = 0

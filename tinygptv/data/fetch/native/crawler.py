@@ -1,8 +1,8 @@
 """URLs → answers, many at a time.
 
-One thread decides (`conduct`) and drives the wire; resolvers look hosts up, and workers, as many as there are cores,
-are handed the answers. Each hop of a redirect and each further attempt is a request like any other: it waits for its
-site's turn, and every rule is applied to it anew.
+One thread applies the policy (`conduct`) and drives the connections; resolver threads look up hosts, and one worker per
+core handles answers. Each redirect and each retry is a request of its own: it waits for its site's turn and passes
+every rule again.
 """
 
 import os
@@ -24,20 +24,20 @@ from tinygptv.data.fetch.native.wire import Wire
 from tinygptv.definitions.source import Download
 
 _MAX_PENDING = 8192
-"""Requests in memory. Among so many are enough sites to keep the wire busy, however the table is sorted."""
+"""Requests in memory: enough for many sites to be busy at once, however the table is sorted."""
 
 _MAX_HELD_BYTES = 64 << 20
-"""Of bodies that wait for a worker; with more, nothing new is asked for."""
+"""Bodies waiting for a worker; above this, no request is started."""
 
-_RESOLVERS = 16  # at once; resolvers drop the questions of those who ask more, and every drop costs seconds
+_RESOLVERS = 16  # at once; DNS servers drop queries of clients that send more, and every drop costs seconds
 _ROOM_SECONDS = 0.2
 
 
 class Crawler:
-    """Answers requests until it is left; `failed` gets an exception that `on_answer` raised, which is nobody's answer.
+    """Answers requests until the context is left; `failed` receives exceptions raised by `on_answer`.
 
-    A request is answered exactly once, by a worker, unless the crawler is left before. `refuse` says why an address
-    that a redirect leads to must not be asked for, or None.
+    Each request is answered exactly once, by a worker, unless the crawler stops first. `refuse` returns why a redirect
+    target must not be requested, or None.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Crawler:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        """Finish the requests that are being made, unless there is an error; those that wait are not made."""
+        """Finish open requests, unless there is an error; requests that are still waiting are not made."""
         self._is_abandoned = kind is not None
         self.stop()
         self._driver.join()
@@ -86,9 +86,9 @@ class Crawler:
         self._wire.close()
 
     def submit(self, request: Request) -> None:
-        """Have a URL asked for; waits while too many are pending, until one is answered or `stop` is called.
+        """Queue a request; blocks while too many are pending, until one is answered or `stop` is called.
 
-        An address that cannot be asked is answered at once, by the caller's thread.
+        An invalid URL is answered at once, on the caller's thread.
         """
         try:
             origin = origin_of(request.url)
@@ -101,12 +101,12 @@ class Crawler:
         self._post(lambda now: self._conduct.schedule.add(self._conduct.site(origin), request, now))
 
     def stop(self) -> None:
-        """Begin no further request. May be called from a signal handler."""
+        """Start no further requests. Safe to call from a signal handler."""
         self._is_stopping = True
         self._wire.wake()
 
     def _guarded(self, task: Callable[[], None]) -> None:
-        """What goes wrong in a thread ends the crawl, not just the thread."""
+        """Run a thread's task; an exception ends the whole crawl, not just the thread."""
         try:
             task()
         except BaseException as error:
@@ -114,12 +114,12 @@ class Crawler:
             self._is_stopping = True
 
     def _post(self, what: Callable[[float], None]) -> None:
-        """Have the driver do something."""
+        """Run a callback on the driver thread."""
         self._inbox.put(what)
         self._wire.wake()
 
     def _resolve(self) -> None:
-        """Resolver threads: learn sites' addresses, and whether they may be connected to."""
+        """Resolver threads: look up a site's addresses and check that they may be connected to."""
         while (site := self._unresolved.get()) is not None:
             found: tuple[str, ...] | FetchError
             try:
@@ -130,7 +130,7 @@ class Crawler:
             self._post(partial(self._conduct.resolved, site, found))
 
     def _work(self) -> None:
-        """Workers: hand answers to those who asked."""
+        """Worker threads: pass answers to their callbacks."""
         while (answered := self._answered.get()) is not None and not self._is_abandoned:
             request, answer = answered
             try:
@@ -140,7 +140,7 @@ class Crawler:
                 self._count(-1, -_size(answer))
 
     def _hand_on(self, request: Request, answer: Answer | FetchError) -> None:
-        """To the workers, but for what the driver itself asked for."""
+        """Pass an answer to the workers; robots.txt is handled by the driver itself."""
         if request.is_for_robots:
             request.on_answer(request, answer)
             return
@@ -148,7 +148,7 @@ class Crawler:
         self._answered.put((request, answer))
 
     def _count(self, answers: int, held_bytes: int) -> None:
-        """Answers that workers have not dealt with, and the bytes of their bodies."""
+        """Track the answers that workers have not handled yet, and the bytes they hold."""
         with self._counting:
             self._handed_on += answers
             self._held_bytes += held_bytes
@@ -156,7 +156,7 @@ class Crawler:
             self._wire.wake()
 
     def _drive(self) -> None:
-        """The driver: make the requests whose turn it is, and do what follows from their answers."""
+        """The driver thread: start the requests that are due and handle their answers."""
         while not self._is_abandoned and (len(self._wire) or not self._is_stopping):
             now = time.monotonic()
             while not self._inbox.empty():
@@ -166,7 +166,7 @@ class Crawler:
                 self._finish(exchange, time.monotonic())
 
     def _begin_what_may_begin(self, now: float) -> float | None:
-        """Start requests, as many as the limits allow; the seconds until there may be more to start, if known."""
+        """Start as many requests as the limits allow. Returns the seconds until the next is due, if known."""
         schedule = self._conduct.schedule
         while not self._is_stopping:
             under_way = len(self._wire) + self._handed_on
@@ -209,7 +209,7 @@ class Crawler:
         if exchange.repeat is not None:
             self._wire.start(self._exchange(site, request, exchange.repeat))
             return
-        if exchange.connected_to in site.addresses:  # the next connection need not find out anew which address answers
+        if exchange.connected_to in site.addresses:  # try the address that answered first next time
             others = (address for address in site.addresses if address != exchange.connected_to)
             site.addresses = (exchange.connected_to, *others)
         self._conduct.schedule.finish(site, now)
@@ -218,7 +218,7 @@ class Crawler:
 
 
 def facts(request: Request, answer: Answer | FetchError) -> dict[str, Any]:
-    """What a `Result` says of a response, whether it failed or not."""
+    """The fields of a `Result` that describe a response, failed or not."""
     known: dict[str, Any] = {"attempts": request.attempts + 1, "status": answer.status}
     if request.hops:
         known |= {"final_url": request.address, "hops": request.hops}

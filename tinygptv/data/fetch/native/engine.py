@@ -1,8 +1,8 @@
 """The native engine: `python -m tinygptv.data.fetch.native.engine FOLDER SETTINGS` (see `engine_process`).
 
-One thread fetches and a few make pictures; the work of either is done without the interpreter, so one process keeps
-every core busy. All shards are fetched at a time, in an order that spreads each site's requests (see `fetch_order`). On
-SIGTERM no request is begun any more, those under way are finished, and the exit code is 143.
+One thread fetches and a few decode pictures; both release the GIL, so one process keeps every core busy. All shards are
+fetched at once, in an order that spreads each site's requests (see `fetch_order`). On SIGTERM no new request starts,
+open ones are finished, and the exit code is 143.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from tinygptv.data.pictures.storing import PictureError, StoredPicture, store_pi
 
 
 class Fetching:
-    """What is asked for in one folder, and what becomes of it; `ended` gets None when all of it has a result."""
+    """All requests of one folder and their results; `ended` receives None for every completed shard."""
 
     def __init__(self, folder: Path, settings: Settings, ended: "queue.SimpleQueue[BaseException | None]") -> None:
         self._settings, self._ended = settings, ended
@@ -40,7 +40,7 @@ class Fetching:
             ended.put(None)
 
     def requests(self) -> Iterator[Request]:
-        """What has no result yet, in the order of asking."""
+        """The requests without a result, in fetch order."""
         answered = {position for log in self._logs.values() for position in log.taken_known()}
         for shard, asked in self._todo:
             if self._logs[shard].is_whole or asked.position in answered:
@@ -64,7 +64,7 @@ class Fetching:
 
     @property
     def shards_missing(self) -> int:
-        """How many shards were not whole when this began: as many Nones will come."""
+        """The number of incomplete shards at the start; `ended` receives None as many times."""
         return self._missing
 
     def _result(self, asked: Asked, request: Request, answer: Answer | FetchError) -> Result:
@@ -85,7 +85,7 @@ class Fetching:
 
 
 def fetch_all(folder: Path, settings: Settings) -> None:
-    """Fetch every shard in `todo/`. Raises what went wrong first."""
+    """Fetch every shard in `todo/`. Raises the first error."""
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     refuse = Refusals.read(folder)
     fetching = Fetching(folder, settings, ended)

@@ -1,8 +1,8 @@
-"""One request and its answer, as libcurl hands it on: what is read of it, and what it comes to.
+"""One request and its response, as libcurl delivers it: what is read of it and how it is judged.
 
-Limits on time and size hold for every single request. A body is read only if it may be used: not after an error, an
-opt-out, or a declared length beyond the limit. An HTTP/1 connection is kept only after an answer that said where it
-ends; giving an answer up closes it.
+Time and size limits apply to every single request. A body is read only if it can be used: not after an error, an
+opt-out or a declared length beyond the limit. An HTTP/1 connection is kept open only if the response declared where it
+ends; aborting a response closes the connection.
 """
 
 import socket
@@ -18,7 +18,7 @@ from tinygptv.data.fetch.native.response import NOT_MODIFIED, REDIRECTS, Answer,
 from tinygptv.definitions.source import Download
 
 _MAX_SKIPPED_BYTES = 64 << 10
-"""Of an error page or a redirect: reading so little costs less than another connection."""
+"""Largest error page or redirect body worth reading to keep the connection: that is cheaper than a new one."""
 
 _PICTURE_STATUS = frozenset({200, 203})
 _REQUEST_TIMEOUT = 408
@@ -36,23 +36,23 @@ _FAILURES = {
     pycurl.E_OPERATION_TIMEDOUT: "timeout",
     pycurl.E_PARTIAL_FILE: "truncated",
 }
-"""libcurl's error → the failure it is counted as; of TLS and of HTTP there are too many to be listed here."""
+"""libcurl error → failure. TLS has a set of its own above; everything else counts as `protocol`."""
 
 
 class Repeat(Enum):
-    """Why a request is worth making once more."""
+    """Why a request should be repeated once."""
 
     ON_A_FRESH_CONNECTION = auto()
-    """What came over a kept connection may have been meant for nobody, or for the request before."""
+    """A reused connection may have delivered a stray answer, or one meant for the request before."""
     UNTIL_IT_CLOSES = auto()
-    """The declared length is no number; the end is where the server closes, as browsers have it."""
+    """The declared length is not a number: read until the server closes the connection, as browsers do."""
 
 
 class Exchange:
-    """One request and its answer, for a caller who finds `owner` again.
+    """One request and its response; `owner` is opaque data for the caller.
 
-    `outcome` is the answer, or why there is none; it is set when the exchange is over. `repeat` then says whether the
-    request should be made once more, at once and at nobody's expense: see `Repeat`.
+    `outcome` is set when the exchange ends: the answer, or why there is none. `repeat` then says whether the request
+    should be repeated at once, without counting as a retry: see `Repeat`.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Exchange:
         self._counted_length: int | None = None
         self._begun = self._heard = time.monotonic()
 
-    # What libcurl calls, from within `Wire.step`.
+    # Callbacks of libcurl, called within `Wire.step`.
 
     def open_socket(self, _purpose: int, address: Any) -> Any:
-        """A socket for an address that was checked; for any other none."""
+        """A socket for a checked address; refused for any other."""
         family, kind, protocol, place = address
         if place[0] not in self.addresses:
             return pycurl.SOCKET_BAD
         return socket.socket(family, kind, protocol)
 
     def on_header(self, line: bytes) -> int | None:
-        """One line of a head, or of the trailers behind a body."""
+        """One line of the head, or of the trailers after the body."""
         self._hear(len(line))
         if self._head.is_complete and line[:5].upper() != b"HTTP/":
             return None
@@ -104,7 +104,7 @@ class Exchange:
         return self._judge_head()
 
     def on_body(self, piece: bytes) -> int | None:
-        """A piece of a body."""
+        """A piece of the body."""
         self._hear(len(piece))
         self._size += len(piece)
         if self._is_skipping:
@@ -120,10 +120,10 @@ class Exchange:
         self._verdict = self._answer() if cut else FetchError("too_large", self._head.status)
         return _ABORT
 
-    # What the wire calls.
+    # Called by the wire.
 
     def overdue(self, now: float) -> FetchError | None:
-        """The limit on time or speed that is exceeded by now, if any."""
+        """The time or speed limit that is exceeded by now, if any."""
         limits, seconds = self.limits, now - self._begun
         if seconds > limits.deadline_seconds:
             return FetchError("slow")
@@ -136,11 +136,11 @@ class Exchange:
 
     @property
     def is_multiplexed(self) -> bool:
-        """Whether several exchanges share the connection, each in frames of its own (HTTP/2)."""
+        """Whether several exchanges share the connection (HTTP/2)."""
         return self._head.version.startswith("2")
 
     def finish(self, error: int | None, message: str, is_reused: bool, overdue: FetchError | None) -> None:
-        """Say what came of it: libcurl's error, or the limit that was exceeded; None, if neither."""
+        """Set the outcome from libcurl's error or from the exceeded limit; both are None after a success."""
         if self._verdict is not None or overdue is not None:
             self.outcome = self._verdict or overdue
         elif error is None:
@@ -167,7 +167,7 @@ class Exchange:
         self._received += count
 
     def _judge_head(self) -> int | None:
-        """What is to be done about the body, now that the head is there."""
+        """Decide what to do about the body, now that the head is complete."""
         head = self._head
         if head.is_interim:
             self._head = Head()
@@ -190,9 +190,9 @@ class Exchange:
 
     def _refusal(self) -> str | None:
         head = self._head
-        if head.status < 200:  # none at all, or 101: another protocol follows
+        if head.status < 200:  # no status at all, or 101: another protocol follows
             return "protocol"
-        # Pages that say "not found" or "come back later" are often marked noindex; that is not about the picture.
+        # "Not found" and "come back later" pages are often marked noindex; that does not concern the picture.
         if head.status < 400 and self._agent_token is not None and opted_out(head.fields, self._agent_token):
             return "opted_out"
         if head.status in _PICTURE_STATUS:

@@ -1,4 +1,4 @@
-"""In which order a table's URLs are asked for: nearly the table's, but with every site's requests spread out.
+"""The order in which URLs are requested: close to table order, but with each site's requests spread out.
 
 A table sorted by site would otherwise keep one site busy, within its limits, and leave the others idle. Pure.
 """
@@ -12,12 +12,12 @@ _HASTE = 4
 
 
 def fetch_order(sites: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The order of rows that belong to `sites` (hashes, in table order), as indices into it. Shape (rows,) both.
+    """The fetch order of rows with these `sites` (hashes, in table order), as row indices. Both have shape (rows,).
 
-    Row p, of a site's c rows the one of rank r, comes at the place min(4 p, (r + u) * rows / c), u being the site's own
-    number between 0 and 1. The second part puts a site's rows at equal distances. The first one lets the table's first
-    rows come early, so that shards can be finished one after the other: of a shuffled table a row is asked for after at
-    most about five times as many as stand before it, and of a sorted one no site has more than a quarter of a stretch.
+    Row p, which is row r of its site's c rows, is placed at min(4 p, (r + u) * rows / c), where u in [0, 1) is derived
+    from the site's hash. The second term spaces a site's rows evenly. The first one keeps early rows early, so that
+    shards complete one after the other: in a shuffled table a row moves back to at most about five times its position,
+    and in a sorted table no site takes more than a quarter of any stretch.
     """
     count = len(sites)
     by_site = np.argsort(sites, kind="stable")
@@ -30,7 +30,7 @@ def fetch_order(sites: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _runs(sorted_values: NDArray[np.uint64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Of runs of equal values the first indices and the sizes, and for every element the number of its run."""
+    """First indices and sizes of the runs of equal values, and for each element the number of its run."""
     is_first = np.ones(len(sorted_values), bool)
     is_first[1:] = sorted_values[1:] != sorted_values[:-1]
     starts = np.flatnonzero(is_first)

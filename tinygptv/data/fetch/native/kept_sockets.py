@@ -1,7 +1,7 @@
-"""Sockets of HTTP/1 connections that wait for their next request, and whether they keep silent meanwhile.
+"""Idle HTTP/1 connections, and whether they are still safe to reuse.
 
-Whatever arrives there unasked would be taken for the answer to the next request: a second answer to the one before, a
-408 to nobody. libcurl looks once a second at most, so a site's sockets are asked right before each request.
+Unsolicited bytes on an idle connection (a second answer to the previous request, a stray 408) would be taken for the
+answer to the next request. libcurl checks at most once a second, so a site's sockets are polled before each request.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ _TIMEOUT_ANSWER = b"HTTP/1.1 408", b"HTTP/1.0 408"
 
 
 class KeptSockets:
-    """File descriptors by the origin they lead to. libcurl owns and closes them."""
+    """Idle file descriptors by origin. libcurl owns and closes them."""
 
     def __init__(self) -> None:
         self._origins: dict[int, Origin] = {}
@@ -23,7 +23,7 @@ class KeptSockets:
         self._distrusted: set[Origin] = set()
 
     def add(self, descriptor: int, origin: Origin) -> None:
-        """A connection that waits from now on."""
+        """Record a connection that is idle from now on."""
         if descriptor < 0:
             return
         self.take(descriptor)
@@ -31,7 +31,7 @@ class KeptSockets:
         self._by_origin.setdefault(origin, set()).add(descriptor)
 
     def take(self, descriptor: int) -> None:
-        """A connection that is used, or another one that got the number of one that was closed."""
+        """Remove a descriptor: its connection is in use, or was closed and its number reused."""
         origin = self._origins.pop(descriptor, None)
         if origin is not None:
             self._by_origin[origin].discard(descriptor)
@@ -39,10 +39,10 @@ class KeptSockets:
                 del self._by_origin[origin]
 
     def are_silent(self, origin: Origin) -> bool:
-        """Whether any kept connection to an origin may be used.
+        """Whether idle connections to an origin may be reused.
 
-        Not while one has something to read, its end included. An origin that once sent what nobody had asked for is
-        given a new connection for every request from then on: it might do so again at a moment when nobody looks.
+        Not while one of them is readable, even if that is only its end. An origin that once sent an unsolicited answer
+        gets a new connection for every later request: it may do so again between two checks.
         """
         known = self._by_origin.get(origin)
         if not known:

@@ -1,7 +1,7 @@
-"""Who is asked when: never more requests to a site at a time, nor per second, than are its due.
+"""When each site is asked: never more requests at once, nor per second, than its limits allow.
 
-What is taken next is what came first, of the sites that may be asked: a site that is full, was asked a moment ago or
-wants to be left alone is not among those. One thread uses it, so nothing here is locked.
+The next request is the earliest one whose site may be asked: a site that is full, was asked a moment ago or wants to be
+left alone is skipped. Used by one thread only, so nothing is locked.
 """
 
 import heapq
@@ -19,8 +19,8 @@ _UNLIMITED = 1 << 20
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One URL on its way to an answer, which `on_answer` gets; `attempts` are those behind it, `hops` the addresses it
-    was redirected to, of which the last one is asked now."""
+    """One URL to fetch; `on_answer` receives the answer. `attempts` counts failed ones, `hops` are the redirects
+    followed, the last of which is the current address."""
 
     url: str
     on_answer: Callable[["Request", Answer | FetchError], None]
@@ -31,20 +31,20 @@ class Request:
     has_left_its_origin: bool = False
     is_for_robots: bool = False
     turn: int = -1
-    """Its place in the order of asking, which hops and further attempts keep."""
+    """Position in the fetch order, kept through redirects and retries."""
 
     @property
     def address(self) -> str:
-        """What is asked for now."""
+        """The address to request now."""
         return self.hops[-1] if self.hops else self.url
 
 
 @dataclass(slots=True, eq=False)
 class Site:
-    """One origin: what waits for it and what it allows.
+    """One origin: its waiting requests and its limits.
 
-    `slots` requests at once are its due: none before its addresses are known. Requests for robots.txt are `urgent`:
-    they alone are made before `robots` is known. `closed` is the answer to everything, once nothing more will be asked.
+    At most `slots` requests run at once; none before its addresses are known. Requests for robots.txt are `urgent`:
+    they alone are made before `robots` is known. Once `closed` is set, it answers every request.
     """
 
     origin: Origin
@@ -61,11 +61,11 @@ class Site:
     not_before: float = 0.0
     is_ready: bool = False
     expected: int = 0
-    """Requests that wait for it, now or later, or are being made."""
+    """Requests that wait for it, now or later, or are in flight."""
 
 
 class Schedule:
-    """The requests that wait. `now` is what the caller's clock says, in seconds."""
+    """The waiting requests. `now` is the caller's monotonic clock, in seconds."""
 
     def __init__(self) -> None:
         self._turns, self._order = itertools.count(), itertools.count()
@@ -74,7 +74,7 @@ class Schedule:
         self._later: list[tuple[float, int, Site, Request]] = []
 
     def add(self, site: Site, request: Request, now: float, delay_seconds: float = 0.0) -> None:
-        """Let a request wait for its site, not before the delay has passed."""
+        """Queue a request for its site, once the delay has passed."""
         site.expected += 1
         if request.turn < 0:
             request.turn = next(self._turns)
@@ -84,7 +84,7 @@ class Schedule:
             self._queue(site, request, now)
 
     def take(self, now: float) -> tuple[Site, Request] | None:
-        """The next request that may be made now, if any; `finish` must be called for its site once it is answered."""
+        """The next request that may be made now, or None. Call `finish` for its site once it is answered."""
         while self._later and self._later[0][0] <= now:
             _, _, site, request = heapq.heappop(self._later)
             self._queue(site, request, now)
@@ -101,28 +101,27 @@ class Schedule:
         return None
 
     def next_due(self) -> float | None:
-        """When `take`, which has nothing now, may have something if nothing else happens before."""
+        """The earliest time at which `take` may have a request again, if nothing else happens."""
         due = [queue[0][0] for queue in (self._resting, self._later) if queue]
         return min(due, default=None)
 
     def finish(self, site: Site, now: float) -> None:
-        """One request to a site has been answered."""
+        """Record that a request to a site has been answered."""
         site.active -= 1
         site.expected -= 1
         self._arrange(site, now)
 
     def admit(self, site: Site, slots: int, seconds_between: float, now: float) -> None:
-        """Say how many requests at a time a site may have from now on, and how far apart they are."""
+        """Set how many requests a site may have at once, and the seconds between them."""
         site.slots, site.seconds_between = slots, seconds_between
         self._arrange(site, now)
 
     def pause(self, site: Site, seconds: float, now: float) -> None:
-        """Ask nothing of a site for so long."""
+        """Request nothing of a site for so many seconds."""
         site.not_before = max(site.not_before, now + seconds)
 
     def close(self, site: Site, reason: FetchError, now: float) -> None:
-        """Ask nothing more of a site: `reason`, or the one it was closed for before, answers all
-        that waits or comes."""
+        """Request nothing more of a site: all waiting and future requests are answered with the first `reason`."""
         site.closed = site.closed or reason
         site.slots, site.seconds_between, site.not_before = _UNLIMITED, 0.0, 0.0
         self._arrange(site, now)
@@ -143,7 +142,7 @@ class Schedule:
         return request
 
     def _arrange(self, site: Site, now: float) -> None:
-        """Put a site among the ready ones, or those that have to rest, if it has something to ask and is not full."""
+        """Put a site with work and a free slot among the ready or the resting ones."""
         if site.is_ready or not self._has_work(site):
             return
         site.is_ready = True

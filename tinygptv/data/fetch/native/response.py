@@ -1,4 +1,4 @@
-"""The head of an HTTP response, line by line as libcurl hands it on. Pure."""
+"""The head of an HTTP response, parsed line by line as libcurl delivers it. Pure."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ NOT_MODIFIED = 304
 
 
 class Fields:
-    """Header fields in their order; names are looked up without regard to case."""
+    """Header fields in order, looked up case-insensitively."""
 
     def __init__(self) -> None:
         self._fields: list[tuple[str, str]] = []
         self._spaced: set[str] = set()
 
     def add(self, line: str) -> None:
-        """A line of a head; one that begins with white space goes on with the field before."""
+        """Add a header line; one that begins with white space continues the previous field."""
         if line[:1] in (" ", "\t"):
             if self._fields:
                 name, value = self._fields[-1]
@@ -31,26 +31,26 @@ class Fields:
             self._fields.append((name.strip().lower(), value.strip()))
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The first value under a name."""
+        """The first value of a field."""
         return next((value for known, value in self._fields if known == name.lower()), default)
 
     def get_all(self, name: str) -> list[str]:
-        """Every value under a name."""
+        """All values of a field."""
         return [value for known, value in self._fields if known == name.lower()]
 
     def is_spaced(self, name: str) -> bool:
-        """Whether a field of that name came with white space before its colon."""
+        """Whether the field was sent with white space before its colon."""
         return name.lower() in self._spaced
 
     def items_of(self, name: str) -> list[str]:
-        """The items of all lists under a name, in lower case."""
+        """The items of all comma-separated values of a field, in lower case."""
         listed = [item.strip().lower() for value in self.get_all(name) for item in value.split(",")]
         return [item for item in listed if item]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response without failure: a whole body (status 200), a redirect, or 304 Not Modified."""
+    """A response without failure: a complete body (status 200), a redirect, or 304 Not Modified."""
 
     status: int
     headers: Fields
@@ -59,7 +59,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Head:
-    """A response's status and header fields; lines are added until it is complete."""
+    """A response's status line and header fields, built line by line."""
 
     status: int = 0
     version: str = ""
@@ -67,7 +67,7 @@ class Head:
     is_complete: bool = False
 
     def add(self, line: bytes) -> bool:
-        """Take in a line; whether it was the last one. A status line begins anew."""
+        """Add a line; returns whether the head is complete. A status line starts over."""
         if found := _STATUS_LINE.match(line):
             self.version, self.status = found[1].decode(), int(found[2])
             self.fields, self.is_complete = Fields(), False
@@ -79,12 +79,12 @@ class Head:
 
     @property
     def is_interim(self) -> bool:
-        """Whether the answer itself is still to come (1xx). After 101 there is none: the protocol has changed."""
+        """Whether the final answer is still to come (1xx). After 101 there is none: the protocol has changed."""
         return 100 <= self.status < 200 and self.status != 101
 
     @property
     def length(self) -> int | None:
-        """The length that is declared, in bytes, if all declarations agree and no transfer coding takes its place."""
+        """The declared length in bytes, if all declarations agree and no transfer coding overrides it."""
         if set(self.fields.items_of("Transfer-Encoding")) - {"identity"}:
             return None
         declared = set(self.fields.items_of("Content-Length"))
@@ -93,14 +93,14 @@ class Head:
 
     @property
     def is_counted_by_us(self) -> bool:
-        """Whether libcurl overlooks the declared length and would wait for the connection to close: it takes the
-        obsolete transfer coding `identity` for one, and `Content-Length :` for another field."""
+        """Whether libcurl ignores the declared length and would wait for the connection to close: it does so for the
+        obsolete transfer coding `identity` and for `Content-Length :`."""
         is_overlooked = self.fields.get_all("Transfer-Encoding") or self.fields.is_spaced("Content-Length")
         return bool(is_overlooked) and self.length is not None
 
     @property
     def ends_where_it_says(self) -> bool:
-        """Whether the end of the answer can be told without closing the connection."""
+        """Whether the end of the response is known without closing the connection."""
         if self.version.startswith(("2", "3")):
             return True
         is_chunked = self.fields.items_of("Transfer-Encoding")[-1:] == ["chunked"]

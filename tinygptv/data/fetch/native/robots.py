@@ -1,7 +1,7 @@
-"""robots.txt: what a site allows whom. Pure; RFC 9309, and `Crawl-delay`, which is no part of it.
+"""robots.txt parsing per RFC 9309, plus the non-standard `Crawl-delay`. Pure.
 
-The group that names us counts, or the one for `*` if none does; of the rules in it the longest match decides, and among
-equals the permission.
+The group that names our agent applies, or else the one for `*`. Within it the longest match decides; on a tie, `allow`
+wins.
 """
 
 import re
@@ -9,10 +9,10 @@ import urllib.parse
 from dataclasses import dataclass
 
 MAX_BYTES = 512 << 10
-"""What comes after that is not read; the RFC asks for at least 500 KiB."""
+"""The rest is not read; the RFC requires at least 500 KiB."""
 
 LONGEST_DELAY_SECONDS = 10.0
-"""Between two requests. Who asks for more gets this: days between two pictures are meant for other crawlers."""
+"""Cap on Crawl-delay: delays of days are not meant for a crawler that fetches each picture once."""
 
 _PRODUCT = re.compile(r"[a-z0-9_-]+|\*")
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
@@ -20,33 +20,32 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _WRITTEN_AS_THEY_ARE = "!&'()+,/:;=?@[]%"
 _WITH_A_MEANING = "*$"
-"""In a pattern. Who means the character itself escapes it."""
+"""Special characters in a pattern; a literal one is escaped."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
 class Robots:
-    """The rules that apply to one agent, as (is allowed, pattern), the most specific first; and the seconds it is asked
-    to leave between two requests."""
+    """The rules for one agent as (is allowed, pattern), most specific first, and the delay between two requests."""
 
     rules: tuple[tuple[bool, str], ...] = ()
     delay_seconds: float = 0.0
 
     def allow(self, target: str) -> bool:
-        """Whether a path with its query may be asked for."""
+        """Whether a path with its query may be requested."""
         written = _spelling(target, "")
         return next((is_allowed for is_allowed, pattern in self.rules if _matches(pattern, written)), True)
 
 
 def text_of(body: bytes) -> str:
-    """What of a file is read: no more than the limit, and no line that the limit cuts."""
+    """The decoded file up to the size limit, without a line that the limit cuts."""
     kept = body if len(body) < MAX_BYTES else body[: body.rfind(b"\n", 0, MAX_BYTES) + 1]
     return kept.decode("utf-8", errors="replace")
 
 
 def parse(text: str, agent_token: str) -> Robots:
-    """The rules for the agent of that name. Lines that are no rules are ignored, as the RFC asks."""
+    """The rules for an agent. Lines that are not rules are ignored, as the RFC requires."""
     groups: dict[str, list[tuple[bool, str]]] = {}
     delays: dict[str, float] = {}
     names: list[str] = []
@@ -75,13 +74,13 @@ def parse(text: str, agent_token: str) -> Robots:
 
 
 def _pattern(value: str) -> str:
-    """A rule's path in its one spelling; a `$` that is not its end means itself."""
+    """A rule's path, normalised; a `$` before its end is literal."""
     body, end = (value[:-1], "$") if value.endswith("$") else (value, "")
     return _spelling(body, _WITH_A_MEANING).replace("$", "%24") + end
 
 
 def _spelling(text: str, with_a_meaning: str) -> str:
-    """One spelling for paths and patterns: what need not be escaped is not, the rest is, in capitals."""
+    """Normalise percent-escapes in a path or pattern: unescape what needs no escape, escape the rest in upper case."""
 
     def one(escape: re.Match[str]) -> str:
         character = chr(int(escape[1], 16))
@@ -91,7 +90,7 @@ def _spelling(text: str, with_a_meaning: str) -> str:
 
 
 def _matches(pattern: str, target: str) -> bool:
-    """Whether a pattern with `*` (anything) and a closing `$` (the end) matches from the start, in linear time."""
+    """Whether a pattern with `*` (anything) and a final `$` (end) matches from the start, in linear time."""
     is_anchored = pattern.endswith("$")
     first, *others = (pattern[:-1] if is_anchored else pattern).split("*")
     if not target.startswith(first):

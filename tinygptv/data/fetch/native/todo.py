@@ -1,4 +1,4 @@
-"""What an engine is asked for, shard by shard on disk, in the order of asking; in memory are a few numbers per URL."""
+"""An engine's requests, read from disk in fetch order; memory holds only a few numbers per URL."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from tinygptv.data.fetch.results import Asked
 
 
 class Todo:
-    """Iterates over (shard, what is asked for it), in `fetch_order`; `sizes` are the shards' counts of URLs."""
+    """Iterates over (shard, request) in `fetch_order`; `sizes` are the numbers of URLs per shard."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -40,6 +40,6 @@ class Todo:
 
 
 def _site(url: str) -> int:
-    """A number for scheme, host and port, which end at the third slash of a URL in its one spelling."""
+    """A hash of scheme, host and port: everything before the third slash of a normalised URL."""
     origin = "/".join(url.split("/", 3)[:3])
     return int.from_bytes(hashlib.blake2b(origin.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

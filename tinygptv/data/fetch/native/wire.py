@@ -1,9 +1,10 @@
-"""Requests on the wire, many at a time: libcurl's multi interface, driven by epoll from one thread.
+"""Many HTTP requests at once: libcurl's multi interface, driven by epoll from one thread.
 
-libcurl speaks HTTP and TLS, keeps connections, and tries a host's addresses as RFC 8305 has it. What is ours: a
-connection is opened only to an address that was checked, and a kept one is used again only if it has been silent.
+libcurl speaks HTTP and TLS, keeps connections, and tries a host's addresses as RFC 8305 describes. On top of that, a
+connection is opened only to an address that was checked, and an idle one is reused only if it has been silent.
 """
 
+import contextlib
 import functools
 import os
 import select
@@ -24,12 +25,12 @@ _MAX_KEPT_CONNECTIONS = 256
 _SWEEP_SECONDS = 0.1
 
 _COMMON_HEADERS = ["Accept-Encoding: identity", "Accept:", "TE:"]
-"""Without a colon's right side: not sent, though libcurl would."""
+"""A header without a value stops libcurl from sending it."""
 _CLOSE = ["Connection: close"]
 
 
 class Wire:
-    """Exchanges under way, carried on whenever `step` is called. One thread uses it; any thread may `wake` it."""
+    """Exchanges in flight, advanced by `step`. Used by one thread; any thread may call `wake`."""
 
     def __init__(self) -> None:
         self._multi = pycurl.CurlMulti()
@@ -48,11 +49,11 @@ class Wire:
         self._multi.setopt(pycurl.M_MAXCONNECTS, _MAX_KEPT_CONNECTIONS)
 
     def __len__(self) -> int:
-        """How many exchanges are under way."""
+        """The number of exchanges in flight."""
         return len(self._active)
 
     def start(self, exchange: Exchange) -> None:
-        """Begin an exchange."""
+        """Start an exchange."""
         curl = self._handles.pop() if self._handles else _handle()
         until_close = exchange.is_repeat_of is Repeat.UNTIL_IT_CLOSES
         curl.setopt(pycurl.URL, exchange.url)
@@ -68,7 +69,7 @@ class Wire:
         self._multi.add_handle(curl)
 
     def step(self, seconds: float | None) -> list[Exchange]:
-        """Carry on with what the network has ready, waiting for it so long at most; the exchanges that are over."""
+        """Process network events, waiting at most `seconds` for them; returns the exchanges that have ended."""
         now = time.monotonic()
         waits = [seconds, None if self._due is None else max(0.0, self._due - now)]
         waits.append(_SWEEP_SECONDS if self._active else None)
@@ -86,12 +87,12 @@ class Wire:
         return [*self._finished(), *self._swept_out()]
 
     def wake(self) -> None:
-        """Have a `step` that waits return."""
+        """Make a waiting `step` return."""
         if not self._is_closed:
             os.eventfd_write(self._alarm, 1)
 
     def close(self) -> None:
-        """Give up what is under way, and close every connection. No other thread may use it any more."""
+        """Abort what is in flight and close all connections. Not safe while another thread uses it."""
         self._is_closed = True
         for curl in list(self._active):
             self._multi.remove_handle(curl)
@@ -113,7 +114,7 @@ class Wire:
                 return over
 
     def _swept_out(self) -> list[Exchange]:
-        """Exchanges that exceed a limit on time, ended."""
+        """End the exchanges that exceed a time limit."""
         now = time.monotonic()
         if now - self._swept < _SWEEP_SECONDS:
             return []
@@ -129,19 +130,17 @@ class Wire:
         # The next exchange may be using it already.
         if error is None and overdue is None and not exchange.is_multiplexed and descriptor not in self._watched:
             self._kept.add(descriptor, exchange.origin)
-        self._multi.remove_handle(curl)  # which closes the connection of one that is not over
+        self._multi.remove_handle(curl)  # closes the connection of an unfinished one
         self._handles.append(curl)
         exchange.finish(error, message, is_reused, overdue)
         return exchange
 
     def _watch(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
-        """libcurl says which sockets it waits for."""
+        """Callback: which sockets libcurl waits for."""
         if what == pycurl.POLL_REMOVE:
             self._watched.discard(descriptor)
-            try:
+            with contextlib.suppress(OSError, ValueError):  # already closed
                 self._epoll.unregister(descriptor)
-            except (OSError, ValueError):
-                """Closed already."""
             return
         self._watched.add(descriptor)
         self._kept.take(descriptor)
@@ -153,12 +152,12 @@ class Wire:
             self._epoll.register(descriptor, events)
 
     def _set_timer(self, milliseconds: int) -> None:
-        """libcurl says when it wants to be called, whatever happens."""
+        """Callback: when libcurl wants to be called next."""
         self._due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
 
 def _handle() -> pycurl.Curl:
-    """A handle with what all requests have in common."""
+    """A handle with the options that all requests share."""
     curl = pycurl.Curl()
     curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     curl.setopt(pycurl.PROXY, "")  # behind one, the address could not be checked
@@ -166,7 +165,7 @@ def _handle() -> pycurl.Curl:
     curl.setopt(pycurl.NOSIGNAL, 1)
     curl.setopt(pycurl.PATH_AS_IS, 1)
     curl.setopt(pycurl.HTTP09_ALLOWED, 0)
-    curl.setopt(pycurl.TRANSFER_ENCODING, 1)  # undone where it comes; not asked for, see _COMMON_HEADERS
+    curl.setopt(pycurl.TRANSFER_ENCODING, 1)  # decoded if sent, but not requested: see _COMMON_HEADERS
     curl.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
     curl.setopt(pycurl.CAINFO, certificates())
     if folder := ssl.get_default_verify_paths().capath:
@@ -175,7 +174,7 @@ def _handle() -> pycurl.Curl:
 
 
 def _resolved(exchange: Exchange) -> list[str]:
-    """The addresses of its host, in their order, for libcurl's memory; `+`: it may forget them."""
+    """The host's checked addresses as a libcurl RESOLVE entry; `+` lets the entry expire."""
     host, port = exchange.origin.host, exchange.origin.port
     listed = ",".join(f"[{address}]" if ":" in address else address for address in exchange.addresses)
     return [f"+{host}:{port}:{listed}"] if ":" not in host else []
@@ -183,6 +182,6 @@ def _resolved(exchange: Exchange) -> list[str]:
 
 @functools.cache
 def certificates() -> str:
-    """The file of the authorities that are trusted: the system's, or those that come with Python's packages."""
+    """The CA bundle: the system's, or certifi's if there is none."""
     system = ssl.get_default_verify_paths().cafile
     return system if system and Path(system).exists() else certifi.where()
