@@ -148,7 +148,7 @@ def test_a_row_whose_predicate_is_null_is_dropped(store: Store, raw: Manifest, c
     [
         ("widht > 3", r"filters/chain\.yaml, size: .*widht.*\n.*The sidecar has key, url"),
         ("width +", r"filters/chain\.yaml, size: Parser Error"),
-        ("width", r"`width` gives INTEGER, not true or false"),
+        ("width", r"`width` returns INTEGER, not BOOLEAN"),
         ("exists (FROM read_text('/etc/passwd'))", r"file system operations are disabled"),
     ],
 )

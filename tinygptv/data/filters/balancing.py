@@ -1,4 +1,4 @@
-"""Common concepts thinned out, rare ones kept: MetaCLIP's balancing (arXiv 2309.16671), with chance made of keys."""
+"""Thin out common concepts and keep rare ones: MetaCLIP's balancing (arXiv 2309.16671), with randomness from keys."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ from tinygptv.data.filters.duplicates import Comparison, Present
 from tinygptv.data.filters.rows import Positions, Rows
 from tinygptv.definitions.filters import Balance
 
-# The digest of a key is a number that everybody computes alike, and that has nothing to do with the picture.
+# The digest of a key is a reproducible random number that is independent of the picture.
 _CAPTIONS = (
     "SELECT position, caption, md5_number_lower(key) / 18446744073709551616.0 AS chance FROM rows WHERE NOT earlier"
 )
 
 
 class Balanced(Comparison):
-    """Of the rows with common phrases only, those that chance leaves out."""
+    """Drops rows that contain only common phrases and were not sampled for any of them."""
 
     def __init__(self, rows: Rows, step: Balance) -> None:
         self._most = step.per_concept
@@ -30,7 +30,7 @@ class Balanced(Comparison):
             self._found.append(numbers(batch, "position")[text], phrase, numbers(batch, "chance")[text])
 
     def dropped(self, present: Present) -> Iterator[Positions]:
-        """Those whose chance is not below the share that is wanted of any of their phrases."""
+        """Rows whose random number is not below the sampling probability of any of their phrases."""
         counts = np.zeros(0, np.int64)
         for positions, phrases, _ in self._found:
             here = np.bincount(phrases[present(positions)], minlength=len(counts))

@@ -1,7 +1,7 @@
-"""A raw sidecar with its captions cleaned and their language told: columns written once, so that filters only compare.
+"""Clean a raw sidecar's captions and detect their language, once, so that filters only compare columns.
 
-The language is told by script and by frequent short words. That is deterministic, needs no download and no model, and
-suffices to keep sentences of another language out. A caption of names and nouns alone stays unknown (NULL).
+The language is detected from the script and from frequent short words: deterministic, without a model, and good enough
+to exclude sentences in another language. A caption that consists only of names and nouns stays unknown (NULL).
 """
 
 import html
@@ -26,7 +26,7 @@ from tinygptv.store.progress import Progress, reporting
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 20_000
-_WORDS_OF_ANOTHER = 2  # one may be a name, or a word of the first language too
+_WORDS_OF_ANOTHER = 2  # a single one may be a name, or also a word of the first language
 _ENTITY = r"&(#[0-9]+|#x[0-9a-fA-F]+|[a-zA-Z]+);"
 _NOT_LATIN = r"[^\P{L}\p{Latin}\p{Common}\p{Inherited}]"
 _SCRIPTS = {
@@ -57,14 +57,14 @@ _SCRIPTS = {
     "Ethi": r"\p{Ethiopic}",
     "Zzzz": _NOT_LATIN,
 }
-"""The letters of one language (ISO 639-1), or of a script that several share (ISO 15924); the first found counts. The
-last is any other script."""
+"""Letters of one language (ISO 639-1) or of a script shared by several (ISO 15924); the first match counts. The last
+entry is any other script."""
 
 
 def describe(store: Store, source_name: str, captions_name: str, raw: Manifest) -> Manifest:
-    """`described/<source>-<captions>@<hash>`: the raw sidecar, row for row, with `caption` and `language` filled.
+    """Make `described/<source>-<captions>@<hash>`: the raw sidecar with `caption` and `language` filled in.
 
-    The images stay where they are, in `raw`. Raises DefinitionError if an expression is none.
+    Images stay in `raw`. Raises DefinitionError if a regular expression is invalid.
     """
     captions = catalog.captions(captions_name)
     check_captions(captions_name, captions)
@@ -83,7 +83,7 @@ def describe(store: Store, source_name: str, captions_name: str, raw: Manifest) 
 
 
 def check_captions(name: str, captions: Captions) -> None:
-    """Try every step on an empty text. Raises DefinitionError, naming the step."""
+    """Try every step on an empty text. Raises DefinitionError with the name of the step."""
     for step in captions.clean:
         try:
             pc.replace_substring_regex(pa.array([""]), step.find, step.replace)
@@ -92,7 +92,7 @@ def check_captions(name: str, captions: Captions) -> None:
 
 
 class Describer:
-    """Cleans the captions of batches of sidecar rows, and tells their language."""
+    """Cleans the captions of batches of sidecar rows and detects their language."""
 
     def __init__(self, captions: Captions) -> None:
         self._clean, self._codes = captions.clean, list(captions.languages)
@@ -100,24 +100,24 @@ class Describer:
         listed = sorted({word for each in words for word in each})
         self._frequent = Phrases(listed)
         self._speaks = np.array([[word in each for word in listed] for each in words])
-        """(languages, words): whether the word is one of the language's."""
+        """(languages, words): whether the word belongs to the language."""
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The batch with `caption`, made of `caption_raw` where there is one, and `language`."""
+        """The batch with `caption` (cleaned from `caption_raw` where present) and `language` filled in."""
         caption = self.cleaned(pc.coalesce(batch["caption_raw"], batch["caption"]))
         described = batch.set_column(batch.schema.get_field_index("caption"), "caption", caption)
         place = batch.schema.get_field_index("language")
         return described.set_column(place, "language", self.language(caption))
 
     def cleaned(self, captions: pa.Array) -> pa.Array:
-        """Entities decoded, then one line, then every step in order, then one line again."""
+        """Decode entities and join lines, apply every step in order, and join lines again."""
         text = one_line(pc.utf8_normalize(_decoded(captions), "NFC"))
         for step in self._clean:
             text = pc.replace_substring_regex(text, step.find, step.replace)
         return one_line(text)
 
     def language(self, captions: pa.Array) -> pa.Array:
-        """By script if most letters are not Latin, else by the words; NULL if there are too few, or languages tie."""
+        """By script if most letters are not Latin, else by words; NULL with too few words or a tie."""
         text, word = self._frequent.find(captions)
         counts = [np.bincount(text, weights=spoken[word], minlength=len(captions)) for spoken in self._speaks]
         if not counts:
@@ -129,7 +129,7 @@ class Describer:
 
 
 def _decoded(captions: pa.Array) -> pa.Array:
-    """HTML entities as the characters they stand for, also those that were encoded twice."""
+    """Decode HTML entities, including doubly encoded ones."""
     encoded = pc.match_substring_regex(captions, _ENTITY)
     decoded = [html.unescape(html.unescape(text)) for text in captions.filter(encoded).to_pylist()]
     return pc.replace_with_mask(captions, encoded, pa.array(decoded, pa.string()))

@@ -1,6 +1,6 @@
-"""Which rows show a picture that a benchmark asks about, or say what one of its texts says.
+"""Find rows that show a benchmark's picture or repeat one of its texts.
 
-A benchmark's pictures are hashed once, as the download hashes what it fetches, and kept as an artifact.
+A benchmark's pictures are hashed once, the way the download hashes what it fetches, and kept as an artifact.
 """
 
 import logging
@@ -41,9 +41,9 @@ _AS_FETCHED = Download(min_side=1, max_aspect=1000.0)
 
 
 def fingerprints(store: Store, name: str, source: AnnotationsSource) -> Manifest:
-    """`fingerprints/<source>@<hash>`: hashes and look of every picture of a benchmark's source, and all its texts.
+    """Make `fingerprints/<source>@<hash>`: hashes and signatures of a benchmark source's pictures, and all its texts.
 
-    Pictures that cannot be decoded are counted as dropped.
+    Undecodable pictures are counted as dropped.
     """
     embedded = any(place.startswith("embedded:") for place in (*source.files.values(), source.images))
     draw = draw_held_out if is_held_out(source.images) else draw_corpus
@@ -81,7 +81,7 @@ def _fingerprint(body: bytes) -> dict[str, Any] | None:
 
 
 class Contaminated(Fixed):
-    """The rows that a benchmark holds too; `counts` says how many by their bytes, their look and their words."""
+    """Rows that also occur in a benchmark; `counts` says how many match by bytes, by look and by words."""
 
     def __init__(self, rows: Rows, step: Decontaminate, held_out: Sequence[Path]) -> None:
         """`held_out` are folders of `fingerprints`."""
@@ -134,9 +134,9 @@ def _same_words(rows: Rows, texts: list[str], words: int) -> Positions:
 
 
 def _successive(texts: list[str], count: int) -> Iterator[str]:
-    """Every run of `count` words of one text, `LETTERS_PER_WORD` letters counting as one in scripts without spaces.
+    """Every run of `count` words within one text; in scripts without spaces, `LETTERS_PER_WORD` letters make a word.
 
-    In those a text of half as many words is one run too: it has no articles, and as many letters say more.
+    In those scripts a whole text of half as many words counts too: without articles, fewer letters say as much.
     """
     found, owner = words_of(pa.array(texts, pa.string()))
     is_letter = pc.match_substring_regex(found, f"^{UNSPACED}").to_numpy(zero_copy_only=False)

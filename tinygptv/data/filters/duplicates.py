@@ -1,7 +1,7 @@
-"""Which rows are copies of others, or no pictures at all: prepared once per step, then asked about any set of rows.
+"""Which rows are copies or placeholders: prepared once per step, then queried for any set of rows.
 
-DuckDB finds the few rows that have a fellow; what becomes of them depends on who else is left, and is decided on
-arrays. Rows of earlier sidecars come first in every order.
+DuckDB finds the few rows that have a match. Which of them to drop depends on the rows still present, and is decided on
+arrays. Rows of earlier sidecars always sort first.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ from tinygptv.data.pictures.likeness import COLOURS_BYTES, DETAIL_BYTES, Bytes, 
 from tinygptv.definitions.filters import Deduplicate, Placeholder
 
 Present = Callable[[Positions], NDArray[np.bool_]]
-"""Which of some rows are there."""
+"""Returns which of the given rows are present."""
 
 _ADDRESS = "hash(coalesce(url, key))"
 _SAID = "hash(lower(coalesce(caption, key)))"
@@ -46,41 +46,41 @@ FROM fellows ORDER BY earlier DESC, {{order}}, position
 """
 
 _LOOKED_AT_ROWS = 25_000
-"""Of so many, colours are in memory at a time; details stay on disk."""
+"""Rows per piece whose colour signatures are in memory at once; detail signatures stay on disk."""
 
 
 class Comparison(ABC):
-    """One step, ready to be asked."""
+    """One prepared comparison step."""
 
     @abstractmethod
     def dropped(self, present: Present) -> Iterator[Positions]:
-        """Positions of the rows that the step drops if only those that are `present` are there, in pieces.
+        """Yield the positions of rows that the step drops, in pieces, considering only the `present` rows.
 
-        What a piece drops may be gone before the next one is asked for: that changes nothing.
+        Removing the rows of one piece before asking for the next does not change the result.
         """
 
 
 def compare(rows: Rows, step: Deduplicate | Placeholder) -> Comparison:
-    """The step, prepared for these rows."""
+    """Prepare the step for these rows."""
     if isinstance(step, Placeholder):
         return Fixed(_placeholders(rows, step))
     return EqualCopies(rows, step) if step.within is None else NearCopies(rows, step, step.within)
 
 
 class Fixed(Comparison):
-    """Rows that are dropped whoever else is there."""
+    """Rows that are dropped regardless of which others are present."""
 
     def __init__(self, positions: Positions) -> None:
         self._positions = positions
 
     def dropped(self, present: Present) -> Iterator[Positions]:
-        """Those of them that are there."""
+        """The listed rows that are present."""
         yield self._positions[present(self._positions)]
 
 
 class EqualCopies(Comparison):
-    """Of rows that are equal, all but the first in order; but rows of its address that say something else are the same
-    picture, not copies of it."""
+    """Of rows with equal values, drops all but the first; rows with its URL but another caption are kept, because they
+    caption the same picture."""
 
     def __init__(self, rows: Rows, step: Deduplicate) -> None:
         self._groups = Spilled(rows.spill / f"copies-{step.name}")
@@ -89,7 +89,7 @@ class EqualCopies(Comparison):
             self._groups.append(*(found[name] for name in ("position", "first", "address", "said")))
 
     def dropped(self, present: Present) -> Iterator[Positions]:
-        """All but the first that is there, of each group, and what else its address says."""
+        """Per group, all but the first present row and the other captions of its URL."""
         for columns in self._groups:
             is_there = present(columns[0])
             positions, group, address, said = (column[is_there] for column in columns)
@@ -101,10 +101,10 @@ class EqualCopies(Comparison):
 
 
 class NearCopies(Comparison):
-    """Of rows with near hashes whose pictures look the same: in order, whoever is a copy of no survivor survives.
+    """Drops near-duplicates greedily: in order, a row survives unless it is a copy of a survivor.
 
-    So whoever is dropped has a survivor that looks the same, which a chain of neighbours would not promise. Chains are
-    what is looked at together: who is in none of another's can be no copy of it.
+    So every dropped row has a survivor that looks the same, which connected components alone would not guarantee. Rows
+    are compared within their connected component of near hashes; rows of different components cannot be copies.
     """
 
     def __init__(self, rows: Rows, step: Deduplicate, within: int) -> None:
@@ -133,7 +133,7 @@ class NearCopies(Comparison):
         rows.database.unregister("chains")
 
     def dropped(self, present: Present) -> Iterator[Positions]:
-        """Those that are there and copies of a survivor."""
+        """Present rows that are copies of a survivor."""
         for positions, codes, colours, records, address, said in self._groups:
             survivors: dict[int, list[int]] = defaultdict(list)
             dropped = []
@@ -152,7 +152,7 @@ class NearCopies(Comparison):
             yield positions[dropped]
 
     def _look(self, rows: Rows, positions: Positions) -> tuple[Bytes, Positions]:
-        """The colours of pictures, in the order of `positions`, and under which numbers their details are kept."""
+        """The colour signatures of pictures, in the order of `positions`, and the record numbers of their details."""
         order = np.argsort(positions)
         colours, records = np.empty((len(positions), COLOURS_BYTES), np.uint8), np.empty(len(positions), np.int64)
 
@@ -170,7 +170,7 @@ class NearCopies(Comparison):
 
 
 def _near(rows: Rows, by: str, within: int) -> tuple[Marks, NDArray[np.int64]]:
-    """The rows whose hash is another's or near it, and the pairs of hashes that are near: (pairs, 2)."""
+    """Marks for the rows whose hash equals another's or is near it, and the near pairs of hashes, (pairs, 2)."""
     marks = Marks(rows.total)
     with tempfile.TemporaryDirectory(dir=rows.spill, prefix="near-") as folder:
         codes = CodeFile(Path(folder))

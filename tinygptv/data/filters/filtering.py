@@ -1,8 +1,8 @@
-"""Raw shards → filtered shards: what no rule and no comparison drops.
+"""Raw shards → filtered shards: the rows that no rule and no comparison drops.
 
-A dropped row is counted under the first step that drops it. Beside that the funnel says what each drops alone and what
-only it drops, because a rule that drops nothing on its own can go, and one that drops much on its own should be looked
-at: `gallery/` keeps some pictures of both sides.
+A dropped row is counted under the first step that drops it. The funnel also counts what each step drops alone and what
+only it drops: a rule with nothing of its own can go, and one with much of its own deserves a look. `gallery/` keeps
+example pictures of both sides.
 """
 
 import logging
@@ -54,14 +54,13 @@ def filter_source(
     earlier: Sequence[Manifest] = (),
     scores: Manifest | None = None,
 ) -> Manifest:
-    """`filtered/<source>-<filter>@<hash>`: shards of the kept rows, `dropped.parquet` with a reason per row, a gallery.
+    """Make `filtered/<source>-<filter>@<hash>`: shards of kept rows, `dropped.parquet` with reasons, a gallery.
 
-    What the `first_tombstones`, or all, name is dropped first; what one of `benchmarks`, by source name, holds as well,
-    or one of the `earlier` raw or filtered artifacts, is dropped too. `scores` is what the chain's scorer says of
-    `raw`. The manifest's details hold `funnel`, one entry per step in order, `tables`, rows in and kept per table, and
-    `in_benchmarks`, how rows were recognised as theirs.
-    Raises DefinitionError if a predicate cannot be evaluated, DataError if scores are missing, or if nothing or too
-    little is left.
+    Rows that a tombstone names are dropped first (only the `first_tombstones`, if given), then rows that the chain
+    drops, that one of the `benchmarks` contains, or that copy a row of the `earlier` raw or filtered artifacts.
+    `scores` is the output of the chain's scorer for `raw`. The manifest's details hold `funnel` (one entry per step),
+    `tables` (rows in and kept per table) and `in_benchmarks` (matches by kind). Raises DefinitionError if a predicate
+    cannot be evaluated, DataError if scores are missing, or if nothing or too little is left.
     """
     chain = without_forgotten(store, catalog.filter_chain(filter_name), raw, first_tombstones)
     carried = _carried(store, raw)
@@ -83,7 +82,7 @@ def filter_source(
 
     def filter_into(draft: Path, progress: Progress) -> Outcome:
         sidecar, images = store.folder(described.artifact) / SIDECAR, store.folder(raw.artifact)
-        progress.begin(f"judging {described.rows_out:,} rows")
+        progress.begin(f"applying rules to {described.rows_out:,} rows")
         with connect(draft) as database:
             table = store.file(scores.artifact, SCORES) if scores else None
             rows = Rows(database, sidecar, images, [store.folder(made.artifact) for made in earlier], scores=table)
@@ -105,10 +104,10 @@ def filter_source(
 
 
 def check_chain(filter_name: str, chain: FilterChain, carried: Mapping[str, str] | None = MappingProxyType({})) -> None:
-    """Evaluate every expression of a chain on an empty sidecar; `carried` are its columns beyond the usual ones, or
-    None if there are some and it is not known which.
+    """Evaluate every expression of a chain on an empty sidecar.
 
-    Raises DefinitionError, naming the rule.
+    `carried` are its additional columns; None means there are some, but which is not known yet. Raises DefinitionError
+    with the name of the rule.
     """
     known = {**chain.columns, **(carried or {})}
     columns = ", ".join(f'"{name}" {kind}' for name, kind in known.items())
@@ -124,13 +123,13 @@ def check_chain(filter_name: str, chain: FilterChain, carried: Mapping[str, str]
                     continue
                 raise DefinitionError(f"{where}: {error}\n{_advice(str(error), known)}") from error
             if isinstance(step, Rule) and gives != ["BOOLEAN"]:
-                raise DefinitionError(f"{where}: `{step.keep}` gives {gives[0]}, not true or false; write a comparison")
+                raise DefinitionError(f"{where}: `{step.keep}` returns {gives[0]}, not BOOLEAN; write a comparison")
             if isinstance(step, Deduplicate) and step.within is not None and gives[0] != "BIGINT":
-                raise DefinitionError(f"{where}: `{step.by}` gives {gives[0]}; `within` needs a 64-bit hash, as phash")
+                raise DefinitionError(f"{where}: `{step.by}` returns {gives[0]}; `within` needs a 64-bit hash")
 
 
 def _carried(store: Store, raw: Manifest) -> dict[str, str] | None:
-    """The columns that the source of `raw` took along; None if it is only planned and will take some."""
+    """The additional columns of `raw`'s source; None if `raw` is only planned and will have some."""
     if store.find(raw.artifact) is not None:
         return carried_columns(store.file(raw.artifact, SIDECAR))
     return None if any(table.get("carry") for table in raw.definition.get("tables", [])) else {}
@@ -140,7 +139,7 @@ def _advice(error: str, known: Mapping[str, str]) -> str:
     unknown = _UNKNOWN_COLUMN.search(error)
     nearest = f"{did_you_mean(unknown[1], known)} " if unknown else ""
     listed = ", ".join(known)
-    return f"{nearest}The sidecar has {listed}; more columns of a table are there if its source lists them in `carry`"
+    return f"{nearest}The sidecar has {listed}; to use other columns of a table, list them in the source's `carry`"
 
 
 def _probe(step: Rule | Step) -> str:
@@ -160,11 +159,11 @@ def _probe(step: Rule | Step) -> str:
 
 
 def _check_keys(rows: Rows, raw: Path) -> int:
-    """How many rows there are. Raises DataError if two share a key."""
+    """The number of rows. Raises DataError if two share a key."""
     keys = rows.dealt("SELECT hash(key) AS code FROM rows WHERE NOT earlier")
     twice = sum(len(some) - len(np.unique(numbers(some, "code"))) for some in keys)
     if twice:
-        raise DataError(f"{raw}: {twice} keys occur twice; remove this folder to have it made again")
+        raise DataError(f"{raw}: {twice} keys occur twice; remove this folder to have it rebuilt")
     return rows.count
 
 
@@ -173,19 +172,19 @@ def _check_what_is_left(name: str, total: int, drops: dict[str, int], max_drop_f
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items(), key=lambda item: -item[1]))
     if dropped == total:
         raise DataError(
-            f"filter {name}: nothing is left of {total} rows ({listed}); loosen these rules or look at the source"
+            f"filter {name}: nothing is left of {total} rows ({listed}); loosen these rules or check the source"
         )
     if dropped / total > max_drop_fraction:
         raise DataError(
             f"filter {name}: {dropped} of {total} rows dropped ({listed}), more than max_drop_fraction "
-            f"{max_drop_fraction:g} allows; look at the source, or raise it if this is meant"
+            f"{max_drop_fraction:g} allows; check the source, or raise the limit if this is intended"
         )
 
 
 def _write(
     judgement: Judgement, columns: Mapping[str, str], sidecar: Path, raw: Path, draft: Path, progress: Progress
 ) -> dict[str, dict[str, int]]:
-    """Write the kept samples and the dropped rows, in the order of the sidecar; rows in and kept, by table."""
+    """Write the kept samples and the dropped rows in sidecar order. Returns rows in and kept, by table."""
     names = pa.array([None, *(step.name for step in judgement.steps)])
     rows_in: Counter[str] = Counter()
     rows_kept: Counter[str] = Counter()

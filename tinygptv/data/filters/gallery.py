@@ -1,4 +1,4 @@
-"""A few pictures of what a filter dropped and kept, so that people judge thresholds by looking."""
+"""Sample pictures of what a filter dropped and kept, for judging thresholds by eye."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from tinygptv.data.shards.shards import SIDECAR, read_image
 
 FOLDER, INDEX = "gallery", "index.json"
 DROPPED = "dropped.parquet"
-"""Beside a filtered artifact's sidecar: the rows that were dropped, with their `reason`."""
+"""Next to a filtered artifact's sidecar: the dropped rows, with their `reason`."""
 
 _PICTURES = 24
 _SIDE = 128
@@ -28,10 +28,10 @@ FROM read_parquet({rows}) JOIN chosen USING (key) ORDER BY turn, reason, key
 
 
 def write_gallery(filtered: Path, raw: Path) -> None:
-    """Thumbnails of at most 24 dropped and 24 kept images of a filtered artifact, every reason in turn.
+    """Store thumbnails of at most 24 dropped and 24 kept images of a filtered artifact, cycling through the reasons.
 
     `gallery/index.json` lists them: file, key, reason (null: kept), caption, width, height (px, of the stored image).
-    Keys are hashes, so their order is an arbitrary but repeatable sample.
+    Keys are hashes, so key order gives an arbitrary but repeatable sample.
     """
     gallery = filtered / FOLDER
     gallery.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Rows that have fellows, of the same value or of one near it: a fraction of all, looked at piece by piece."""
+"""Rows that share a value, or a near one, with another row: usually a fraction of all, processed piece by piece."""
 
 import re
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Marks:
 
 
 def repeated(values: NDArray[Any]) -> NDArray[np.intp]:
-    """Where those are that occur more than once."""
+    """Indices of the values that occur more than once."""
     order = np.argsort(values)
     is_same = np.diff(values[order]) == 0
     is_repeated = np.zeros(len(values), np.bool_)
@@ -46,8 +46,10 @@ def repeated(values: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def fellows(rows: Rows, by: str, needs: str = "") -> Iterator[None]:
-    """The rows whose value `by` another has too, as `marked` gives them. Hashes decide who is marked, so that some may
-    be without a fellow."""
+    """Iterate over rows whose value `by` occurs more than once, as `marked` does.
+
+    Decided by hashes, so a few rows may have no match.
+    """
     marks = Marks(rows.total)
     for piece in rows.dealt(_HASHES.format(by=by)):
         marks.add(numbers(piece, "position")[repeated(numbers(piece, "code"))])
@@ -63,11 +65,11 @@ def marked(
     together: str | None = None,
     piece_rows: int = _PIECE_ROWS,
 ) -> Iterator[None]:
-    """The rows that are marked, about `piece_rows` in a turn, as DuckDB's table `fellows` while it lasts.
+    """Iterate over the marked rows in pieces of about `piece_rows`, each registered as the DuckDB table `fellows`.
 
-    It has `position`, `earlier`, the value `by` as `same`, and the sidecar's columns that the SQL in `needs` names.
-    Rows come in one turn that have the same value; or the same of `together`, SQL over `joined`: rows, and what goes
-    with them.
+    The table has `position`, `earlier`, the value `by` as `same`, and the sidecar columns named in the SQL `needs`.
+    Rows with the same value are in one piece, or, if given, rows with the same value of `together`, a SQL expression
+    over `joined`.
     """
     names = rows.database.sql("FROM rows LIMIT 0").columns
     needed = [name for name in names if re.search(rf"\b{name}\b", needs, re.IGNORECASE)]

@@ -1,4 +1,4 @@
-"""What another threshold would change, before anything is made: counts, and pictures just inside and just outside."""
+"""Preview another threshold before filtering: counts, and pictures just inside and just outside of it."""
 
 import base64
 import html
@@ -36,7 +36,7 @@ _SAMPLES = 'SELECT position, key, caption, shard, "offset", length, sha256 FROM 
 
 @dataclass(frozen=True)
 class Preview:
-    """Rows in all, those the rule keeps now and would keep; those that no other rule drops and that would go, or come.
+    """Total rows, rows that pass the rule now and then; and, of rows that no other rule drops, those lost and gained.
 
     `page` is an HTML file with the pictures nearest to the threshold on both sides.
     """
@@ -58,11 +58,12 @@ def preview(
     number: float,
     scores: Manifest | None = None,
 ) -> Preview:
-    """The rule with `number` in the place of its threshold. Placeholders, copies and balance are not considered.
+    """Preview the rule with `number` as its threshold. Placeholders, duplicates and balancing are not considered.
 
-    `scores` is what the chain's scorer says of `raw`. The first look measures all rows, further ones compare numbers.
+    `scores` is the output of the chain's scorer for `raw`. The first preview measures all rows; later ones only compare
+    numbers.
 
-    Raises DefinitionError if there is no such rule or it compares nothing with a number.
+    Raises DefinitionError if there is no such rule, or it has no numeric threshold.
     """
     chain = catalog.filter_chain(filter_name)
     check_chain(filter_name, chain, carried_columns(store.file(raw.artifact, SIDECAR)))
@@ -99,7 +100,7 @@ def _comparison(filter_name: str, chain: FilterChain, rule_name: str) -> tuple[R
 
 
 def _nearest(rows: Rows, side: str, number: float, images: Path) -> list[dict[str, Any]]:
-    """The rows on this side that no other rule drops, nearest to the threshold first, with their pictures."""
+    """The rows on this side that no other rule drops, nearest to the threshold first, with pictures."""
     nearest = _NEAREST.format(side=side, number=number, pictures=_PICTURES)
     values = dict(rows.database.sql(nearest).fetchall())
     if not values:

@@ -1,4 +1,4 @@
-"""The rows that a filter judges, and behind them those of earlier sidecars, as one DuckDB view."""
+"""The rows to filter, followed by those of earlier sidecars, as one DuckDB view."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ Positions = NDArray[np.integer[Any]]
 T = TypeVar("T")
 
 _MEMORY_PER_THREAD, _MOST_MEMORY = 16 << 20, 4 << 30
-"""Bytes. What steps ask for is a few numbers per row, and what does not fit is spilled; but not everything can be."""
+"""Bytes. Queries need a few numbers per row and mostly spill, but DuckDB cannot spill everything."""
 
 _OUT_OF_MEMORY = "Out of Memory Error"
 
@@ -30,14 +30,14 @@ _PLACES = """
 SELECT position, key, shard, "offset", length, sha256 FROM {table} JOIN wanted USING (position) ORDER BY position
 """
 PLACE = 'key shard "offset" length sha256'
-"""The columns that say where an image is stored."""
+"""The columns that locate a stored image."""
 
 
 class Rows:
-    """Asked in SQL through the view `rows`: the columns of the sidecar, `position`, and `earlier`.
+    """Queried in SQL through the view `rows`: the sidecar's columns, `position`, and `earlier`.
 
-    `position` counts the rows that are judged from 0 to `count`, then the others to `total`; `earlier` is true for
-    these, which only count as originals.
+    `position` numbers the rows to filter from 0 to `count`, then the others up to `total`. `earlier` is true for the
+    others, which only serve as originals.
     """
 
     def __init__(
@@ -49,9 +49,11 @@ class Rows:
         memory_bytes: int | None = None,
         scores: Path | None = None,
     ) -> None:
-        """`images` holds the shards that `sidecar` points into, each folder of `earlier` its own and a sidecar;
-        `scores` is the table of what a model says of the rows that are judged, in their order. `memory_bytes` is what
-        the database begins with, if not what suits its threads."""
+        """`images` holds the shards of `sidecar`; each folder in `earlier` has its own shards and sidecar.
+
+        `scores` is the scores table of the rows to filter, in the same order. `memory_bytes` is the initial memory
+        limit of the database; by default it depends on the number of threads.
+        """
         self.database = database
         self.scores = scores
         self._images = [images, *earlier]
@@ -59,7 +61,7 @@ class Rows:
         sizes = [pq.read_metadata(path).num_rows for path in sidecars]
         self._ends = np.cumsum(sizes)
         self.count, self.total = sizes[0], sum(sizes)
-        # Sidecars of earlier versions may lack columns that came later.
+        # Sidecars of earlier versions may lack newer columns.
         typed = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in SIDECAR_COLUMNS.items())
         carried = carried_columns(sidecar)
         parts = [f"(SELECT {typed} LIMIT 0)"]
@@ -75,18 +77,18 @@ class Rows:
 
     @property
     def spill(self) -> Path:
-        """The folder in which the database spills; it is removed with the database."""
+        """The folder into which the database spills; it is removed with the database."""
         return Path(self._setting("temp_directory"))
 
     def _setting(self, name: str) -> str:
         return str(self.database.execute(f"SELECT current_setting('{name}')").fetchall()[0][0])
 
     def columns(self, query: str) -> dict[str, NDArray[Any]]:
-        """All that a query answers, by column: numbers, none of them NULL."""
+        """A query's result as one array per column; columns must be numeric and without NULLs."""
 
         def ask() -> dict[str, NDArray[Any]]:
             reader = self.batches(query)
-            # Piece by piece, because DuckDB would hold the whole answer beside the arrays that are made of it.
+            # In batches, because DuckDB would otherwise hold the whole result next to the arrays.
             pieces = [[np.from_dlpack(column) for column in batch.columns] for batch in reader]
             none = [np.empty(0, field.type.to_pandas_dtype()) for field in reader.schema]
             columns = map(np.concatenate, zip(none, *pieces, strict=True))
@@ -97,9 +99,9 @@ class Rows:
     def dealt(
         self, query: str, *parameters: object, rows: int | None = None, piece_rows: int = _PIECE_ROWS
     ) -> Iterator[pa.Table]:
-        """All that a query answers, as tables of about `piece_rows`; rows of the same `code`, a hash, are in one.
+        """Partition a query's result by its hash column `code` into tables of about `piece_rows`.
 
-        `rows` says about how many the query answers: if it is not given, as many as there are.
+        `rows` estimates the size of the result; by default, the number of all rows.
         """
         with tempfile.TemporaryDirectory(dir=self.spill, prefix="dealt-") as folder:
             buckets = Buckets(Path(folder), self.total if rows is None else rows, piece_rows)
@@ -109,12 +111,12 @@ class Rows:
             yield from buckets
 
     def _with_memory_enough(self, work: Callable[[], T]) -> T:
-        """Done again, with half as much memory again, until it suffices."""
+        """Run `work`, raising the memory limit by half until it succeeds."""
         while True:
             try:
                 return work()
             except (duckdb.OutOfMemoryException, OSError) as error:
-                # Where answers have begun to come, Arrow hands on what DuckDB says as an error of its own.
+                # Once a result is streaming, Arrow wraps DuckDB's error in one of its own.
                 if _OUT_OF_MEMORY not in str(error) or self._memory_bytes >= _MOST_MEMORY:
                     raise
             self._allow(self._memory_bytes * 3 // 2)
@@ -124,11 +126,11 @@ class Rows:
         self.database.execute(f"SET memory_limit = '{memory_bytes >> 20}MiB'")
 
     def batches(self, query: str, batch_rows: int = _BATCH_ROWS) -> pa.RecordBatchReader:
-        """What a query answers, in pieces."""
+        """A query's result in batches."""
         return self.database.sql(query).to_arrow_reader(batch_rows)
 
     def images(self, positions: Positions, table: str = "rows") -> Iterator[bytes]:
-        """The stored images of rows, in ascending order of their positions; `table` has `position` and `PLACE`."""
+        """The stored images of rows in ascending order of position; `table` has `position` and the columns `PLACE`."""
         self.database.register("wanted", pa.table({"position": positions}))
         places = self.database.sql(_PLACES.format(table=table)).to_arrow_table()
         self.database.unregister("wanted")
@@ -139,8 +141,8 @@ class Rows:
 
 
 def _columns(sidecar: Path, carried: Mapping[str, str]) -> str:
-    """What is read of one sidecar: all the usual columns and, of those that its source took along, only what the first
-    sidecar has too, of the type that they have there."""
+    """The columns to select from a sidecar: the standard ones and, cast to the same types, those additional ones that
+    the first sidecar also has."""
     own = carried_columns(sidecar)
     left_out = ", ".join(f'"{name}"' for name in ("file_row_number", *own))
     shared = [f', TRY_CAST("{name}" AS {kind}) AS "{name}"' for name, kind in carried.items() if name in own]

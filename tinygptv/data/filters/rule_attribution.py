@@ -1,6 +1,6 @@
-"""Which step drops which row, and the funnel: what each drops first, alone, and what only it drops.
+"""Which step drops which row, and the funnel: what each step drops first, alone, and exclusively.
 
-Memory holds two bytes per row and what the comparisons need; the rest lies on disk.
+Uses two bytes of memory per row plus what the comparisons need; the rest is on disk.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from tinygptv.data.filters.semantic import SemanticCopies
 from tinygptv.definitions.filters import Balance, Decontaminate, Deduplicate, FilterChain, Placeholder, Rule, Step
 
 KEPT = 0
-"""As a verdict: the row stays. Any other verdict is the number of the step that drops it, from 1, rules first."""
+"""Verdict of a kept row. Any other verdict is the number of the step that drops it, from 1, rules first."""
 
 _BATCH_ROWS = 20_000
 _NOBODY, _SEVERAL = 0, 255
@@ -31,7 +31,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class Judgement:
-    """One verdict per row of the sidecar; the funnel, one entry per step; how rows were found in a benchmark."""
+    """One verdict per sidecar row, one funnel entry per step, and how rows matched a benchmark."""
 
     steps: list[Rule | Step]
     verdicts: npt.NDArray[np.uint8]
@@ -46,7 +46,7 @@ class Judgement:
 
 
 def judge(rows: Rows, chain: FilterChain, held_out: Sequence[Path] = ()) -> Judgement:
-    """Judge the rows; `held_out` are the folders of the benchmarks' fingerprints."""
+    """Decide which step drops each row; `held_out` are folders of the benchmarks' fingerprints."""
     verdicts = np.full(rows.total, KEPT, np.uint8)
     judgement = Judgement([*chain.rules, *chain.steps], verdicts[: rows.count])
     _apply_rules(rows, chain.rules, judgement)
@@ -81,13 +81,13 @@ def judge(rows: Rows, chain: FilterChain, held_out: Sequence[Path] = ()) -> Judg
 
 
 def failed_bits(rules: Sequence[Rule]) -> str:
-    """SQL over a row: a number in which bit i is set where rule i does not hold."""
+    """SQL expression for a number whose bit i is set where rule i fails."""
     bits = [f"(CASE WHEN ({rule.keep}) THEN 0 ELSE {1 << bit} END)" for bit, rule in enumerate(rules)]
     return f"({' + '.join(bits) or '0'})::UBIGINT"
 
 
 def _apply_rules(rows: Rows, rules: Sequence[Rule], judgement: Judgement) -> None:
-    """Few patterns of failing rules occur; counting them gives every number of the funnel."""
+    """Count the patterns of failing rules, of which there are few; they give every number of the funnel."""
     patterns: Counter[int] = Counter()
     query = f"SELECT position, {failed_bits(rules)} AS failed FROM rows WHERE NOT earlier"
     for batch in rows.batches(query, _BATCH_ROWS):
@@ -129,6 +129,6 @@ def _kind(step: Step) -> str:
 
 
 def _judged(comparison: Comparison, present: Present, count: int) -> Iterator[Positions]:
-    """What is dropped of the rows that are judged; those of earlier sidecars never are."""
+    """The dropped rows among those to filter; rows of earlier sidecars are never dropped."""
     for dropped in comparison.dropped(present):
         yield dropped[dropped < count]

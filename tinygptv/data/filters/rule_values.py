@@ -1,4 +1,4 @@
-"""What the rules of a chain say of every row, as numbers: asked once, so that trying a threshold is one comparison."""
+"""The rules of a chain evaluated for every row, as numbers, so that trying a threshold is one comparison."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ _COPY = "COPY (SELECT {columns} FROM rows) TO {path} (FORMAT parquet, COMPRESSIO
 
 
 def measure(store: Store, source_name: str, filter_name: str, chain: FilterChain, described: Manifest) -> Manifest:
-    """`measured/<source>-<filter>@<hash>`: a row for each of the described sidecar, in its order.
+    """Make `measured/<source>-<filter>@<hash>`: one row per row of the described sidecar, in the same order.
 
-    Bit i of `failed` is set where rule i does not hold; `value_column` names what a rule compares with its threshold.
+    Bit i of `failed` is set where rule i fails; `value_column` names what a rule compares with its threshold.
     """
     definition = {"rules": [rule.model_dump() for rule in chain.rules], "text_macros": TEXT_MACROS_VERSION}
     artifact = artifact_name(f"measured/{source_name}-{filter_name}", definition, [described.artifact])
@@ -40,5 +40,5 @@ def measure(store: Store, source_name: str, filter_name: str, chain: FilterChain
 
 
 def value_column(rule: Rule) -> str:
-    """The column that holds what `rule` compares."""
+    """The column with the value that `rule` compares."""
     return f"value_of_{rule.name}"

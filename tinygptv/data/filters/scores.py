@@ -1,6 +1,6 @@
-"""What models say of every row of a sidecar: the table that scoring leaves, and how a filter reads it.
+"""Model scores for every sidecar row: the table that scoring writes, and how a filter reads it.
 
-One row per sidecar row, in the same order, so that joining them is reading both; keys are compared on the way.
+It has one row per sidecar row in the same order, so both are joined by reading them in parallel; keys are checked.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("embedding", pa.list_(pa.float16(), EMBEDDING_WIDTH)),
     ]
 )
-"""`pair` is the hash of what was scored, image and caption. What a scorer does not give is NULL."""
+"""`pair` is the hash of the scored image and caption. Columns that a scorer does not fill are NULL."""
 
 _BATCH_ROWS = 20_000
 _JOINED = [name for name in SCHEMA.names if name != "embedding"]
@@ -43,14 +43,15 @@ _JOINED = [name for name in SCHEMA.names if name != "embedding"]
 def describe_rows(
     store: Store, source_name: str, chain: FilterChain, raw: Manifest, scores: Manifest | None
 ) -> Manifest:
-    """What a chain's rules are asked about: the sidecar of `raw` with its captions cleaned and, if the chain names a
-    scorer, with what that says. Raises DataError if scores are missing, or were made of other rows.
+    """The sidecar that a chain's rules see: that of `raw` with cleaned captions and, if the chain has a scorer, scores.
+
+    Raises DataError if scores are missing, or belong to other rows.
     """
     described = describe(store, source_name, chain.captions, raw)
     if chain.scores is None:
         return described
     if scores is None:
-        raise DataError(f"{raw.artifact}: the chain asks for the scores of '{chain.scores}'; first run `score`")
+        raise DataError(f"{raw.artifact}: the chain needs the scores of '{chain.scores}'; run `score` first")
     name = f"described/{source_name}-{chain.captions}-{chain.scores}"
     definition = {"better_caption": chain.better_caption}
     parents = [described.artifact, scores.artifact]
@@ -62,12 +63,12 @@ def describe_rows(
             schema = pa.unify_schemas([rows.schema_arrow, column_schema(SCORE_COLUMNS)])
             count, replaced = rows.metadata.num_rows, 0
             if count != said.metadata.num_rows:
-                raise DataError(f"{table}: {said.metadata.num_rows} rows for the {count} of {sidecar}; remove it")
+                raise DataError(f"{table}: {said.metadata.num_rows} rows, but {sidecar} has {count}; remove it")
             batches = zip(rows.iter_batches(_BATCH_ROWS), said.iter_batches(_BATCH_ROWS, columns=_JOINED), strict=True)
             with pq.ParquetWriter(draft / SIDECAR, schema, compression="zstd") as joined:
                 for batch, scored in batches:
                     if batch["key"] != scored["key"]:
-                        raise DataError(f"{table}: its keys are not those of {sidecar}; remove it")
+                        raise DataError(f"{table}: its keys differ from those of {sidecar}; remove it")
                     both = _joined(batch, scored, describer if chain.better_caption else None)
                     replaced += both["recaptioned"].true_count
                     joined.write_batch(both.cast(schema))
@@ -77,7 +78,7 @@ def describe_rows(
 
 
 def _joined(rows: pa.RecordBatch, scored: pa.RecordBatch, describer: Describer | None) -> pa.RecordBatch:
-    """Both, with the better caption of the two and its scores if there is somebody to tell its language."""
+    """Join both; with a `describer`, take the better of the two captions, with its scores and language."""
     columns = {name: rows[name] for name in rows.schema.names}
     columns |= {name: scored[name] for name in ("itc", "itm", "clip")}
     replaced = pa.array(np.zeros(len(rows), np.bool_))

@@ -1,4 +1,4 @@
-"""Copies by what a model saw: pictures recoloured, cropped or retouched, which no hash of their pixels finds."""
+"""Copies by embedding: recoloured, cropped or retouched pictures that pixel hashes do not find."""
 
 import tempfile
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ Pairs = NDArray[np.int32]
 
 
 class SemanticCopies(Comparison):
-    """Of rows whose embeddings are near: in order, whoever is near no survivor survives.
+    """Drops rows with near embeddings greedily: in order, a row survives unless it is near a survivor.
 
-    Every picture is held against every other, block by block: exact, in memory that does not grow with the rows but for
-    the pairs found, and in time that grows with their square: a minute of one core for a hundred thousand pictures.
+    Every picture is compared with every other, block by block: exact, with memory only for the pairs found, and time
+    quadratic in the number of rows (a minute on one core for a hundred thousand pictures).
     """
 
     def __init__(self, rows: Rows, step: Deduplicate, scores: Path, at_least: float) -> None:
-        """`scores` is the scores table of the rows. Raises DataError if nearly everything is a copy."""
+        """`scores` is the scores table of the rows. Raises DataError if there are too many pairs."""
         pairs = near_pairs(scores, at_least, rows.spill)
         rows.database.register("candidates", pa.table({"position": np.unique(pairs).astype(np.int64)}))
         found = rows.columns(_IN_ORDER.format(order=step.order))
@@ -45,7 +45,7 @@ class SemanticCopies(Comparison):
         self._near = neighbours(pairs)
 
     def dropped(self, present: Present) -> Iterator[Positions]:
-        """Those that are there and near a survivor."""
+        """Present rows that are near a survivor."""
         survivors: set[int] = set()
         dropped = []
         for position in self._positions[present(self._positions)].tolist():
@@ -59,9 +59,9 @@ class SemanticCopies(Comparison):
 
 
 def near_pairs(scores: Path, at_least: float, folder: Path) -> Pairs:
-    """(pairs, 2) rows of a scores table whose embeddings have a cosine of `at_least` that, the smaller first.
+    """(pairs, 2) row numbers of a scores table whose embeddings have a cosine of `at_least`, smaller number first.
 
-    What is compared lies in a file in `folder` meanwhile. Rows without an embedding are near none.
+    The embeddings are unpacked into a temporary file in `folder`. Rows without an embedding match nothing.
     """
     with parquet(scores) as file, tempfile.TemporaryFile(dir=folder) as unpacked:
         count = file.metadata.num_rows
@@ -95,7 +95,7 @@ def _blocks(vectors: NDArray[np.float16], at_least: float) -> Iterator[Pairs]:
 
 
 def _dense(embeddings: pa.FixedSizeListArray) -> NDArray[np.float16]:
-    """(rows, EMBEDDING_WIDTH), zeros where there is none."""
+    """(rows, EMBEDDING_WIDTH), zeros for missing embeddings."""
     dense = np.zeros((len(embeddings), EMBEDDING_WIDTH), np.float16)
     is_there = embeddings.is_valid().to_numpy(zero_copy_only=False)
     dense[is_there] = embeddings.flatten().to_numpy(zero_copy_only=False).reshape(-1, EMBEDDING_WIDTH)
