@@ -158,7 +158,7 @@ def test_a_component_without_a_usable_sample_is_refused_and_nothing_is_left(stor
 def test_a_task_that_a_layout_cannot_answer_is_refused(store: Store, define: Path) -> None:
     write_align(define, {"1": "one"}, images=1)
     write_mixture(define, {"source": "align", "task": "refer", "weight": 1.0})
-    with pytest.raises(DefinitionError, match=r"components\[0\].task: align cannot be asked 'refer'; choose.*describe"):
+    with pytest.raises(DefinitionError, match=r"components\[0\].task: align does not support 'refer'; choose.*describe"):
         mix(store, "blend", None)
 
 

@@ -1,7 +1,7 @@
-"""A mixture's components → one table of samples, every record left out counted by reason; and that table read back.
+"""A mixture's components → one table of samples, with every dropped record counted by reason; and reading it back.
 
-An image is referred to by the artifact or definition it lies in and a path below, so that a mixture stays valid when a
-workdir moves, and on S3. The order in which training draws is `drawing.py`'s.
+Images are referenced by artifact or definition location plus a path below it, so a mixture stays valid when a workdir
+moves, and on S3. The order in which training draws samples is in `sampling_order`.
 """
 
 import functools
@@ -39,19 +39,19 @@ from tinygptv.store.locations import local_path
 log = logging.getLogger(__name__)
 
 SAMPLES, SUMMARY, LEFT_OUT = "samples.parquet", "mixture.json", "left_out.npy"
-_LAYOUT = 3  # of the table; raise it when its columns, or what is read of a record, change
+_LAYOUT = 3  # raise it when the table's columns, or what is read of a record, change
 PAIR_TASKS: tuple[Task, ...] = ("caption_only", "describe", "caption")
 
 _TURNS = pa.list_(pa.struct([("instruction", pa.string()), ("answer", pa.string())]))
 _IMAGE = pa.struct(
     [
-        ("root", pa.string()),  # an artifact's name or a definition's location: where `path` starts
+        ("root", pa.string()),  # an artifact's name or a definition's location, to which `path` is relative
         ("path", pa.string()),
         ("offset", pa.int64()),
         ("length", pa.int64()),
     ]
 )
-_BATCH = 10_000  # annotated samples that are Python objects at a time
+_BATCH = 10_000  # annotated samples held as Python objects at once
 _SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -70,7 +70,7 @@ _SCHEMA = pa.schema(
 
 @dataclass
 class _Part:
-    """One component's samples, before they are written."""
+    """One component's samples before they are written."""
 
     table: pa.Table
     rows_in: int
@@ -80,19 +80,17 @@ class _Part:
 
 
 def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstones: int | None = None) -> Manifest:
-    """Gather all samples of a mixture; `pairs` is the filtered artifact of the run's source, if the mixture uses one.
+    """Gather all samples of a mixture; `pairs` is the filtered artifact of the run's source, if the mixture uses it.
 
-    Annotated samples that the `first_tombstones`, or all, name are left out and counted as `forgotten`. Raises
-    DefinitionError for a component that cannot be asked its task or has no pairs, DataError for an empty one.
+    Annotated samples that a tombstone names (only the `first_tombstones`, if given) are dropped as `forgotten`. Raises
+    DefinitionError for a component that does not support its task or has no pairs, DataError for an empty one.
     """
     mixture = catalog.mixture(mixture_name)
     sources = _annotation_sources(mixture_name, mixture)
     parents = []
     if any(component.source == RUN_SOURCE for component in mixture.components):
         if pairs is None:
-            raise DefinitionError(
-                f"{_named(mixture_name)}: needs the filtered pairs of a run for {RUN_SOURCE}; give them"
-            )
+            raise DefinitionError(f"{_named(mixture_name)}: {RUN_SOURCE} needs the filtered pairs of a run; pass them")
         parents.append(pairs.artifact)
     places = [place for source in sources.values() for place in (source.images, *source.files.values())]
     if any(place.startswith("embedded:") for place in places):
@@ -138,7 +136,7 @@ def _named(mixture_name: str) -> str:
 
 
 def _annotation_sources(mixture_name: str, mixture: Mixture) -> dict[str, AnnotationsSource]:
-    """The annotation sources of a mixture by name; every component can be asked its task."""
+    """The annotation sources of a mixture by name, after checking that every component supports its task."""
     sources = {}
     for place, component in enumerate(mixture.components):
         where, allowed = f"{_named(mixture_name)}, components[{place}]", PAIR_TASKS
@@ -151,7 +149,7 @@ def _annotation_sources(mixture_name: str, mixture: Mixture) -> dict[str, Annota
             sources[component.source], allowed = source, TASKS[source.format]
         if component.task not in allowed:
             raise DefinitionError(
-                f"{where}.task: {component.source} cannot be asked '{component.task}'; "
+                f"{where}.task: {component.source} does not support '{component.task}'; "
                 f"choose one of {', '.join(allowed)}"
             )
     return sources
@@ -206,7 +204,7 @@ def _row(sample: Sample, root: str, images: Path) -> dict[str, Any]:
 
 
 def _forget(part: _Part, wanted: list[Tombstone]) -> None:
-    """Leave out what is said, or shown, to be forgotten."""
+    """Drop samples whose text or images are to be forgotten."""
     forgotten = np.zeros(part.table.num_rows, np.bool_)
     if patterns := caption_patterns(wanted):
         texts = [
@@ -224,7 +222,7 @@ def _forget(part: _Part, wanted: list[Tombstone]) -> None:
 
 
 def _limit(part: _Part, most: int | None) -> None:
-    """Keep `most` samples: those whose keys hash lowest, whatever the order of the file."""
+    """Keep `most` samples: those with the lowest key hashes, independent of the order of the file."""
     if most is not None and part.table.num_rows > most:
         part.drops["over_max_samples"] = part.table.num_rows - most
         hashes = [hashlib.sha256(key.encode()).digest() for key in part.table["key"].to_pylist()]
@@ -268,20 +266,19 @@ def _write(folder: Path, mixture: Mixture, parts: list[_Part]) -> Outcome:
 class MixedSamples:
     """A finished mixture: its definition, the size of each component, and any sample by component and position.
 
-    Samples that tombstones name are masked: they are neither drawn nor handed out. `tombstones` says how many there
-    were when the mixture was opened. So are those that a stage cannot learn from, if `usable` names what was found out
-    about that (see `usable`).
+    Samples named by tombstones are masked: they are neither drawn nor returned. `tombstones` is the number of
+    tombstones when the mixture was opened. Samples that the artifact `usable` lists as unusable are masked too.
     """
 
     def __init__(
         self, store: Store, artifact: str, first_tombstones: int | None = None, usable: str | None = None
     ) -> None:
-        """Only the `first_tombstones` count, or all. Raises DataError if nothing of a component is left."""
+        """Only the `first_tombstones` apply, or all. Raises DataError if a component has no sample left."""
         folder = store.folder(artifact)
         self.mixture = Mixture.model_validate(json.loads((folder / SUMMARY).read_text())["mixture"])
         self._table = pq.read_table(
             folder / SAMPLES, memory_map=True
-        ).combine_chunks()  # one chunk: rows are then found fast
+        ).combine_chunks()  # row access is fast with a single chunk
         counts = np.bincount(self._table["component"].to_numpy(), minlength=len(self.mixture.components))
         self.sizes = tuple(int(count) for count in counts)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
@@ -295,19 +292,19 @@ class MixedSamples:
         self._root = functools.cache(functools.partial(root_place, store))
 
     def order(self, seed: int, batch: int) -> Order:
-        """What every step draws of it, for the order seed and the global batch size of a stage."""
+        """The sampling order for a stage's order seed and global batch size."""
         return Order(self.mixture, self.sizes, seed, batch, self.masks)
 
     def rows(self, plan: Plan) -> NDArray[np.int64]:
-        """(N,) The rows of the table that hold a plan's samples."""
+        """(N,) The table rows of a plan's samples."""
         rows: NDArray[np.int64] = self._starts[plan.components] + plan.positions
         return rows
 
     def samples(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
-        """The samples at (component, position), their images by path or address. Raises DataError for a masked one."""
+        """The samples at (component, position), their images by path or URL. Raises DataError for a masked one."""
         numbers = [int(self._starts[component]) + position for component, position in places]
         if self._masked is not None and self._masked[numbers].any():
-            raise DataError("a sample was asked for that is to be forgotten or left out; use MixedSamples.order")
+            raise DataError("a requested sample is masked (forgotten or unusable); use MixedSamples.order")
         return [self._sample(row) for row in self._table.take(numbers).to_pylist()]
 
     def _masks(self, artifact: str) -> list[Mask]:
@@ -317,7 +314,7 @@ class MixedSamples:
         for component, start, size in zip(self.mixture.components, self._starts, self.sizes, strict=False):
             mask = self._masked[start : start + size]
             if mask.all():
-                raise DataError(f"{artifact}: nothing of {component.source} is left that may be used; mix again")
+                raise DataError(f"{artifact}: no usable sample of {component.source} is left; mix again")
             masks.append(mask if mask.any() else None)
         return masks
 
@@ -338,14 +335,13 @@ class MixedSamples:
 
 
 def _masked_rows(store: Store, artifact: str, samples: Path, wanted: list[Tombstone]) -> NDArray[np.bool_]:
-    from tinygptv.data.forget.forget import masked_rows  # ranks of a run without tombstones need no database
+    from tinygptv.data.forget.forget import masked_rows  # without tombstones, training ranks need no database
 
     return masked_rows(store, artifact, samples, wanted)
 
 
 def root_place(store: Store, root: str) -> str:
-    """Where the paths of a mixture's images start that name this root: an artifact, here or on S3, or a definition's
-    location."""
+    """Resolve the root of a mixture's image paths: an artifact (local or on S3) or a definition's location."""
     if root.startswith(LOCATION_PREFIXES):
         return str(local_path(root, functools.partial(corpus_folder, store)))
     return store.place(root)

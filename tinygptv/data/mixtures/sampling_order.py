@@ -1,19 +1,20 @@
 """The order in which training draws from a mixture: a pure function of (definition, sizes, seed, step).
 
-No worker, rank or restart has a say in it, and any step can be asked what it used. Three ideas make it exact and cheap:
+It does not depend on workers, ranks or restarts, and the samples of any step can be computed directly. Three ideas make
+it exact and cheap:
 
-- *Decks.* Choices of a component are cards. A deck of 1,000 is shuffled by its number, and holds so many cards of each
-  component that all decks up to its end together are as near to the declared shares as whole cards can be. So how
-  often a component came before any card is one multiplication and one count, never a replay.
-- *Epochs.* A component's n-th sample is entry n % size of the order that belongs to its epoch n // size. So nothing
-  comes twice before everything came once.
-- *Hands.* An epoch is shuffled in hands of at most 131,072 samples, so that memory stays small however large the
-  component is. One that has more is cut into hands that each take every k-th sample; an epoch shuffles the hands, too.
+- *Decks.* A card names a component. A deck of 1,000 cards is shuffled with its number as the seed, and composed so that
+  all decks up to its end together match the declared shares as closely as whole cards can. So the number of earlier
+  cards of a component takes one multiplication and one count, not a replay.
+- *Epochs.* A component's n-th sample is entry n % size of the permutation of its epoch n // size. So no sample repeats
+  before all have been drawn.
+- *Hands.* An epoch is shuffled in hands of at most 131,072 samples, so memory stays small for any component. A larger
+  component is split into hands that each take every k-th sample; an epoch also shuffles the hands.
 
-What is masked, because somebody asked for its removal, is never drawn: the next entry of its hand that is not masked
-stands in for it. So a mask changes only the places that would have shown what it hides, in any epoch.
+A masked sample is never drawn: the next unmasked entry of its hand replaces it. So a mask changes only the places that
+would have drawn what it hides, in every epoch.
 
-A card is a step (`per_step`, as the reference trains: a batch holds one component) or a sample (`per_sample`).
+A card is a step (`per_step`, as in the reference: a batch holds one component) or a sample (`per_sample`).
 """
 
 import functools
@@ -29,23 +30,23 @@ from numpy.typing import NDArray
 from tinygptv.definitions.mixture import Mixture
 
 DECK = 1000
-"""Cards of a deck, or a multiple: so many that the least component has one in each."""
+"""Cards in a deck; a multiple of it where the smallest component would otherwise have less than one card."""
 
 HAND = 2**17
-"""Samples of a component that are shuffled at a time; 1 MB each."""
+"""Samples of a component that are shuffled together; 1 MB each."""
 
 _BLOCK = 1000
 _KEPT_DECKS = 4
 
 Mask = NDArray[np.bool_] | None
-"""TRUE for each position of a component that must not be drawn; None if all may be."""
+"""True for each position of a component that must not be drawn; None if all may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The N samples that neighbouring steps show, in order; those of the n-th step lie from starts[n] to starts[n + 1].
+    """The N samples of consecutive steps, in order; those of the n-th step are starts[n] to starts[n + 1].
 
-    components (N,) int16 and positions (N,) int64 within them; starts (steps + 1,) int64.
+    components (N,) int16, positions within them (N,) int64, starts (steps + 1,) int64.
     """
 
     steps: range
@@ -55,9 +56,9 @@ class Plan:
 
 
 class Cards:
-    """Which component every card of a mixture names, and how many samples that makes.
+    """The component that every card of a mixture names, and the number of samples it stands for.
 
-    `batch` is the stage's; components that hold a batch size of their own keep to that.
+    `batch` is the stage's batch size, for components that do not set their own.
     """
 
     def __init__(self, mixture: Mixture, seed: int, batch: int) -> None:
@@ -71,10 +72,10 @@ class Cards:
         self.per_step = 1 if per_step else batch
         samples = [component.batch_size or batch for component in mixture.components]
         self.samples = np.array(samples if per_step else [1] * len(weights))
-        """(components,) samples that a card of each stands for."""
+        """(components,) samples per card of each."""
 
     def of(self, steps: range) -> NDArray[np.int16]:
-        """The cards of some steps, as numbers of components."""
+        """The cards of some steps, as component numbers."""
         first, last = steps.start * self.per_step, steps.stop * self.per_step
         decks = range(first // self._size, -(-last // self._size))
         return np.concatenate(
@@ -83,7 +84,7 @@ class Cards:
         )
 
     def samples_before(self, step: int) -> NDArray[np.int64]:
-        """(components,) How many samples of each the steps before `step` draw."""
+        """(components,) The number of samples of each that the steps before `step` draw."""
         deck, place = divmod(step * self.per_step, self._size)
         begun = np.bincount(self._deck(deck)[:place], minlength=len(self._shares)) if place else 0
         return (self._dealt(deck) + begun) * self.samples
@@ -104,9 +105,9 @@ class Cards:
 
 
 class Order:
-    """What every step of a stage draws: the same for any number of ranks or workers, and for any way to get there.
+    """The samples of every step of a stage, independent of ranks, workers and restarts.
 
-    `sizes` counts each component's samples, masked ones included; each component has a mask, or none has.
+    `sizes` are the components' sample counts including masked samples; `masks` has one entry per component or is empty.
     """
 
     def __init__(
@@ -124,12 +125,12 @@ class Order:
         return list(zip(plan.components.tolist(), plan.positions.tolist(), strict=True))
 
     def plan(self, steps: range) -> Plan:
-        """All samples of neighbouring steps at once."""
+        """All samples of consecutive steps at once."""
         cards = self._cards.of(steps)
         samples = self._cards.samples[cards]
         starts = np.concatenate([[0], np.cumsum(samples)])[:: self._cards.per_step]
         components = np.repeat(cards, samples)
-        # Each component's samples follow one another, whatever lies between them.
+        # Each component's samples are consecutive, regardless of the cards in between.
         before = self._cards.samples_before(steps.start).tolist()
         counts = np.bincount(components, minlength=len(before)).tolist()
         drawn = [
@@ -141,15 +142,12 @@ class Order:
         return Plan(steps, starts, components, positions)
 
     def plans(self, steps: range) -> Iterator[Plan]:
-        """The same block by block, so that any number of steps needs the memory of a thousand."""
+        """The same in blocks, so that memory does not grow with the number of steps."""
         for start in range(steps.start, steps.stop, _BLOCK):
             yield self.plan(range(start, min(start + _BLOCK, steps.stop)))
 
     def _entries(self, component: int, first: int, last: int) -> NDArray[np.int64]:
-        """The positions that a component shows from its `first` sample to before its `last`, counted over all epochs.
-
-        Its hands are looked up one after another.
-        """
+        """The positions of a component's samples number `first` to `last` (exclusive), counted over all epochs."""
         parts = [np.empty(0, np.int64)]
         while first < last:
             epoch, place = divmod(first, self._sizes[component])
@@ -161,7 +159,7 @@ class Order:
         return np.concatenate(parts)
 
     def _hands(self, component: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """An epoch's hands in order: the first position of each, and the place in the epoch where it begins."""
+        """An epoch's hands in order: the first position of each, and its offset within the epoch."""
         size = self._sizes[component]
         count = -(-size // HAND)
         firsts = _order(count, self._seed, component, epoch, "hands")
@@ -169,7 +167,7 @@ class Order:
         return firsts, np.cumsum(lengths) - lengths
 
     def _shuffled(self, component: int, epoch: int, number: int) -> NDArray[np.int64]:
-        """A hand's positions in their order, with stand-ins for what is masked."""
+        """A hand's positions in order, with masked ones replaced."""
         firsts, _ = self._cut(component, epoch)
         hand = np.arange(firsts[number], self._sizes[component], len(firsts))
         shown = hand[_order(len(hand), self._seed, component, epoch * len(firsts) + number)]
@@ -177,21 +175,21 @@ class Order:
         if mask is None:
             return shown
         allowed = np.flatnonzero(~mask[shown])
-        if not len(allowed):  # of one hand among many: a component of which nothing is left cannot be opened
+        if not len(allowed):  # other hands have unmasked samples: a fully masked component cannot be opened
             return np.resize(self._hand(component, epoch, (number + 1) % len(firsts)), len(shown))
         following = np.searchsorted(allowed, np.arange(len(shown)))
         return shown[allowed[following % len(allowed)]]
 
 
 def order_seed(seed: int, stage: str) -> int:
-    """The seed of a stage's order: stages that share a mixture must not walk through it in the same order."""
+    """The seed of a stage's order, so that stages sharing a mixture draw in different orders."""
     return (seed * 1_000_003 + zlib.crc32(stage.encode())) % 2**63
 
 
 def _order(size: int, *key: int | str) -> NDArray[np.int64]:
-    """A permutation that depends on `key` alone, in every version of NumPy: raw Philox words, sorted.
+    """A permutation that depends only on `key`, stable across NumPy versions: raw Philox words, sorted.
 
-    Their last bits give way to their numbers, for sorting words is faster than finding out how they would be sorted.
+    Their low bits are replaced by their index, because sorting is faster than argsort.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     words: NDArray[np.uint64] = np.random.Philox(key=int.from_bytes(digest[:16])).random_raw(size)

@@ -1,4 +1,4 @@
-"""What a stage gets from each component of its mixture: shares, how often each sample comes, and caps on that."""
+"""What a stage draws from each component of its mixture: shares, epochs, and limits on epochs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,27 +10,26 @@ from tinygptv.errors import DefinitionError
 
 
 def declared_shares(mixture: Mixture) -> list[float]:
-    """Each component's share of the samples, by its weight and, if it has one of its own, its batch size."""
+    """Each component's share of the samples, from its weight and its own batch size, if set."""
     weights = [component.weight * (component.batch_size or 1) for component in mixture.components]
     return [weight / sum(weights) for weight in weights]
 
 
 def drawn_samples(mixture: Mixture, seed: int, steps: int, batch: int) -> list[int]:
-    """How many samples of each component the first steps draw, exactly."""
+    """The exact number of samples of each component in the first steps."""
     counts: list[int] = Cards(mixture, seed, batch).samples_before(steps).tolist()
     return counts
 
 
 def realised_shares(mixture: Mixture, seed: int, steps: int, batch: int) -> list[float]:
-    """The share of samples that each component gives in the first steps."""
+    """Each component's share of the samples drawn in the first steps."""
     drawn = np.array(drawn_samples(mixture, seed, steps, batch))
     shares: list[float] = (drawn / drawn.sum()).tolist()
     return shares
 
 
 def shares_table(mixture: Mixture, sizes: Sequence[int], seed: int, steps: int, batch: int) -> Iterator[str]:
-    """Lines for people: each component's samples, declared and realised share, how often each sample comes, and how
-    often it may."""
+    """Text table: each component's samples, declared and realised share, epochs, and maximum epochs."""
     drawn = drawn_samples(mixture, seed, steps, batch)
     yield f"{'component':<32} {'samples':>9} {'declared':>9} {'realised':>9} {'epochs':>8} {'at most':>8}".rstrip()
     for component, size, declared, count in zip(
@@ -44,7 +43,7 @@ def shares_table(mixture: Mixture, sizes: Sequence[int], seed: int, steps: int, 
 def refuse_repetition(
     mixture_name: str, sizes: Sequence[int], mixture: Mixture, seed: int, steps: int, batch: int
 ) -> None:
-    """Raise DefinitionError, with the numbers, if the steps would draw a component more often than it allows."""
+    """Raise DefinitionError, with the numbers, if a component exceeds its `max_epochs`."""
     drawn = drawn_samples(mixture, seed, steps, batch)
     over = [
         f"components[{place}]: {count} draws of the {size} samples of {component.source} are "
@@ -54,6 +53,6 @@ def refuse_repetition(
     ]
     if over:
         raise DefinitionError(
-            f"mixture '{mixture_name}' in {steps} steps: {'; '.join(over)}. Take fewer steps, give it less weight or "
-            "more samples, or allow it more epochs"
+            f"mixture '{mixture_name}' in {steps} steps: {'; '.join(over)}. Take fewer steps, lower its weight, add "
+            "samples, or raise max_epochs"
         )
