@@ -87,9 +87,9 @@ def test_what_a_stage_cannot_learn_from_is_said_and_not_shown(
     statements.write_text("\n".join([long, quoting, *others]))
     assert main([*options, "--stage", "stage1", "--show", "23"]) == 0
     told = capsys.readouterr().out
-    assert "23 of 24 samples can be learned from (left out: mini_statements: prompt_too_long 1); longest" in told
+    assert "23 of 24 samples are usable (left out: mini_statements: prompt_too_long 1); longest" in told
     assert re.search(r"mini_statements statement +23 ", told)
-    assert "special_token_in_text 1: kept, and read as text" in told
+    assert "special_token_in_text 1: kept, read as text" in told
     assert "a n d" not in told.partition("longest sequence")[2]
 
 

@@ -137,7 +137,7 @@ def test_any_number_of_ranks_and_pieces_sees_the_same_samples(loader: Loader, ra
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(loader: Loader) -> None:
-    with pytest.raises(DefinitionError, match="3 ranks cannot share a global batch of 8"):
+    with pytest.raises(DefinitionError, match="a global batch of 8 cannot be divided evenly among 3 ranks"):
         loader.batch(0, rank=0, ranks=3)
 
 
@@ -243,7 +243,7 @@ def test_stand_ins_are_the_same_for_any_number_of_ranks_and_pieces(
 
 def test_a_component_that_is_all_damaged_is_an_error(opened: Callable[[bool], Loader]) -> None:
     damage(opened(False), 30)
-    with pytest.raises(DataError, match=f"nor can {STAND_INS} stand-ins"):
+    with pytest.raises(DataError, match=f"{STAND_INS} stand-ins cannot be used either"):
         opened(True).batch(0)
 
 

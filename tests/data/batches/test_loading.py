@@ -137,7 +137,7 @@ def test_a_worker_that_is_lost_is_named_and_its_batches_are_made_again(
     pids = batches.ahead.workers
     batches.steps(*range(6))
     (told,) = batches.losses
-    how = "ended with exit code" if what == "die" else "gave no answer for 2 s"
+    how = "ended with exit code" if what == "die" else "did not answer for 2 s"
     assert told.startswith(f"loader worker 1, process {pids[1]}, {how}")
     assert told.endswith("over batch 4")
     assert batches.ahead.workers[0] == pids[0]

@@ -110,14 +110,14 @@ def test_special_tokens_and_turn_markers_are_kept_as_text_and_counted(store: Sto
     found = check(store, mixture, INPUTS, MODEL)
     assert found.rows_out == 3
     assert found.details["read_as_text"] == {"special_token_in_text": 2, "turn_marker_in_text": 1}
-    assert "turn_marker_in_text 1: kept, and read as text" in "\n".join(summary_lines(found))
+    assert "turn_marker_in_text 1: kept, read as text" in "\n".join(summary_lines(found))
 
 
 def test_a_component_of_which_nothing_is_left_is_refused_with_a_remedy(store: Store, talks: Callable[..., str]) -> None:
     mixture = talks(("what?", "a ### b"), ("what? " * 300, "no"))
     with pytest.raises(DataError) as refused:
         check(store, mixture, INPUTS, MODEL)
-    assert "nothing of talks is left that can be learned from (" in str(refused.value)
+    assert "no usable sample of talks is left (" in str(refused.value)
     for told in (
         "end_symbol_in_answer 1",
         "prompt_too_long 1",

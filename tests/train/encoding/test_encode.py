@@ -259,7 +259,7 @@ def test_an_image_that_cannot_be_read_is_counted_and_named_when_it_is_wanted(
         shard.write(b"x" * image.length)
     made = encode(store, run, "stage1", mixture, None)
     assert (made.rows_in, made.rows_out, made.drops["unreadable_image"]) == (24, 23, 1)
-    with pytest.raises(DataError, match=r"00000.tar, key3: could not be read"):
+    with pytest.raises(DataError, match=r"00000.tar, key3: the image was unreadable"):
         reader(store, made).read(image, "key3")
 
 

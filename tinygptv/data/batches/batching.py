@@ -27,17 +27,17 @@ from tinygptv.sample import Sample, Turn
 from tinygptv.store.artifacts import Store
 
 STAND_INS = 16
-"""How many samples in a row may be unusable before that is an error."""
+"""Consecutive unusable samples after which loading fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Tensors for one forward pass. Images are those of all samples in order; text-only samples have none.
 
-    pixels (N, 3, H, W) uint8; input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where nothing is
-    learned. `keys` and `sources` say which samples these are. If samples share rows (see `packing`),
-    position_ids (B, T) say where each begins: at 0. `replaced` are those that could not be used. Where features were
-    computed before, image_features (N, tokens, width) stand in for pixels, which are then none.
+    pixels (N, 3, H, W) uint8; input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where there is
+    no loss. `keys` and `sources` identify the samples. With packing, samples share rows (see `packing`) and
+    position_ids (B, T) restart at 0 for each. `replaced` lists samples that could not be used. With precomputed
+    features, image_features (N, tokens, width) replace pixels, which are then empty.
     """
 
     pixels: Tensor
@@ -51,14 +51,14 @@ class Batch:
     image_features: Tensor | None = None
 
     def images(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-        """What the model takes of the images: their features, or the values of their pixels (see `normalise`)."""
+        """The model's image input: features, or normalised pixels (see `normalise`)."""
         if self.image_features is not None:
             return self.image_features.to(device, dtype)
         return normalise(self.pixels.to(device)).to(dtype)
 
     @property
     def owners(self) -> Tensor:
-        """Which sample each token belongs to, by its number in `keys`: (B, T) int64."""
+        """The sample that each token belongs to, as an index into `keys`: (B, T) int64."""
         if self.position_ids is None:
             return torch.arange(len(self.labels))[:, None].expand_as(self.labels)
         return (self.position_ids == 0).flatten().cumsum(0).sub(1).view_as(self.labels)
@@ -66,7 +66,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """A sample that could not be used, why, and the key of the one that stands in for it."""
+    """A sample that could not be used, why, and the key of its replacement."""
 
     source: str
     key: str
@@ -75,7 +75,7 @@ class Replaced:
 
 
 class UnusableSampleError(DataError):
-    """One of some samples cannot be made a part of a batch; `number` says which."""
+    """A sample that cannot be used in a batch; `number` is its index."""
 
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(reason)
@@ -84,7 +84,7 @@ class UnusableSampleError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A sample of a step, what it is asked as, and its turns as the model reads them."""
+    """A sample of a step, its task, and its turns as the model reads them."""
 
     sample: Sample
     task: Task
@@ -92,17 +92,17 @@ class Drawn:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder. Raises DefinitionError if there is none, or a damaged one."""
+    """The tokenizer of a model folder. Raises DefinitionError if it is missing or damaged."""
     if not (folder / "tokenizer.json").is_file():
         raise DefinitionError(f"{folder}: no tokenizer.json; point `tokenizer` at a folder that holds one")
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the library has no class of its own for a file it cannot read
+    except Exception as error:  # the library has no exception type for an unreadable file
         raise DefinitionError(f"{folder}/tokenizer.json: not a tokenizer ({error}); copy the folder again") from error
 
 
 class Collator:
-    """Turns and images, or the `features` of these, → a Batch, for one tokenizer, one stage's inputs and
+    """Turns and images (or their `features`) → a Batch, for one tokenizer and one stage's inputs, with
     `num_image_tokens` per image."""
 
     def __init__(
@@ -119,14 +119,14 @@ class Collator:
         self._images = ImageReader(inputs.image_size, inputs.decoding) if features is None else features
 
     def expect(self, samples: Iterable[Sample]) -> None:
-        """Begin to fetch what these samples show, if it lies on S3."""
+        """Start prefetching the images of these samples, if they are on S3."""
         if isinstance(self._images, ImageReader):
             self._images.expect(samples)
 
     def training(self, samples: Sequence[Sample], rendered: Sequence[tuple[Turn, ...]], packing: bool = False) -> Batch:
-        """Right-padded, with labels; `rendered` holds each sample's turns as `prompts.render` gives them.
+        """Build a right-padded batch with labels; `rendered` holds each sample's turns as rendered by `prompts.render`.
 
-        With `packing` samples share rows, and are in an order of their own.
+        With `packing`, samples share rows and their order changes.
         """
         texts = self.sequences.training(rendered)
         pictures = self._pictures(samples, texts)
@@ -137,12 +137,12 @@ class Collator:
         return replace(batch, position_ids=position_ids)
 
     def prompts(self, samples: Sequence[Sample], task: Task) -> Batch:
-        """For generation: the first turn's prompt in the evaluation wording, left-padded; nothing is learned."""
+        """Build a batch for generation: the first turn's prompt in the evaluation wording, left-padded, no labels."""
         texts = self.sequences.asking([self._asked(sample, task) for sample in samples])
         return self._batch(samples, self._pictures(samples, texts), texts)
 
     def prompt_length(self, sample: Sample, task: Task) -> int:
-        """Tokens and image slots of one row of `prompts`."""
+        """The number of tokens and image slots in a sample's row of `prompts`."""
         return self.sequences.asking_length(self._asked(sample, task))
 
     def _asked(self, sample: Sample, task: Task) -> str:
@@ -161,19 +161,19 @@ class Collator:
         return replace(batch, pixels=torch.from_numpy(np.stack(shown))) if shown else batch
 
     def _pictures(self, samples: Sequence[Sample], texts: Texts) -> list[list[Any]]:
-        """Pixels or features of each sample's images, one sample to a row. Raises UnusableSampleError."""
+        """Pixels or features of each sample's images, one list per sample. Raises UnusableSampleError."""
         pictures: list[list[Any]] = []
         for sample, shown in zip(samples, self.sequences.images(texts.input_ids), strict=True):
             try:
                 pictures.append(self._shown(sample, shown))
-            except StorageError:  # that S3 stays away is no fault of a sample's
+            except StorageError:  # S3 being unavailable is not the sample's fault
                 raise
             except DataError as error:
                 raise UnusableSampleError(len(pictures), str(error)) from error
         return pictures
 
     def _shown(self, sample: Sample, shown: int) -> list[Any]:
-        """Those images, in reading order, that are left in a sequence of at most so many tokens."""
+        """The first `shown` images; a truncated sequence may contain fewer than the sample."""
         if shown > len(sample.images):
             raise DataError(
                 f"{sample.source}, {sample.key}: its prompt shows {shown} images, the sample has {len(sample.images)}"
@@ -182,7 +182,7 @@ class Collator:
 
 
 class Loader:
-    """The batches of a stage: any step, any rank's share, at any time. Equal arguments give equal bytes."""
+    """A stage's batches: any step, any rank's share, in any order. Equal arguments give equal bytes."""
 
     def __init__(
         self,
@@ -200,11 +200,11 @@ class Loader:
         features: Features | None = None,
         usable: str | None = None,
     ) -> None:
-        """`mixture` names the artifact that `mix` made; what the first tombstones, or all, name is masked, and so is
-        what a stage cannot learn from, by the artifact `usable`.
+        """`mixture` is the artifact made by `mix`. Samples named by tombstones (only `first_tombstones`, if given) are
+        masked, and so are those that the artifact `usable` lists.
 
-        With `packing` samples share rows; with `replacing` one that cannot be used is replaced by another one of its
-        component, else it is an error. With `features` no image is read.
+        With `packing`, samples share rows. With `replacing`, an unusable sample is replaced by another of its component
+        instead of raising an error. With `features`, no image is read.
         """
         self.mixed = MixedSamples(store, mixture, first_tombstones, usable)
         self.collator = Collator(tokenizer, inputs, num_image_tokens, features)
@@ -214,25 +214,25 @@ class Loader:
 
     @property
     def sources(self) -> list[str]:
-        """Where samples may come from."""
+        """The sources of the mixture's samples."""
         return list(dict.fromkeys(component.source for component in self.mixed.mixture.components))
 
     def batch_size(self, step: int) -> int:
-        """How many samples a step holds, over all ranks: the global batch size, or that of the step's component."""
+        """The number of samples in a step over all ranks: the global batch size, or that of the step's component."""
         return len(self._order.draw(step))
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """A rank's share of a step's global batch, in one piece."""
+        """A rank's share of a step's global batch as one Batch."""
         return self.micro_batches(step, rank, ranks, self.global_batch_size)[0]
 
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
-        """A rank's share of a step's global batch, in pieces of at most `micro_batch_size` samples.
+        """A rank's share of a step's global batch, in batches of at most `micro_batch_size` samples.
 
-        Raises DefinitionError if the ranks cannot share the batch evenly, DataError for a sample that cannot be used.
+        Raises DefinitionError if the batch does not divide by the ranks, DataError for an unusable sample.
         """
         samples = self.batch_size(step)
         if samples % ranks:
-            raise DefinitionError(f"{ranks} ranks cannot share a global batch of {samples} evenly")
+            raise DefinitionError(f"a global batch of {samples} cannot be divided evenly among {ranks} ranks")
         share = samples // ranks
         slots, size = range(rank * share, (rank + 1) * share), min(micro_batch_size, share)
         drawn = self.drawn(step, slots)
@@ -243,7 +243,7 @@ class Loader:
         ]
 
     def drawn(self, step: int, slots: range) -> list[Drawn]:
-        """What some places of a step's global batch hold."""
+        """The samples in some slots of a step's global batch."""
         places = self._order.draw(step)[slots.start : slots.stop]
         return self._drawn(step, slots, places)
 
@@ -269,15 +269,15 @@ class Loader:
                 slot, unusable = slots[error.number], drawn[error.number].sample
                 tries[slot] += 1
                 if not self._replacing or tries[slot] > STAND_INS:
-                    others = f"; nor can {STAND_INS} stand-ins" if self._replacing else ""
+                    others = f"; {STAND_INS} stand-ins cannot be used either" if self._replacing else ""
                     raise DataError(f"{unusable.source}: a sample cannot be used: {error}{others}") from error
                 drawn[error.number] = self._stand_in(step, slot, tries[slot])
                 stand_in = drawn[error.number].sample.key
                 replaced.append(Replaced(unusable.source, unusable.key, str(error), stand_in))
 
     def _stand_in(self, step: int, slot: int, number: int) -> Drawn:
-        """Another sample of the same component: chance decides, for beside a bad one others are bad; but the chance of
-        this place in the order, so that everybody finds the same."""
+        """Another sample of the same component, chosen at random because unusable samples come in runs; seeded by step
+        and slot, so that every rank chooses the same."""
         component, _ = self._order.draw(step)[slot]
         rng = random.Random(f"{self.seed} {step} {slot} {number}")
         mask = self.mixed.masks[component] if self.mixed.masks else None

@@ -1,11 +1,11 @@
-"""What a model's frozen parts make of a mixture's images, computed once: where it lies, written and read back.
+"""Precomputed features of a mixture's images: their layout on disk, writing and reading.
 
     index.parquet        every image once (root, path, offset, length), in the order of the features; `piece` and `row`
     00000.safetensors    a piece: `features` (rows, T, D) of the images of a shard, or of a thousand image files
 
-A piece belongs to a shard as a column does to a table: it has the same images in the same order. Pieces are complete or
-absent, so any number of processes can write them, and reading one image touches a row of one file. An image that only
-forgotten samples show has no features; those of one that could not be read are no numbers.
+A piece holds the features of one shard's images in the shard's order. Pieces are written atomically, so any number of
+processes can write them, and reading an image touches one row of one file. Images that only forgotten samples use have
+no features; unreadable images have NaN.
 """
 
 import functools
@@ -32,20 +32,20 @@ from tinygptv.store.artifacts import Store
 
 INDEX = "index.parquet"
 FILES_PER_PIECE = 1000
-"""Image files that are in no shard share a piece with so many of their folder, at most."""
+"""Maximum number of loose image files of one folder per piece."""
 
 _PLACE = ["root", "path", "offset", "length"]
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""By the names that safetensors has for them."""
+"""safetensors type names."""
 
 
 def piece_name(piece: int) -> str:
-    """The file of a piece."""
+    """The file name of a piece."""
     return f"{piece:05d}.safetensors"
 
 
 def index_images(store: Store, mixture: str, masked: NDArray[np.bool_] | None) -> pa.Table:
-    """The index of a mixture's images, but for those that only `masked` rows of its table show."""
+    """The index of a mixture's images, without those that only `masked` rows of its table use."""
     table = pq.read_table(store.file(mixture, SAMPLES), columns=["images"])
     if masked is not None:
         table = table.filter(pa.array(~masked))
@@ -66,31 +66,31 @@ def _with_pieces(images: pa.Table) -> pa.Table:
 
 
 def _changes(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Where a value differs from the one before; the first does."""
+    """True where a value differs from the previous one, and for the first."""
     if not len(column):
         return np.empty(0, dtype=np.bool_)
     return np.concatenate([[True], pc.not_equal(column[1:], column[:-1]).to_numpy()])
 
 
 def _place_within(begins: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How far each row is from the last one that begins something."""
+    """The distance of each row from the latest row where `begins` is true."""
     place = np.arange(len(begins))
     return place - np.maximum.accumulate(np.where(begins, place, 0)) if len(begins) else place
 
 
 def count_pieces(index: pa.Table) -> int:
-    """How many pieces an index is cut into."""
+    """The number of pieces in an index."""
     return index["piece"][-1].as_py() + 1 if index.num_rows else 0
 
 
 def images_of(index: pa.Table, piece: int) -> pa.Table:
-    """The rows of an index that make up a piece."""
+    """The index rows of a piece."""
     start, stop = np.searchsorted(index["piece"].to_numpy(), [piece, piece + 1])
     return index.take(np.arange(start, stop))
 
 
 def references(store: Store, images: pa.Table) -> list[ImageReference]:
-    """The images of some rows of an index, where they lie now."""
+    """References to the images of some index rows, at their current location."""
     places = {root: root_place(store, root) for root in pc.unique(images["root"]).to_pylist()}
     return [
         ImageReference(f"{places[row['root']]}/{row['path']}", row["offset"], row["length"])
@@ -99,17 +99,17 @@ def references(store: Store, images: pa.Table) -> list[ImageReference]:
 
 
 def write_index(path: Path, index: pa.Table) -> None:
-    """Write what `index_images` gave."""
+    """Write an index made by `index_images`."""
     pq.write_table(index, path, compression="zstd")
 
 
 def details(shape: Sequence[int], dtype: torch.dtype) -> dict[str, Any]:
-    """What the manifest says of features of this shape, (T, D)."""
+    """The manifest details of features of this shape, (T, D)."""
     return {"shape": list(shape), "dtype": next(name for name, known in _DTYPES.items() if known == dtype)}
 
 
 def write_piece(path: Path, rows: int, shape: tuple[int, int], dtype: torch.dtype, parts: Iterable[Tensor]) -> None:
-    """Write `rows` features of (T, D), given some at a time, as safetensors; the file has its name once it is whole."""
+    """Write `rows` features of shape (T, D), streamed in `parts`, as a safetensors file, atomically."""
     layout = details((rows, *shape), dtype) | {"data_offsets": [0, rows * shape[0] * shape[1] * dtype.itemsize]}
     header = json.dumps({"features": layout})
     text = header.encode() + b" " * (-len(header) % 8)
@@ -124,16 +124,16 @@ def write_piece(path: Path, rows: int, shape: tuple[int, int], dtype: torch.dtyp
 
 
 def count_unreadable(piece: Path) -> int:
-    """How many images of a piece could not be read."""
+    """The number of images of a piece that could not be read."""
     with safe_open(piece, "pt") as tensors:
         return int(tensors.get_slice("features")[:, 0, 0].isnan().sum())
 
 
 class Features:
-    """Finished features, found by where an image lies; pieces are fetched and opened when they are first needed."""
+    """Finished features, looked up by image; pieces are fetched and opened on first use."""
 
     def __init__(self, store: Store, artifact: str) -> None:
-        """Raises DataError if the artifact is not complete."""
+        """Raises DataError if the artifact is missing or incomplete."""
         made = store.find(artifact)
         if made is None:
             raise DataError(f"{store.workdir}/{artifact}: no such features; run `encode` first")
@@ -153,24 +153,24 @@ class Features:
         return self._place(image) is not None
 
     def read(self, image: ImageReference, key: str) -> Tensor:
-        """(T, D) in the type in which they are stored. Raises DataError, naming file and key, if there are none."""
+        """An image's features (T, D) in their stored type. Raises DataError, naming file and key, if it has none."""
         place = self._place(image)
         if place is None:
             raise DataError(
                 f"{self._artifact}: holds no features of {image.path} at byte {image.offset}, {key}; it was forgotten, "
-                "or the mixture is another one"
+                "or the features belong to another mixture"
             )
         features = self._open(int(self._pieces[place]))(int(self._rows[place]))
         if features[0, 0].isnan():
-            raise DataError(f"{image.path}, {key}: could not be read when its features were computed")
+            raise DataError(f"{image.path}, {key}: the image was unreadable when features were computed")
         return features
 
     def stack(self, features: Sequence[Tensor]) -> Tensor:
-        """I times (T, D) -> (I, T, D), also of none."""
+        """Stack I features of (T, D) into (I, T, D), also for I = 0."""
         return torch.stack(list(features)) if features else torch.empty(0, *self._shape, dtype=self._dtype)
 
     def _place(self, image: ImageReference) -> int | None:
-        """The image's row in the index."""
+        """The image's row in the index, or None."""
         if image.path not in self._files:
             return None
         start, stop = self._files[image.path]
@@ -178,10 +178,10 @@ class Features:
         return place if place < stop and self._offsets[place] == image.offset else None
 
     def _opened(self, piece: int) -> Callable[[int], Tensor]:
-        """A piece, mapped: row -> (T, D). Raises DataError if the file is damaged."""
+        """Memory-map a piece and return row -> (T, D). Raises DataError if the file is damaged."""
         path = self._store.file(self._artifact, piece_name(piece))
         try:
             features = safe_open(path, "pt").get_slice("features")
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{path}: damaged ({error}); remove {path.parent} to have it made again") from error
+            raise DataError(f"{path}: damaged ({error}); remove {path.parent} to have it rebuilt") from error
         return lambda row: features[row]

@@ -1,12 +1,11 @@
-"""Batches made ahead of the step, by worker processes that may die.
+"""Prefetching of batches by worker processes, which may die.
 
-A step's batches are a pure function of the step, so it does not matter who makes them, or how often. Worker n makes
-every n-th step of those ahead, and no more than AHEAD of them, so that a slow training holds back the loading. Answers
-are taken in the order of the steps. A worker that dies or does not answer is named, a new one takes its place and makes
-the same batches again.
+A step's batches are a pure function of the step, so it does not matter which worker makes them, or how often. Worker n
+makes every n-th of the coming steps, at most AHEAD of them, so slow training throttles loading. Batches are taken in
+step order. A worker that dies or does not answer is reported and replaced, and the new one repeats its requests.
 
-Workers are forked from a server process that holds the libraries and nothing else: no threads, no model. A worker ends
-when its pipe does.
+Workers are forked from a server process that has only the libraries loaded: no threads, no model. A worker ends when
+its pipe closes.
 """
 
 import functools
@@ -31,29 +30,29 @@ from tinygptv.errors import DataError, TinyGPTVError
 logger = getLogger(__name__)
 
 AHEAD = 2
-"""Steps that each worker makes ahead of the one that is taken."""
+"""Steps that each worker prepares ahead of the current one."""
 TRIES = 3
-"""Workers that may be lost over one step before that is an error."""
+"""Workers that may be lost on one step before loading fails."""
 
 Request = tuple[int, int, int, int]
-"""Step, rank, ranks, samples at a time: what `Batches.micro_batches` takes."""
+"""Step, rank, ranks, micro batch size: the arguments of `Batches.micro_batches`."""
 
 
 class Batches(Protocol):
-    """Where a rank's share of a step comes from."""
+    """A source of a rank's share of each step."""
 
     @property
     def sources(self) -> list[str]:
-        """Where samples may come from."""
+        """The sources of its samples."""
 
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
-        """Pieces of at most `micro_batch_size` samples."""
+        """Batches of at most `micro_batch_size` samples."""
 
 
 class BatchesAhead:
-    """The batches that `open_batches` gives in each worker; it and what it gives must not depend on this process.
+    """Batches from worker processes; `open_batches` is pickled and called in each of them.
 
-    A worker that does not answer for `patience_seconds` is lost; `on_loss` is told of every lost one.
+    A worker that does not answer for `patience_seconds` counts as lost; `on_loss` receives a message for each.
     """
 
     def __init__(
@@ -71,11 +70,11 @@ class BatchesAhead:
 
     @property
     def workers(self) -> list[int]:
-        """Their process ids."""
+        """The workers' process ids."""
         return [worker.process.pid or 0 for worker in self._workers]
 
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
-        """As the workers' own. Raises what was raised there, and DataError if worker after worker is lost."""
+        """As `Batches.micro_batches`. Raises a worker's exception, DataError if several workers in a row are lost."""
         for ahead in range(step, step + 1 + AHEAD * len(self._workers)):
             self._workers[ahead % len(self._workers)].ask((ahead, rank, ranks, micro_batch_size))
         place, told = step % len(self._workers), ""
@@ -83,8 +82,8 @@ class BatchesAhead:
             try:
                 return self._workers[place].answer((step, rank, ranks, micro_batch_size), self._patience)
             except _LostError as lost:
-                told = f"loader worker {place}, process {self.workers[place]}, {lost} over batch {step + 1}"
-                logger.warning("%s; another one makes it again", told)
+                told = f"loader worker {place}, process {self.workers[place]}, {lost} on batch {step + 1}"
+                logger.warning("%s; a new worker repeats it", told)
                 self._on_loss(told)
                 self._workers[place] = self._replacement(self._workers[place])
         raise DataError(f"{told}, as {TRIES - 1} before it; set loader_workers: 0 in the hardware profile to see why")
@@ -99,7 +98,7 @@ class BatchesAhead:
 
 
 class _LostError(Exception):
-    """How a worker was lost."""
+    """A lost worker; the message says how it was lost."""
 
 
 @dataclass(slots=True)
@@ -110,17 +109,17 @@ class _Worker:
     asked: deque[Request] = field(default_factory=deque)
 
     def ask(self, request: Request) -> None:
-        """Once is enough. One that is dead is found out when its answer is due."""
+        """Send a request, unless already sent. A dead worker is noticed when its answer is due."""
         if request not in self.asked:
             self.asked.append(request)
             with suppress(OSError):
                 self.connection.send((request, self.receiver.released()))
 
     def answer(self, request: Request, patience_seconds: float) -> list[Batch]:
-        """The answer to a request; those before it are no longer wanted, as after a roll-back."""
+        """The answer to a request; answers to earlier requests are discarded, as after a roll-back."""
         while True:
             if not self.connection.poll(patience_seconds):
-                raise _LostError(f"gave no answer for {patience_seconds:.0f} s")
+                raise _LostError(f"did not answer for {patience_seconds:.0f} s")
             try:
                 found = self.receiver.receive()
             except (EOFError, OSError):
@@ -143,8 +142,8 @@ def _start(open_batches: Callable[[], Batches]) -> _Worker:
 
 
 def _work(connection: Connection, open_batches: Callable[[], Batches], environment: dict[str, str]) -> None:
-    """Answer requests in their order until nobody asks any more."""
-    os.environ.update(environment)  # the fork server keeps what there was when it was started
+    """Answer requests in order until the pipe closes."""
+    os.environ.update(environment)  # the fork server has the environment of its own start
     torch.set_num_threads(1)
     batches: Batches | None = None
     sender = Sender(connection)

@@ -1,9 +1,9 @@
-"""Sequences of unlike lengths → fewer, fuller rows. B samples, T tokens of the longest; R rows of L tokens.
+"""Sequences of different lengths → fewer, fuller rows. B samples, T tokens of the longest; R rows of L tokens.
 
-In a row of its own every sequence is padded to the longest of the batch: at stage 4's lengths that is more padding than
-text. Here sequences share rows. Positions begin at 0 with each of them, and attention never crosses from one into
-another, so loss and gradients are those of separate rows. There are as many rows as can be almost full: short rows keep
-attention cheap, which costs the square of L.
+Without packing every sequence is padded to the longest of the batch: at stage 4's lengths that is more padding than
+text. Packed sequences share rows. Positions restart at 0 for each, and attention never crosses from one into another,
+so loss and gradients equal those of separate rows. Rows are as many as can be nearly full: attention costs the square
+of L, so short rows are cheaper.
 """
 
 import heapq
@@ -17,12 +17,12 @@ from tinygptv.data.prompting.sequences import Texts
 from tinygptv.sample import IGNORE_INDEX
 
 FULL = 0.95
-"""The least share of tokens in a packed batch that is no padding."""
+"""Minimum share of tokens in a packed batch that are not padding."""
 
 
 class Packed(NamedTuple):
-    """Texts (R, L), the place of each token in its own sequence (R, L) int64, and which of the B sequences follow each
-    other in reading order. Without places every sequence has a row of its own."""
+    """Texts (R, L), position of each token within its sequence (R, L) int64, and the order of the B sequences in
+    reading order. `position_ids` is None if every sequence has its own row."""
 
     texts: Texts
     position_ids: Tensor | None
@@ -30,8 +30,8 @@ class Packed(NamedTuple):
 
 
 def pack(texts: Texts) -> Packed:
-    """The same sequences, of right-padded texts (B, T), in as many rows as can be `FULL`."""
-    # A token hidden from attention still has its place; the last one of a sequence never is.
+    """Pack right-padded texts (B, T) into as many rows as can be `FULL`."""
+    # Masked tokens inside a sequence count towards its length; the last token of a sequence is never masked.
     lengths = (texts.attention_mask * torch.arange(1, texts.attention_mask.shape[1] + 1)).amax(dim=1).tolist()
     rows = packed_rows(lengths)
     if len(rows) == len(lengths):
@@ -46,16 +46,16 @@ def pack(texts: Texts) -> Packed:
             length = lengths[number]
             ids[row, start : start + length] = texts.input_ids[number, :length]
             mask[row, start : start + length] = texts.attention_mask[number, :length]
-            # What a sequence begins with cannot be learned from the sequence before it.
+            # A sequence's first token cannot be predicted from the previous sequence.
             labels[row, start + 1 : start + length] = texts.labels[number, 1:length]
-            # Padding goes on with the positions of the last sequence, so that zeros are beginnings and nothing else.
+            # Padding continues the positions of the last sequence, so that 0 always marks the start of a sequence.
             positions[row, start:] = torch.arange(longest - start)
             start += length
     return Packed(Texts(ids, mask, labels), positions, [number for row in rows for number in row])
 
 
 def packed_rows(lengths: Sequence[int]) -> list[list[int]]:
-    """Numbers of sequences by row: the most rows of which a share of `FULL` is tokens, in the order of their first."""
+    """Sequence numbers by row: as many rows as can be `FULL`, ordered by their first sequence."""
     total = sum(lengths)
     rows = min(len(lengths), max(1, int(total / (FULL * max(lengths)))))
     while True:
@@ -66,7 +66,7 @@ def packed_rows(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _balanced(lengths: Sequence[int], rows: int) -> list[list[int]]:
-    """Every sequence, longest first, goes into the row that is shortest so far."""
+    """Assign sequences, longest first, to the currently shortest row."""
     shortest: list[tuple[int, int]] = [(0, row) for row in range(rows)]
     packed: list[list[int]] = [[] for _ in range(rows)]
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):

@@ -1,8 +1,8 @@
-"""Batches from one process to another, in shared memory that goes to and fro.
+"""Transfer of batches between processes through reusable shared memory.
 
-What is small goes through the pipe. Tensors lie in anonymous memory, of which nothing is left when a process is killed.
-A piece of it is mapped once by either side. When the last tensor that lies in it is gone, the receiver gives it back,
-and the sender fills it again: so no batch costs new pages, which take longer than copying does.
+Small values go through the pipe; tensors are placed in anonymous memory, which the kernel frees when the processes end.
+Each side maps a block once. When the last tensor in a block is gone, the receiver releases it and the sender reuses it,
+so batches need no new pages; allocating those would take longer than copying.
 """
 
 import mmap
@@ -21,11 +21,11 @@ from tinygptv.data.batches.batching import Batch
 
 _ALIGNMENT, _PIECE = 64, 1 << 20
 _Place = tuple[int, torch.Size, torch.dtype]
-"""Where a tensor lies in its memory: offset in bytes, shape, type."""
+"""A tensor's offset in its block in bytes, its shape and its type."""
 
 
 class Sender:
-    """Puts batches into memory and tells the other side where; what was given back is used again."""
+    """Writes batches into shared memory and announces them through the pipe; reuses released memory."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -33,11 +33,11 @@ class Sender:
         self._free: list[int] = []
 
     def take_back(self, numbers: Iterable[int]) -> None:
-        """These pieces of memory may be filled again."""
+        """Mark released memory as free."""
         self._free += numbers
 
     def send(self, batches: Sequence[Batch]) -> None:
-        """To be received in the same order."""
+        """Send batches; the receiver gets them in the same order."""
         layouts, size = _layouts(batches)
         number, told = self._number(size), []
         handle = None
@@ -59,7 +59,7 @@ class Sender:
                 os.close(handle)
 
     def _number(self, size: int) -> int:
-        """The least free memory that is large enough, else one that is too small and is replaced, else a new one."""
+        """The smallest free block that is large enough, else one to be replaced, else a new one."""
         if not self._free:
             return len(self._memories)
         lengths = {number: len(self._memories[number]) for number in self._free}
@@ -69,7 +69,7 @@ class Sender:
 
 
 class Receiver:
-    """Batches whose tensors lie in the memory that a sender filled."""
+    """Receives batches whose tensors are views of the sender's shared memory."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -77,13 +77,13 @@ class Receiver:
         self._released: list[int] = []
 
     def released(self) -> list[int]:
-        """Memory in which no tensor lies any more and that the sender has not been told of."""
+        """Blocks that no tensor uses any more; each is returned once."""
         numbers = self._released.copy()
         del self._released[: len(numbers)]
         return numbers
 
     def receive(self) -> Any:
-        """Batches, or whatever else was sent through the pipe in their place."""
+        """The next batches, or any other object sent through the pipe instead."""
         found = self._connection.recv()
         if not isinstance(found, tuple):
             return found
@@ -94,7 +94,7 @@ class Receiver:
                 self._memories[number] = mmap.mmap(handle, 0)
             finally:
                 os.close(handle)
-        view = memoryview(self._memories[number])  # every tensor keeps it alive
+        view = memoryview(self._memories[number])  # kept alive by every tensor
         weakref.finalize(view, self._released.append, number).atexit = False
         return [
             replace(batch, **{name: _tensor(view, *place) for name, place in layout.items()}) for batch, layout in told
@@ -102,7 +102,7 @@ class Receiver:
 
 
 def _layouts(batches: Sequence[Batch]) -> tuple[list[dict[str, _Place]], int]:
-    """Where the tensors of each batch shall lie, by their names, and the bytes that it takes."""
+    """The layout of each batch's tensors by name, and the total size in bytes."""
     layouts, end = [], 0
     for batch in batches:
         layout: dict[str, _Place] = {}

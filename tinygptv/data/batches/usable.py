@@ -1,11 +1,10 @@
-"""Which samples of a mixture a stage can learn from: checked once, before the stage draws any.
+"""Which samples of a mixture a stage can learn from, checked once before the stage draws any.
 
-A mixture knows neither the words in which a stage asks nor the positions of its decoder, so this is found out for each
-stage. Left out, and counted, are samples that would run past the decoder's last position, and those whose answer holds
-the end symbol, which would be cut there whenever the model gives it. Special tokens and turn markers in a sample's text
-are harmless, for they are read as text, but counted too.
+A mixture knows neither a stage's prompts nor its decoder's positions, so each stage checks its own. Samples that exceed
+the decoder's positions are left out and counted, and so are those whose answer contains the end symbol, where the model
+would stop. Special tokens and turn markers in a sample's text are read as text; they are harmless, but counted.
 
-Most samples need not be tokenised to know that they fit; see `screening`.
+Most samples need not be tokenized to know that they fit; see `screening`.
 """
 
 from collections import Counter
@@ -33,16 +32,16 @@ from tinygptv.store.locations import local_path
 SPECIAL_TOKEN_IN_TEXT, TURN_MARKER_IN_TEXT = "special_token_in_text", "turn_marker_in_text"
 
 MEASURED = 500
-"""Samples whose tokens are counted to find the longest sequence: those with the most bytes."""
+"""Samples that are tokenized to find the longest sequence: those with the most bytes."""
 
-_LAYOUT = 1  # of what is left behind, and how it is found out; raise it when either changes
+_LAYOUT = 1  # raise it when the artifact's files, or how they are computed, change
 _SAMPLES_AT_A_TIME = 1000
 
 
 def check(store: Store, mixture: str, inputs: Inputs, model: Model) -> Manifest:
-    """Find out which samples of a finished mixture a stage with these inputs can learn from, or find it known.
+    """Check which samples of a finished mixture a stage with these inputs can learn from; done once per combination.
 
-    Raises DataError if that leaves nothing of a component.
+    Raises DataError if a component has no usable sample.
     """
     definition = _definition(inputs, model)
     artifact = _artifact(mixture, definition)
@@ -52,24 +51,24 @@ def check(store: Store, mixture: str, inputs: Inputs, model: Model) -> Manifest:
 
 
 def find_checked(store: Store, mixture: str, inputs: Inputs, model: Model) -> Manifest | None:
-    """What `check` has found out, or None if it was not asked yet."""
+    """The artifact of an earlier `check`, or None."""
     return store.find(_artifact(mixture, _definition(inputs, model)))
 
 
 def summary_lines(checked: Manifest) -> Iterator[str]:
-    """What was found out, for people."""
+    """The result as text lines."""
     drops = ", ".join(f"{reason} {count}" for reason, count in checked.drops.items())
     left_out = f" (left out: {drops})" if drops else ""
     yield (
-        f"{checked.rows_out} of {checked.rows_in} samples can be learned from{left_out}; "
+        f"{checked.rows_out} of {checked.rows_in} samples are usable{left_out}; "
         f"longest sequence {checked.details['longest_sequence']} tokens of {checked.definition['positions']} positions"
     )
     for reason, count in checked.details["read_as_text"].items():
-        yield f"{reason} {count}: kept, and read as text"
+        yield f"{reason} {count}: kept, read as text"
 
 
 def _definition(inputs: Inputs, model: Model) -> dict[str, object]:
-    """All that decides about a sample, and nothing else: stages that ask alike share it."""
+    """Everything the result depends on, and nothing else: stages with the same prompts share it."""
     tokenizer = local_path(model.language_model.tokenizer)
     read = {*Prompting.model_fields, "max_text_tokens", "oddities"}
     return {
@@ -112,7 +111,7 @@ def _check(folder: Path, store: Store, mixture: str, inputs: Inputs, model: Mode
 def _decide(
     screening: Screening, mixed: MixedSamples, sequences: Sequences, positions: int
 ) -> tuple[dict[int, tuple[int, str]], int]:
-    """Component and reason of every row to be left out, and the tokens of the longest sequence that stays."""
+    """Component and reason of every row to leave out, and the tokens of the longest remaining sequence."""
     left_out, longest = dict[int, tuple[int, str]](), 0
     suspect = (screening.max_tokens > positions) | screening.end_symbol
     others = np.flatnonzero(~suspect)
@@ -129,7 +128,7 @@ def _decide(
 
 
 def measure(sample: Sample, task: Task, sequences: Sequences) -> tuple[int, bool]:
-    """The most tokens that a sample may have, however it is worded, and whether an answer would end early."""
+    """The maximum number of tokens of a sample in any wording, and whether an answer would end early."""
     longest, early = 0, False
     for turns in renderings(sequences.as_text(sample), task, sequences.inputs):
         longest = max(longest, sequences.length(turns))
@@ -140,7 +139,7 @@ def measure(sample: Sample, task: Task, sequences: Sequences) -> tuple[int, bool
 def _read_as_text(
     screening: Screening, mixed: MixedSamples, sequences: Sequences, left_out: set[int]
 ) -> dict[str, int]:
-    """How many of the samples that stay write a special token, or what stands around an instruction."""
+    """How many of the remaining samples contain a special token or a turn marker."""
     special = (
         row for row, _, one in _samples(mixed, np.flatnonzero(screening.special_token)) if sequences.as_text(one) != one
     )
@@ -152,15 +151,15 @@ def _read_as_text(
 def _nothing_left(mixture: str, source: str, reasons: Counter[str], inputs: Inputs, model: Model) -> str:
     counts = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
     remedies = {
-        PROMPT_TOO_LONG: f"shorten the prompts, for the decoder has {model.language_model.max_positions} positions",
+        PROMPT_TOO_LONG: f"shorten the prompts: the decoder has {model.language_model.max_positions} positions",
         END_SYMBOL_IN_ANSWER: f"choose another inputs.end_symbol than {inputs.end_symbol!r}",
     }
     remedy = "; ".join(remedies[reason] for reason in reasons)
-    return f"{mixture}: nothing of {source} is left that can be learned from ({counts}); {remedy}"
+    return f"{mixture}: no usable sample of {source} is left ({counts}); {remedy}"
 
 
 def _samples(mixed: MixedSamples, rows: NDArray[np.int64]) -> Iterator[tuple[int, int, Sample]]:
-    """Row, component and sample for some rows of a mixture's table."""
+    """Row, component and sample for the given rows of a mixture's table."""
     starts = np.concatenate([[0], np.cumsum(mixed.sizes)])
     components = np.searchsorted(starts, rows, side="right") - 1
     places = list(zip(components.tolist(), (rows - starts[components]).tolist(), strict=True))

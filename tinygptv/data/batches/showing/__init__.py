@@ -1,4 +1,4 @@
-"""Samples as a model sees them: every token of a step, learned or not, and the boxes on the pictures."""
+"""Samples as the model sees them: every token of a step, with or without loss, and the boxes on the pictures."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ _SIDE = 320
 
 @dataclass(frozen=True)
 class Piece:
-    """Neighbouring tokens that are treated alike, as text with ⏎ for line breaks; of an image, how many there are."""
+    """Consecutive tokens of one kind, as text with ⏎ for line breaks; for an image, the number of tokens."""
 
     kind: Kind
     text: str
@@ -41,7 +41,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shown:
-    """One sample of a step: where it comes from, what it was asked as, and all its tokens."""
+    """One sample of a step: its source, its task, and all its tokens."""
 
     source: str
     task: str
@@ -66,7 +66,7 @@ def _shown(drawn: Drawn, found: list[Piece]) -> Shown:
 
 
 def pieces(texts: Texts, tokenizer: PreTrainedTokenizerFast) -> list[Piece]:
-    """The first sequence of a batch, cut where the treatment of its tokens changes."""
+    """The first sequence of a batch, split where the kind of token changes."""
     shown = int(texts.attention_mask[0].nonzero()[-1]) + 1
     ids, labels = texts.input_ids[0, :shown].tolist(), texts.labels[0, :shown].tolist()
     found = []
@@ -89,7 +89,7 @@ def _in_one_line(text: str) -> str:
 
 
 def line(shown: Shown, coloured: bool) -> str:
-    """One sample for a terminal. Masked text is dim and learned text green, or in «», where there are no colours."""
+    """One sample for a terminal. Masked text is dim, learned text green or, without colours, in «»."""
     parts = []
     for piece in shown.pieces:
         before, after = _MARK[piece.kind]
@@ -99,7 +99,7 @@ def line(shown: Shown, coloured: bool) -> str:
 
 
 def write_gallery(path: Path, title: str, samples: list[Shown]) -> None:
-    """All samples as one HTML page, every box drawn on the first image of its sample."""
+    """Write samples as one HTML page, with boxes drawn on the first image of each."""
     pictures = [
         [_picture(image, shown.key, shown.boxes if not place else ()) for place, image in enumerate(shown.images)]
         for shown in samples
@@ -109,7 +109,7 @@ def write_gallery(path: Path, title: str, samples: list[Shown]) -> None:
 
 
 def _picture(image: ImageReference, key: str, boxes: tuple[Box, ...]) -> str | None:
-    """A `data:` address of a JPEG, at most 320 px wide and high; None for what cannot be decoded."""
+    """A `data:` URL of a JPEG of at most 320 x 320 px; None if the image cannot be decoded."""
     try:
         whole = open_picture(read_bytes(image, key), f"{image.path}, {key}")
     except StorageError:
