@@ -1,1 +1,1 @@
-"""Turns → the exact text and tokens a model reads."""
+"""Turns → the exact text and tokens that a model reads."""

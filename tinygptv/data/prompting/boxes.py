@@ -1,7 +1,7 @@
-"""Boxes as text: how each family of models writes them, and the phrase in front of them, and reads them back.
+"""Boxes as text: how each family of models writes boxes and the phrase before them, and reads them back.
 
-Samples hold their boxes twice: exactly, as fractions of width and height, and in their texts in the `percent` form,
-which the published annotation files use. A family with another form has the texts rewritten from the exact values.
+Samples hold boxes twice: exactly, as fractions of width and height, and in their texts in the `percent` form
+of the published annotation files. For a family with another form, texts are rewritten from the exact values.
 Sources: MiniGPT-v2 `coco_dataset.py` and its demo; CogVLM `utils/utils/grounding_parser.py`; Qwen-VL
 `eval_mm/evaluate_grounding.py`; LLaVA-1.5 `llava_v1_5_mix665k.json`, as quoted in WisconsinAIVision/ViP-LLaVA#23.
 """
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class BoxCodec:
-    """`number` is what is written for a fraction; a number over `unit` is a fraction again.
+    """`number` maps a fraction to the number written; a written number divided by `unit` is the fraction again.
 
     Several boxes of one phrase are `one`s joined by `separator` inside `around`, after the `phrase`.
     """
@@ -30,22 +30,22 @@ class BoxCodec:
     around: str
     phrase: str
     pattern: re.Pattern[str]
-    """One box, its four numbers as groups."""
+    """One box, with its four numbers as groups."""
     run: re.Pattern[str]
-    """All boxes of one phrase."""
+    """All consecutive boxes of one phrase."""
 
     def write(self, *boxes: Box) -> str:
-        """Boxes of one phrase as this family's text."""
+        """The boxes of one phrase in this family's form."""
         return self.around % self.separator.join(self.one % tuple(map(self.number, box)) for box in boxes)
 
     def read(self, text: str) -> Iterator[Box]:
-        """Every box in a text, in order. Spaces are overlooked."""
+        """Every box in a text, in order, ignoring spaces."""
         for found in self.pattern.finditer(text.replace(" ", "")):
             x0, y0, x1, y1 = (float(edge) / self.unit for edge in found.groups())
             yield x0, y0, x1, y1
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where the boxes of each phrase begin and end."""
+        """Start and end of each run of boxes."""
         return [found.span() for found in self.run.finditer(text)]
 
 
@@ -98,11 +98,11 @@ CODECS: dict[BoxForm, BoxCodec] = {
     ),
 }
 """`percent`: MiniGPT-v2 and TinyGPT-V, integers 0..100, truncated. `cogvlm`: 000..999, truncated. `qwen_vl`: integers
-in [0, 1000), of which its evaluation makes fractions of 999, so they are rounded to that. `fractions`: LLaVA-1.5, two
-digits, as Python prints them; its boxes are measured on pictures padded to a square."""
+in [0, 1000), rounded, because its evaluation divides by 999. `fractions`: LLaVA-1.5, two digits, as printed by Python;
+its boxes are relative to pictures padded to a square."""
 
 _PHRASE = re.compile(rf"<p>((?:(?!</?p>).)*)</p>\s*(?={_PERCENT})")
-"""In front of a box alone: elsewhere `<p>` is a paragraph of a text about the web."""
+"""Only directly before a box: elsewhere `<p>` is a paragraph of HTML."""
 
 
 def box_text(box: Box) -> str:
@@ -111,13 +111,15 @@ def box_text(box: Box) -> str:
 
 
 def read_box(text: str) -> Box | None:
-    """The first box in a model's answer, in whichever family's form, as fractions; None if there is none."""
+    """The first box in a model's answer, in any family's form, as fractions; None without one."""
     return next((box for codec in CODECS.values() for box in codec.read(text)), None)
 
 
 def respell(texts: Sequence[str], boxes: Sequence[Box], form: BoxForm) -> list[str]:
-    """A sample's texts with every box, and `<p>phrase</p>` in front of it, in another form, from the exact `boxes` if
-    these are all that the texts hold."""
+    """Rewrite every box in a sample's texts, and the `<p>phrase</p>` before it, in another form.
+
+    Uses the exact `boxes` if their number matches the boxes in the texts, else the truncated values.
+    """
     if form == "percent":
         return list(texts)
     percent, codec = CODECS["percent"], CODECS[form]

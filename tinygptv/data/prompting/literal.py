@@ -1,9 +1,9 @@
-"""Special tokens that data happen to write are read as the text they are; those of a template keep their meaning.
+"""Escape special tokens in data, so that they are read as text; those of a template keep their meaning.
 
-A tokenizer finds its special tokens in any text, so a caption that quotes `<|endoftext|>` would end there. Here a mark
-goes into each of them as long as they are data: the tokenizer then finds nothing, and a copy of it cuts the text at the
-mark, so that not even its vocabulary can give the special token back. Boxes, which a family may write in tokens of
-their own, stay as they are.
+A tokenizer recognises its special tokens in any text, so a caption that quotes `<|endoftext|>` would end there. Here a
+mark is inserted into each special token in data: the tokenizer then no longer matches it, and a copy of the tokenizer
+splits the text at the mark, so that its vocabulary cannot produce the special token either. Boxes, which a family may
+write with tokens of their own, stay unchanged.
 """
 
 import copy
@@ -22,15 +22,15 @@ from tinygptv.definitions.recipe import Inputs
 from tinygptv.sample import IMAGE_PLACE, Sample, Turn
 
 MARK = "\ufdd0"
-"""A code point that Unicode promises never to make a character."""
+"""A Unicode noncharacter."""
 _REPLACEMENT = "\ufffd"
 
 
 class LiteralText:
-    """Marks the special tokens in data, and encodes text with marks in it, for one tokenizer and one stage's inputs.
+    """Escapes special tokens in data and encodes escaped text, for one tokenizer and one stage's inputs.
 
-    Special are the tokens that the tokenizer calls so, and any other that was added to it if the inputs' template is
-    written in it: a token of several spaces is a word like others. One of a single character cannot be taken apart.
+    Special are the tokens that the tokenizer declares so, and other added tokens that the inputs' template uses; an
+    added token of several spaces is an ordinary word. A token of a single character cannot be split.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, inputs: Inputs) -> None:
@@ -40,28 +40,28 @@ class LiteralText:
         special = (special | set(tokenizer.all_special_tokens)) - {IMAGE_PLACE}
         self.special = sorted((token for token in special if len(token.strip()) > 1), key=lambda token: -len(token))
         """Longest first."""
-        # In any case: short answers are made lower case afterwards.
+        # Case-insensitive: short answers are converted to lower case later.
         self._pattern = re.compile("|".join(map(re.escape, self.special)), re.IGNORECASE) if self.special else None
         self._boxes = re.compile("|".join(_with_phrase(CODECS[form]) for form in ("percent", inputs.boxes)))
         self._plain: Tokenizer = tokenizer.backend_tokenizer
 
     def encode(self, text: str) -> Encoding:
-        """Tokens without those that a tokenizer adds by itself; of marks nothing is left."""
+        """Token ids without automatically added ones; marks are dropped."""
         return (self._cutting if MARK in text else self._plain).encode(text, add_special_tokens=False)
 
     @functools.cached_property
     def _cutting(self) -> Tokenizer:
-        return _cutting_at_marks(self._plain)  # seconds, for a large vocabulary, and mostly never needed
+        return _cutting_at_marks(self._plain)  # takes seconds for a large vocabulary, and is rarely needed
 
     def sample(self, sample: Sample) -> Sample:
-        """The sample with marks in its turns and accepted answers; mostly the same one."""
+        """The sample with its turns and accepted answers escaped; usually the sample itself."""
         turns = tuple(Turn(self.text(turn.instruction), self.text(turn.answer)) for turn in sample.turns)
         answers = tuple(map(self.text, sample.answers))
         unchanged = turns == sample.turns and answers == sample.answers
         return sample if unchanged else replace(sample, turns=turns, answers=answers)
 
     def text(self, text: str) -> str:
-        """Data with a mark in each special token outside boxes. What looks like a mark already is replaced."""
+        """Insert a mark into each special token outside boxes. Existing marks are replaced."""
         text = text.replace(MARK, _REPLACEMENT)
         if self._pattern is None or not self._pattern.search(text):
             return text
@@ -73,13 +73,13 @@ class LiteralText:
 
     def _marked(self, text: str) -> str:
         assert self._pattern is not None
-        while self._pattern.search(text):  # again, for one may lie within another
+        while self._pattern.search(text):  # repeatedly, since tokens may overlap
             text = self._pattern.sub(lambda found: f"{found[0][0]}{MARK}{found[0][1:]}", text)
         return text
 
 
 def _written(inputs: Inputs) -> Iterator[str]:
-    """Everything that a template writes around data."""
+    """All text that a template puts around data."""
     yield from (inputs.system, inputs.image, inputs.after_image, inputs.bare_image, inputs.end_symbol)
     yield from (text for text in (inputs.template, inputs.later_template, inputs.asking_template) if text)
     for wordings in inputs.wordings.values():
@@ -87,16 +87,16 @@ def _written(inputs: Inputs) -> Iterator[str]:
 
 
 def _with_phrase(codec: BoxCodec) -> str:
-    """The pattern of a phrase's boxes, with the phrase in front of them where a family marks it."""
+    """Pattern of a phrase's boxes, including the phrase where the family marks it."""
     before, after = codec.phrase.split("%s")
     phrase = rf"(?:{re.escape(before)}[^<]*{re.escape(after.strip())}\s*)?" if before else ""
     return f"(?:{phrase}{codec.run.pattern})"
 
 
 def _cutting_at_marks(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that drops marks after it has cut the text into words, and cuts there too."""
+    """A copy that splits text at marks before looking up words, and drops the marks."""
     cutting = copy.deepcopy(tokenizer)
-    # A byte-level tokenizer spells bytes in letters before words are looked up.
+    # A byte-level tokenizer maps bytes to letters before words are looked up.
     ((spelled, _),) = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(MARK)
     at_marks = Split(Regex(f"{MARK}|{spelled}"), "removed")
     before = cutting.pre_tokenizer

@@ -1,9 +1,9 @@
 """Turns → the exact text a model reads: task tags, instruction wordings, the chat template, and boxes as text.
 
-What differs between families is data, `definitions/template.py`. A rendered prompt is one string with `<ImageHere>`
-where the image's tokens go; the pieces around it are tokenised apart, as the published models were trained. Sources:
-MiniGPT-4 `prompts/alignment.txt`, MiniGPT-v2 `datasets/datasets/*.py` and `blip_processors.py`, which TinyGPT-V (arXiv
-2312.16862) uses unchanged.
+Differences between families are data: `definitions/template.py`. A rendered prompt is one string with `<ImageHere>` in
+place of the image's tokens; the pieces around it are tokenized separately, as the published models were trained.
+Sources: MiniGPT-4 `prompts/alignment.txt`, MiniGPT-v2 `datasets/datasets/*.py` and `blip_processors.py`, which
+TinyGPT-V (arXiv 2312.16862) uses unchanged.
 """
 
 import itertools
@@ -63,10 +63,10 @@ WORDINGS: dict[Task, tuple[str, ...]] = {
     "conversation": ("{}",),
     "explain": ("{}",),
 }
-"""How MiniGPT-v2 asks each task, `{}` standing for the sample's own instruction, and so do families whose template has
-no words of its own for it. The first wording is the evaluation's."""
+"""MiniGPT-v2's wordings of each task, with `{}` for the sample's own instruction; also used by families whose template
+defines none for a task. The first wording is used in evaluation."""
 
-# Which sides of a turn the published readers send through their caption processor.
+# The sides of a turn that the published readers pass through their caption processor.
 _PLAIN_INSTRUCTIONS = frozenset({"vqa", "refer", "explain"})
 _PLAIN_ANSWERS = frozenset({"caption_only", "caption", "vqa", "identify"})
 
@@ -81,11 +81,11 @@ def render(
     rng: random.Random | None = None,
     wording_rng: random.Random | None = None,
 ) -> tuple[Turn, ...]:
-    """The sample's turns as a model learns them: the whole prompt, image place included, and the answer.
+    """A sample's turns as a model is trained on them: the full prompt with image places, and the answer.
 
-    `rng` draws the wording and one of the accepted answers; without it both are the first. `wording_rng` draws the
-    wording in its place, for batches that share one. With no template, and for `caption_only`, the prompt is the image
-    alone and only the first turn remains, as it does for `explain`.
+    `rng` chooses the wording and one of the accepted answers; without it, the first of each is used. `wording_rng`
+    chooses the wording instead, for batches that share one. Without a template, and for `caption_only`, the prompt is
+    only the image and only the first turn is used; `explain` also uses only the first turn.
     """
     drawer, wordings = wording_rng or rng, _wordings(task, inputs)
     wording = drawer.choice(wordings) if drawer else wordings[0]
@@ -94,7 +94,7 @@ def render(
 
 
 def renderings(sample: Sample, task: Task, inputs: Inputs) -> Iterator[tuple[Turn, ...]]:
-    """Everything that `render` may give: the sample in each wording, with each of its accepted answers."""
+    """Everything that `render` may return: the sample in each wording, with each of its accepted answers."""
     spelled = _spelled(sample, inputs)
     answers = [replace(spelled, answers=(answer,)) for answer in dict.fromkeys(spelled.answers)] or [spelled]
     for wording, one in itertools.product(_wordings(task, inputs), answers):
@@ -104,7 +104,7 @@ def renderings(sample: Sample, task: Task, inputs: Inputs) -> Iterator[tuple[Tur
 def _rendered(sample: Sample, task: Task, inputs: Inputs, wording: str, first_answer: str) -> tuple[Turn, ...]:
     if inputs.template is None or task == "caption_only":
         return (Turn(_bare_images(sample, inputs), first_answer),)
-    # The readers of single descriptions and of text without an image do not add this space, all others do.
+    # The published readers of single descriptions and of text without images do not add this space; all others do.
     spaced = "space_after_instruction" in inputs.oddities and bool(sample.images) and task != "describe"
     rendered = []
     turns = sample.turns[:1] if task == "explain" else sample.turns
@@ -116,7 +116,7 @@ def _rendered(sample: Sample, task: Task, inputs: Inputs, wording: str, first_an
 
 
 def ask(sample: Sample, task: Task, inputs: Inputs) -> str:
-    """The prompt to be answered: the sample's first turn in the evaluation wording and the template for asking."""
+    """The prompt for generation: the first turn in the evaluation wording and the template for asking."""
     template = inputs.asking_template or inputs.template
     if template is None or task == "caption_only":
         return _bare_images(sample, inputs)
@@ -124,13 +124,13 @@ def ask(sample: Sample, task: Task, inputs: Inputs) -> str:
 
 
 def plain(text: str) -> str:
-    """The reference's `blip_caption`: lower case, some punctuation off, single spaces, the first 50 words."""
+    """The reference's `blip_caption`: lower case, without some punctuation, single spaces, the first 50 words."""
     text = re.sub(r"\s{2,}", " ", _PUNCTUATION.sub(" ", text.lower())).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:_MOST_WORDS])
 
 
 def _spelled(sample: Sample, inputs: Inputs) -> Sample:
-    """The sample with its boxes as the model's family writes them, and its text as the oddities want it."""
+    """The sample with boxes in the family's form and with text oddities applied."""
     texts = [text for turn in sample.turns for text in (turn.instruction, turn.answer)]
     spelled = respell(texts, sample.boxes, inputs.boxes)
     if "plain_without_image" in inputs.oddities and not sample.images:
@@ -151,7 +151,7 @@ def _bare_images(sample: Sample, inputs: Inputs) -> str:
 def _prompt(
     sample: Sample, number: int, task: Task, inputs: Inputs, template: str, wording: str, after: str = ""
 ) -> str:
-    """One turn's prompt: its instruction in the wording and the template, its images where they belong."""
+    """One turn's prompt: its instruction inserted into wording and template, with its images in place."""
     text, shown = sample.turns[number].instruction, _images(sample, inputs)
     in_front = ""
     if sum(turn.instruction.count(IMAGE_PLACE) for turn in sample.turns) != len(shown) or not shown:
@@ -172,12 +172,12 @@ def _prompt(
 
 
 def _images(sample: Sample, inputs: Inputs) -> list[str]:
-    """The place of each image, with what its family writes around it."""
+    """The placeholder of each image, with the text that the family puts around it."""
     around = inputs.image.replace(INSTRUCTION, IMAGE_PLACE)
     return [around.replace(NUMBER, str(number)) for number in range(1, len(sample.images) + 1)]
 
 
 def _answer(sample: Sample, task: Task, inputs: Inputs, rng: random.Random | None) -> str:
-    # Accepted answers repeat as often as annotators gave them, so a plain choice is weighted as the reference's.
+    # Accepted answers are listed once per annotator, so a uniform choice is weighted like the reference's.
     answer = rng.choice(sample.answers) if rng and sample.answers else sample.turns[0].answer
     return plain(answer) if inputs.plain and task in _PLAIN_ANSWERS else answer

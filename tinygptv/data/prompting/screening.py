@@ -1,8 +1,8 @@
-"""What the bytes of many samples say about them at once, so that few have to be rendered and tokenised.
+"""Screen many samples by their bytes, so that few have to be rendered and tokenized.
 
-Nothing is overlooked: what is found here are all samples that may be too long, may end early or may write a special
-token, and some others. Text of n bytes has at most n tokens; only a tokenizer that unfolds a ligature into more bytes
-than it had can exceed that.
+The screening has no false negatives: it finds all samples that may be too long, may end early or may contain a special
+token, and some others. Text of n bytes has at most n tokens; the only exception is a tokenizer that expands a ligature
+into more bytes than it had.
 """
 
 import re
@@ -22,14 +22,14 @@ from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.definitions.template import IMAGES, INSTRUCTION
 
-_ROWS = 50_000  # of a mixture that are screened together
-_BOX_BYTES = 40  # of one box in any family's form, at most
+_ROWS = 50_000  # of a mixture, screened at once
+_BOX_BYTES = 40  # upper bound for one box in any family's form
 _JOINING_BYTES = 8  # BOS, spaces, and what a tokenizer puts before a piece
 
 
 class Screening(NamedTuple):
-    """Of N samples, N of each: an upper bound of the tokens of its sequence; whether an answer may hold the end symbol;
-    whether any text may hold a special token; whether any holds what the template writes around an instruction."""
+    """Four arrays of N samples: an upper bound of the sequence's tokens; whether an answer may contain the end symbol;
+    whether any text may contain a special token; whether any contains what the template puts around an instruction."""
 
     max_tokens: NDArray[np.int64]
     end_symbol: NDArray[np.bool_]
@@ -38,7 +38,7 @@ class Screening(NamedTuple):
 
 
 def screen(samples: Path, tasks: Sequence[Task], sequences: Sequences) -> Screening:
-    """Screen the table of a mixture, whose components are asked these tasks."""
+    """Screen the table of a mixture whose components have these tasks."""
     columns = ["images", "turns", "answers", "boxes", "component"]
     with pq.ParquetFile(samples) as file:
         parts = [screen_batch(batch, tasks, sequences) for batch in file.iter_batches(_ROWS, columns=columns)]
@@ -60,7 +60,7 @@ def screen_batch(batch: pa.RecordBatch, tasks: Sequence[Task], sequences: Sequen
 
 
 def _max_tokens(batch: pa.RecordBatch, tasks: Sequence[Task], sequences: Sequences) -> NDArray[np.int64]:
-    """The bytes of the longest wording's first prompt, and as many of what follows as a sequence may hold."""
+    """Bytes of the first prompt in the longest wording, plus those of the rest up to the limit of a sequence."""
     inputs, turns = sequences.inputs, batch["turns"]
     instructions, answers = (pc.binary_length(turns.flatten().field(side)) for side in ("instruction", "answer"))
     accepted = _sums(batch["answers"], pc.binary_length(batch["answers"].flatten()))
@@ -79,8 +79,8 @@ def _max_tokens(batch: pa.RecordBatch, tasks: Sequence[Task], sequences: Sequenc
 
 
 def _may_end_early(texts: pa.Array, sequences: Sequences) -> NDArray[np.bool_]:
-    """Which texts hold the end symbol, in any case, or end in a part of it that makes one with what follows: the `#` of
-    `F####`."""
+    """Which texts contain the end symbol, in any case, or end in a part of it that completes one with what follows,
+    like the `#` of `F####`."""
     end = sequences.written_end
     parts = [end[:size] for size in range(1, len(end)) if end[size:] == end[:-size]]
     found = _matching(texts, re.escape(end))
@@ -90,7 +90,7 @@ def _may_end_early(texts: pa.Array, sequences: Sequences) -> NDArray[np.bool_]:
 
 
 def _turn_markers(inputs: Inputs) -> list[str]:
-    """What a template writes around an instruction, such as `###Human:`; of two characters or more."""
+    """The texts of two or more characters that a template puts around an instruction, such as `###Human:`."""
     templates = [text for text in (inputs.template, inputs.later_template) if text]
     parts = (part.strip() for text in templates for part in re.split(f"{re.escape(INSTRUCTION)}|{IMAGES}|\n", text))
     return sorted({part for part in parts if len(part) > 1})
@@ -110,7 +110,7 @@ def _matching(texts: pa.Array, pattern: str) -> NDArray[np.bool_]:
 
 
 def _sums(lists: pa.ListArray, values: object) -> NDArray[np.int64]:
-    """The sum of each list's values, (items,) of all lists in order -> (lists,); a missing list has none."""
+    """Sum the values (items,) of each list -> (lists,); a missing list has none."""
     before = np.concatenate([[0], np.cumsum(np.asarray(values, dtype=np.int64))])
     ends = np.cumsum(np.asarray(pc.fill_null(pc.list_value_length(lists), 0), dtype=np.int64))
     sums: NDArray[np.int64] = np.diff(before[np.concatenate([[0], ends])])

@@ -1,10 +1,11 @@
 """Rendered turns → token ids, attention mask and labels. B samples, T tokens (text and image slots).
 
-One sequence is, turn by turn: the BOS token where the template begins with it, the prompt's pieces with image slots
-between them, the answer with its end. A prompt's pieces are tokenised apart, an answer together with its end symbol,
-all without special tokens; only answers and their ends are learned. Masks come from lengths, never from ids. Source:
-TinyGPT-V `minigpt_base.py`, `preparing_embedding` and `tokenize_conversation`; where it departs from this by accident,
-a stage's `oddities` ask for the accident by name. Special tokens that samples write are text: see `literal`.
+A sequence is, turn by turn: the BOS token where the template starts with it, the prompt's pieces with image slots
+between them, and the answer with its end symbol. A prompt's pieces are tokenized separately, an answer together with
+its end symbol, all without automatic special tokens; only answers and their ends have labels. Masks follow from
+lengths, never from ids. Source: TinyGPT-V `minigpt_base.py`, `preparing_embedding` and `tokenize_conversation`; its
+accidental deviations from this are reproduced by a stage's `oddities`. Special tokens in samples are escaped: see
+`literal`.
 """
 
 import functools
@@ -24,13 +25,13 @@ from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DefinitionError
 from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, IMAGE_SLOT, Sample, Turn
 
-_JOINER, _VIRAMA = "\u200d", 9  # a character, and the combining class of signs that join Indic consonants
+_JOINER, _VIRAMA = "\u200d", 9  # zero-width joiner; combining class of signs that join Indic consonants
 _TINTS = "".join(map(chr, range(0x1F3FB, 0x1F400)))
 _FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
 
 
 class Texts(NamedTuple):
-    """input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where nothing is learned."""
+    """input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where there is no loss."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -42,7 +43,7 @@ class _Sequence:
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     unseen: list[int] = field(default_factory=list)
-    """Positions hidden from attention."""
+    """Positions that are masked from attention."""
 
     def add(self, ids: Sequence[int], learned: bool = False) -> None:
         self.ids += ids
@@ -52,7 +53,7 @@ class _Sequence:
 class Sequences:
     """Turns → Texts, for one tokenizer, one stage's inputs and `num_image_tokens` slots per image.
 
-    Generated answers end at the end symbol of the inputs, or at the first of `other_ends`.
+    Generation stops at the end symbol of the inputs or at any of `other_ends`.
     """
 
     def __init__(
@@ -63,10 +64,10 @@ class Sequences:
         other_ends: Sequence[str] = (),
     ) -> None:
         if tokenizer.bos_token_id is None and inputs.begin != "never":
-            raise DefinitionError(f"inputs.begin is '{inputs.begin}' but the tokenizer has no BOS token; say 'never'")
+            raise DefinitionError(f"inputs.begin is '{inputs.begin}' but the tokenizer has no BOS token; use 'never'")
         if inputs.ends_with_eos and tokenizer.eos_token_id is None:
             raise DefinitionError(
-                "inputs.ends_with_eos: the tokenizer has no EOS token; leave it out, or add the token"
+                "inputs.ends_with_eos: the tokenizer has no EOS token; remove the setting, or add the token"
             )
         self.inputs = inputs
         backend = tokenizer.backend_tokenizer
@@ -91,29 +92,29 @@ class Sequences:
 
     @property
     def image_tokens(self) -> int:
-        """Slots of one image."""
+        """The number of slots per image."""
         return len(self._slots)
 
     def as_text(self, sample: Sample) -> Sample:
-        """The sample as it is to be rendered: what it writes is no special token of the tokenizer."""
+        """The sample, with special tokens of the tokenizer escaped, ready for rendering."""
         return self.literal.sample(sample)
 
     def images(self, input_ids: Tensor) -> list[int]:
-        """How many images each row of (B, T) ids shows."""
+        """The number of images in each row of (B, T) ids."""
         return ((input_ids == IMAGE_SLOT).sum(dim=1) // len(self._slots)).tolist()
 
     @property
     def stops(self) -> list[tuple[int, ...]]:
-        """What ends an answer that is being generated: all tokens of an end symbol in a row, or EOS.
+        """Token sequences that stop generation: a whole end symbol, or EOS.
 
-        A single token of a longer end symbol is ordinary text and stops nothing; EOS behind an end symbol is not
-        waited for, because what follows a finished answer means nothing.
+        A single token of a longer end symbol is ordinary text and does not stop generation. EOS after an end symbol is
+        not awaited, since the answer is already complete.
         """
         written = self._symbol[:-1] if self._symbol[-1:] == self._eos else self._symbol
         return [stop for stop in (written, *self._other_ends, self._eos) if stop]
 
     def answer(self, written: Sequence[int]) -> str:
-        """The answer in generated ids: text without special tokens, up to the first end symbol."""
+        """Decode generated ids: text without special tokens, up to the first end symbol."""
         text = str(self._decode(written))
         for symbol in (self._symbol, *self._other_ends):
             if end := str(self._decode(symbol)):
@@ -121,29 +122,29 @@ class Sequences:
         return text.strip()
 
     def length(self, turns: Sequence[Turn]) -> int:
-        """Tokens and image slots of a conversation as it is trained on."""
+        """Tokens and image slots of a conversation in training."""
         return len(self._conversation(turns).ids)
 
     def ends_early(self, answer: str) -> bool:
-        """Whether an answer, told back by a model word for word, would be taken to end before it does."""
+        """Whether a model that repeats this answer verbatim would be cut off before its end."""
         text, end = answer.replace(MARK, "").rstrip(), self.written_end
         return bool(end) and (text + end).find(end) < len(text)
 
     @property
     def written_end(self) -> str:
-        """The end symbol without its special tokens, which no text can be taken for."""
+        """The end symbol as text, without its special tokens, which text never produces."""
         return str(self._decode(self._symbol))
 
     def training(self, conversations: Iterable[Sequence[Turn]]) -> Texts:
-        """Right-padded, with labels; each conversation holds turns as `prompts.render` gives them."""
+        """Right-padded, with labels; each conversation holds turns rendered by `prompts.render`."""
         return self._padded([self._conversation(turns) for turns in conversations], left=False)
 
     def asking(self, prompts: Iterable[str]) -> Texts:
-        """Left-padded, so that every answer begins after the last column; nothing is learned."""
+        """Left-padded prompts without labels, so that every answer starts after the last column."""
         return self._padded([self._asking(prompt) for prompt in prompts], left=True)
 
     def asking_length(self, prompt: str) -> int:
-        """Tokens and image slots of a prompt to be answered."""
+        """Tokens and image slots of a prompt for generation."""
         return len(self._asking(prompt).ids)
 
     def _asking(self, prompt: str) -> _Sequence:
@@ -152,9 +153,9 @@ class Sequences:
         return sequence
 
     def _conversation(self, turns: Sequence[Turn]) -> _Sequence:
-        """All that follows the first prompt is at most `max_text_tokens` long: the answer that does not fit is cut
-        before its end, or before a box of which it would be left half, and turns for which there is no room are left
-        out. Under `end_symbol_cut` what is beyond is cut off, whatever it is but an image."""
+        """Everything after the first prompt has at most `max_text_tokens`: an answer that does not fit is cut before
+        its end symbol, and before any box that would be split; turns without room are dropped. Under `end_symbol_cut`
+        the sequence is simply cut off, but never inside an image."""
         sequence = _Sequence()
         self._add_prompt(sequence, turns[0].instruction, self._begin)
         most = len(sequence.ids) + self.inputs.max_text_tokens
@@ -185,7 +186,7 @@ class Sequences:
         return self._beginning(answer, room - len(self._end), CODECS[self.inputs.boxes].spans(answer)) + self._end
 
     def _beginning(self, text: str, most: int, whole: Iterable[tuple[int, int]] = ()) -> tuple[int, ...]:
-        """At most so many of a text's tokens: no character broken in two, nor what stands in one of the spans."""
+        """At most `most` tokens of a text, without splitting a character or any of the spans in `whole`."""
         encoded = self._encode(text)
         ids, offsets = encoded.ids[: max(most, 0)], encoded.offsets
         while ids and len(ids) < len(offsets) and _broken(text, offsets[len(ids) - 1][1], offsets[len(ids)][0]):
@@ -215,8 +216,8 @@ class Sequences:
 
 
 def _broken(text: str, end: int, following: int) -> bool:
-    """Whether tokens up to `end` and from `following` on share a character, or what is shown as one: a letter and its
-    accents, an Indic cluster, emoji that are joined or tinted, the two letters of a flag."""
+    """Whether a cut between `end` and `following` splits a character or a grapheme: a letter with accents, an Indic
+    cluster, joined or tinted emoji, the two letters of a flag."""
     if following < end:
         return True
     before, after = text[:end], text[end : end + 1]
