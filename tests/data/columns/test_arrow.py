@@ -72,7 +72,7 @@ def test_planning_a_download_does_not_import_pandas(tmp_path: object) -> None:
     found = subprocess.run(
         [sys.executable, "-c", _DOWNLOAD, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
     )
-    assert "not one of 2 rows gave an image" in found.stdout
+    assert "none of 2 rows gave an image" in found.stdout
     assert found.stdout.splitlines()[-1] == "False"
 
 

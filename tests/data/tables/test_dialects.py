@@ -62,7 +62,7 @@ def test_a_packed_table_is_known_by_its_content_whatever_its_name(tmp_path: Path
 def test_a_packed_table_that_ends_early_is_an_error_that_names_it(tmp_path: Path, kind: str) -> None:
     long = "".join(f"{number * 7919} a caption\thttp://a.example/{number}.jpg\n" for number in range(200_000)).encode()
     whole = gzip.compress(long) if kind == "gzip" else packed(long, kind, tmp_path)
-    with pytest.raises(DataError, match=rf"pairs\.tsv.*{kind} data are damaged or end early"):
+    with pytest.raises(DataError, match=rf"pairs\.tsv.*{kind} data are damaged or truncated"):
         read(write(tmp_path / "pairs.tsv", whole[:-300]))
 
 
@@ -70,7 +70,7 @@ def test_a_packed_table_that_ends_early_is_an_error_that_names_it(tmp_path: Path
     ("content", "message"),
     [
         (b"PK\x03\x04" + b"\0" * 600, "a ZIP archive or an Excel workbook"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "pointer of Git LFS.*git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "a Git LFS pointer.*git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "a web page"),
         (gzip.compress(b"x" * 257 + b"ustar" + b"\0" * 300, mtime=0), "inside gzip, this is a tar archive"),
         (gzip.compress(b"PAR1" + b"\0" * 300, mtime=0), "a Parquet or Arrow file, which needs random access"),
@@ -141,7 +141,7 @@ def test_quotes_that_come_late_in_a_tsv_are_said(tmp_path: Path, caplog: pytest.
     plain = "".join(f"a cup of tea on a table\t{URLS[0]}\n" for _ in range(30_000))
     path = write(tmp_path / "t.tsv", plain + f'"a ""red"" ball"\t{URLS[1]}\n')
     assert len(read(path)) == 30_001
-    assert "1 captions begin with a quote as if it marked them" in caplog.text
+    assert "1 captions begin with a quote as if quoted" in caplog.text
     assert read(path, quote='"')[-1].caption == 'a "red" ball'
 
 
@@ -168,7 +168,7 @@ def test_a_tsv_has_as_many_columns_as_it_likes(tmp_path: Path) -> None:
 
 def test_columns_without_names_are_declared_by_position(tmp_path: Path) -> None:
     path = write(tmp_path / "t.tsv", "".join(f"{url}\ta title here\t{caption} there\t0.1\n" for url, caption in PAIRS))
-    with pytest.raises(DataError, match=r"cannot tell which column is the caption \(separated by tab.*columns: \{url"):
+    with pytest.raises(DataError, match=r"cannot determine the caption column \(separated by tab.*columns: \{url"):
         read(path)
     rows = read(path, columns={"url": 0, "caption": 2, "punsafe": 3})
     assert [(row.caption, row.punsafe) for row in rows] == [(f"{caption} there", 0.1) for caption in CAPTIONS]

@@ -138,7 +138,7 @@ def test_a_cut_json_array_is_an_error_that_says_where(tmp_path: Path) -> None:
             b'{"image_urls": ["a"], "captions": []}',
             r"captions ends after 0 items, 1 before the other; the lists must be parallel",
         ),
-        ("t.tsv", b"a\tb\nc\td\n", r"cannot tell which column is the URL"),
+        ("t.tsv", b"a\tb\nc\td\n", r"cannot determine the URL column"),
         ("t.bin", b"\x00\x01", r"not a known table layout"),
         ("t.parquet", b"PAR1 and then nothing", r"not a readable Parquet file"),
     ],

@@ -1,4 +1,4 @@
-"""Tables with typed columns: Parquet, and Arrow as Hugging Face `datasets` saves it or as Feather files hold it."""
+"""Tables with typed columns: Parquet, and Arrow as saved by Hugging Face `datasets` or in Feather files."""
 
 from collections.abc import Iterator
 
@@ -17,20 +17,20 @@ from tinygptv.errors import DataError
 _BATCH_ROWS = 10_000
 _FILE_MAGIC = b"ARROW1"
 _DAMAGE = (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError)
-"""What Arrow raises over a damaged file, which may also ask for any amount of memory and name columns in any bytes."""
+"""Exceptions Arrow raises for damaged files, which may also request any amount of memory or contain invalid names."""
 
 
 def read_parquet(source: Source) -> Iterator[Records]:
-    """Batches of the columns that are read, and of no other."""
+    """Read a Parquet file in batches, only the columns needed."""
     with open_bytes(source.path) as stream:
         try:
-            # Without these two a whole row group is held, which in LAION's tables is the whole file.
+            # Without these settings a whole row group is held in memory; LAION's tables have one per file.
             file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
             columns = _columns(source, "Parquet", file.schema_arrow)
             names = file.schema_arrow.names
             read = {column.name for column in (*columns.fields.values(), *columns.carried.values())}
             wanted = sorted(read & set(names))
-            # A name that occurs twice is read twice, one after the other.
+            # A name that occurs twice is read twice, in file order.
             places = [place for name in wanted for place, each in enumerate(names) if each == name]
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
                 yield _records(source, columns, batch, places)
@@ -39,7 +39,7 @@ def read_parquet(source: Source) -> Iterator[Records]:
 
 
 def read_arrow(source: Source) -> Iterator[Records]:
-    """A stream, readable without the library that saved it, or a file with an index."""
+    """Read an Arrow stream, without the library that saved it, or an Arrow file with an index."""
     try:
         if source.head.unpacked.startswith(_FILE_MAGIC):
             with open_bytes(source.path) as stream:
@@ -63,9 +63,9 @@ def _batches(source: Source, schema: pa.Schema, batches: Iterator[pa.RecordBatch
 
 
 def _check(column: pa.Array) -> None:
-    """Raise ArrowInvalid if a column points outside its own memory: Arrow believes what a file says, and would crash.
+    """Raise ArrowInvalid if a column points outside its memory: Arrow trusts the file's offsets, and would crash.
 
-    Text that is not UTF-8 is no such fault: that costs its row alone, later.
+    Text that is not UTF-8 is not an error here: it only costs its row, later.
     """
     try:
         column.validate(full=True)
@@ -77,7 +77,7 @@ def _check(column: pa.Array) -> None:
 
 
 def _parts(column: pa.Array) -> list[pa.Array]:
-    """What a column consists of, text as bytes."""
+    """The children of a nested column; text as binary."""
     kind = column.type
     if pa.types.is_string(kind):
         return [column.view(pa.binary())]
@@ -104,7 +104,7 @@ def _has_members(kind: pa.DataType, column: Column) -> bool:
 
 
 def _records(source: Source, columns: Columns, batch: pa.RecordBatch, places: list[int]) -> Records:
-    """`places` are those that the batch's columns have in the file."""
+    """`places` are the positions of the batch's columns in the file."""
     at = {place: number for number, place in enumerate(places)}
 
     def values(column: Column) -> pa.Array:
@@ -112,7 +112,7 @@ def _records(source: Source, columns: Columns, batch: pa.RecordBatch, places: li
             return pa.repeat(texts([source.partition(column)])[0], batch.num_rows)
         found = batch.column(at[column.place])
         for member in column.members:
-            # By way of the parent, so that what is NULL there is NULL in its members too.
+            # Via struct_field, so that members of a NULL struct are NULL.
             found = pc.struct_field(plain(found), member)
         return found
 
@@ -124,7 +124,7 @@ def _records(source: Source, columns: Columns, batch: pa.RecordBatch, places: li
 
 
 def _listed(column: pa.Array) -> list[object]:
-    """Python's values; what only pandas could turn into one as text."""
+    """The values as Python objects; temporal values as text, because some types would need pandas."""
     column = plain(column)
     if pa.types.is_temporal(column.type):
         try:

@@ -1,7 +1,7 @@
-"""Columns that a source takes along: as JSON while rows are planned, then as columns of the sidecar.
+"""Carried columns: stored as JSON while rows are planned, then as typed columns of the sidecar.
 
-The type of a column is what all of its values are, wherever they come from: a column of CSV in which every value is a
-number is one of numbers. Only after the last row is that known.
+A column's type is the common type of all its values, whatever layout they come from: a CSV column in which every value
+is a number becomes numeric. So it is known only after the last row.
 """
 
 import json
@@ -23,13 +23,13 @@ _MOST = 2**63
 
 
 def packed(values: Mapping[str, Any]) -> str | None:
-    """The values of one row that there are; None if there is none."""
+    """The values of one row that are present, as JSON; None if there are none."""
     there = {name: _plain(value) for name, value in values.items() if not _is_missing(value)}
     return json.dumps(there, ensure_ascii=False, default=_plain) if there else None
 
 
 def carried_types(plan: Path) -> dict[str, str]:
-    """Sidecar column → DuckDB type, in the order of names, of what the rows of a plan carry."""
+    """Sidecar column → DuckDB type, sorted by name, for the carried columns of a plan's rows."""
     kinds: defaultdict[str, set[str]] = defaultdict(set)
     for batch in parquet(plan).iter_batches(_BATCH_ROWS, columns=[COLUMN]):
         for row in batch[COLUMN].drop_null().to_pylist():
@@ -39,13 +39,13 @@ def carried_types(plan: Path) -> dict[str, str]:
 
 
 def carried_values(row: str | None, types: Mapping[str, str]) -> dict[str, Any]:
-    """The carried columns of one row, as their types have them."""
+    """The carried columns of one row, converted to their types."""
     values = {} if row is None else json.loads(row)
     return {name: _typed(values.get(name), kind) for name, kind in types.items()}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it; bytes as text or else in hexadecimal."""
+    """Convert to a JSON value; bytes become text, or hexadecimal if they are not UTF-8."""
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -1,4 +1,4 @@
-"""Which columns of a file are read, and as what: decided once per file and said in one log line."""
+"""Which columns of a file are read, and as which fields: decided once per file and logged in one line."""
 
 import logging
 import re
@@ -16,20 +16,20 @@ from tinygptv.errors import DataError, did_you_mean
 logger = logging.getLogger(__name__)
 
 _KNOWN_UNREAD = {"nsfw_score_gantman", "clip_similarity_vitl14", "aesthetic_score_laion_v2", "image_phash", "num_faces"}
-"""COYO's columns beside those that are read: what they hold is known, and none of our fields."""
+"""Columns of COYO that are known to have no field of ours."""
 
 _TELLING = {
     "punsafe": re.compile(r"nsfw|unsafe|safe|porn|explicit|toxic|csam|(?<![a-z])(adult|nude|sexual)", re.I),
     "pwatermark": re.compile(r"watermark", re.I),
     "licence": re.compile(r"licen[sc]e|(?<![a-z])rights|copyright", re.I),
 }
-"""Field → names of columns that say such a thing and should not be passed over in silence."""
+"""Field → pattern of column names that suggest such data and must not be ignored silently."""
 
 _MOST_NAMES = 30
 
 
 class Column(NamedTuple):
-    """A column by its place in the file, or behind its last one for a partition's; `members` lead into structs."""
+    """A column by its index in the file (partition columns follow the last one); `members` lead into structs."""
 
     name: str
     place: int
@@ -41,8 +41,11 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """Row field → column, and sidecar column → column that is carried. `names` are the file's, then its partitions';
-    with `carries_all` what a record holds beyond them is carried as well."""
+    """Row field → column, and sidecar column → carried column.
+
+    `names` are the file's columns, then its partitions. With `carries_all`, members of a record beyond them are carried
+    as well.
+    """
 
     fields: dict[str, Column]
     carried: dict[str, Column]
@@ -51,13 +54,13 @@ class Columns:
 
     @property
     def unread(self) -> list[str]:
-        """Columns of which nothing is read."""
+        """Columns that are neither read nor carried."""
         read = {column.place for column in (*self.fields.values(), *self.carried.values())}
         return [name or f"(column {place})" for place, name in enumerate(self.names) if place not in read]
 
 
 class Source(NamedTuple):
-    """One file of a table and what its beginning says; `is_only` if the table has no other."""
+    """One file of a table and its beginning; `is_only` if the table has no other file."""
 
     file: TableFile
     table: Table
@@ -66,7 +69,7 @@ class Source(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where the file is."""
+        """The file's path or URL."""
         return self.file.path
 
     def columns(
@@ -76,10 +79,10 @@ class Source(NamedTuple):
         has_members: Callable[[Column], bool] = lambda column: False,
         guesses: Mapping[str, int] | None = None,
     ) -> Columns:
-        """The columns of a file that has `names`: declared ones, `guesses` by position, then known names. They are
-        logged with the `layout`.
+        """Choose the columns of a file with these `names`: declared ones first, then `guesses` by position, then known
+        names. The choice is logged with the `layout`.
 
-        Raises DataError if URL or caption is missing, a declared column is not there, or a name that is read occurs
+        Raises DataError if URL or caption is missing, a declared column does not exist, or a name to be read occurs
         twice.
         """
         every = [*names, *(name for name in self.file.partitions if name not in names)]
@@ -106,7 +109,7 @@ class Source(NamedTuple):
         return columns
 
     def partition(self, column: Column) -> str | None:
-        """The value of a column that only the file's folders name."""
+        """The value of a column that comes from the file's folder names."""
         return self.file.partitions[column.name]
 
     def _carried(self, finder: "_Finder", fields: Mapping[str, Column]) -> dict[str, Column]:
@@ -121,13 +124,13 @@ class Source(NamedTuple):
             if name in carried:
                 raise DataError(
                     f"{self.path}: the columns '{carried[name]}' (number {carried[name].place}, from 0) and '{column}' "
-                    f"(number {column.place}) would both be carried as `{name}`; list one of them in `carry`"
+                    f"(number {column.place}) would both be carried as `{name}`; list only one of them in `carry`"
                 )
             carried[name] = column
         return carried
 
     def _named_to_carry(self, finder: "_Finder", name: str) -> Column | None:
-        """Parts of one table may have different columns."""
+        """A column named in `carry`; None with a warning if this file of several does not have it."""
         column = finder.find("carry", name)
         if column is None:
             message = f"no column '{name}', which `carry` names. {did_you_mean(name, map(str, finder.columns))}"
@@ -138,7 +141,7 @@ class Source(NamedTuple):
 
 
 def _report(file: TableFile, layout: str, columns: Columns) -> None:
-    """Say what is read, as what, and what is not; warn of what tells of safety, watermarks or licences unread."""
+    """Log what is read, as what, and what is not; warn about unread columns on safety, watermarks or licences."""
     read = ", ".join(f"{field} <- {column}" for field, column in columns.fields.items())
     carried = ", ".join(
         name if name == str(column) else f"{name} <- {column}" for name, column in columns.carried.items()
@@ -151,38 +154,38 @@ def _report(file: TableFile, layout: str, columns: Columns) -> None:
         telling = [name for name in columns.unread if pattern.search(name) and name.lower() not in _KNOWN_UNREAD]
         if telling:
             logger.warning(
-                "table %s: %s not read, although the name tells of what filters ask; map it with `columns: {%s: %s}` "
-                "or take it along with `carry: [%s]`",
+                "table %s: %s not read, although the name suggests data for filters; map it with `columns: {%s: %s}` "
+                "or keep it with `carry: [%s]`",
                 *(file.relative, _listed(telling), field, telling[0], telling[0]),
             )
 
 
 def sidecar_name(name: str) -> str:
-    """What a carried column is called in sidecars: lower case, `_` for what SQL has no names for, and `table_` before
-    what would be taken for another column."""
+    """A carried column's name in sidecars: lower case, `_` for characters not allowed in SQL names, and the prefix
+    `table_` if the name is taken."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "column"
     is_taken = plain in SCHEMA.names or plain in SCORE_COLUMNS or plain in ("position", "earlier", "reason")
     return f"table_{plain}" if is_taken or plain[0].isdigit() else plain
 
 
 class _Finder:
-    """Finds columns of one file by what a definition calls them."""
+    """Finds columns of one file by the references in a definition."""
 
     def __init__(self, path: str, names: Sequence[str], has_members: Callable[[Column], bool]) -> None:
         self._path, self._names, self._has_members = path, names, has_members
 
     def declared(self, field: str, reference: str | int) -> Column:
-        """Raises DataError if there is no such column."""
+        """The declared column of a field. Raises DataError if it does not exist."""
         column = self.find(field, reference)
         if column is None:
             raise DataError(
-                f"{self._path}: no column '{reference}', which the source names for {field}. "
+                f"{self._path}: no column '{reference}', which the source declares for {field}. "
                 f"{did_you_mean(str(reference), self._names)}"
             )
         return column
 
     def find(self, field: str, reference: str | int) -> Column | None:
-        """By name, then by position, then as a path of members."""
+        """Look up by name, then by position, then as a path of struct members."""
         if isinstance(reference, str) and reference in self._names:
             return self.named(field, reference)
         if str(reference).isdigit():
@@ -197,19 +200,19 @@ class _Finder:
         return None
 
     def named(self, field: str, name: str) -> Column:
-        """Raises DataError if the name occurs twice."""
+        """The only column of that name. Raises DataError if there are several."""
         places = [place for place, each in enumerate(self._names) if each == name]
         if len(places) > 1:
             raise DataError(
-                f"{self._path}: the column '{name}' is there {len(places)} times, as columns "
-                f"{', '.join(map(str, places))} (from 0), and is read as {field}; say which one: "
+                f"{self._path}: the column '{name}' occurs {len(places)} times, as columns "
+                f"{', '.join(map(str, places))} (from 0), and is read as {field}; declare which one: "
                 f"`columns: {{{field}: {places[0]}}}`"
             )
         return Column(name, places[0])
 
     @property
     def columns(self) -> list[Column]:
-        """All of them."""
+        """All columns of the file."""
         return [Column(name, place) for place, name in enumerate(self._names)]
 
 

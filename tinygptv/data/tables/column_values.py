@@ -1,6 +1,7 @@
-"""A column of any Arrow type → text, numbers or a digest, as a field of a row needs them.
+"""Conversion of columns of any Arrow type to text, numbers or digests, as fields of a row require.
 
-Whether that is possible is decided from the type alone, before the first row; a value that is none is NULL and counted.
+Whether a conversion is possible depends only on the type, so it is known before the first row; invalid values become
+NULL and are counted.
 """
 
 from collections.abc import Callable
@@ -24,20 +25,20 @@ _NSFW = {
     **dict.fromkeys(("UNSURE", "POSSIBLE", "UNKNOWN"), "UNSURE"),
     **dict.fromkeys(("UNLIKELY", "VERY_UNLIKELY", "FALSE", "NO", "N", "F", "SAFE", "SFW"), "UNLIKELY"),
 }
-"""What tables say → LAION's marks; LIKELY and the like are Google Vision's."""
+"""Values in tables → LAION's marks; LIKELY and similar ones are Google Vision's."""
 
 _UNSAFE_FROM = 0.5
 
 
 class Values(NamedTuple):
-    """Values of a column, NULL where there is none; `bad` marks those that are there but not what the field needs."""
+    """Values of a column, NULL where missing; `bad` marks values that are present but invalid for the field."""
 
     values: pa.Array
     bad: pa.Array
 
     @property
     def bad_count(self) -> int:
-        """How many."""
+        """The number of invalid values."""
         return int(self.bad.true_count)
 
 
@@ -45,7 +46,7 @@ Converter = Callable[[pa.Array], Values]
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values behind extension types, dictionaries and runs."""
+    """The type of the values behind extension, dictionary and run-end encodings."""
     while True:
         if isinstance(kind, pa.BaseExtensionType):
             kind = kind.storage_type
@@ -56,7 +57,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """The values behind extension types, dictionaries and runs."""
+    """The values behind extension, dictionary and run-end encodings."""
     while True:
         kind = column.type
         if isinstance(kind, pa.BaseExtensionType):
@@ -70,7 +71,7 @@ def plain(column: pa.Array) -> pa.Array:
 
 
 def converter(field: str, kind: pa.DataType) -> Converter | None:
-    """How a column of this type becomes the field's values; None if it cannot."""
+    """The conversion of a column type to a field; None if there is none."""
     kind = plain_type(kind)
     if field in NUMBERS or field in PIXELS:
         convert = as_numbers if field in NUMBERS else as_pixels
@@ -81,7 +82,7 @@ def converter(field: str, kind: pa.DataType) -> Converter | None:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether values are lists, of whatever layout."""
+    """Whether a type is any kind of list."""
     types = pa.types
     checks = (
         types.is_list,
@@ -94,13 +95,13 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def as_texts(column: pa.Array) -> Values:
-    """Text; bytes that are not UTF-8 are bad."""
+    """Convert to strings; bytes that are not UTF-8 are bad."""
     column = plain(column)
     if pa.types.is_null(column.type):
         return _good(pa.nulls(len(column), pa.string()))
     if not (_is_text(column.type) or _is_binary(column.type)):
         return _good(column.cast(pa.string()))
-    # Parquet readers trust what they read: by way of bytes every text is checked.
+    # Parquet readers do not validate UTF-8: a cast from binary checks every string.
     encoded = column.cast(pa.large_binary())
     try:
         return _good(encoded.cast(pa.string()))
@@ -110,7 +111,7 @@ def as_texts(column: pa.Array) -> Values:
 
 
 def as_numbers(column: pa.Array) -> Values:
-    """Numbers; NaN and blank text are missing, other text is bad."""
+    """Convert to numbers; NaN and blank text are missing, other text is bad."""
     column = plain(column)
     if pa.types.is_null(column.type):
         return _good(pa.nulls(len(column), pa.float64()))
@@ -130,7 +131,7 @@ def as_numbers(column: pa.Array) -> Values:
 
 
 def as_pixels(column: pa.Array) -> Values:
-    """Lengths in pixels: numbers above 0; 0 is missing, as some publishers write it."""
+    """Convert to lengths in px, above 0; 0 counts as missing, as some publishers write it."""
     numbers, bad = as_numbers(column)
     possible = pc.and_(pc.greater(numbers, number(0)), pc.less(numbers, number(_MOST_PIXELS)))
     pixels = pc.cast(pc.if_else(possible, numbers, pa.nulls(len(column), pa.float64())), pa.int32(), safe=False)
@@ -139,7 +140,7 @@ def as_pixels(column: pa.Array) -> Values:
 
 
 def as_digests(column: pa.Array) -> Values:
-    """SHA-256 in lower-case hexadecimal, from that in any case or from 32 bytes."""
+    """Convert to SHA-256 in lower-case hexadecimal, from hexadecimal or from 32 bytes."""
     column = plain(column)
     if _is_binary(column.type):
         column = texts([None if value is None else _printed(value) for value in column.to_pylist()])
@@ -151,7 +152,7 @@ def as_digests(column: pa.Array) -> Values:
 
 
 def as_nsfw(column: pa.Array) -> Values:
-    """LAION's marks NSFW, UNSURE and UNLIKELY, from those of others, truth values, and numbers from 0 to 1."""
+    """Convert to LAION's marks NSFW, UNSURE and UNLIKELY, from other marks, booleans, or numbers from 0 to 1."""
     read, bad = as_texts(column)
     found = one_line(read).dictionary_encode()
     marks = texts([_mark(value) for value in found.dictionary.to_pylist()]).take(found.indices)
@@ -160,12 +161,12 @@ def as_nsfw(column: pa.Array) -> Values:
 
 
 def one_line(column: pa.Array) -> pa.Array:
-    """Every run of white space and control characters becomes one space."""
+    """Replace every run of white space and control characters by one space."""
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(column, _SPACE, " "))
 
 
 def is_blank(column: pa.Array) -> pa.Array:
-    """Where a text is missing or empty."""
+    """Where a string is missing or empty."""
     return pc.equal(pc.fill_null(column, text("")), text(""))
 
 
@@ -212,7 +213,7 @@ def _number(value: str | None) -> float | None:
 
 
 def _printed(value: bytes) -> str:
-    """The bytes of a digest in hexadecimal, or what is printed as text already."""
+    """A digest's bytes in hexadecimal, or decoded if they are hexadecimal text already."""
     return value.hex() if len(value) == _DIGEST_BYTES and not value.isascii() else value.decode("latin-1")
 
 

@@ -1,7 +1,7 @@
-"""How a table of delimited text is written: what separates its fields, what quotes them, and which columns it has.
+"""The dialect of delimited text: its delimiter, quoting, and columns.
 
-Found in the first megabyte. The sniffers of `csv` and DuckDB judge by regularity alone and take a caption's commas for
-columns; here a table is known to hold addresses, which says more.
+Detected from the first megabyte. The sniffers of `csv` and DuckDB look only for regularity and take a caption's commas
+for delimiters; here a table must contain URLs, which is a stronger criterion.
 """
 
 import io
@@ -19,19 +19,21 @@ from tinygptv.errors import DataError
 _DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", "\x01": "Ctrl-A"}
 _LOOKED_AT = 100
 _LONGEST_PREAMBLE = 10
-"""Records that may stand before a header, such as Excel's `sep=;` or a comment."""
+"""Records that may precede a header, such as Excel's `sep=;` or a comment."""
 _TOPIC = re.compile(r"/[mgt]/\w+(,/[mgt]/\w+)*")
 
 
 class Dialect(NamedTuple):
-    """`names` are those of the header, or positions from 0 if there is none; they say how many fields a record has.
-    Records begin behind `header_line`, which is 0 if there is no header."""
+    """`names` are those of the header, or positions from 0 without one; their number is the number of fields.
+
+    Records begin after `header_line`, which is 0 without a header.
+    """
 
     quoting: Quoting
     names: list[str]
     header_line: int
     guesses: dict[str, int]
-    """Row field → position, where there is no header to say."""
+    """Row field → position, if there is no header."""
 
     def __str__(self) -> str:
         quoting = self.quoting
@@ -44,12 +46,13 @@ class Dialect(NamedTuple):
 
 
 def looks_like_url(text: str) -> bool:
-    """Whether it begins as an address of the web does."""
+    """Whether the text begins like a web URL."""
     return text.strip().lower().startswith(("http://", "https://", BASE_URL.lower()))
 
 
 def delimiter_of(lines: Sequence[str], table: Table) -> str | None:
-    """What separates the fields: names of a header, or else an address and the same number of fields in most lines."""
+    """The delimiter: one that splits a header with known names, or else one that gives most lines a URL and the same
+    number of fields."""
     known = _known_names(table)
     for delimiter in _DELIMITERS:
         fields = [_bare(field) for field in lines[0].split(delimiter)] if lines else []
@@ -63,8 +66,10 @@ def delimiter_of(lines: Sequence[str], table: Table) -> str | None:
 
 
 def dialect_of(path: str, head: Head, table: Table) -> Dialect:
-    """The dialect of the file that begins with `head`; what the table declares wins. Raises DataError if the columns
-    cannot be told."""
+    """The dialect of the file that begins with `head`; declarations of the table take precedence.
+
+    Raises DataError if the columns cannot be determined.
+    """
     text = head.text.decode("utf-8", "surrogateescape")
     if not head.is_whole:
         text = text[: text.rfind("\n") + 1] or text
@@ -97,7 +102,7 @@ def _bare(field: str) -> str:
 
 
 def _lines_with_url(lines: Iterable[str], delimiter: str) -> int:
-    """How many lines have an address as a field and as many fields as most."""
+    """How many lines have the most common number of fields, and a URL among them."""
     fields = [line.split(delimiter) for line in lines if delimiter in line]
     if not fields:
         return 0
@@ -122,7 +127,7 @@ def _quoting(text: str, delimiter: str, table: Table) -> Quoting:
 
 
 def _escape(text: str, delimiter: str, quote: str) -> str | None:
-    """Spark puts a backslash before a quote that is text; everybody else doubles it."""
+    """Spark escapes a quote with a backslash; other writers double it."""
     if "\\" + quote not in text:
         return None
     doubled, escaped = (_bad_records(text, Quoting(delimiter, quote, escape)) for escape in (None, "\\"))
@@ -130,10 +135,10 @@ def _escape(text: str, delimiter: str, quote: str) -> str | None:
 
 
 def _is_quoted(text: str, quoting: Quoting) -> bool:
-    """Whether the quotes of a tab-separated file are marks around fields, or text as in CC3M and CC12M.
+    """Whether the quotes of a tab-separated file enclose fields, or are text as in CC3M and CC12M.
 
-    They are marks if a column is always between them, or if fields between them hold what needs them: a tab, a line
-    feed or a quote; and if nobody wrote a quote who would have had to mark it.
+    They enclose fields if a column is always quoted, or if quoted fields contain what requires quoting (a tab, a line
+    feed or a quote), and if no quote appears where a quoting writer would have escaped it.
     """
     lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
     fields = [line.split("\t") for line in lines]
@@ -156,7 +161,7 @@ def _is_quoted(text: str, quoting: Quoting) -> bool:
 
 
 def _is_bare_quote(field: str) -> bool:
-    """Whether a quote stands inside a field that neither begins nor ends with one."""
+    """Whether a quote occurs inside a field that neither begins nor ends with one."""
     return '"' in field.replace('""', "").replace('\\"', "") and field[0] != '"' and field[-1] != '"'
 
 
@@ -168,13 +173,13 @@ def _bad_records(text: str, quoting: Quoting) -> int:
 
 
 def _records(text: str, quoting: Quoting) -> list[tuple[int, list[str] | Bad]]:
-    """Those that are not blank, with their lines."""
+    """The records that are not blank, with their line numbers."""
     return [(line, record) for line, record in csv_records(io.StringIO(text, newline="\n"), quoting) if record]
 
 
 def _header(records: Sequence[list[str]], table: Table) -> int | None:
-    """Which record names the columns: one of the first that has names of URL and caption; or the first if it has one
-    of them, or if it has no address and what follows has."""
+    """The index of the header: one of the first records, if it names URL and caption; or the very first record, if it
+    names one of them, or has no URL although later records do."""
     if table.header is not None:
         return 0 if table.header else None
     known = _known_names(table)
@@ -193,7 +198,7 @@ def _header(records: Sequence[list[str]], table: Table) -> int | None:
 
 
 def _positions(path: str, rows: list[list[str]], count: int, dialect: Dialect, table: Table) -> dict[str, int]:
-    """Where URL and caption are, if they are not declared. Raises DataError if that cannot be told."""
+    """The positions of URL and caption, if not declared. Raises DataError if they cannot be determined."""
     missing = [field for field in REQUIRED if field not in table.declared_columns]
     if not missing:
         return {}
@@ -208,7 +213,7 @@ def _positions(path: str, rows: list[list[str]], count: int, dialect: Dialect, t
     if url is None:
         found = ", ".join(f"{round(share * len(rows))} in column {place}" for place, share in enumerate(shares))
         raise DataError(
-            f"{path}: cannot tell which column is the URL ({dialect}): of the first {count} records {len(rows)} have "
+            f"{path}: cannot determine the URL column ({dialect}): of the first {count} records {len(rows)} have "
             f"{len(columns)} fields, with URLs {found}. The first one: {shown}. {advice}"
         )
     guesses = {"url": url}
@@ -216,14 +221,14 @@ def _positions(path: str, rows: list[list[str]], count: int, dialect: Dialect, t
         caption = _caption(columns, others)
         if caption is None:
             raise DataError(
-                f"{path}: cannot tell which column is the caption ({dialect}). The first record: {shown}. {advice}"
+                f"{path}: cannot determine the caption column ({dialect}). The first record: {shown}. {advice}"
             )
         guesses["caption"] = caption
     return {field: guesses[field] for field in missing}
 
 
 def _caption(columns: list[tuple[str, ...]], others: list[int]) -> int | None:
-    """The only other column; the first of CC3M's file with labels; or the only one whose values have several words."""
+    """The only other column; the first one of CC3M's file with labels; or the only column of multi-word values."""
     if len(others) == 1:
         return others[0]
     if len(columns) == 5 and others == [0, 2, 3, 4] and all(_TOPIC.fullmatch(value) for value in columns[3] if value):

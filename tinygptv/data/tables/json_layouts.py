@@ -1,4 +1,4 @@
-"""Tables of JSON: objects one per line or in an array, SBU's parallel lists, and LLaVA's chats."""
+"""Tables in JSON: objects one per line or in an array, SBU's parallel lists, and LLaVA's conversations."""
 
 import itertools
 import json
@@ -34,16 +34,16 @@ def read_capfilt(source: Source) -> Iterator[Records]:
 
 
 def read_llava(source: Source) -> Iterator[Records]:
-    """[{"id", "image", "conversations": [human, gpt]}, …]: `image` is a path below the base URL, and the first answer
-    is the caption."""
-    logger.info("table %s: LLaVA's chats, %s", source.file.relative, source.head.coding)
+    """[{"id", "image", "conversations": [human, gpt]}, …]: `image` is a path below the base URL; the first answer is
+    the caption."""
+    logger.info("table %s: LLaVA conversations, %s", source.file.relative, source.head.coding)
     with open_text(source.path, source.head.coding) as stream:
         pairs = (_llava_pair(item) for item in array_items(stream, source.path))
         yield from records_of(enumerate(pairs, start=1), _PAIR)
 
 
 def read_sbu(source: Source) -> Iterator[Records]:
-    """{"image_urls": […], "captions": […]}: parallel lists, each read by a stream of its own."""
+    """{"image_urls": […], "captions": […]}: parallel lists, each read through its own stream."""
     declared, coding = source.table.declared_columns, source.head.coding
     url, caption = str(declared.get("url", "image_urls")), str(declared.get("caption", "captions"))
     logger.info(
@@ -55,7 +55,7 @@ def read_sbu(source: Source) -> Iterator[Records]:
 
 
 def parallel(path: str, urls: tuple[str, Iterator[Any]], captions: tuple[str, Iterator[Any]]) -> Iterator[Records]:
-    """Two named lists, item by item. Raises DataError at the end of the shorter: then no pair can be trusted."""
+    """Pair two named lists. Raises DataError if one is shorter, since no pair can then be trusted."""
     missing = object()
 
     def pairs() -> Iterator[tuple[int, Any]]:
@@ -92,7 +92,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _named(source: Source, layout: str, items: Iterator[Any]) -> Iterator[Records]:
-    """Items → records; the first thousand objects say which columns there are, for an object may leave some out."""
+    """Items → records; the columns are those of the first thousand objects, since an object may omit some."""
     head = list(itertools.islice(items, _LOOKED_AT))
     objects = [item for item in head if isinstance(item, dict)]
     names = list(dict.fromkeys(name for item in objects for name in item)) or list(_PAIR)
@@ -122,7 +122,7 @@ def _getter(source: Source, column: Column, names: list[str]) -> Callable[[Any],
 
 
 def _carrier(source: Source, columns: Columns, names: list[str]) -> Callable[[Any], dict[str, Any]] | None:
-    """What is taken along of an object; if that is everything, also what none of the first objects had."""
+    """A function for an object's carried members; if all are carried, including those the first objects lack."""
     if not columns.carried and not columns.carries_all:
         return None
     getters = {name: _getter(source, column, names) for name, column in columns.carried.items()}

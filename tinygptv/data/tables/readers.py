@@ -1,7 +1,7 @@
 """Tables of URL+caption pairs, in the layouts their publishers chose → batches of rows.
 
-Nothing is read whole. A record that cannot be used is still a row: it comes out with a `problem`, its line and what
-stands there, so that what goes in is always what comes out plus what was dropped.
+Nothing is read whole. A record that cannot be used is still a row, with its `problem`, its line and an excerpt, so that
+rows in always equals rows out plus drops.
 """
 
 import json
@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 _MAGIC: dict[bytes, TableFormat] = {b"PAR1": "laion_parquet", b"\xff\xff\xff\xff": "arrow", b"ARROW1": "arrow"}
 _FIRST_LINES, _CHARACTERS_PER_NUL = 1 << 16, 50
-"""Characters that are looked at; and how many there must be for each NUL: texts of the web hold some."""
+"""Leading characters to inspect; characters required per NUL, since web text contains a few."""
 
 
 def read_table(table: Table, resolved: str) -> Iterator[pa.RecordBatch]:
-    """The rows (`table_rows.ROWS`) of the table at `resolved`: a path or a URL fsspec can open, `*` for several files
-    in order, a folder of tables, or one that Hugging Face `datasets` saved. Empty files among others are skipped.
+    """The rows (`table_rows.ROWS`) of the table at `resolved`: a path or fsspec URL, a pattern with `*` for several
+    files in order, a folder of tables, or one saved by Hugging Face `datasets`. Empty files among others are skipped.
 
     Problems: `no_url`, `empty_caption`, `undecodable` (not UTF-8), `wrong_columns`, `not_json`, `not_text`,
-    `bad_quotes`. Each file's dialect and columns are logged, and so is, with its count, what was there but no value.
-    Raises DataError if there is no such file, its layout is unknown, or it lacks a needed column.
+    `bad_quotes`. Each file's dialect and columns are logged, and so are counts of unusable values. Raises DataError if
+    there is no such file, its layout is unknown, or a required column is missing.
     """
     files = expand(resolved)
     is_empty = True
@@ -56,11 +56,11 @@ def read_table(table: Table, resolved: str) -> Iterator[pa.RecordBatch]:
                 yield rows
         _report_losses(source, make, problems)
     if is_empty:
-        raise DataError(f"{resolved}: empty; there is no row in it")
+        raise DataError(f"{resolved}: empty; it contains no rows")
 
 
 def recognise(path: str) -> TableFormat:
-    """The layout of the table at `path`, from its first bytes and, for plain text, its name."""
+    """Detect the layout of the table at `path` from its first bytes and, for plain text, its name."""
     table = Table(location="./table")
     return _recognised(path, table, read_head(path, table))
 
@@ -75,7 +75,7 @@ def _recognised(path: str, table: Table, head: Head) -> TableFormat:
     text = head.text.decode("utf-8", errors="replace").lstrip("\ufeff \r\n")
     lines = [line for line in text[:_FIRST_LINES].split("\n") if line.strip()]
     first_line = lines[0] if lines else ""
-    # A caption may begin with a bracket; in JSON a field that is an address would be quoted.
+    # A caption may begin with a bracket; in JSON, a URL would be quoted.
     is_json = text.startswith(("[", "{")) and not any(looks_like_url(field) for field in first_line.split("\t"))
     if is_json and text.startswith("["):
         return "llava_json" if '"conversations"' in text[:_FIRST_LINES] else "capfilt_json"
@@ -88,8 +88,8 @@ def _recognised(path: str, table: Table, head: Head) -> TableFormat:
     if is_text and looks_like_url(first_line):
         return "sbu_urls"
     raise DataError(
-        f"{path}: not a known table layout ({head.coding}; it begins with {first_line[:60]!r}); name it with "
-        f"`format:`, one of {', '.join(_LAYOUTS)}, or declare its `encoding` or `delimiter`"
+        f"{path}: not a known table layout ({head.coding}; it begins with {first_line[:60]!r}); declare its "
+        f"`format:`, one of {', '.join(_LAYOUTS)}, or its `encoding` or `delimiter`"
     )
 
 
@@ -101,10 +101,10 @@ def _parsed(text: str) -> Any:
 
 
 def _report_losses(source: Source, make: RowMaker, problems: Counter[str]) -> None:
-    """One line for each field whose column or values could not be used, and for what another dialect might mend."""
+    """Warn once per field with an unusable column or values, and about problems that another dialect might fix."""
     name = source.file.relative
     for field, kind in make.unread.items():
-        logger.warning("table %s: the column for %s is of type %s, which is not read; it is NULL", name, field, kind)
+        logger.warning("table %s: the column for %s has type %s, which is not supported; it is NULL", name, field, kind)
     for field, count in make.unusable.items():
         if count:
             logger.warning("table %s: %d values of %s cannot be read and are NULL", name, count, field)
@@ -113,7 +113,7 @@ def _report_losses(source: Source, make: RowMaker, problems: Counter[str]) -> No
         logger.warning("table %s: %d records have other columns than the rest; %s", name, count, advice)
     if count := problems["undecodable"]:
         coding = source.head.coding.encoding
-        logger.warning("table %s: %d rows are not %s; declare another `encoding`, as cp1252", name, count, coding)
+        logger.warning("table %s: %d rows are not %s; declare another `encoding`, e.g. cp1252", name, count, coding)
     if count := problems["bad_quotes"]:
         logger.warning("table %s: in %d rows quotes do not match; declare another `quote` or `escape`", name, count)
 

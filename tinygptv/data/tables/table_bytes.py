@@ -1,5 +1,5 @@
-"""Files of a table as they lie → bytes as the readers want them: unpacked, in UTF-8 without a byte order mark, and with
-lines that end in a line feed. Nothing is read whole."""
+"""Raw bytes of a table's files → bytes for the readers: decompressed, in UTF-8 without a byte order mark, lines ending
+in a line feed. Nothing is read whole."""
 
 import codecs
 import io
@@ -35,13 +35,13 @@ _FOREIGN = {
     b"ORC": "an ORC file; convert it to Parquet",
     b"\x80\x04\x95": "a pickle, which can run code when it is read; export the table as Parquet",
     b"%PDF": "a PDF; a table of text or Parquet is needed",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
-    b"<!DOCTYPE html": "a web page, perhaps of a login; download the file itself",
-    b"<!doctype html": "a web page, perhaps of a login; download the file itself",
-    b"<html": "a web page, perhaps of a login; download the file itself",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
+    b"<!DOCTYPE html": "a web page, perhaps a login page; download the file itself",
+    b"<!doctype html": "a web page, perhaps a login page; download the file itself",
+    b"<html": "a web page, perhaps a login page; download the file itself",
 }
 _BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
-"""How Parquet, Arrow files and Arrow streams begin: they are no text."""
+"""First bytes of Parquet files, Arrow files and Arrow streams, which are not text."""
 
 _MARKS = {
     b"\xef\xbb\xbf": "utf-8",
@@ -51,15 +51,14 @@ _MARKS = {
     b"\xfe\xff": "utf-16",
 }
 _FEW_ZEROS, _MANY_ZEROS = 0.1, 0.5
-"""Of every second byte, where they are letters and where they are the other halves of Latin ones."""
+"""UTF-16 without a mark: share of zero bytes at the positions of letters, and at those of their high bytes."""
 _SHORTEST = 20
 _NO_TEXT = "table-bytes"
 _DAMAGED = (EOFError, OSError, lzma.LZMAError)
 
 
 class Coding(NamedTuple):
-    """How the text of a file is packed and encoded, and whether its lines end in a carriage return alone, as on old
-    Macs."""
+    """A text file's compression and encoding, and whether its lines end in a bare carriage return, as on old Macs."""
 
     compression: Compression
     encoding: str
@@ -71,7 +70,7 @@ class Coding(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The beginning of a file: of its bytes, unpacked; and of its text, in UTF-8, empty if it is not read as text."""
+    """The beginning of a file: decompressed bytes, and text in UTF-8, which is empty for binary formats."""
 
     coding: Coding
     unpacked: bytes
@@ -80,14 +79,14 @@ class Head(NamedTuple):
 
 
 def open_bytes(path: str) -> IO[Any]:
-    """A local path or a URL fsspec can open, as it lies."""
+    """Open a local path or an fsspec URL."""
     return fsspec.open(path, "rb").open()
 
 
 def read_head(path: str, table: Table) -> Head:
-    """The beginning of a file and its coding: as the table declares it, or as magic bytes and byte order marks say.
+    """A file's beginning and coding, as declared by the table or detected from magic bytes and byte order marks.
 
-    Raises DataError if it is packed in a way that cannot be read in pieces, or is something known that is no table.
+    Raises DataError for a compression that cannot be streamed, or a known format that is not a table.
     """
     with open_bytes(path) as stream:
         first = stream.read(512)
@@ -107,21 +106,24 @@ def read_head(path: str, table: Table) -> Head:
 
 @contextmanager
 def open_coded(path: str, coding: Coding) -> Iterator[io.BufferedReader]:
-    """The bytes of a file in UTF-8. What is not text in its encoding becomes a byte that is not UTF-8 either, so that
-    it costs its own row. Raises DataError, on reading, where packed data are damaged."""
+    """Open a file as bytes in UTF-8.
+
+    Undecodable text becomes a byte that is invalid in UTF-8, so that it only costs its row. Reading raises DataError if
+    compressed data are damaged.
+    """
     with _unpacked(path, coding.compression) as unpacked:
         yield io.BufferedReader(_Recoded(unpacked, coding), _CHUNK)
 
 
 @contextmanager
 def open_text(path: str, coding: Coding) -> Iterator[IO[str]]:
-    """The same as text, lines as they are; bytes that are not UTF-8 become surrogates."""
+    """Open a file as text with its own line ends; invalid bytes become surrogates."""
     with open_coded(path, coding) as stream:
         yield io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
 
 
 class _Unpacked:
-    """A packed stream whose errors name its file."""
+    """A decompressing stream whose errors name the file."""
 
     def __init__(self, path: str, compression: Compression, stream: Any) -> None:
         self._path, self._compression, self._stream = path, compression, stream
@@ -134,7 +136,7 @@ class _Unpacked:
             if self._compression == NONE:
                 raise
             raise DataError(
-                f"{self._path}: its {self._compression} data are damaged or end early ({error}); get the file again, "
+                f"{self._path}: its {self._compression} data are damaged or truncated ({error}); fetch the file again, "
                 "or declare another `compression`"
             ) from error
 
@@ -154,7 +156,7 @@ def _unpacked(path: str, compression: Compression) -> Iterator[_Unpacked]:
 
 
 class _Recoded(io.RawIOBase):
-    """Unpacked bytes → UTF-8 with line feeds."""
+    """Decompressed bytes → UTF-8 with line feeds."""
 
     def __init__(self, unpacked: _Unpacked, coding: Coding) -> None:
         self._unpacked, self._coding = unpacked, coding
@@ -163,11 +165,11 @@ class _Recoded(io.RawIOBase):
         self._is_first, self._is_over = True, False
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """As `io.RawIOBase` has it."""
+        """See `io.RawIOBase`."""
         while not self._left and not self._is_over:
             chunk = self._unpacked.read(_CHUNK)
             self._is_over = not chunk
@@ -191,14 +193,14 @@ def _utf8(encoding: str, head: bytes, is_whole: bool) -> bytes:
 
 
 def _decoder(encoding: str) -> codecs.IncrementalDecoder | None:
-    """None for UTF-8, whose bytes stay as they are."""
+    """The incremental decoder; None for UTF-8, whose bytes stay unchanged."""
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
         return None
     return codecs.getincrementaldecoder(encoding)(_NO_TEXT)
 
 
 def _not_text(error: UnicodeError) -> tuple[str, int]:
-    """One surrogate for what cannot be decoded: as UTF-8 it is a byte that is none."""
+    """Error handler: replace undecodable input by one surrogate, which encodes to a byte invalid in UTF-8."""
     assert isinstance(error, UnicodeDecodeError)
     return "\udc80", error.end
 
@@ -218,7 +220,7 @@ def _line_feeds(text: bytes) -> bytes:
 
 
 def _encoding(head: bytes, table: Table) -> str:
-    """As declared, as a byte order mark says, or by the zeros of ASCII in UTF-16 without one; else UTF-8."""
+    """The declared encoding, or that of a byte order mark, or UTF-16 if zero bytes suggest it; else UTF-8."""
     if table.encoding is not None:
         return table.encoding
     for mark, encoding in _MARKS.items():

@@ -1,4 +1,4 @@
-"""A table's location → the files behind it: one, those that `*` matches, or those of a folder and its subfolders."""
+"""A table's location → its files: a single file, those matching `*`, or those in a folder and its subfolders."""
 
 import json
 import logging
@@ -22,9 +22,9 @@ _MOST_NAMES = 5
 
 
 class TableFile(NamedTuple):
-    """One file of a table. `relative` is its name, with the folders below the table's location where it lies in some.
+    """One file of a table. `relative` is its path below the table's location.
 
-    `partitions` are the values that its folders name, as `language=en`.
+    `partitions` are the values in its folder names, such as `language=en`.
     """
 
     path: str
@@ -33,16 +33,16 @@ class TableFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What rows call their table: `relative` without its ending."""
+        """The table name in rows: `relative` without its extension."""
         folder, slash, name = self.relative.rpartition("/")
         return folder + slash + stem_of(unpacked(name))
 
 
 def expand(resolved: str) -> list[TableFile]:
-    """The files behind one location, in order. Hidden files, checksums and job markers are not among them.
+    """The files behind a location, in order, without hidden files, checksums and job markers.
 
-    A folder that holds Parquet files means these, a folder saved by Hugging Face `datasets` the files it lists, and any
-    other its tables of text. Raises DataError if there is none, or if a folder holds several kinds.
+    In a folder, Parquet files take precedence, then Arrow, then text; a folder saved by Hugging Face `datasets` lists
+    its files. Raises DataError if there is none, or if a folder holds several kinds of text tables.
     """
     filesystem, path = fsspec.url_to_fs(resolved)
     path = path.rstrip("/") or path
@@ -68,7 +68,7 @@ def _file(filesystem: Any, root: str, path: str, is_url: bool) -> TableFile:
 
 
 def _matching(filesystem: Any, pattern: str) -> list[str]:
-    """What a pattern matches; of a folder, as Spark calls a table, its files."""
+    """The files matching a pattern, including those inside matching folders, which Spark writes as tables."""
     takes_hidden = pattern.rpartition("/")[2].startswith(("_", "."))
     files: list[str] = []
     for path, info in sorted(filesystem.glob(pattern, detail=True).items()):
@@ -91,7 +91,7 @@ def _in_folder(filesystem: Any, folder: str) -> list[str]:
     chosen = next((kind for kind in _ORDER if kind in kinds), None)
     if chosen is None and len(kinds) > 1:
         listed = ", ".join(f"{len(paths)} of {kind}" for kind, paths in sorted(kinds.items()))
-        raise DataError(f"{folder}: this folder holds several kinds of files: {listed}; say which, as `{folder}/*.tsv`")
+        raise DataError(f"{folder}: several kinds of files ({listed}); choose one, as `{folder}/*.tsv`")
     chosen = chosen or next(iter(kinds), None)
     if unread := others + [path for kind, paths in kinds.items() if kind != chosen for path in paths]:
         names = ", ".join(path.removeprefix(folder).strip("/") for path in unread[:_MOST_NAMES])
@@ -101,12 +101,12 @@ def _in_folder(filesystem: Any, folder: str) -> list[str]:
 
 
 def _kind(name: str) -> str:
-    """Empty for what is no table by its name."""
+    """The kind of table by file name; empty if it is not a table."""
     suffix = suffix_of(name)
     is_table = suffix in KINDS and (bool(suffix) or any(map(str.isdigit, name)))
     return KINDS[suffix] if is_table else ""
 
 
 def _is_hidden(name: str) -> bool:
-    """Job markers, metadata and checksums; a partition's name may begin with an underscore."""
+    """Job markers, metadata and checksums; a partition folder may begin with an underscore."""
     return (name.startswith((".", "_")) and not _PARTITION.fullmatch(name)) or name.endswith(".crc")

@@ -1,7 +1,7 @@
-"""Records as a table holds them → batches of rows: text checked and put on one line, numbers read, every unusable row
-with its reason.
+"""Records of a table → batches of rows: text checked and put on one line, numbers parsed, unusable rows with their
+reason.
 
-All of it is done by Arrow for thousands of rows at once; one value that is not UTF-8 costs its own row and no other.
+Arrow processes thousands of rows at once; a value that is not UTF-8 costs only its own row.
 """
 
 import itertools
@@ -47,13 +47,13 @@ ROWS = pa.schema(
         (COLUMN, pa.string()),
     ]
 )
-"""One row: a URL and one caption. A record with a list of captions is as many rows as the list has different ones that
-are not blank, all with the record's `table_row` and `line`; without any it is one row, `empty_caption`.
+"""One row: a URL and one caption. A record with a list of captions becomes one row per distinct caption that is not
+blank, all with the record's `table_row` and `line`; without any, it becomes one row with `empty_caption`.
 
-`table_row` counts records from 0; `line` is what an editor shows, from 1 (in Parquet and in JSON arrays the number of
-the record). `caption` is one line, `caption_raw` what the table says. `problem` is the reason the row cannot be used,
-or NULL; where it is not, `found` holds the beginning of what stands there. Fields that are blank in the table are NULL.
-`carried` is JSON: the further columns that the source takes along."""
+`table_row` counts records from 0; `line` is the line in an editor, from 1 (in Parquet and JSON arrays the number of the
+record). `caption` is on one line; `caption_raw` is as in the table. `problem` is the reason that a row cannot be used,
+or NULL; with a problem, `found` holds an excerpt of the record. Blank fields are NULL. `carried` holds the source's
+additional columns as JSON."""
 
 _BATCH_ROWS = 10_000
 _LONGEST_EXCERPT = 200
@@ -61,10 +61,10 @@ _LONGEST_EXCERPT = 200
 
 @dataclass(frozen=True)
 class Records:
-    """Consecutive records as found: field → values of any type; `problems` of those that could not be taken apart.
+    """Consecutive records as found: field → values of any type; `problems` of records that could not be parsed.
 
-    `lines` are their line numbers if records and lines are not the same; `sources` their text, for showing a bad one;
-    `carried` what is taken along of each, as JSON.
+    `lines` are line numbers, if they differ from record numbers; `sources` are the records' texts, for excerpts;
+    `carried` holds additional columns as JSON.
     """
 
     columns: Mapping[str, pa.Array]
@@ -75,7 +75,7 @@ class Records:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of records."""
         return len(next(iter(self.columns.values())))
 
 
@@ -84,8 +84,7 @@ def records_of(
     getters: Mapping[str, Callable[[Any], Any]],
     carry: Callable[[Any], dict[str, Any]] | None = None,
 ) -> Iterator[Records]:
-    """Numbered objects, each at its line → records; `getters` say where an object holds a field, `carry` what of it is
-    taken along.
+    """Numbered objects → records; `getters` extract the fields of an object, `carry` its additional columns.
 
     A URL or caption that is neither text nor a number is `not_text`; a caption may be a list of them.
     """
@@ -117,7 +116,7 @@ def _judged(item: Any, getters: Mapping[str, Callable[[Any], Any]]) -> Any:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """As bytes, in which text that is not Unicode is told apart later; lists as lists of them if there is one."""
+    """As binary, so that invalid Unicode can be detected later; as lists of binary if any value is a list."""
     if any(isinstance(value, list) for value in values):
         lists = [value if isinstance(value, list) else [value] for value in values]
         return pa.array([[_encoded(item) for item in each] for each in lists], pa.list_(pa.binary()))
@@ -125,7 +124,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _encoded(value: Any) -> bytes | None:
-    """A number as it is written."""
+    """Encode a value as bytes; numbers as printed."""
     if isinstance(value, bytes) or value is None:
         return value
     written = str(value).lower() if isinstance(value, bool) else str(value)
@@ -134,20 +133,20 @@ def _encoded(value: Any) -> bytes | None:
 
 @dataclass
 class RowMaker:
-    """Makes rows of the records of one file, and counts by field the values that are there but cannot be used."""
+    """Makes rows from the records of one file, and counts unusable values by field."""
 
     path: str
     table_name: str
     unusable: Counter[str] = field(default_factory=Counter)
     unread: dict[str, str] = field(default_factory=dict)
-    """Optional field → type of its column, which cannot be read as that."""
+    """Optional field → type of its column, if it cannot be converted."""
     _next_record: int = 0
 
     def __call__(self, records: Records) -> pa.RecordBatch:
-        """The batch of `ROWS` for the records that follow those before.
+        """The batch of `ROWS` for the next records.
 
-        Problems beside those the records bring: `undecodable` (URL or caption is not UTF-8), `no_url`, `empty_caption`.
-        Raises DataError if URL or caption are of a type that cannot be text.
+        Adds the problems `undecodable` (URL or caption is not UTF-8), `no_url` and `empty_caption`. Raises DataError if
+        URL or caption has a type that cannot be converted to text.
         """
         count = records.count
         fields = [name for name in (*TEXTS, *NUMBERS, *PIXELS) if name != "caption"]
@@ -179,7 +178,7 @@ class RowMaker:
         return pa.record_batch([values[name] for name in ROWS.names], schema=ROWS)
 
     def _values(self, name: str, column: pa.Array | None, count: int) -> Values:
-        """An optional column that cannot be what the field needs is missing; a required one is an error."""
+        """Convert a column. If its type does not fit, an optional field is NULL and a required one is an error."""
         convert = None if column is None else converter(name, column.type)
         if column is None or convert is None:
             if column is not None and name in REQUIRED:
@@ -197,12 +196,12 @@ class RowMaker:
 
     def _unfit(self, name: str, kind: pa.DataType) -> DataError:
         return DataError(
-            f"{self.path}: the column for {name} is of type {kind}, which cannot be read as text; name another one, or "
+            f"{self.path}: the column for {name} has type {kind}, which cannot be read as text; name another one, or "
             f"a member of it as `a.b`, with `columns: {{{name}: …}}`"
         )
 
     def _captions(self, column: pa.Array) -> tuple[pa.Array, Values]:
-        """For each row the position of its record, and the captions."""
+        """The record index of each row, and the rows' captions."""
         kind = plain_type(column.type)
         if not is_list(kind):
             return pa.arange(0, len(column)), self._values("caption", column, len(column))
@@ -237,7 +236,7 @@ def _mask(column: pa.Array) -> NDArray[np.bool_]:
 
 
 def _excerpts(records: Records, record: pa.Array, problem: pa.Array) -> pa.Array:
-    """Where there is a problem: the beginning of the record's text, or else of its URL and caption."""
+    """For rows with a problem: the beginning of the record's text, or of its URL and caption."""
     found: list[str | None] = [None] * len(record)
     pair = [records.columns[name] for name in REQUIRED]
     for row in pc.indices_nonzero(pc.is_valid(problem)).to_pylist():
@@ -249,7 +248,7 @@ def _excerpts(records: Records, record: pa.Array, problem: pa.Array) -> pa.Array
 
 
 def _bytes(value: pa.Scalar) -> bytes:
-    """Of a text without decoding it, of anything else as Python prints it."""
+    """A string's bytes without decoding; other values as Python prints them."""
     if isinstance(value, pa.DictionaryScalar):
         value = value.value
     try:

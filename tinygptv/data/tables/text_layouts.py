@@ -1,4 +1,4 @@
-"""Tables of delimited text: CSV in any dialect, tab-separated files with and without a header, and SBU's two lists."""
+"""Tables of delimited text: CSV in any dialect, tab-separated files, and SBU's two lists."""
 
 import itertools
 import logging
@@ -22,14 +22,14 @@ from tinygptv.errors import DataError
 logger = logging.getLogger(__name__)
 
 _NULL = "\\N"
-"""What MySQL, PostgreSQL and Hive write where there is no value."""
+"""Missing values in files from MySQL, PostgreSQL and Hive."""
 
 _SUSPECT = r'^"(?:[^"]|"")*$|^"(?:[^"]|"")*""(?:[^"]|"")*"$'
-"""A field that begins with a quote and does not end there, or holds doubled ones: the work of somebody who quotes."""
+"""A field with an opening quote that does not end it, or with doubled quotes: it was probably written with quoting."""
 
 
 def read_delimited(source: Source) -> Iterator[Records]:
-    """Records of a dialect that is recognised or declared; those with another number of fields are `wrong_columns`."""
+    """Records in the detected or declared dialect; a wrong number of fields is `wrong_columns`."""
     dialect = dialect_of(source.path, source.head, source.table)
     layout = f"text {dialect}, {source.head.coding}"
     columns = source.columns(layout, dialect.names, guesses=dialect.guesses)
@@ -52,13 +52,13 @@ def read_delimited(source: Source) -> Iterator[Records]:
 
 
 def read_url_list(source: Source) -> Iterator[Records]:
-    """SBU as first published: a file of URLs and, named `captions` instead of `urls`, one of captions, line by line."""
+    """SBU as first published: a file of URLs and, with `captions` for `urls` in its name, one of captions."""
     folder, slash, name = source.path.rpartition("/")
     captions = f"{folder}{slash}{name.replace('urls', 'captions')}"
     if captions == source.path or not fsspec.url_to_fs(captions)[0].isfile(captions):
         raise DataError(
-            f"{source.path}: a list of URLs needs its captions, line by line, in a file beside it that is called the "
-            "same but with `captions` for `urls`"
+            f"{source.path}: a list of URLs needs its captions, line by line, in a file next to it with the same name "
+            "but `captions` for `urls`"
         )
     coding = source.head.coding
     logger.info("table %s: a list of URLs, %s; captions from %s", source.file.relative, coding, captions)
@@ -66,7 +66,7 @@ def read_url_list(source: Source) -> Iterator[Records]:
 
 
 def _split_lines(source: Source, dialect: Dialect, columns: Columns) -> Iterator[Records]:
-    """Without quotes a record is a line, which Arrow takes apart."""
+    """Without quoting, a record is a line, which Arrow splits."""
     width, line = len(dialect.names), 1
     suspects = 0
     for batch in line_batches(source.path, source.head.coding):
@@ -94,8 +94,8 @@ def _split_lines(source: Source, dialect: Dialect, columns: Columns) -> Iterator
         line += len(lines)
     if suspects and source.table.quote is None:
         logger.warning(
-            "table %s: %d captions begin with a quote as if it marked them, and are read as they stand; if it does, "
-            "declare `quote: '\"'`, otherwise `quote: none`",
+            "table %s: %d captions begin with a quote as if quoted, and are kept verbatim; if they are quoted, declare "
+            "`quote: '\"'`, otherwise `quote: none`",
             *(source.file.relative, suspects),
         )
 

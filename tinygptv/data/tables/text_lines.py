@@ -1,5 +1,4 @@
-"""Text files as lines, and as the records that a dialect of CSV makes of them; bytes that are not UTF-8 survive until
-their row is judged."""
+"""Text files as lines or CSV records; bytes that are not UTF-8 are kept until their row is checked."""
 
 import csv
 import re
@@ -19,14 +18,14 @@ _MOST_LINES_IN_QUOTES = 100
 
 
 class Bad(NamedTuple):
-    """In the place of an object: a record that could not be taken apart, why, and its text."""
+    """Takes the place of a record that could not be parsed: the reason and its text."""
 
     reason: str
     source: str
 
 
 class Quoting(NamedTuple):
-    """What separates fields, what stands around them, and what before a quote that is text: if None, another quote."""
+    """Delimiter, quote character, and the character that escapes a quote (None: the quote is doubled)."""
 
     delimiter: str = ","
     quote: str | None = '"'
@@ -34,7 +33,7 @@ class Quoting(NamedTuple):
 
 
 def line_batches(path: str, coding: Coding) -> Iterator[pa.Array]:
-    """The lines of a file, thousands at once, as bytes without their ends."""
+    """The lines of a file in large batches, as bytes without line ends."""
     with open_coded(path, coding) as stream:
         rest = stream.read(_BLOCK_BYTES)
         while more := stream.read(_BLOCK_BYTES):
@@ -42,21 +41,21 @@ def line_batches(path: str, coding: Coding) -> Iterator[pa.Array]:
             if found:
                 yield _split(whole)
             elif len(rest) > _LONGEST_LINE:
-                raise DataError(f"{path}: a line is longer than {_LONGEST_LINE >> 20} MB; this is not a table of text")
+                raise DataError(f"{path}: a line is longer than {_LONGEST_LINE >> 20} MB; this is not a text table")
         if rest:
             yield _split(rest.removesuffix(b"\n"))
 
 
 def every_line(path: str, coding: Coding) -> Iterator[bytes]:
-    """The same lines one by one."""
+    """The lines of a file, one by one."""
     return (line for lines in line_batches(path, coding) for line in lines.to_pylist())
 
 
 def csv_records(stream: IO[str], quoting: Quoting) -> Iterator[tuple[int, list[str] | Bad]]:
     """Line number and fields of each record; quoting as in RFC 4180, or with an escape character.
 
-    A record takes further lines while it is inside quotes. A quote that nobody closes would swallow the rest of the
-    file: after a hundred lines it is `bad_quotes`, which costs its own line and no other.
+    Inside quotes a record continues on further lines. An unclosed quote would swallow the rest of the file: after a
+    hundred lines it is reported as `bad_quotes`, which costs only its own line.
     """
     csv.field_size_limit(_LONGEST_LINE)
     waiting: deque[str] = deque()
@@ -94,8 +93,8 @@ def _parameters(quoting: Quoting) -> dict[str, Any]:
 
 
 def _escaped(quoting: Quoting) -> re.Pattern[str] | None:
-    """What an escape character protects inside quotes: a quote and itself. Python's own reader would take it away also
-    from in front of anything else, as in a Windows path, which Spark writes as it is."""
+    """What an escape character protects inside quotes: a quote and itself. Python's own reader would also remove it
+    before any other character, as in a Windows path, which Spark writes unescaped."""
     if quoting.quote is None or quoting.escape in (None, quoting.quote):
         return None
     escape, quote = re.escape(str(quoting.escape)), re.escape(quoting.quote)
