@@ -356,7 +356,7 @@ def test_the_file_in_which_the_first_trouble_is_is_named(store: Store, tmp_path:
     [
         ("llava_conversation", b"[] []", "expected the end of the file after value 0, found '\\[\\]'"),
         ("cc_sbu_align", b'{"annotations": []} {"annotations": []}', "expected the end of the file"),
-        ("cc_sbu_align", b'{"annotations": [], "annotations": []}', "the list 'annotations' is there twice"),
+        ("cc_sbu_align", b'{"annotations": [], "annotations": []}', "the list 'annotations' occurs twice"),
         ("llava_conversation", b"[" * 100_000, "nested too deeply"),
         ("llava_conversation", b'{"id": ' + b"[" * 100_000, "line 1: not valid JSON"),
     ],

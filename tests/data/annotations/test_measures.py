@@ -71,7 +71,7 @@ def test_boxes_that_fit_as_corners_too_are_read_with_a_warning(
     """Such as percent of corners in a picture of more than 200 px, or whole pictures."""
     either = [referred([1, 2, 30 + number, 40], f"dog {number}") for number in range(10)]
     assert len(read(store, tmp_path, "refcoco", *either, images=(IMAGE,)).samples) == 10
-    assert "all 10 boxes would be right as corners, too" in caplog.text
+    assert "all 10 boxes are also valid as corners" in caplog.text
 
 
 def test_an_image_may_be_named_by_its_owner(store: Store, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Annotation files in the layouts their datasets published → Samples, every record that is no use counted by reason.
+"""Annotation files in their published layouts → Samples, with every dropped record counted by reason.
 
-A layout is a way to iterate over records and a way to turn one record into a sample; those of a kind share a file.
-Images are looked up under every name their dataset was published with (COCO 2014 and 2017 name the same picture
-differently). A sample's turns hold the bare question, phrase or box; wordings and tags are `prompts.py`'s.
+A layout is a way to iterate over records and a way to convert one record to a sample; similar layouts share a file.
+Images are looked up under every name their dataset was published with (COCO 2014 and 2017 name the same image
+differently). A sample's turns hold the bare question, phrase or box; wordings and tags are added by `prompts`.
 """
 
 import functools
@@ -69,13 +69,15 @@ TASKS: dict[AnnotationFormat, tuple[Task, ...]] = {
     "flickr_caption_to_boxes": ("detect",),
     "flickr_phrase_to_boxes": ("detect",),
 }
-"""What can be asked of each layout."""
+"""The tasks that each layout supports."""
 
 
 @dataclass
 class Annotations:
-    """What a source gave: `rows_in = len(samples) + sum(drops)`. Image paths are absolute, inside `images`. `not_read`
-    counts keys and turns that were left out; `first_trouble` says of the first record dropped why."""
+    """The content of a source: `rows_in = len(samples) + sum(drops)`. Image paths are absolute, inside `images`.
+
+    `not_read` counts keys and turns that were ignored; `first_trouble` explains the first dropped record.
+    """
 
     images: Path
     samples: list[Sample] = field(default_factory=list)
@@ -88,17 +90,16 @@ class Annotations:
 def read_annotations(
     store: Store, name: str, source: AnnotationsSource, corpus: Callable[[], Path] | None = None
 ) -> Annotations:
-    """All usable samples of a source, in the order of its file. Raises as `AnnotationReader`."""
+    """All usable samples of a source, in file order. Raises as `AnnotationReader`."""
     reader = AnnotationReader(store, name, source, corpus)
     return Annotations(reader.images, list(reader), reader.rows_in, reader.drops, reader.not_read, reader.first_trouble)
 
 
 class AnnotationReader:
-    """Iterating gives a source's usable samples one by one; how many rows came in and were dropped is told beside, and
-    what was not read of them (`Annotations`).
+    """Iterates over a source's usable samples, counting rows, drops and unread keys on the way (see `Annotations`).
 
-    Image paths are absolute, inside `images`; `corpus` is where embedded files lie, if it is not to be drawn whole.
-    Raises DefinitionError for roles the layout does not have, DataError for files that are absent or of another shape.
+    Image paths are absolute, inside `images`; `corpus` returns the folder of embedded files, if not the whole corpus.
+    Raises DefinitionError for files that the layout does not expect, DataError for missing or malformed files.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class AnnotationReader:
         self.first_trouble = ""
 
     def __iter__(self) -> Iterator[Sample]:
-        """All of them, once."""
+        """Yield all usable samples, once."""
         reading, seen = Reading(self._files, ImageFolder(self.images), self.not_read), dict[int, int]()
         for record in self._layout.records(reading):
             self.rows_in += 1
@@ -138,7 +139,7 @@ class AnnotationReader:
         if isinstance(record, RejectedError):
             raise record
         if self._split is not None and record.split not in (None, self._split):
-            raise RejectedError("other_split", f"its split is '{record.split}', and '{self._split}' is wanted")
+            raise RejectedError("other_split", f"its split is '{record.split}', not '{self._split}'")
         sample = with_images(self._layout.convert(record, reading))
         _check_text(sample)
         if not all(turn.answer.strip() for turn in sample.turns) or not sample.turns:
@@ -147,7 +148,7 @@ class AnnotationReader:
         return sample
 
     def _with_own_key(self, sample: Sample, seen: dict[int, int]) -> Sample:
-        """The sample under a key that nothing before has; `seen` maps the hash of each key to that of its content."""
+        """Give the sample a unique key; `seen` maps the hash of each key to that of its content."""
         key, content = sample.key, 0
         if self._layout.ids_repeat:
             own = _content_hash(sample)
@@ -155,7 +156,7 @@ class AnnotationReader:
             if seen.get(hash(key), content) != content:
                 key = f"{key}/{own}"
         if hash(key) in seen:
-            raise RejectedError("duplicate_key", f"the key {sample.key!r} was there before")
+            raise RejectedError("duplicate_key", f"the key {sample.key!r} occurred before")
         seen[hash(key)] = content
         return replace(sample, key=key)
 
@@ -168,20 +169,20 @@ class AnnotationReader:
 
 
 def contents_of(source: AnnotationsSource) -> dict[str, str]:
-    """Content hashes of files that no artifact stands for, so that a corrected file gives what is made of it anew."""
+    """Content hashes of files outside of artifacts, so that a corrected file changes the hash of dependents."""
     outside = {role: place for role, place in source.files.items() if not place.startswith("embedded:")}
     return {role: sha256_of(local_path(place)) for role, place in outside.items()}
 
 
 def _content_hash(sample: Sample) -> str:
-    """The same for the same pictures and words, wherever the pictures lie."""
+    """A hash of images' names and texts, independent of where the images are."""
     texts = [Path(image.path).name for image in sample.images]
     texts += [text for turn in sample.turns for text in (turn.instruction, turn.answer)]
     return hash_of(*texts)
 
 
 def _check_text(sample: Sample) -> None:
-    """Raises RejectedError for text that stands for no characters: bytes that were no UTF-8, or half of a pair."""
+    """Raise RejectedError for text that is not valid Unicode: invalid UTF-8 bytes, or an unpaired surrogate."""
     spoken = (text for turn in sample.turns for text in (turn.instruction, turn.answer))
     paths = (image.path for image in sample.images)
     try:

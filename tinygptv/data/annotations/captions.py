@@ -1,4 +1,4 @@
-"""Descriptions of whole images: cc_sbu_align, COCO captions as published and as Karpathy split them, TextCaps."""
+"""Captions of whole images: cc_sbu_align, COCO captions as published and in Karpathy's split, TextCaps."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class _TextCap(Record):
 
 @dataclass
 class _Captioned:
-    """An image of COCO with all its captions."""
+    """A COCO image with all its captions."""
 
     image_id: int
     captions: tuple[str, ...]
@@ -85,7 +85,7 @@ def _coco(record: _Captioned, reading: Reading) -> Sample:
 
 
 def _karpathy_records(reading: Reading) -> Iterator[_KarpathyCaption | RejectedError]:
-    """What lies in a `train` folder is the split train; Karpathy's training list takes in images of val2014 too."""
+    """Derive the split from the folder: `train` is train, the rest of Karpathy's training list is restval."""
     for record in reading.array("annotations", _KarpathyCaption):
         if not isinstance(record, RejectedError) and record.split is None:
             record.split = "train" if "train" in record.image else "restval"

@@ -1,12 +1,12 @@
-"""Conversations: LLaVA's layout, in which users write their own, MiniGPT-v2's multitask ones, and plain instructions.
+"""Conversations: LLaVA's layout, also for your own data, MiniGPT-v2's multitask conversations, and plain instructions.
 
 In LLaVA's layout a record is `{"id", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}, …]}` with
-`image`, one name or a list of them, unless it is text only. `<image>` in what a human says is where an image is shown;
-images without one come first. `<box>` anywhere is one of the record's `boxes`, [x0, y0, x1, y1] in fractions of width
-and height, in reading order.
+`image` (one name or a list), unless it is text only. `<image>` in a human turn marks an image's position; images
+without a mark come first. `<box>` anywhere stands for the next of the record's `boxes`, [x0, y0, x1, y1] as fractions
+of width and height.
 
-The same things under the names that LLaMA-Factory, ms-swift and chat APIs give them are read, too: `images`,
-`messages`, `role` and `content`, `user` and `assistant`, `system`, `query`, `response` and `history`.
+The names used by LLaMA-Factory, ms-swift and chat APIs are accepted too: `images`, `messages`, `role` and `content`,
+`user` and `assistant`, `system`, `query`, `response` and `history`.
 """
 
 import re
@@ -26,7 +26,7 @@ _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"
 
 
 def _one_text(content: Any) -> Any:
-    """The pieces of a message as chat APIs list them, as one text."""
+    """Join the content parts of a message in chat API format to one text."""
     texts = [_piece(piece) for piece in content] if isinstance(content, list) else [None]
     return content if None in texts else "".join(filter(None, texts))
 
@@ -65,7 +65,7 @@ class _Talk(Record):
 
 
 class _TaggedTalk(Record):
-    """Who speaks follows from the order alone, unless it is said."""
+    """Speakers alternate, unless they are given."""
 
     id: Id
     conversations: list[_Said]
@@ -98,7 +98,7 @@ def _llava(record: _Talk, reading: Reading) -> Sample:
 
 
 def _multitask(record: _TaggedTalk, reading: Reading) -> Sample:
-    """About the COCO image of its id."""
+    """The image is the COCO image with the record's id."""
     names = with_folder(record.image) if record.image else ()
     image = reading.images.find(*names, f"COCO_train2014_{record.id}.jpg", f"{record.id}.jpg")
     if any(said.speaker is None for said in record.conversations):
@@ -110,7 +110,7 @@ def _multitask(record: _TaggedTalk, reading: Reading) -> Sample:
 
 
 def _said(record: _Talk) -> list[tuple[str, str]]:
-    """Who says what, whichever way it is listed."""
+    """(speaker, text) pairs, whichever way the record lists them."""
     system = [("system", record.system)] if record.system else []
     if not record.conversations and record.query is not None and record.response is not None:
         exchanges = [*record.history, [record.query, record.response]]
@@ -126,7 +126,7 @@ def _sample(
     key: str, images: tuple[ImageReference, ...], said: list[tuple[str, str]], boxes: tuple[Box, ...], reading: Reading
 ) -> Sample:
     texts = with_boxes(_alternating(said, reading), boxes)
-    if not all(question.strip() for question in texts[2 if images else 0 :: 2]):  # the first may be the image alone
+    if not all(question.strip() for question in texts[2 if images else 0 :: 2]):  # the first may be only an image
         raise RejectedError("no_question")
     turns = (Turn(question.strip(), answer.strip()) for question, answer in zip(texts[::2], texts[1::2], strict=True))
     return Sample(key, images, tuple(turns), boxes=boxes)
@@ -139,16 +139,16 @@ def _speakers(conversation: list[_Said]) -> list[tuple[str, str]]:
             raise RejectedError("malformed_record: no conversations[].from", "a turn does not say who speaks")
         speaker = _SPEAKERS.get(said.speaker.lower())
         if speaker is None:
-            raise RejectedError("unknown_speaker", f"'{said.speaker}' speaks; known are {', '.join(_SPEAKERS)}")
+            raise RejectedError("unknown_speaker", f"unknown speaker '{said.speaker}'; known: {', '.join(_SPEAKERS)}")
         spoken.append((speaker, said.value))
     return spoken
 
 
 def _alternating(said: list[tuple[str, str]], reading: Reading) -> list[str]:
-    """What is asked and answered in turn. What a system says comes before the first question.
+    """Alternating questions and answers; system messages are put before the first question.
 
-    As in LLaVA's training, an answer before the first question is left out, and a question after the last answer
-    teaches nothing, so it is left out, too; both are counted.
+    As in LLaVA's training, an answer before the first question and a question after the last answer are ignored; both
+    are counted.
     """
     system = [text for who, text in said if who == "system"]
     talk = [(who, text) for who, text in said[len(system) :]]
@@ -159,8 +159,8 @@ def _alternating(said: list[tuple[str, str]], reading: Reading) -> list[str]:
         left_out.append(("question after the last answer", talk.pop()[1]))
     expected = ["human", "gpt"] * (len(talk) // 2)
     if not talk or [who for who, _ in talk] != expected or any(has_marks(text) for _, text in left_out):
-        order = ", ".join(who for who, _ in said[:6]) or "nobody"
-        raise RejectedError("turns_do_not_alternate", f"human and gpt do not speak in turn, but {order}")
+        order = ", ".join(who for who, _ in said[:6]) or "none"
+        raise RejectedError("turns_do_not_alternate", f"human and gpt turns do not alternate: {order}")
     reading.not_read.update(what for what, _ in left_out)
     texts = [text for _, text in talk]
     texts[0] = "\n".join((*system, texts[0]))
@@ -175,7 +175,7 @@ def _box(edges: list[float]) -> Box:
 
 
 def _unnatural(record: _Instruction, reading: Reading) -> Sample:
-    """Unnatural Instructions: the first instance, its constraints behind its instruction; text only."""
+    """Unnatural Instructions: the first instance, its constraints appended to its instruction; text only."""
     instance = record.instances[0]
     asked = instance.instruction_with_input
     if instance.constraints is not None:

@@ -1,8 +1,8 @@
-"""The keys of an object in an annotation file: each is read, ignored by name, or reported as not read.
+"""The keys of an object in an annotation file: each is read, ignored by name, or reported as unread.
 
-A layout describes its objects as `Part`s. What a Part cannot be made of is rejected under a reason that names the
-field; keys it does not know are listed by `unread_keys`, and those that carry a picture or a turn make the record
-useless, since what would be trained is not what was written.
+A layout describes its objects as `Part`s. Invalid objects are rejected under a reason that names the field. Unknown
+keys are listed by `unread_keys`; one that holds a picture or a turn rejects the record, because training would not see
+what was written.
 """
 
 import functools
@@ -20,12 +20,12 @@ _CARRYING = frozenset(
         *("system", "system_prompt", "tools", "functions"),
     )
 )
-"""Keys that hold a picture, another medium or what somebody says, whichever layout they stand in."""
+"""Keys that hold a picture, another medium or a message, in any layout."""
 
 REPEATED = "a key that stands twice"
-"""The key that a reader of JSON adds to an object in which one does: one of the values would be lost."""
+"""Key that the JSON reader adds to an object with a repeated key, since one of the values would be lost."""
 
-_LEVELS = 4  # that an object of a layout lies inside a record, at most
+_LEVELS = 4  # maximum nesting of a layout's objects inside a record
 _LONGEST_DETAIL = 500  # characters
 _Part = TypeVar("_Part", bound="Part")
 
@@ -41,7 +41,7 @@ def _text_of_number(value: Any) -> Any:
 
 
 def as_number(text: str) -> int | None:
-    """The number that a text of digits is."""
+    """The number written as decimal digits, or None."""
     return int(text) if text.isdecimal() and len(text) <= 18 else None
 
 
@@ -55,21 +55,24 @@ def _list_of_one(value: Any) -> Any:
 
 
 Id = Annotated[str, BeforeValidator(_text_of_number)]
-"""Text or a whole number."""
+"""A string or an integer."""
 
 Number = Annotated[int, BeforeValidator(_number_of_text)]
-"""A whole number, or its digits."""
+"""An integer, or its digits."""
 
 Texts = Annotated[list[str], BeforeValidator(_list_of_one)]
-"""A text or a list of them."""
+"""A string or a list of strings."""
 
 
 # Objects
 
 
 class RejectedError(Exception):
-    """A record that cannot be used. Its message is the reason it is counted under, `detail` what was found, `wanted`
-    the kind of object that could not be made, and `place` where it stands, if these are known."""
+    """A record that cannot be used.
+
+    The message is the reason it is counted under, `detail` what was found; `wanted` is the kind of object expected and
+    `place` its location, if known.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -79,28 +82,28 @@ class RejectedError(Exception):
 
 
 class Part(BaseModel):
-    """One kind of object in a layout's files. Its fields are the keys that are read; null is the same as absent."""
+    """One kind of object in a layout's files. Its fields are the keys that are read; null counts as absent."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     ignored: ClassVar[frozenset[str]] = frozenset()
-    """Keys of published files that are not read."""
+    """Keys of published files that are deliberately not read."""
 
     switches: ClassVar[frozenset[str]] = frozenset()
-    """Keys that say whether something is to be learned: true and 1 change nothing, all else does."""
+    """Keys that turn training on something on or off: true and 1 are accepted, anything else rejects the record."""
 
     needed: ClassVar[tuple[str, ...]] = ()
-    """Fields without which it is of no use, although another may stand in their place."""
+    """Fields that are required, although an alternative may replace them."""
 
 
 class Record(Part):
-    """What becomes one sample. A source may want one `split` only."""
+    """An object that becomes one sample. A source may select one `split`."""
 
     split: Id | None = None
 
 
 def part_of(kind: type[_Part], value: Any) -> _Part:
-    """The object that a JSON value is. Raises RejectedError, naming the field that is absent or of another type."""
+    """Validate a JSON value as an object. Raises RejectedError, naming the missing or invalid field."""
     try:
         return kind.model_validate(value)
     except ValidationError:
@@ -115,9 +118,9 @@ def part_of(kind: type[_Part], value: Any) -> _Part:
 
 
 def unread_keys(part: Part) -> Iterator[str]:
-    """Keys of an object, and of those inside it, that are neither read nor ignored, as `conversations[].id`.
+    """Keys of an object and its nested objects that are neither read nor ignored, such as `conversations[].id`.
 
-    Raises RejectedError for one that carries a picture or a turn.
+    Raises RejectedError for one that holds a picture or a turn.
     """
     for key, value in (part.model_extra or {}).items():
         if key == REPEATED:
@@ -125,7 +128,7 @@ def unread_keys(part: Part) -> Iterator[str]:
         if key not in part.ignored and value is not None:
             name = key.lower()
             if (name in _CARRYING and value not in ("", [], {})) or (name in part.switches and value != 1):
-                raise RejectedError(f"unknown_key_{name}", f"the key '{key}' is not read in this place")
+                raise RejectedError(f"unknown_key_{name}", f"the key '{key}' is not supported here")
             yield key
     for field in _lists_of_parts(type(part)):
         for item in getattr(part, field):
@@ -134,25 +137,25 @@ def unread_keys(part: Part) -> Iterator[str]:
 
 
 def wants(kind: type[Part]) -> str:
-    """What a layout's records hold, for messages."""
+    """Describe what a layout's records contain, for messages."""
     needed = [name for name, field in kind.model_fields.items() if field.is_required() or name in kind.needed]
     others = [name for name in kind.model_fields if name not in needed]
     return ", ".join(needed) + (f"; it also reads {', '.join(others)}" if others else "")
 
 
 def missing(part: Part, name: str) -> RejectedError:
-    """That an object lacks a field."""
+    """The error for an object without a field."""
     return _missing(name, {*part.model_fields_set, *(part.model_extra or ())})
 
 
 def printable(text: str) -> str:
-    """A text from a file, whose bytes need not be UTF-8, for messages."""
+    """Text from a file, which may not be UTF-8, in a printable form."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @functools.cache
 def _lists_of_parts(kind: type[Part]) -> tuple[str, ...]:
-    """The fields that hold lists of further objects, which hold none."""
+    """The fields that hold lists of nested objects; those are not nested further."""
     return tuple(
         name
         for name, field in kind.model_fields.items()
@@ -173,7 +176,7 @@ def _repeats_a_key(value: Any, levels: int = _LEVELS) -> bool:
 
 
 def _repeated_key() -> RejectedError:
-    return RejectedError("repeated_key", "a key stands twice in one object")
+    return RejectedError("repeated_key", "a key occurs twice in one object")
 
 
 def _rejected(fault: str, place: tuple[int | str, ...], value: Any) -> RejectedError:
@@ -181,10 +184,10 @@ def _rejected(fault: str, place: tuple[int | str, ...], value: Any) -> RejectedE
         return RejectedError("not_utf8")
     name = "".join("[]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
     if not name:
-        return RejectedError("malformed_record: not an object", f"an object is wanted, found {type(value).__name__}")
+        return RejectedError("malformed_record: not an object", f"expected an object, found {type(value).__name__}")
     if fault == "missing":
         return _missing(name, value)
-    return RejectedError(f"malformed_record: {name}", f"'{name}' is of another type, or out of range")
+    return RejectedError(f"malformed_record: {name}", f"'{name}' has the wrong type or is out of range")
 
 
 def _missing(name: str, found: Iterable[str]) -> RejectedError:

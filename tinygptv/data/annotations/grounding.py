@@ -1,7 +1,7 @@
-"""Phrases and where they are: RefCOCO and its inverse, Visual Genome regions, Flickr30k's captions and phrases.
+"""Phrases and their boxes: RefCOCO and its inverse, Visual Genome regions, Flickr30k captions and phrases.
 
-A record of the first three becomes `img_id`, `sents`, `bbox` [x, y, width, height] in px, `width`, `height` of the
-image: the layout in which MiniGPT-v2 evaluates RefCOCO. Flickr30k's boxes stand in its texts already.
+Records of the first three are converted to `img_id`, `sents`, `bbox` [x, y, width, height] in px, and the image's
+`width` and `height`: the layout in which MiniGPT-v2 evaluates RefCOCO. Flickr30k's boxes are written in its texts.
 """
 
 import functools
@@ -19,14 +19,14 @@ from tinygptv.data.prompting.boxes import CODECS, Box, box_text
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference, Sample, Turn
 
-_LARGEST_REGION = 16_384  # px²; larger regions of Visual Genome are hardly worth pointing at (OFA, MiniGPT-v2)
+_LARGEST_REGION = 16_384  # px²; larger regions of Visual Genome are not useful for grounding (OFA, MiniGPT-v2)
 
 _Side = Annotated[float, Field(gt=0, le=1e6)]
-"""Of an image, in px."""
+"""A side of an image in px."""
 
 
 class _About(NamedTuple):
-    """What is kept of a picture that many boxes are in; width and height in px."""
+    """What many boxes need of their picture: name, width and height in px."""
 
     name: str
     width: float
@@ -80,7 +80,7 @@ class _InstanceImage(Part):
 
 
 def _refcoco_records(reading: Reading) -> Iterator[_Referred | RejectedError]:
-    """One record per phrase, of MiniGPT-v2's list, or of the official `instances.json` and pickle of `refs`."""
+    """One record per phrase, from MiniGPT-v2's list, or from the official `instances.json` and `refs` pickle."""
     records = _joined(reading) if "refs" in reading.files else reading.records(_Referred)
     yield from refuse_corners(records, lambda record: (record.bbox, record.width, record.height), reading)
 
@@ -173,7 +173,7 @@ class _Picture(Part):
 
 @dataclass
 class _Shown:
-    """A region and the picture it is in."""
+    """A region and its picture."""
 
     region: _Region
     picture: _About | None
@@ -202,7 +202,7 @@ def _region(record: _Shown, reading: Reading) -> Sample:
         raise RejectedError("large_region")
     phrase = _phrase(region.phrase)
     box = fractions([region.x, region.y, region.width, region.height], about.width, about.height)
-    names = about.name.split("/")[-2:]  # images came as two archives, VG_100K and VG_100K_2
+    names = about.name.split("/")[-2:]  # images are published as two archives, VG_100K and VG_100K_2
     image = reading.images.find("/".join(names), names[-1])
     reading.images.check_size(image, about.width, about.height)
     return Sample(region.region_id, (image,), (Turn(phrase, box_text(box)),), boxes=(box,))

@@ -1,4 +1,4 @@
-"""The pictures that annotations are about: found under the names a record gives them, and measured."""
+"""Images of annotations: looked up by the names in a record, and measured."""
 
 import functools
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from tinygptv.data.pictures.formats import PictureError
 from tinygptv.data.pictures.frames import read_size
 from tinygptv.sample import ImageReference
 
-_REMEMBERED = 2**16  # images; annotations of one image mostly follow each other
+_REMEMBERED = 2**16  # images; annotations of one image are mostly consecutive
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
 class ImageFolder:
-    """Finds images by the names a record may give them; hardly ever asks the disk twice about one."""
+    """Finds images by the names in a record; lookups are cached."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -22,18 +22,18 @@ class ImageFolder:
         self._size = functools.lru_cache(_REMEMBERED)(_size_of)
 
     def find(self, *names: str) -> ImageReference:
-        """The first of `names` that is there; if none is, the first with another ending. Raises RejectedError."""
+        """The first of `names` that exists, else the first with another extension. Raises RejectedError."""
         if image := self._find(names):
             return image
         raise RejectedError("missing_image", f"no image {names[0]!r} in {self._folder}")
 
     def find_coco(self, image_id: int, *names: str) -> ImageReference:
-        """A COCO image by `names` or its id, as COCO 2014 and 2017 call it. Raises RejectedError."""
+        """A COCO image by `names`, or by its id under the names of COCO 2014 and 2017. Raises RejectedError."""
         digits = f"{image_id:012d}.jpg"
         return self.find(*names, f"COCO_train2014_{digits}", f"COCO_val2014_{digits}", digits)
 
     def check_size(self, image: ImageReference, width: float, height: float) -> None:
-        """Raises RejectedError unless the picture is `width` x `height` px, or a scaled copy of one that is."""
+        """Raise RejectedError unless the picture has the aspect of `width` x `height` px, possibly scaled."""
         across, down = self._size(image)
         if abs(width * down - height * across) > max(width, height, across, down):
             raise RejectedError("wrong_image_size", f"{image.path} is {across} x {down} px, not {width} x {height}")
@@ -47,18 +47,18 @@ class ImageFolder:
             try:
                 if path.is_file():
                     return ImageReference(str(path))
-            except OSError:  # a name longer than names can be
+            except OSError:  # the name is too long
                 continue
         return None
 
 
 def with_folder(name: str) -> tuple[str, str]:
-    """Lists name images with folders that people who keep only one of them leave out."""
+    """A name with its folder, and without, for folders that hold only one of the published subfolders."""
     return name, name.rpartition("/")[2]
 
 
 def _other_endings(name: str) -> Iterator[str]:
-    """Covers and web pictures are often stored in another format than their list says."""
+    """The name with other extensions: book covers and web pictures are often stored in another format than listed."""
     stem, dot, ending = name.rpartition(".")
     if f"{dot}{ending}".lower() not in _ENDINGS:
         stem = name
@@ -67,7 +67,7 @@ def _other_endings(name: str) -> Iterator[str]:
 
 
 def _size_of(image: ImageReference) -> tuple[int, int]:
-    """As coded: boxes count on pixels that no orientation has turned."""
+    """Size as coded, before orientation, because boxes refer to coded pixels."""
     try:
         return read_size(Path(image.path))
     except (OSError, PictureError):

@@ -1,4 +1,4 @@
-"""Boxes [x, y, width, height] in px as fractions of their image, and how boxes in other measures are told from them."""
+"""Boxes [x, y, width, height] in px → fractions of their image, and detection of boxes in other units."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -16,21 +16,21 @@ PixelBox = Annotated[list[float], Field(min_length=4, max_length=4)]
 
 _TOLERANCE = 1.0  # px; published boxes are rounded
 _FEWEST = 10
-"""Boxes that must all look like corners before a file is refused. 42 % of RefCOCO's do, so ten by chance are 1 file in
-5,000; and none of RefCOCO's reaches beyond its image."""
+"""Minimum number of boxes for rejecting a file whose boxes all look like corners. 42 % of RefCOCO's do, so ten by
+chance occur once in 5,000 files; none of RefCOCO's boxes reaches beyond its image."""
 
 logger = logging.getLogger(__name__)
 _R = TypeVar("_R")
 
 
 def fractions(box: list[float], across: float, down: float) -> Box:
-    """A box in px in fractions of an image of `across` x `down` px; a rounding beyond its edges is cut off.
+    """Convert a box in px to fractions of an image of `across` x `down` px; rounding beyond the edges is clipped.
 
-    Raises RejectedError for a box beyond the image, without an area, or in fractions already.
+    Raises RejectedError for a box beyond the image, without an area, or already in fractions.
     """
     x, y, width, height = box
     if min(box) >= 0 and max(box) <= 1 < min(across, down):
-        raise RejectedError("box_in_fractions", f"{box} are no px of an image of {across:g} x {down:g}")
+        raise RejectedError("box_in_fractions", f"{box} is not in px of an image of {across:g} x {down:g}")
     within = x + width <= across + _TOLERANCE and y + height <= down + _TOLERANCE
     if min(x, y) < -_TOLERANCE or not within or width <= 0 or height <= 0:
         found = f"{box} is not x, y, width, height in px of an image of {across:g} x {down:g}"
@@ -43,11 +43,11 @@ def fractions(box: list[float], across: float, down: float) -> Box:
 def refuse_corners(
     records: Iterable[_R | RejectedError], box_of: Callable[[_R], tuple[list[float], float, float]], reading: Reading
 ) -> Iterator[_R | RejectedError]:
-    """The records, unless all boxes would be right as corners x0, y0, x1, y1 and some are not as x, y, width, height:
-    then those that fit into their image by chance are wrong, too. `box_of` gives a box, and width and height of its
-    image.
+    """Yield the records, and check whether boxes are corners x0, y0, x1, y1 instead of x, y, width, height.
 
-    Raises DataError at the end of such records; where all fit either way, a warning says so.
+    They are if all are valid as corners and some are invalid as x, y, width, height; those that fit by chance are then
+    wrong too. `box_of` returns a record's box and its image's width and height. Raises DataError after the last record
+    if so; logs a warning if all boxes are valid either way.
     """
     boxes = corners = beyond = 0
     for record in records:
@@ -62,7 +62,7 @@ def refuse_corners(
     files = ", ".join(map(str, reading.files.values()))
     if beyond:
         raise DataError(
-            f"{files}: {beyond} of {boxes} boxes reach beyond their image, and all of them would be right as corners "
+            f"{files}: {beyond} of {boxes} boxes reach beyond their image, and all of them are valid as corners "
             "x0, y0, x1, y1; write x, y, width, height in px"
         )
-    logger.warning("%s: all %d boxes would be right as corners, too; read as x, y, width, height in px", files, boxes)
+    logger.warning("%s: all %d boxes are also valid as corners; read as x, y, width, height in px", files, boxes)

@@ -1,7 +1,7 @@
-"""Pickles of plain values read without running anything: RefCOCO is published as one, and a pickle is a program.
+"""Read pickles of plain values without executing anything: RefCOCO is published as a pickle, and a pickle is a program.
 
-Only the instructions that build dicts, lists, tuples, texts, numbers, booleans and None are followed, by this module
-and not by Python's loader. One that would import or call anything makes the file refused.
+This module, not Python's loader, interprets only the opcodes that build dicts, lists, tuples, strings, numbers,
+booleans and None. A file with an opcode that imports or calls anything is rejected.
 """
 
 import pickletools
@@ -20,7 +20,7 @@ _NOTHING = frozenset(("PROTO", "FRAME"))
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """The value in a pickle of any protocol. Raises DataError for a damaged one, or one of more than plain values."""
+    """The value in a pickle of any protocol. Raises DataError if it is damaged, or contains more than plain values."""
     builder = _Builder()
     try:
         for opcode, argument, _ in pickletools.genops(path.read_bytes()):
@@ -29,10 +29,10 @@ def read_plain_pickle(path: Path) -> Any:
             builder.follow(opcode.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path}: not a pickle of plain values ({error}); nothing in it was run: convert the file to JSON where "
-            "you trust it, and name that"
+            f"{path}: not a pickle of plain values ({error}); nothing in it was executed. If you trust the file, "
+            "convert it to JSON and use that"
         ) from error
-    raise DataError(f"{path}: the pickle ends too early; fetch the file again")
+    raise DataError(f"{path}: the pickle is truncated; fetch the file again")
 
 
 class _Builder:
@@ -68,9 +68,9 @@ class _Builder:
             self._close(name)
 
     def _close(self, name: str) -> None:
-        """Instructions that take all that was put down since the last mark."""
+        """Execute an opcode that takes everything since the last mark."""
         if name not in ("APPENDS", "SETITEMS", "DICT", "LIST", "TUPLE"):
-            raise ValueError(f"it wants to {name}")
+            raise ValueError(f"opcode {name} is not allowed")
         items, self.stack = self.stack, self._marks.pop()
         pairs = zip(items[::2], items[1::2], strict=False)
         if name == "APPENDS":

@@ -1,4 +1,4 @@
-"""Questions with short answers: VQA v2, OK-VQA and VizWiz, A-OKVQA, GQA, OCR-VQA; and VSR's statements."""
+"""Questions with short answers: VQA v2, OK-VQA, VizWiz, A-OKVQA, GQA, OCR-VQA; and VSR's statements."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class _Answer(Part):
 
 
 def _as_answers(given: Any) -> Any:
-    """Answers that are texts, or one of them, as VQA publishes them."""
+    """Convert a string or a list of strings to the answer objects that VQA publishes."""
     given = [given] if isinstance(given, str) else given
     return [{"answer": each} if isinstance(each, str) else each for each in given] if isinstance(given, list) else given
 
@@ -39,7 +39,7 @@ class _VqaQuestion(Part):
 
 
 class _VqaRecord(Record):
-    """An annotation of VQA v2, or a record that holds the question, too: OK-VQA as MiniGPT-v2 evaluates it, VizWiz."""
+    """An annotation of VQA v2, or a record that includes the question: OK-VQA as evaluated by MiniGPT-v2, VizWiz."""
 
     ignored = frozenset({"answer_type", "answerable"})
     needed = ("image",)
@@ -56,7 +56,7 @@ class _VqaRecord(Record):
 
 
 def _vqa_records(reading: Reading) -> Iterator[_VqaRecord | RejectedError]:
-    """Either the official pair of files, or one file whose records hold question and answers together."""
+    """Either the official pair of files, or one file whose records include question and answers."""
     if "questions" not in reading.files:
         yield from reading.records(_VqaRecord)
         return
@@ -111,7 +111,7 @@ def _aokvqa(record: _AokvqaRecord, reading: Reading) -> Sample:
 
 @dataclass
 class _Asked:
-    """One question, whichever way its file lists it."""
+    """One question, whatever layout lists it."""
 
     key: str
     image: tuple[str, ...]
@@ -168,7 +168,7 @@ class _Book(Part):
 
 
 def _ocrvqa_records(reading: Reading) -> Iterator[_Asked | RejectedError]:
-    """One record per question of a book; `imageURL` says what its cover, named by the book's id, ends in."""
+    """One record per question of a book; the cover is named after the book's id, with the extension of `imageURL`."""
     for book, content in reading.members("annotations"):
         try:
             given = reading.part(_Book, content)
@@ -211,7 +211,7 @@ def _statement(record: _Statement, reading: Reading) -> Sample:
     return Sample(key, (image,), (Turn(record.caption, truth),), group=record.relation, answers=(truth,))
 
 
-# Parts of all of them
+# Shared
 
 
 def _turn(question: str | None, answer: str) -> Turn:
@@ -221,7 +221,7 @@ def _turn(question: str | None, answer: str) -> Turn:
 
 
 def _answers(given: list[str]) -> tuple[str, ...]:
-    """As often as annotators gave them; training draws among them."""
+    """All answers including repeats, among which training draws."""
     answers = tuple(answer for answer in given if answer.strip())
     if not answers:
         raise RejectedError("empty_answer")

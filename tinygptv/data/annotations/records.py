@@ -1,6 +1,6 @@
-"""Annotation files → the objects in them, one at a time, so that the length of a file does not matter.
+"""Annotation files → the objects in them, one at a time, so that memory does not grow with the file.
 
-Text that is no UTF-8 is let through, marked by surrogates: the one record that holds it is dropped, not its file.
+Invalid UTF-8 is passed on as surrogates: only the record that contains it is dropped, not the file.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from tinygptv.data.tables.json_stream import JsonScanner
 from tinygptv.errors import DataError
 from tinygptv.sample import Sample
 
-_LONGEST_LINE = 1 << 24  # characters; what is longer is no line of records, and must not fill the memory
-_LONGEST_NAME, _MOST_NAMES = 100, 50  # characters of a key that is not read, and such keys with a count of their own
+_LONGEST_LINE = 1 << 24  # characters; a longer line is not a record, and must not fill the memory
+_LONGEST_NAME, _MOST_NAMES = 100, 50  # characters of an unread key; unread keys with their own count
 
 _PUBLISHED = frozenset(
     (
@@ -27,7 +27,7 @@ _PUBLISHED = frozenset(
         *("data_type", "data_subtype", "task_type", "dataset_name", "dataset_type", "dataset_version"),
     )
 )
-"""What stands beside the list of records in the objects that COCO's, VQA's and TextCaps' files are."""
+"""Known members next to the list of records in COCO's, VQA's and TextCaps' files."""
 
 _P = TypeVar("_P", bound=Part)
 _Made = TypeVar("_Made")
@@ -35,7 +35,7 @@ _Item = TypeVar("_Item")
 
 
 class HasSplit(Protocol):
-    """What a layout's records are at least."""
+    """The common interface of a layout's records."""
 
     @property
     def split(self) -> str | None: ...
@@ -46,15 +46,15 @@ _R = TypeVar("_R", bound=HasSplit)
 
 @dataclass
 class Reading:
-    """One pass over the files of a source, by role. `not_read` counts the keys, as they are met, that nothing reads,
-    and the turns that are left out of a conversation."""
+    """One pass over the files of a source, by role. `not_read` counts keys that nothing reads, and turns left out of a
+    conversation."""
 
     files: dict[str, Path]
     images: ImageFolder
     not_read: Counter[str] = field(default_factory=Counter)
 
     def part(self, kind: type[_P], value: Any) -> _P:
-        """The object that a JSON value is, its unread keys counted. Raises RejectedError."""
+        """Validate a JSON value as an object and count its unread keys. Raises RejectedError."""
         try:
             part = part_of(kind, value)
             for key in unread_keys(part):
@@ -65,7 +65,7 @@ class Reading:
         return part
 
     def parts(self, kind: type[_P], values: Iterable[Any], role: str = "") -> Iterator[_P | RejectedError]:
-        """An object for each value, or why it is none; `role` is that of the file whose records they are."""
+        """An object for each value, or the error for it; `role` is that of the file whose records they are."""
         for number, value in enumerate(values, 1):
             try:
                 if isinstance(value, RejectedError):
@@ -78,7 +78,7 @@ class Reading:
                 yield part
 
     def records(self, kind: type[_P]) -> Iterator[_P | RejectedError]:
-        """Of a file that is one JSON array, or JSON lines, whatever it is called."""
+        """The records of a file that is a JSON array or JSON lines, whatever its name."""
         if begins_with(self.files["annotations"], "["):
             return self.array("annotations", kind)
         return self.parts(kind, lines(self.files["annotations"]), "annotations")
@@ -88,18 +88,18 @@ class Reading:
         return self.parts(kind, array(self.files[role]), role)
 
     def member(self, role: str, key: str, kind: type[_P]) -> Iterator[_P | RejectedError]:
-        """The items of the array under `key` of the object that a file is. Raises DataError."""
+        """The items of the array under `key` of a file that is one object. Raises DataError."""
         return self.parts(kind, self._list_of(self.files[role], key), role)
 
     def members(self, role: str) -> Iterator[tuple[str, Any]]:
-        """The names and values of the object that a file is. Raises DataError."""
+        """The names and values of a file that is one object. Raises DataError."""
         with _scanner(self.files[role]) as scanner:
             for name in scanner.names():
                 yield name, scanner.value()
             scanner.end()
 
     def _count(self, what: str) -> None:
-        """Names that are data, such as an id per record, are counted together."""
+        """Count an unread key; past a limit, keys are counted together, since names may be data such as ids."""
         name = what[:_LONGEST_NAME]
         self.not_read[name if name in self.not_read or len(self.not_read) < _MOST_NAMES else "other keys"] += 1
 
@@ -110,7 +110,7 @@ class Reading:
                 if name == key and name not in found:
                     yield from scanner.items(f"{key}: […]")
                 elif name == key:
-                    raise DataError(f"{path}: the list '{key}' is there twice; join the two")
+                    raise DataError(f"{path}: the list '{key}' occurs twice; join the two")
                 else:
                     scanner.skip()
                     if name not in _PUBLISHED:
@@ -123,11 +123,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Layout(Generic[_R]):
-    """`roles`: the sets of files it can be read from; `records` of them; `convert` one, or reject it. `parts` are the
-    kinds of objects in its files, what becomes a sample first. Where `ids_repeat` one id may stand for several records,
-    as LLaVA's lists give all talks about a picture the picture's id.
+    """How to read one annotation format.
 
-    What `records` yields in a record's place may be a RejectedError: a piece of the file that is none.
+    `roles` are the sets of files it can be read from; `records` reads them; `convert` makes a sample of a record, or
+    rejects it. `parts` are the kinds of objects in its files, the record first. With `ids_repeat`, several records may
+    share an id, as LLaVA's conversations about a picture share the picture's id.
+
+    `records` may yield a RejectedError in place of a record.
     """
 
     roles: tuple[set[str], ...]
@@ -141,12 +143,12 @@ ONE_FILE = ({"annotations"},)
 
 
 def hash_of(*texts: str) -> str:
-    """64 bits of a hash, as 16 hexadecimal digits: the same for the same texts."""
+    """A 64-bit hash of texts as 16 hexadecimal digits."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def begins_with(path: Path, sign: str) -> bool:
-    """Whether the first character of a file that is no white space is `sign`."""
+    """Whether the first non-space character of a file is `sign`."""
     with _text(path) as stream:
         while (first := stream.read(1)).isspace():
             pass
@@ -161,8 +163,10 @@ def array(path: Path) -> Iterator[Any]:
 
 
 def lines(path: Path) -> Iterator[Any]:
-    """What stands on each line, or why it is nothing; empty ones do not count. Raises DataError for a first line that
-    is no JSON, and for an endless one: then the file is something else."""
+    """The values of a JSON lines file, or the error for a line; empty lines are skipped.
+
+    Raises DataError if the first line is not JSON, or a line is too long: the file is then something else.
+    """
     with _text(path) as stream:
         for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), ""), 1):
             if len(line) == _LONGEST_LINE:
@@ -170,7 +174,7 @@ def lines(path: Path) -> Iterator[Any]:
             if line.isspace():
                 continue
             try:
-                yield _DECODER.decode(line.removeprefix("\ufeff"))  # of files joined by `cat`
+                yield _DECODER.decode(line.removeprefix("\ufeff"))  # a BOM in the middle comes from `cat`
             except (ValueError, RecursionError) as error:
                 if number == 1:
                     raise DataError(
@@ -180,7 +184,7 @@ def lines(path: Path) -> Iterator[Any]:
 
 
 def each(items: Iterable[_Item | RejectedError], make: Callable[[_Item], _Made]) -> Iterator[_Made | RejectedError]:
-    """What `make` makes of each item; why there is none where it, or what made the item, says so."""
+    """Apply `make` to each item; errors are passed on, and those that `make` raises are yielded."""
     for item in items:
         if isinstance(item, RejectedError):
             yield item
@@ -194,8 +198,8 @@ def each(items: Iterable[_Item | RejectedError], make: Callable[[_Item], _Made])
 def index(
     parts: Iterable[_P | RejectedError], key: Callable[[_P], str], value: Callable[[_P], _Made]
 ) -> tuple[dict[str, _Made], list[RejectedError]]:
-    """What is kept of objects, by their key; and why others are none. Of two that differ and have the same key neither
-    is kept: nobody can tell which one is meant."""
+    """Index objects by key, and collect the errors. Different objects with the same key are all dropped, because it is
+    unclear which one is meant."""
     found: dict[str, _Made] = {}
     rejected, differing = [], set()
     for part in parts:
@@ -233,7 +237,7 @@ def _text(path: Path) -> Iterator[IO[str]]:
         encoding = json.detect_encoding(stream.read(4))
     if not encoding.startswith("utf-8"):
         raise DataError(
-            f"{path}: written in {encoding.upper()}, and annotations are read in UTF-8; convert the file, for instance "
+            f"{path}: encoded in {encoding.upper()}, but annotations must be in UTF-8; convert the file, for example "
             f"with `iconv -f {encoding} -t utf-8`"
         )
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
