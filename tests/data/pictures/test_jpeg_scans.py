@@ -126,7 +126,7 @@ def test_a_progressive_picture_without_its_last_scans_has_lost_them() -> None:
         lambda body: body[:-2],
         lambda body: body.replace(b"\xff\xda\0\x0c\3", b"\xff\xda\0\x0c\0"),
     ],
-    ids=["order", "missing restart", "no tables", "no interval", "no end", "scan of nothing"],
+    ids=["order", "missing restart", "no tables", "no interval", "no end", "empty scan"],
 )
 def test_segments_that_do_not_fit_together_are_an_error(change: Callable[[bytes], bytes]) -> None:
     with pytest.raises(ScanError):

@@ -1,8 +1,8 @@
-"""A picture's first frame → rows of opaque 8-bit RGB, step by step: what is read of a file, opened, decoded.
+"""Decode a picture's first frame to rows of opaque 8-bit RGB, step by step: read the file's layout, open it, decode.
 
-Decoders get what pixels need and nothing else (see `Still`), so what is not the picture cannot decide about it.
-Transparency is blended on white, and so is what a frame leaves of its canvas; 16 bits are scaled to 8; palettes, grey
-and CMYK become RGB. JPEGs are read by libjpeg-turbo, CMYK ones and all other formats by Pillow and its plug-ins.
+Decoders receive only what the pixels need (see `Still`), so metadata cannot affect the result. Transparency and the
+part of the canvas outside the frame are blended on white; 16 bits are scaled to 8; palettes, grey and CMYK become RGB.
+JPEGs are decoded by libjpeg-turbo; CMYK JPEGs and all other formats by Pillow and its plug-ins.
 """
 
 import io
@@ -22,7 +22,7 @@ from tinygptv.data.pictures.jpeg import JpegLayout
 from tinygptv.data.pictures.plugins import plugin
 
 Pixels = NDArray[np.uint8]
-"""(height, width, 4): red, green, blue, and a byte without meaning. Four are read faster than three."""
+"""(height, width, 4): red, green, blue, and an unused byte. Four bytes are processed faster than three."""
 
 _READERS = {
     "png": png.read_still,
@@ -33,13 +33,13 @@ _READERS = {
     "heic": isobmff.read_still,
 }
 _WITHOUT_A_WHITE = ("I", "F", "LAB")
-"""Modes of numbers that nothing says the range of, or that Pillow does not convert."""
+"""Modes with values of unknown range, or that Pillow does not convert."""
 _WHITE = 255
 _MAX_16 = np.uint16(65535)
 _PHOTOMETRIC = 262
 
 _STRAY_BYTES = "extraneous bytes before marker"
-"""What libjpeg says of them, but also of a picture that lost its place."""
+"""libjpeg's warning for them, but also for a picture whose decoder lost synchronisation."""
 _JXL_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 
 
@@ -66,8 +66,10 @@ def only_pixels(plain: bytes) -> bytes:
 
 
 def decode_jpeg(plain: bytes) -> tuple[bytes, Pixels]:
-    """The pixels of a JPEG that is not CMYK, and the file without stray bytes that its decoder would warn of. Raises
-    PictureError."""
+    """Decode a JPEG that is not CMYK; also returns the file without stray bytes that the decoder would warn about.
+
+    Raises PictureError.
+    """
     try:
         return plain, simplejpeg.decode_jpeg(plain, "RGBX")
     except ValueError as error:
@@ -81,7 +83,7 @@ def decode_jpeg(plain: bytes) -> tuple[bytes, Pixels]:
 
 
 def read_jxl(body: bytes) -> jxl.Header:
-    """A JPEG XL's header. Raises PictureError, also if the package that decodes it is not installed."""
+    """A JPEG XL's header. Raises PictureError, including when the decoder package is not installed."""
     if plugin("jxl") is None:
         raise PictureError("unsupported_format")
     with reading(Still(body)):
@@ -89,7 +91,7 @@ def read_jxl(body: bytes) -> jxl.Header:
 
 
 def decode_jxl(body: bytes, header: jxl.Header) -> bytes | Image.Image:
-    """The JPEG that was packed losslessly, to the bit; else its pixels, which are upright. Raises PictureError."""
+    """The original JPEG if it was transcoded losslessly, else the pixels, upright. Raises PictureError."""
     package = plugin("jxl")
     if package is None:
         raise PictureError("unsupported_format")
@@ -103,7 +105,7 @@ def decode_jxl(body: bytes, header: jxl.Header) -> bytes | Image.Image:
 
 
 def read_still(body: bytes, kind: Format) -> Still:
-    """What a decoder of this format needs of a file. Raises PictureError."""
+    """The part of a file that its decoder needs. Raises PictureError."""
     if kind in _READERS:
         return _READERS[kind](body)
     size = int.from_bytes(body[2:6], "little") if kind == "bmp" else 0
@@ -111,25 +113,25 @@ def read_still(body: bytes, kind: Format) -> Still:
 
 
 def open_still(still: Still, kind: Format) -> Image.Image:
-    """The frame, not yet decoded. Raises PictureError."""
+    """Open the frame without decoding it. Raises PictureError."""
     with reading(still):
         try:
             return opened(io.BytesIO(still.data), kind)
-        except OSError as error:  # Pillow's words for a sound file of a kind that it does not know
+        except OSError as error:  # Pillow also raises it for intact files of an unsupported subtype
             if not still.is_cut and (kind == "tiff" or "Unsupported BMP" in str(error)):
                 raise PictureError("unsupported_format") from None
             raise
 
 
 def orientation(image: Image.Image, still: Still) -> int:
-    """As EXIF says it. Pillow also says so what properties of an AVIF picture say."""
+    """The EXIF orientation. For AVIF, Pillow includes the rotation from the picture's properties."""
     if image.format != "AVIF":
         return still.orientation
     return jpeg.orientation_of(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
 
 
 def load(image: Image.Image, still: Still) -> Image.Image:
-    """The frame, decoded. Raises PictureError."""
+    """Decode the frame. Raises PictureError."""
     size = image.size
     with reading(still):
         image.load()
@@ -138,14 +140,14 @@ def load(image: Image.Image, still: Still) -> Image.Image:
     if image.mode in _WITHOUT_A_WHITE:
         raise PictureError("unsupported_format")
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-        image.putalpha(_WHITE)  # browsers, too, take an alpha channel without content for none
+        image.putalpha(_WHITE)  # like browsers, treat an all-zero alpha channel as absent
     if isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2[_PHOTOMETRIC] == 0:
-        return Image.fromarray(_MAX_16 - np.asarray(image).astype(np.uint16))  # white is zero, which Pillow overlooks
+        return Image.fromarray(_MAX_16 - np.asarray(image).astype(np.uint16))  # white is zero; Pillow ignores this
     return image
 
 
 def rows(image: Image.Image, still: Still, top: int, end: int) -> Pixels:
-    """Rows of the canvas, from one up to another: (end - top, width, 4)."""
+    """Rows `top` to `end` of the canvas: (end - top, width, 4)."""
     width = still.width or image.width
     first, last = max(top, still.top), min(end, still.top + image.height)
     if image.width == width and (first, last) == (top, end):
@@ -159,19 +161,19 @@ def rows(image: Image.Image, still: Still, top: int, end: int) -> Pixels:
 
 @contextmanager
 def reading(still: Still) -> Iterator[None]:
-    """What a decoder says of a file, in one word."""
+    """Convert a decoder's exceptions into PictureError."""
     try:
         yield
     except (PictureError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise PictureError("too_many_pixels") from None
-    except Exception:  # on bytes that are not what they seem, a dozen parsers raise whatever they stumble over
+    except Exception:  # given malformed bytes, a dozen parsers raise all kinds of exceptions
         raise PictureError("truncated_image" if still.is_cut else "damaged_image") from None
 
 
 def opened(stream: BinaryIO, kind: Format) -> Image.Image:
-    """A file of that format, of which no more than the header is read. Raises what its decoder does."""
+    """Open a file of the given format, reading no more than its header. Raises the decoder's exceptions."""
     if kind != "heic":
         return Image.open(stream, formats=[kind.upper()])
     package = plugin(kind)
@@ -186,7 +188,7 @@ def _opaque(image: Image.Image, top: int, end: int) -> Pixels:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Eight bits, three channels, nothing transparent."""
+    """Convert to 8-bit RGB, blending transparency on white."""
     if image.mode.startswith("I;16"):
         levels = np.asarray(image)
         shown = (levels >> 8).astype(np.uint8)

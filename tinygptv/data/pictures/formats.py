@@ -1,4 +1,4 @@
-"""Which format bytes are of, and what is read of one before its pixels are."""
+"""Detection of picture formats, and the intermediate form in which decoders receive a picture."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +39,7 @@ _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
 class PictureError(Exception):
-    """These bytes are not stored, and why: one word, counted in `drops`."""
+    """A picture that cannot be stored; the reason is one word, counted in `drops`."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -48,11 +48,11 @@ class PictureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Still:
-    """The first frame of a picture as a file of its own, which holds nothing but what its pixels need.
+    """The first frame of a picture as a file of its own, containing only what its pixels need.
 
-    The frame lies with its top left corner at `left`, `top` of a transparent canvas of `width` x `height` px; None: it
-    is the whole picture, and its decoder reads its size before its pixels. `is_cut` says that the file ends before its
-    format does: if its pixels cannot be decoded, they were cut off.
+    The frame's top left corner is at `left`, `top` of a transparent canvas of `width` x `height` px. If these are None,
+    the frame is the whole picture and its decoder reads the size from the header. `is_cut` means that the file is
+    truncated: if its pixels cannot be decoded, the reason is truncation.
     """
 
     data: bytes
@@ -66,7 +66,7 @@ class Still:
 
 
 def sniff(body: bytes) -> Format:
-    """The format that these bytes begin as. Raises PictureError: empty, not_image, unsupported_format."""
+    """Detect the format from the first bytes. Raises PictureError: empty, not_image, unsupported_format."""
     if not body:
         raise PictureError("empty")
     for magic, kind in _MAGIC.items():

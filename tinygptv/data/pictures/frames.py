@@ -1,7 +1,7 @@
-"""Encoded bytes → the whole first frame as opaque 8-bit RGB: what models and people look at.
+"""Decode the whole first frame to opaque 8-bit RGB, for models and for display.
 
-It is decoded as what is stored is (see `decoding` and `pictures`), and refused for the same reasons. What EXIF says of
-orientation is told, not applied: that is for the caller to decide.
+Uses the same decoding as stored pictures (see `decoding` and `storing`) and rejects the same files. The EXIF
+orientation is returned, not applied: that is up to the caller.
 """
 
 from pathlib import Path
@@ -14,15 +14,17 @@ from tinygptv.data.pictures.decoding import Pixels
 from tinygptv.data.pictures.formats import PictureError, Still, sniff
 
 _SNIFFED_BYTES = 4096
-"""Enough for a file's brands."""
+"""Enough for the brands in a file's header."""
 _TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
 _MIRRORED = (2, 4, 5, 7)
-"""EXIF orientations: quarter turns to the left that make a picture upright, and which are then mirrored."""
+"""EXIF orientations → quarter turns counter-clockwise that make a picture upright; and those mirrored afterwards."""
 
 
 def first_frame(body: bytes, max_pixels: int) -> tuple[Image.Image, int]:
-    """The first frame of an encoded picture, whole: of mode RGB, or RGBX whose fourth byte has no meaning; and the
-    orientation that EXIF says. Raises PictureError."""
+    """The whole first frame of an encoded picture, and its EXIF orientation.
+
+    The mode is RGB, or RGBX with an unused fourth byte. Raises PictureError.
+    """
     kind = sniff(body)
     if kind == "jxl":
         header = decoding.read_jxl(body)
@@ -51,14 +53,16 @@ def first_frame(body: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     image = decoding.load(image, still)
     with decoding.reading(still):
         frame = _canvas(image, still)
-    if kind == "avif":  # what its properties say is not EXIF but how its pixels are coded; HEIC's decoder applies that
+    if kind == "avif":  # its rotation property is part of the coding, not EXIF; HEIC's decoder applies its own
         return Image.fromarray(np.ascontiguousarray(upright(np.asarray(frame), turn))), 1
     return frame, turn
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height in px as a file's header says them, before any orientation; nothing is decoded. Raises
-    PictureError, and OSError if there is no such file."""
+    """Width and height in px from the file's header, before orientation; nothing is decoded.
+
+    Raises PictureError, or OSError if the file cannot be read.
+    """
     with path.open("rb") as stream:
         kind = sniff(stream.read(_SNIFFED_BYTES))
         if kind == "jxl":
@@ -71,13 +75,13 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """(height, width, channels) turned and mirrored as an EXIF orientation asks for."""
+    """Rotate and mirror (height, width, channels) pixels to undo an EXIF orientation."""
     turned = np.rot90(pixels, _TURNS.get(orientation, 0))
     return turned[:, ::-1] if orientation in _MIRRORED else turned
 
 
 def _canvas(image: Image.Image, still: Still) -> Image.Image:
-    """The whole canvas at once, of mode RGB."""
+    """The whole canvas in RGB."""
     width, height = still.width or image.width, still.height or image.height
     frame = decoding.rgb(image)
     if frame.size == (width, height):

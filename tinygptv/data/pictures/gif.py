@@ -1,8 +1,8 @@
-"""A GIF's first frame, block by block: its palette, its transparent colour and its pixels.
+"""A GIF's first frame, parsed block by block: palette, transparent colour and pixels.
 
-Comments, plain texts and application extensions are dropped, and bytes between blocks skipped. What the frame leaves of
-its screen is transparent, whatever the screen's background says, and a frame larger than its screen enlarges it, as in
-browsers. Source: GIF89a specification (CompuServe, 1990).
+Comments, plain text and application extensions are dropped, and stray bytes between blocks skipped. As in browsers, the
+canvas outside the frame is transparent regardless of the background colour, and a frame larger than the canvas enlarges
+it. Source: GIF89a specification (CompuServe, 1990).
 """
 
 import struct
@@ -15,7 +15,7 @@ _HAS_PALETTE, _PALETTE_SIZE = 0x80, 0x07
 
 
 def read_still(body: bytes) -> Still:
-    """Raises PictureError: truncated_image if no frame begins."""
+    """Read the first frame. Raises PictureError: truncated_image if there is none."""
     if len(body) < 13:
         raise PictureError("truncated_image")
     width, height, flags, background = struct.unpack_from("<HHBB", body, 6)
@@ -45,7 +45,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _next_image(body: bytes, position: int) -> tuple[int, bytes]:
-    """Where the next image begins, or the end of the file, and the graphic control extension that counts for it."""
+    """The start of the next image, or the end of the file, and the graphic control extension that applies to it."""
     control = b""
     while position < len(body) and body[position] != _TRAILER:
         if body[position] == _IMAGE:
@@ -61,7 +61,7 @@ def _next_image(body: bytes, position: int) -> tuple[int, bytes]:
 
 
 def _end_of_blocks(body: bytes, position: int) -> int:
-    """Behind the empty block that ends a chain of blocks; more than the file's size if it ends before."""
+    """The position after a chain's terminating empty block; beyond the end of the file if it is truncated."""
     while position < len(body) and body[position]:
         position += 1 + body[position]
     return position + 1

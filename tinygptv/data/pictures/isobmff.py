@@ -1,7 +1,8 @@
-"""AVIF and HEIC: what is not the picture is taken out of the list of a file's items, so that no decoder looks for it.
+"""AVIF and HEIC: hide metadata items from decoders.
 
-The items' bytes stay, for offsets count from the file's start. The orientation is a property of the picture itself,
-which decoders apply; one that EXIF says does not count. Source: ISO/IEC 14496-12, 8.11.6; ISO/IEC 23008-12, annex A.
+Item entries of EXIF, XMP and the like get an unknown type. Their bytes stay, because offsets count from the start of
+the file. Orientation is a property of the picture, which decoders apply; an EXIF orientation is ignored. Source:
+ISO/IEC 14496-12, 8.11.6; ISO/IEC 23008-12, annex A.
 """
 
 import re
@@ -10,12 +11,12 @@ from collections.abc import Iterator
 from tinygptv.data.pictures.formats import Still
 
 _METADATA_ITEM = re.compile(rb"(infe(?:\x02[\s\S]{7}|\x03[\s\S]{9}))(Exif|mime|uri )")
-"""An item's entry: version, flags, number, protection; and its type, of EXIF, of XMP or of something else by a name."""
+"""An item's entry: version, flags, number, protection; then its type: EXIF, XMP (mime), or a URI."""
 _NO_TYPE = b"free"
 
 
 def read_still(body: bytes) -> Still:
-    """The file with items of EXIF, XMP and the like turned into ones of a type that is not known."""
+    """The file with the type of EXIF, XMP and similar items replaced by an unknown one."""
     changed = bytearray(body)
     end = 0
     for name, start, end in _boxes(body):
@@ -26,7 +27,7 @@ def read_still(body: bytes) -> Still:
 
 
 def _boxes(body: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start of the content and end of each box of the file."""
+    """Type, start of the content and end of each top-level box."""
     position = 0
     while position + 8 <= len(body):
         size, start = int.from_bytes(body[position : position + 4], "big"), position + 8

@@ -1,6 +1,6 @@
-"""A JPEG's layout, read marker by marker: its size before decoding, where it ends, and what in it is metadata.
+"""A JPEG's layout, read marker by marker: its size before decoding, where it ends, and which segments are metadata.
 
-Nothing is decoded here, so a picture that only has to lose its camera and its place keeps its coded pixels to the bit.
+Nothing is decoded here, so a picture that only loses its metadata keeps its coded pixels bit for bit.
 """
 
 import re
@@ -11,20 +11,20 @@ START = b"\xff\xd8\xff"
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Start-of-frame markers: those numbers but for Huffman tables, an extension and arithmetic conditioning."""
+"""Start-of-frame markers: this range without Huffman tables, the JPG extension and arithmetic conditioning."""
 _COMMENT, _JFIF, _EXIF, _ADOBE = 0xFE, 0xE0, 0xE1, 0xEE
 _METADATA = frozenset(range(0xE0, 0xF0)) | {_COMMENT}
 """Application segments and comments."""
 
 _HUFFMAN_CODED = (0xC0, 0xC1, 0xC2)
-"""Baseline, extended and progressive. Browsers read no arithmetic coding, nor lossless and hierarchical frames."""
+"""Baseline, extended and progressive. Browsers support no arithmetic coding, lossless or hierarchical frames."""
 
 _MAX_SCANS = 100
-"""A progressive file has about ten. Each costs a pass over all pixels, and thirty bytes are enough to ask for one."""
+"""A progressive file has about ten. Each scan costs a pass over all pixels, but takes only thirty bytes to request."""
 
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-"""But for those that mean nothing between segments: restarts and the one of arithmetic coding."""
+"""Without markers that have no meaning between segments: restarts and TEM."""
 _ORIENTATION = 0x0112
 
 
@@ -33,12 +33,12 @@ class TruncatedJpegError(ValueError):
 
 
 class UnsupportedJpegError(ValueError):
-    """The picture is coded in a way that no common decoder reads."""
+    """The picture uses a coding that common decoders do not support."""
 
 
 @dataclass(frozen=True, slots=True)
 class JpegLayout:
-    """Size as coded, px, and the pieces of a file: `kept` are (start, end) of what the picture needs, in order."""
+    """Coded size in px, and structure: `kept` are the (start, end) ranges that the picture needs, in order."""
 
     width: int
     height: int
@@ -46,18 +46,20 @@ class JpegLayout:
     orientation: int
     kept: tuple[tuple[int, int], ...]
     has_gaps: bool
-    """Whether bytes between segments belong to none: such may be what is left of a lost one."""
+    """Whether there are bytes between segments, which may be the remains of a lost one."""
 
     def without_metadata(self, data: bytes) -> bytes:
-        """The same picture without EXIF, XMP, IPTC, colour profile, thumbnails, comments and what trails its end."""
+        """The file without EXIF, XMP, IPTC, colour profile, thumbnails, comments and trailing bytes."""
         if self.kept == ((0, len(data)),):
             return data
         return b"".join(data[start:end] for start, end in self.kept)
 
 
 def read_layout(data: bytes) -> JpegLayout:
-    """Walk the markers of a JPEG; bytes between segments that belong to none are skipped, as libjpeg does. Raises
-    TruncatedJpegError if it has no end, UnsupportedJpegError, and ValueError if it is not laid out so."""
+    """Walk the markers of a JPEG; like libjpeg, bytes between segments are skipped.
+
+    Raises TruncatedJpegError if it has no end, UnsupportedJpegError, or ValueError if the structure is invalid.
+    """
     frame: tuple[int, int, int] | None = None
     orientation = 1
     kept: list[tuple[int, int]] = [(0, 2)]
@@ -89,7 +91,7 @@ def read_layout(data: bytes) -> JpegLayout:
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation (1 to 8) in an EXIF block that begins with its TIFF header; 1 if it has none that makes sense."""
+    """The orientation (1 to 8) in an EXIF block, which starts with a TIFF header; 1 if missing or invalid."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1
@@ -106,28 +108,28 @@ def orientation_of(exif: bytes) -> int:
 
 
 def _read_frame(coding: int, content: bytes) -> tuple[int, int, int]:
-    """Width and height, px, and components."""
+    """Width and height in px, and the number of components."""
     if len(content) < 6:
         raise ValueError(f"frame of {len(content)} bytes")
     bits, height, width, components = struct.unpack_from(">BHHB", content)
     if coding not in _HUFFMAN_CODED or bits != 8 or components not in (1, 3, 4):
         raise UnsupportedJpegError(f"frame {coding:#x} of {components} components of {bits} bits")
     if height == 0:
-        raise UnsupportedJpegError("no frame with a size: its height is only said behind the first scan")
+        raise UnsupportedJpegError("no frame with a size: its height is only given after the first scan")
     if width == 0:
         raise ValueError("no frame with a size")
     return width, height, components
 
 
 def _says_colours(marker: int, content: bytes) -> bool:
-    """Whether decoders read from a segment how colours are coded. JFIF's may hold a thumbnail, and then goes too."""
+    """Whether decoders need a segment to interpret colours. A JFIF segment with a thumbnail is dropped as well."""
     if marker == _JFIF:
         return content.startswith(b"JFIF\0") and len(content) == 14
     return marker == _ADOBE and content.startswith(b"Adobe") and len(content) < 32
 
 
 def _marker_at(data: bytes, position: int) -> tuple[int, int]:
-    """The next marker from a position on, and where what follows it starts."""
+    """The next marker, and the position after it."""
     found = _MARKER.search(data, position)
     if found is None:
         raise TruncatedJpegError
@@ -146,8 +148,8 @@ def _length_at(data: bytes, start: int) -> int:
 
 
 def end_of_scan(data: bytes, position: int) -> int:
-    """Where coded pixels end: at the first marker that is neither a restart nor a stuffed zero, or at the bytes that
-    fill the space before it. Raises TruncatedJpegError."""
+    """The end of a scan's coded data: the first marker that is neither a restart nor a stuffed zero, or the fill bytes
+    before it. Raises TruncatedJpegError."""
     found = _SCAN_END.search(data, position)
     if found is None:
         raise TruncatedJpegError
@@ -158,7 +160,7 @@ def end_of_scan(data: bytes, position: int) -> int:
 
 
 def _extend(kept: list[tuple[int, int]], start: int, end: int) -> None:
-    """Add a piece, joined with the one before it where they touch."""
+    """Append a range, merging it with the previous one if they touch."""
     if kept[-1][1] == start:
         kept[-1] = kept[-1][0], end
     else:

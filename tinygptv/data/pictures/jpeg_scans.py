@@ -1,11 +1,12 @@
-"""Which bytes of a JPEG's scans code pixels, and which stray ones stand behind them.
+"""Find stray bytes after a JPEG's coded pixels and remove them.
 
-Some cameras and programs leave bytes between the last pixel and the next marker. libjpeg warns of them with the words
-it has for a picture that lost its place over a changed byte, so its warning decides nothing.
-Here the codes of baseline scans are counted instead, without decoding what they stand for: a scan is whole if every
-block is there, and what follows the last one is stray unless it could be more blocks. Counting takes half a second for
-each megabyte, and is only done for pictures that the decoder complains of. A progressive scan just loses what fills its
-end with one byte again and again; its decoder sees whether that was all. Source: ITU-T T.81, annexes B and F.
+Some cameras and programs leave bytes between the last pixel and the next marker. libjpeg gives the same warning for
+them as for a picture that lost synchronisation over a corrupted byte, so the warning alone decides nothing.
+
+Here the codes of baseline scans are counted without decoding their values: a scan is complete if every block is
+present, and what follows the last one is stray unless it could be more blocks. Counting takes half a second per
+megabyte, and is only done for pictures that the decoder warns about. From progressive scans only trailing fill bytes
+are removed; the decoder then shows whether that was all. Source: ITU-T T.81, annexes B and F.
 """
 
 import re
@@ -21,23 +22,23 @@ _SEQUENTIAL, _PROGRESSIVE, _DHT, _EOI, _SOS, _DRI = (0xC0, 0xC1), 0xC2, 0xC4, 0x
 _RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")
 
 _END_OF_BLOCK = 100
-"""Coefficients that the code for "no more" is taken to skip: more than a block has."""
+"""Coefficients that an end-of-block code counts as: more than a block has."""
 _BLOCK_BYTES = 512
-"""More than the codes of one block can take."""
+"""Upper bound for the codes of one block."""
 _MIN_FILLING = 4
-"""So many equal bytes behind a picture are filling."""
+"""Number of equal trailing bytes that count as filling."""
 
 Table = list[int]
-"""For the next 16 bits: 256 x coefficients skipped + bits taken by a code and the value behind it; 0 if not a code."""
+"""Indexed by the next 16 bits: 256 x coefficients skipped + bits of a code and its value; 0 if not a code."""
 
 
 class ScanError(ValueError):
-    """A scan does not hold what its frame says, or is coded in a way that is not read here."""
+    """A scan does not match its frame, or uses an unsupported coding."""
 
 
 @dataclass(slots=True)
 class _State:
-    """What the segments read so far have defined. Components: id → (horizontal, vertical) sampling."""
+    """Definitions from the segments read so far. Components: id → (horizontal, vertical) sampling."""
 
     width: int = 0
     height: int = 0
@@ -46,15 +47,18 @@ class _State:
     interval: int = 0
     is_progressive: bool = False
     sent: set[tuple[int, int]] = field(default_factory=set)
-    """Of a progressive frame: components and the coefficients of them that came to the last bit."""
+    """Progressive frames: (component, coefficient) pairs received to the last bit."""
 
 
 def without_stray_bytes(data: bytes) -> bytes:
-    """The same picture with nothing between coded pixels and the marker after them. `data` has no metadata and ends
-    with an end marker. Raises ScanError if a pixel of a baseline picture or a scan of a progressive one is missing."""
+    """Remove everything between coded pixels and the next marker.
+
+    `data` has no metadata and ends with an end marker. Raises ScanError if a pixel of a baseline picture or a scan of a
+    progressive one is missing.
+    """
     try:
         return b"".join(_pieces(data))
-    except (ValueError, LookupError, ArithmeticError, struct.error) as error:  # segments that do not fit together
+    except (ValueError, LookupError, ArithmeticError, struct.error) as error:  # inconsistent segments
         raise ScanError(str(error)) from error
 
 
@@ -113,7 +117,7 @@ def _table(counts: bytes, symbols: bytes, is_dc: bool) -> Table:
 
 
 def _sent_by(header: bytes) -> set[tuple[int, int]]:
-    """Components and coefficients whose last bit is in a progressive scan."""
+    """(component, coefficient) pairs whose last bit is in a progressive scan."""
     names = header[1 : 1 + 2 * header[0] : 2]
     first, last, precision = header[1 + 2 * header[0] :]
     return {(name, number) for name in names for number in range(first, last + 1)} if precision & 15 == 0 else set()
@@ -124,7 +128,7 @@ def _scan(state: _State, header: bytes, coded: bytes) -> Iterator[bytes]:
     chosen = [(header[1 + 2 * number], header[2 + 2 * number]) for number in range(header[0])]
     sampling = [state.components[name] for name, _ in chosen]
     across, down = max(h for h, _ in state.components.values()), max(v for _, v in state.components.values())
-    if len(chosen) == 1:  # not interleaved: blocks of one component, without those that only fill up an MCU
+    if len(chosen) == 1:  # not interleaved: blocks of one component, without MCU padding
         (width, height) = sampling[0]
         units = -(-state.width * width // (8 * across)) * -(-state.height * height // (8 * down))
         sampling = [(1, 1)]
@@ -136,7 +140,7 @@ def _scan(state: _State, header: bytes, coded: bytes) -> Iterator[bytes]:
         for _ in range(width * height)
     ]
     if not blocks:
-        raise ScanError("a scan of nothing")
+        raise ScanError("an empty scan")
     restarts = list(_RESTART.finditer(coded))
     if len(restarts) != ((units - 1) // state.interval if state.interval else 0):
         raise ScanError("restart markers missing")
@@ -151,7 +155,7 @@ def _scan(state: _State, header: bytes, coded: bytes) -> Iterator[bytes]:
 
 
 def _coded_part(coded: bytes, blocks: list[tuple[Table, Table]], units: int) -> bytes:
-    """Up to the byte that holds the last bit of `units` MCUs. Raises ScanError."""
+    """The data up to the byte with the last bit of `units` MCUs. Raises ScanError."""
     plain = coded.replace(b"\xff\0", b"\xff")
     padded = plain + bytes(_BLOCK_BYTES * len(blocks))
     last, position = 8 * len(plain), 0
@@ -160,14 +164,14 @@ def _coded_part(coded: bytes, blocks: list[tuple[Table, Table]], units: int) -> 
         if position > last:
             raise ScanError("pixels missing")
     taken = -(-position // 8)
-    content = len(_without_filling(plain))  # what fills the end may begin behind the pixels, not among them
+    content = len(_without_filling(plain))  # filling may only begin after the pixels, not among them
     if content < taken < len(plain) or (taken < content and not _is_stray(plain, padded, blocks, position)):
         raise ScanError("more pixels than the picture has")
     return coded[: taken + plain.count(0xFF, 0, taken)]
 
 
 def _after_unit(padded: bytes, blocks: list[tuple[Table, Table]], position: int) -> int:
-    """The bit after the MCU that begins at a bit."""
+    """The bit position after the MCU that starts at `position`."""
     for dc, ac in blocks:
         table, index = dc, 0
         while index < 64:
@@ -185,15 +189,15 @@ def _after_unit(padded: bytes, blocks: list[tuple[Table, Table]], position: int)
 
 
 def _without_filling(coded: bytes) -> bytes:
-    """Without the equal bytes at the end, if there are several. A part of a picture that was lost and is filled so is
-    no filling: its codes would have to end where it begins."""
+    """Remove a run of equal bytes at the end. If it replaces lost pixels it is not filling: the codes would have to end
+    where it begins."""
     rest = coded.rstrip(coded[-1:])
     return rest if len(coded) - len(rest) >= _MIN_FILLING else coded
 
 
 def _is_stray(plain: bytes, padded: bytes, blocks: list[tuple[Table, Table]], position: int) -> bool:
-    """Whether the pixels end where they seem to: at bits that fill a byte, as encoders write them, and with nothing
-    behind that would itself be pixels up to its end. A picture that lost its place over a changed byte has such."""
+    """Whether the pixels really end at `position`: the rest of the byte is padding as encoders write it, and what
+    follows cannot be read as pixels up to its end, as it can in a picture that lost synchronisation."""
     last = 8 * len(plain)
     if not _is_padding(plain, position, -(-position // 8) * 8):
         return False
@@ -208,6 +212,6 @@ def _is_stray(plain: bytes, padded: bytes, blocks: list[tuple[Table, Table]], po
 
 
 def _is_padding(plain: bytes, start: int, end: int) -> bool:
-    """Whether fewer than eight bits, up to a byte's end, are all ones."""
+    """Whether the fewer than eight bits up to the end of a byte are all ones."""
     count = end - start
     return count == 0 or plain[end // 8 - 1] & (1 << count) - 1 == (1 << count) - 1

@@ -1,11 +1,11 @@
-"""Whether two pictures whose hashes are near are the same picture: their colours overall, and the largest difference
-anywhere that no harmless change explains.
+"""Whether two pictures with near hashes are the same picture: compares overall colours and the largest local difference
+that harmless changes do not explain.
 
-A perceptual hash knows neither colours nor small parts, and a mean over the picture knows no small parts either: road
-signs, calendar leaves and slides differ only in what is written on them, in a hundredth of their area. So the worst
-place decides. Before that, brightness, contrast, a tone curve, a shift, another scale, blur and sharpening are taken
-out: each changes every place in a way that a few numbers describe, and a least-squares fit finds them. What that finds
-and misses is measured in docs/near_copies.md.
+A perceptual hash captures neither colours nor small details, and a mean over the picture does not capture small details
+either: road signs, calendar pages and slides differ only in their text, a hundredth of the area. So the largest local
+difference decides. Before that, brightness, contrast, tone curve, shift, scale, blur and sharpening are fitted and
+removed: each of them changes the whole picture in a way that a few numbers describe, found by least squares.
+docs/near_copies.md reports what this finds and misses.
 """
 
 import io
@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 LOOK_VERSION = 1
-"""Part of what names artifacts that depend on looks: raise it when other pictures are copies than before."""
+"""Part of the hash of dependent artifacts: raise it when the set of detected copies changes."""
 
 _LUMA_SIDE, _CHROMA_SIDE, _COLOURS_SIDE = 160, 32, 16
 COLOURS_BYTES = 3 * _COLOURS_SIDE**2
 DETAIL_BYTES = _LUMA_SIDE**2 + 2 * _CHROMA_SIDE**2
 
 _MAX_MEAN = 8.0
-"""Levels of 255, root mean square over colours of 16 x 16 parts."""
+"""Grey levels (of 255), root mean square over the mean colours of 16 x 16 cells."""
 _MAX_CHROMA = 28.0
-"""Levels of 255 in the worst of 32 x 32 parts."""
+"""Grey levels (of 255), maximum over 32 x 32 cells."""
 _MAX_LUMA = {1: 45.0, 2: 30.0, 4: 20.0}
-"""Levels of 255 in the worst mean of so many times so many of 160 x 160 parts: what is large may be faint."""
+"""Cell size → maximum mean difference in grey levels (of 255), over 160 x 160 cells: larger areas may differ less."""
 _MARGIN = 4
-"""The outermost parts do not count: a border or a cut of a pixel falls on them."""
+"""Cells at the edge that are ignored, since a border or a crop of a pixel affects them."""
 _LEAST_SHIFT, _MOST_SHIFT = 0.1, 8.0
-"""Parts. What is shifted by more than the least is fitted again where it then lies."""
+"""In cells. After a shift larger than the minimum, the fit is repeated on the shifted picture."""
 _MAX_FITS = 16
-"""A fit takes milliseconds, so that of a thousand pictures of one layout only the nearest in colour are fitted."""
+"""Fits per picture, each of which takes milliseconds; only candidates nearest in colour are fitted."""
 
 Bytes = NDArray[np.uint8]
 Plane = NDArray[np.float32]
@@ -43,21 +43,21 @@ _PLACES = (np.arange(_LUMA_SIDE, dtype=np.float32) + 0.5) / _LUMA_SIDE - 0.5
 
 
 class Look(NamedTuple):
-    """What is kept of a picture to compare it with others."""
+    """The data used to compare a picture with others."""
 
     colours: Bytes
-    """(768,) mean colours of 16 x 16 parts: few bytes, which say no for most pictures."""
+    """(768,) mean colours of 16 x 16 cells, sufficient to rule out most pairs."""
     detail: Bytes
-    """(27648,) brightness of 160 x 160 parts, then both colour differences of 32 x 32."""
+    """(27648,) luma of 160 x 160 cells, then both chroma planes of 32 x 32."""
 
 
 def look(image: bytes) -> Look:
-    """The look of an encoded picture."""
+    """Compute the signature of an encoded picture."""
     with Image.open(io.BytesIO(image)) as picture:
         picture.draft("RGB", (4 * _LUMA_SIDE, 4 * _LUMA_SIDE))
         pixels = picture.convert("RGB")
     colours = pixels.resize((_COLOURS_SIDE, _COLOURS_SIDE), Image.Resampling.BOX)
-    # A filter that overlaps its neighbours: by means of disjoint parts a scaled copy differs in every fine texture.
+    # An overlapping filter: with disjoint cells, fine textures would differ in a scaled copy.
     parts = pixels.resize((_LUMA_SIDE, _LUMA_SIDE), Image.Resampling.BILINEAR).convert("YCbCr")
     luma, *chroma = parts.split()
     planes = [luma, *(plane.reduce(_LUMA_SIDE // _CHROMA_SIDE) for plane in chroma)]
@@ -65,7 +65,7 @@ def look(image: bytes) -> Look:
 
 
 def is_like_any(one: Look, colours: Bytes, detail_of: Callable[[int], Bytes]) -> bool:
-    """Whether `one` shows the same as any of n others: their colours, (n, 768), and the detail of each on demand."""
+    """Whether `one` matches any of n others, given by their colours (n, 768) and a function that loads details."""
     mean = np.square(colours.astype(np.float32) - one.colours).mean(axis=1)
     candidates = np.flatnonzero(mean <= _MAX_MEAN**2)
     nearest = candidates[np.argsort(mean[candidates], kind="stable")][:_MAX_FITS]
@@ -73,7 +73,7 @@ def is_like_any(one: Look, colours: Bytes, detail_of: Callable[[int], Bytes]) ->
 
 
 def _shows_the_same(one: Bytes, other: Bytes) -> bool:
-    """In one direction or the other: a sharp picture explains its blurred copy better than that explains it."""
+    """Checked in both directions: a sharp picture explains its blurred copy better than vice versa."""
     luma, chroma = np.split(one.astype(np.float32), [_LUMA_SIDE**2])
     other_luma, other_chroma = np.split(other.astype(np.float32), [_LUMA_SIDE**2])
     if np.abs(chroma - other_chroma).max() > _MAX_CHROMA:
@@ -83,7 +83,7 @@ def _shows_the_same(one: Bytes, other: Bytes) -> bool:
 
 
 def _explains(one: Plane, other: Plane) -> bool:
-    """Whether harmless changes make `other` of `one`."""
+    """Whether harmless changes turn `one` into `other`."""
     left, shifts = _fit(one, other)
     if _is_small(left):
         return True
@@ -92,8 +92,10 @@ def _explains(one: Plane, other: Plane) -> bool:
 
 
 def _fit(one: Plane, other: Plane) -> tuple[Plane, tuple[Plane, Plane]]:
-    """What remains of `other` without its best approximation by changes of `one`, and how far each row and each column
-    of it is shifted: the first order of Lucas and Kanade (1981), with tone and sharpness among the unknowns."""
+    """Approximate `other` by harmless changes of `one`; returns the residual and the shift of each row and column.
+
+    First-order image registration (Lucas and Kanade, 1981) with tone and sharpness among the unknowns.
+    """
     around = np.pad(one, 1, mode="edge")
     above, below, before, after = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
     down, across = (below - above) / 2, (after - before) / 2
@@ -103,7 +105,7 @@ def _fit(one: Plane, other: Plane) -> tuple[Plane, tuple[Plane, Plane]]:
     changes = np.concatenate([tone, shift, blur[None]])
     inner = changes[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].reshape(len(changes), -1)
     wanted = other[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
-    # A plain picture leaves the fit undetermined; the smallest solution will do.
+    # For a plain picture the fit is underdetermined; lstsq returns the minimum-norm solution.
     shares = np.linalg.lstsq(inner @ inner.T, inner @ wanted.ravel(), rcond=None)[0]
     contrast = max(float(shares[1] + 2 * shares[2] * one.mean() / 255), 0.5)
     shifts = (shares[3] + shares[4] * _PLACES) / contrast, (shares[5] + shares[6] * _PLACES) / contrast
@@ -111,7 +113,7 @@ def _fit(one: Plane, other: Plane) -> tuple[Plane, tuple[Plane, Plane]]:
 
 
 def _moved(plane: Plane, rows: Plane, columns: Plane) -> Plane:
-    """Each row and column taken from where it lies, so many parts away."""
+    """Resample rows and columns, shifted by so many cells."""
     for shift in (rows, columns):
         place = np.clip(np.arange(_LUMA_SIDE) + shift, 0, _LUMA_SIDE - 1.001)
         first, share = place.astype(np.intp), (place % 1)[:, None].astype(np.float32)
@@ -120,7 +122,7 @@ def _moved(plane: Plane, rows: Plane, columns: Plane) -> Plane:
 
 
 def _is_small(left: Plane) -> bool:
-    """Everywhere."""
+    """Whether the residual is below the limits everywhere, at every cell size."""
     for part, most in _MAX_LUMA.items():
         side = len(left) // part
         if np.abs(left.reshape(side, part, side, part).mean(axis=(1, 3))).max() > most:

@@ -1,21 +1,21 @@
-"""Bytes → pixels, exactly as the published models see images; and where those bytes are read from.
+"""Bytes → pixels, exactly as the published models see images; and reading those bytes.
 
-A bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation. No crop, no
-flip: source `blip2_image_train` and `blip2_image_eval` of MiniGPT-4, where both are the same.
+A bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation; no crop, no
+flip. Source: `blip2_image_train` and `blip2_image_eval` of MiniGPT-4, which are identical.
 
-What comes before the resize is `frames`', as for pictures that are stored: an opaque first frame of 8-bit RGB, and
-what is refused there is refused here. Of an 8-bit opaque picture that is what the published readers see, Pillow's
-`convert("RGB")`; of others they see black for transparent and white for most of 16 bits, which nobody wants. They do
-not turn pictures as EXIF asks, and boxes in annotations count on pixels as they are coded: so neither is done here,
-unless a reference asks for `upright`. Stored pictures are upright already.
+Decoding up to the resize is done by `frames`, as for stored pictures: an opaque first frame of 8-bit RGB, with the same
+rejections. For 8-bit opaque pictures this equals the published readers' `convert("RGB")` of Pillow; for others those
+readers turn transparent pixels black and most 16-bit values white, which is not reproduced. They ignore EXIF
+orientation, and boxes in annotations refer to pixels as coded, so orientation is applied only if a reference asks for
+`upright`. Stored pictures are upright already.
 
-Pixels stay bytes until the model takes them (see `normalising`): a quarter of the values' memory in caches, between
-processes and on the way to a GPU.
+Pixels stay uint8 until the model needs them (see `normalising`): a quarter of the memory in caches, between processes
+and on the way to a GPU.
 
-Decoding is `exact`, to the bit, or `fast`, in less than half of its time, for JPEGs: the same pixels, but a resizer
-with 16-bit weights, which gives all but three in 100 values the same, the others one or two steps of 255 away. Pillow
-13 scales the columns of some tall pictures before their rows; the fast way, as torch, does not, and there differs by up
-to 11 steps. On photographs that is 73 dB on average and 54 at worst.
+Decoding is `exact`, bit for bit, or `fast`, which takes less than half the time for JPEGs: the same decoder output, but
+a resizer with 16-bit weights. All but 3 % of the values are equal; the others differ by one or two levels of 255.
+Pillow 13 resizes some tall pictures columns first; the fast resizer, like torch, does not, and then differs by up to 11
+levels. On photographs the PSNR is 73 dB on average and 54 dB at worst.
 """
 
 import io
@@ -41,10 +41,10 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 _LARGE_PIXELS = 50_000_000
-"""The fast way has no room for JPEGs above it: they are read exactly."""
+"""The fast decoder's buffer is limited to this; larger JPEGs are decoded exactly."""
 _MAX_PIXELS = 178_956_970
-"""What Pillow, too, takes for a decompression bomb."""
-_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF of 8 or 16 bits are read; HEIC and JPEG XL with extras of these names"
+"""Pillow's limit for decompression bombs."""
+_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF of 8 or 16 bits are supported; HEIC and JPEG XL with their extras"
 
 Pixels = NDArray[np.uint8]
 
@@ -57,10 +57,9 @@ def decode(
     memory: NDArray[np.uint8] | None = None,
     upright: bool = False,
 ) -> Pixels:
-    """An encoded image as (3, side, side) RGB bytes, turned as EXIF asks if `upright`. Raises DataError, naming
-    `where`, if it cannot be decoded.
+    """Decode an image to (3, side, side) RGB bytes, upright if `upright`. Raises DataError, naming `where`.
 
-    `memory`, as `decoding_memory` gives it, spares the fast way a third of its time; what lies there is lost.
+    `memory`, from `decoding_memory`, saves the fast decoder a third of its time; its content is overwritten.
     """
     if decoding == "fast" and not upright and (pixels := _decode_jpeg(data, side, memory)) is not None:
         return pixels
@@ -70,7 +69,7 @@ def decode(
 
 
 def open_picture(data: bytes, where: str) -> Image.Image:
-    """An encoded image at its own size, as models see it, of mode RGB. Raises DataError, naming `where`."""
+    """Decode an image at its own size to RGB, as models see it. Raises DataError, naming `where`."""
     return _first_frame(data, where)[0].convert("RGB")
 
 
@@ -83,12 +82,12 @@ def _first_frame(data: bytes, where: str) -> tuple[Image.Image, int]:
 
 
 def decoding_memory() -> NDArray[np.uint8]:
-    """Room for one decoded JPEG after the other. It takes as much memory as the largest of them did."""
+    """A reusable buffer for decoded JPEGs; only the pages actually used take memory."""
     return np.empty(4 * _LARGE_PIXELS, np.uint8)
 
 
 def _decode_jpeg(data: bytes, side: int, memory: NDArray[np.uint8] | None) -> Pixels | None:
-    """None for what is no ordinary, whole JPEG."""
+    """Fast decoding; None for anything but an ordinary, complete JPEG."""
     if not data.startswith(jpeg.START):
         return None
     try:
@@ -99,14 +98,13 @@ def _decode_jpeg(data: bytes, side: int, memory: NDArray[np.uint8] | None) -> Pi
     except ValueError:
         return None
     planes = np.empty((3, side, side), np.uint8)
-    for number, plane in enumerate(planes):  # by shifts of whole pixels: half the time of picking bytes
+    for number, plane in enumerate(planes):  # shifting whole pixels takes half the time of selecting bytes
         np.copyto(plane, words >> 8 * number, casting="unsafe")
     return planes
 
 
 def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
-    """Everything that decides which values an image's bytes become, as JSON-like values; what `decode` and
-    `normalise` do."""
+    """Everything that determines an image's pixel values, as JSON-like values: what `decode` and `normalise` do."""
     return {
         "image_size": side,
         "frame": "opaque on white, 8 bits",
@@ -118,7 +116,7 @@ def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
 
 
 class ImageReader:
-    """Reads and decodes images at one size, one at a time; keeps the most recently used, up to `cache_bytes`."""
+    """Reads and decodes images at one size, with an LRU cache of up to `cache_bytes`."""
 
     def __init__(self, side: int, decoding: Decoding = "exact", cache_bytes: int = 32 * 2**20) -> None:
         self.side, self._decoding = side, decoding
@@ -128,12 +126,12 @@ class ImageReader:
         self._ahead = ImagesAhead()
 
     def expect(self, samples: Iterable[Sample]) -> None:
-        """Begin to fetch the images of samples that will be read next, if they lie on S3."""
+        """Start prefetching the images of upcoming samples, if they are on S3."""
         images = ((image, sample.key) for sample in samples for image in sample.images)
         self._ahead.expect((image, key) for image, key in images if image not in self._kept)
 
     def read(self, image: ImageReference, key: str) -> Pixels:
-        """(3, side, side) RGB bytes. Raises DataError naming file and key."""
+        """An image as (3, side, side) RGB bytes. Raises DataError, naming file and key."""
         if (pixels := self._kept.get(image)) is not None:
             self._kept.move_to_end(image)
             return pixels
@@ -146,11 +144,11 @@ class ImageReader:
 
 
 def read_bytes(image: ImageReference, key: str) -> bytes:
-    """An image as it is stored, here or on S3. Raises DataError naming file and key."""
+    """An image's stored bytes, local or from S3. Raises DataError, naming file and key."""
     if is_remote(image):
         return read_remote(image, key)
     try:
-        with io.BufferedReader(io.FileIO(image.path)) as stream:  # as Path.open, whose parsing takes longer than this
+        with io.BufferedReader(io.FileIO(image.path)) as stream:  # like Path.open, whose argument parsing is slow
             stream.seek(image.offset)
             data = stream.read(image.length or -1)
     except FileNotFoundError as error:
@@ -158,6 +156,6 @@ def read_bytes(image: ImageReference, key: str) -> bytes:
     if image.length and len(data) < image.length:
         raise DataError(
             f"{image.path}, {key}: only {len(data)} of {image.length} bytes at offset {image.offset}; "
-            "the shard is truncated: remove its artifact to have it made again"
+            "the shard is truncated: remove its artifact to have it rebuilt"
         )
     return data

@@ -1,4 +1,4 @@
-"""Decoders that are installed on wish: one package for each format, imported when its first picture comes."""
+"""Optional decoders: one package per format, imported when the first such picture is read."""
 
 import importlib
 import logging
@@ -10,17 +10,17 @@ from tinygptv.data.pictures.formats import Format
 logger = logging.getLogger(__name__)
 
 _PACKAGES: dict[Format, str] = {"heic": "pillow_heif", "jxl": "pillow_jxl"}
-"""The extra of ours that installs a package has the format's name."""
+"""Each package is installed by the extra with the format's name."""
 
 NOTICE = "to read them: pip install"
-"""In the line that says what is not installed; whoever starts the process that decodes may look for it."""
+"""Part of the warning about a missing package; the process that starts decoders searches their logs for it."""
 
 _imported: dict[Format, ModuleType | None] = {}
 _lock = threading.Lock()
 
 
 def plugin(kind: Format) -> ModuleType | None:
-    """The package that reads a format; None if it is not installed, which is logged once."""
+    """The package that decodes a format; None if it is not installed, which is logged once."""
     with _lock:
         if kind not in _imported:
             try:

@@ -1,11 +1,11 @@
-"""A PNG's first frame, chunk by chunk: the chunks that pixels are made of, and nothing else.
+"""A PNG's first frame, parsed chunk by chunk, keeping only the chunks that make up the pixels.
 
-- Ancillary chunks but tRNS, eXIf and those of an animation are dropped unread, whatever their size, checksum or place.
-  gAMA, cHRM, sRGB, iCCP and cICP are among them: profiles are not converted.
-- A wrong checksum of a critical chunk is damage, IDAT's too, as it is for libpng and so for browsers: nothing else
-  guards the pixels. What stands behind the pixels may be damaged or missing.
-- An animation's first frame is shown, as browsers do; a default image that is not part of it is for those who cannot.
-- A picture with Apple's CgBI chunk, or another critical one that the standard does not know, is of another format.
+- Ancillary chunks except tRNS, eXIf and those of animations are dropped unread, whatever their size, checksum or
+  position. This includes gAMA, cHRM, sRGB, iCCP and cICP: profiles are not converted.
+- A wrong checksum of a critical chunk counts as damage, including IDAT, as in libpng and browsers: nothing else
+  protects the pixels. Anything after the pixels may be damaged or missing.
+- The first frame of an animation is used, as in browsers; a default image outside the animation is only a fallback.
+- A picture with Apple's CgBI chunk, or another unknown critical chunk, counts as an unsupported format.
 
 Source: PNG, third edition (W3C, 2025), sections 5, 11.3.1 and 13.
 """
@@ -29,7 +29,7 @@ _GREY, _RGB, _PALETTE = 0, 2, 3
 
 
 def read_still(body: bytes) -> Still:
-    """Raises PictureError: unsupported_format, truncated_image, damaged_image."""
+    """Read the first frame. Raises PictureError: unsupported_format, truncated_image, damaged_image."""
     chunks = list(_chunks(body))
     names = [name for name, _ in chunks]
     is_cut = b"IEND" not in names
@@ -65,8 +65,10 @@ def read_still(body: bytes) -> Still:
 
 
 def _first_frame(chunks: list[tuple[bytes, bytes]], width: int, height: int) -> tuple[bytes, int, int, bytes] | None:
-    """Of an animation that its default image is not part of: the coded size, left, top and pixels; None if it has none
-    within the canvas."""
+    """The first frame of an animation that excludes the default image: coded size, left, top and pixels.
+
+    None if there is none within the canvas.
+    """
     frame: tuple[bytes, int, int] | None = None
     pixels = []
     for name, content in chunks:
@@ -85,9 +87,9 @@ def _first_frame(chunks: list[tuple[bytes, bytes]], width: int, height: int) -> 
 
 
 def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Those that count, with checksums that are right, up to the end of the file or of what is laid out as chunks.
+    """Yield the relevant chunks with valid checksums, up to the end of the file or of the chunk structure.
 
-    A cut IDAT is given as far as it goes. Raises PictureError.
+    A truncated IDAT is yielded as far as it goes. Raises PictureError.
     """
     position, has_pixels = len(_START), False
     while position + 8 <= len(body):
@@ -120,7 +122,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def _scaled(transparent: bytes, bits: int, colour: int) -> bytes:
-    """A transparent colour in the scale of the eight bits that Pillow compares it in. It keeps 16 bits of grey."""
+    """Scale a transparent colour to the 8 bits that Pillow compares. Pillow keeps 16-bit grey."""
     if colour == _PALETTE:
         return transparent[:256]
     count = {_GREY: 1, _RGB: 3}.get(colour)

@@ -1,17 +1,17 @@
-"""Fetched bytes → the picture that is stored: an upright, 8-bit, three-channel JPEG without metadata, aspect kept.
+"""Fetched bytes → the stored picture: an upright, 8-bit, three-channel JPEG without metadata, with its aspect kept.
 
-What the bytes are is read from them, never from a name or a Content-Type, and their size from the header before
+The format is detected from the bytes, never from a name or a Content-Type, and the size is read from the header before
 anything is decoded. One policy for what the web holds:
 
-- JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are pictures; HEIC and JPEG XL too, where the extras `heic` and `jxl` are
-  installed; JPEG 2000, icons, PSD and codings that browsers do not know are refused by name.
-- Decoders are given what pixels need. Metadata, however large or broken, and bytes behind the last pixel decide
-  nothing; where pixels are missing or their checksum is wrong, the picture is refused.
-- The shorter side is brought down to `image_size`, never up; nothing is cropped or boxed.
-- EXIF rotation is applied; EXIF with its GPS, XMP, IPTC, comments, thumbnails and colour profiles are left behind.
-  Profiles are not converted: the published models saw the values as they are coded.
-- Of several frames, the first; opaque on white, 8 bits, RGB, as `decoding` says for every picture.
-- A JPEG that needs none of this keeps its coded pixels to the bit; everything else is encoded once.
+- Supported are JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF; HEIC and JPEG XL with the extras `heic` and `jxl`. JPEG 2000,
+  icons, PSD and codings that browsers do not support are rejected by name.
+- Decoders receive only what pixels need. Metadata, however large or broken, and trailing bytes have no effect; if
+  pixels are missing or their checksum is wrong, the picture is rejected.
+- The shorter side is scaled down to `image_size`, never up; nothing is cropped or padded.
+- EXIF rotation is applied; EXIF (including GPS), XMP, IPTC, comments, thumbnails and colour profiles are removed.
+  Profiles are not converted: the published models were trained on the coded values.
+- The first of several frames is used; opaque on white, 8 bits, RGB, as `decoding` does for every picture.
+- A JPEG that needs none of this keeps its coded pixels bit for bit; everything else is re-encoded once.
 """
 
 import threading
@@ -34,11 +34,11 @@ from tinygptv.definitions.source import Download
 
 __all__ = ["Format", "PictureError", "Pixels", "Reason", "StoredPicture", "resize", "sniff", "store_picture"]
 
-# Pillow warns of what it can still read, and of sizes that are checked here against a source's own limit.
+# Pillow warns about files it can still read, and about sizes that are checked here against the source's own limit.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _FOUR_BYTES = "CMYK"
-"""What Pillow calls pixels of four bytes that are all alike to it. It takes memory of such as it is."""
+"""A Pillow mode with four equivalent bytes per pixel, whose memory Pillow uses without conversion."""
 
 _STRIP_BYTES = 1 << 20
 _LARGE_PIXELS = 8_000_000
@@ -50,7 +50,7 @@ _BICUBIC = cykooz_resizer.ResizeOptions(
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """A JPEG and what is known of it. Sizes in px, both upright; `phash` is a signed 64-bit number."""
+    """A JPEG and its properties. Sizes are in px, both upright; `phash` is a signed 64-bit number."""
 
     jpeg: bytes
     width: int
@@ -63,8 +63,8 @@ class StoredPicture:
 
 
 def store_picture(body: bytes, download: Download) -> StoredPicture:
-    """What to store for fetched bytes, under the image limits of `download`. Thread-safe; the work is done without
-    the interpreter lock. Raises PictureError."""
+    """The picture to store for fetched bytes, within the image limits of `download`. Thread-safe and mostly without the
+    GIL. Raises PictureError."""
     kind = sniff(body)
     if kind == "jpeg":
         return _store_jpeg(body, download)
@@ -74,11 +74,11 @@ def store_picture(body: bytes, download: Download) -> StoredPicture:
 
 
 def resize(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Antialiased bicubic, first along rows and then along columns, as Pillow does it.
+    """Antialiased bicubic resize, rows first and then columns, like Pillow.
 
-    Differs from Pillow by the rounding of 16-bit weights: 74 dB on photographs, in a fifth of its time. Torch gives the
-    same values for 200 MB and a second of imports; OpenCV's area filter and JPEGs decoded at a fraction give 34 dB at
-    worst.
+    Differs from Pillow by the rounding of 16-bit weights (74 dB on photographs) and takes a fifth of the time. Torch
+    gives the same values but costs 200 MB and a second of imports; OpenCV's area filter and JPEGs decoded at a fraction
+    of their size give 34 dB at worst.
     """
     narrowed = np.empty((len(pixels), width, 4), np.uint8)
     scaled = np.empty((height, width, 4), np.uint8)
@@ -89,9 +89,9 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """Pixels in memory: size in px, and a function that gives the rows from one up to another.
+    """Decoded pixels: size in px, and a function that returns rows from `top` to `end`.
 
-    Rows are converted and scaled some at a time, so that a large picture is not copied as a whole.
+    Rows are converted and scaled in strips, so that a large picture is not copied as a whole.
     """
 
     width: int
@@ -100,7 +100,7 @@ class _Decoded:
     orientation: int = 1
 
     def resized(self, width: int, height: int) -> Pixels:
-        """See `resize`."""
+        """Resize strip by strip: see `resize`."""
         narrowed = np.empty((self.height, width, 4), np.uint8)
         count = max(1, _STRIP_BYTES // (4 * self.width))
         for top in range(0, self.height, count):
@@ -112,12 +112,12 @@ class _Decoded:
 
 
 def _scale(pixels: Pixels, target: Pixels) -> None:
-    """Fill `target`, of whatever size, with the picture."""
+    """Scale the picture to fill `target`."""
     cykooz_resizer.Resizer().resize_pil(_as_image(pixels), _as_image(target), _BICUBIC)
 
 
 def _as_image(pixels: Pixels) -> Image.Image:
-    """The same memory in Pillow's eyes."""
+    """Wrap the same memory as a Pillow image."""
     height, width, _ = pixels.shape
     return Image.frombuffer(_FOUR_BYTES, (width, height), pixels, "raw", _FOUR_BYTES, 0, 1)
 
@@ -172,7 +172,7 @@ def _store_image(image: Image.Image, still: Still, kind: Format, download: Downl
 
 
 def _encode(decoded: _Decoded, kind: Format, download: Download) -> StoredPicture:
-    """Scale, turn upright and encode."""
+    """Scale, rotate upright and encode."""
     scale = min(1.0, download.image_size / min(decoded.width, decoded.height))
     small = decoded.resized(max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale)))
     turned = np.ascontiguousarray(upright(small, decoded.orientation))
@@ -200,5 +200,5 @@ def _check_size(width: int, height: int, download: Download) -> None:
 
 
 def _room_for(pixels: int) -> AbstractContextManager[object]:
-    """However many threads there are, only one of them holds a large picture."""
+    """Limit large pictures to one thread at a time, to bound memory."""
     return _ONE_LARGE if pixels > _LARGE_PIXELS else nullcontext()

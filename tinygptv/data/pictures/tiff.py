@@ -1,7 +1,7 @@
-"""A TIFF's first page: a new directory with the fields that pixels need, behind bytes that stay where they are.
+"""A TIFF's first page: a new directory, with only the fields that pixels need, appended to the unchanged file.
 
-Descriptions, profiles, XMP, IPTC, private fields and the directories of EXIF and GPS are left out of it, so that nobody
-reads them. Classic and BigTIFF, in both byte orders. Source: TIFF 6.0 (Adobe, 1992); BigTIFF (Aware, 2007).
+Descriptions, profiles, XMP, IPTC, private fields and the EXIF and GPS directories are left out, so no decoder reads
+them. Supports classic and BigTIFF in both byte orders. Source: TIFF 6.0 (Adobe, 1992); BigTIFF (Aware, 2007).
 """
 
 import struct
@@ -17,20 +17,20 @@ _KEPT = frozenset(
         *(338, 339, 347, *range(512, 522), *range(529, 533)),
     )
 )
-"""Sizes, depth, compression and colours, where strips and tiles lie, prediction, JPEG tables, and YCbCr's constants.
-The orientation is read here and applied with the others'."""
+"""Sizes, depth, compression and colours, locations of strips and tiles, predictor, JPEG tables, and YCbCr constants.
+The orientation is read here and applied as for other formats."""
 
 _READ = (_WIDTH, _HEIGHT, _ORIENTATION, _BITS, _PLANES, *_PLACES, *_LENGTHS)
 
 _LETTERS = {3: "H", 4: "I", 16: "Q"}
-"""Types of whole numbers, in struct's letters."""
+"""Integer types as struct format characters."""
 _MAX_VALUES = 1 << 20
-"""Of strips or tiles; a picture has thousands."""
+"""Maximum number of strips or tiles; real pictures have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a directory is written: byte order, and struct's letters for a count of fields and for an offset."""
+    """A directory's encoding: byte order, and struct characters for a field count and for an offset."""
 
     order: str
     count: str
@@ -45,7 +45,7 @@ class _Kind:
 
 
 def read_still(body: bytes) -> Still:
-    """Raises PictureError: unsupported_format, truncated_image, damaged_image."""
+    """Read the first page. Raises PictureError: unsupported_format, truncated_image, damaged_image."""
     order = "<" if body.startswith(b"II") else ">"
     is_big = 43 in (body[2], body[3])
     kind = _Kind(order, "Q" if is_big else "H", "Q" if is_big else "I", 16 if is_big else 8)
@@ -73,13 +73,13 @@ def read_still(body: bytes) -> Still:
     if not width or not height:
         raise PictureError("damaged_image")
     bits = values.get(_BITS, ())
-    if len(bits) > 1 and max(bits) > 8 and values.get(_PLANES) == (2,):  # Pillow reads them as if they were 8
+    if len(bits) > 1 and max(bits) > 8 and values.get(_PLANES) == (2,):  # Pillow would read them as 8 bits
         raise PictureError("unsupported_format")
     end = max(
         (place + length for tags in zip(_PLACES, _LENGTHS, strict=True) for place, length in _strips(values, *tags)),
         default=0,
     )
-    # Offsets count from the file's start, so the directory goes to its end, on an even byte.
+    # Offsets count from the start of the file, so the new directory goes to the end, word-aligned.
     padded = body + bytes(len(body) & 1)
     header = body[: kind.header_bytes - kind.size(kind.offset)] + struct.pack(order + kind.offset, len(padded))
     fields = b"".join(kept[tag] for tag in sorted(kept))
@@ -103,7 +103,7 @@ def read_still(body: bytes) -> Still:
 
 
 def _values(kind: _Kind, body: bytes, type_: int, number: int, place: int) -> tuple[int, ...]:
-    """Whole numbers of a field; none if it has others, too many, or lies beyond the file."""
+    """A field's integers; none if it has another type or too many values, or lies beyond the file."""
     letters = f"{number}{_LETTERS[type_]}" if type_ in _LETTERS and number <= _MAX_VALUES else ""
     if not letters:
         return ()

@@ -1,7 +1,7 @@
-"""A WebP's first frame, chunk by chunk: coded pixels and transparency, and nothing else.
+"""A WebP's first frame, parsed chunk by chunk: coded pixels and transparency only.
 
-Colour profile, EXIF, XMP, unknown chunks and what trails the file are dropped; EXIF's orientation is read before. The
-file's own size is not asked. Of an animation the first frame is given with its place on the canvas. Source: RFC 9649.
+Colour profile, EXIF, XMP, unknown chunks and trailing bytes are dropped, after reading the EXIF orientation. The
+declared file size is ignored. For an animation, the first frame and its position on the canvas. Source: RFC 9649.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _PIXELS = (b"VP8 ", b"VP8L")
 
 
 def read_still(body: bytes) -> Still:
-    """Raises PictureError: truncated_image, damaged_image."""
+    """Read the first frame. Raises PictureError: truncated_image, damaged_image."""
     chunks = list(_chunks(body, 12))
     is_cut = not chunks or chunks[-1][2]
     coded = _by_name(chunks)
@@ -61,7 +61,7 @@ def _by_name(chunks: Iterable[tuple[bytes, bytes, bool]]) -> dict[bytes, bytes]:
 
 
 def _chunks(body: bytes, position: int) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Name, content, and whether the file ends within it."""
+    """Name, content, and whether the file ends within the chunk."""
     while position + 8 <= len(body):
         end = position + 8 + int.from_bytes(body[position + 4 : position + 8], "little")
         yield body[position : position + 4], body[position + 8 : end], end > len(body)
