@@ -226,7 +226,7 @@ def test_an_artifact_without_a_manifest_is_named(pairs: Pairs) -> None:
 def test_a_place_that_the_sidecar_does_not_know_is_named(pairs: Pairs) -> None:
     image = pairs.images()[0]
     for wrong in (ImageReference(image.path, 513, 10), ImageReference(image.path.replace("00000", "77777"), 512, 10)):
-        with pytest.raises(DataError, match=r"key7: sidecar\.parquet knows no image at byte"):
+        with pytest.raises(DataError, match=r"key7: sidecar\.parquet has no image at byte"):
             read_remote(wrong, "key7")
 
 

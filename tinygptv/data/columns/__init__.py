@@ -1,1 +1,1 @@
-"""Columns of millions of rows: Arrow, DuckDB, hashes, groups of equal or similar values."""
+"""Columns with millions of rows: Arrow, DuckDB, hashes, and groups of equal or similar values."""

@@ -1,7 +1,7 @@
-"""Python values as Arrow's and Arrow's as NumPy's, without the first thing that Arrow does about them.
+"""Conversions between Python, Arrow and NumPy that do not import pandas.
 
-`pa.array`, `pa.scalar`, `to_numpy` and whatever is handed a Python value import pandas where it is installed: half a
-second and 60 MB, for which a download, whose command is often short, has no other use.
+`pa.array`, `pa.scalar`, `to_numpy` and other functions that take Python values import pandas where it is installed:
+half a second and 60 MB that a download, often a short command, does not need.
 """
 
 import json
@@ -19,7 +19,7 @@ _ROWS_PER_GROUP, _PACKED_ROWS = 10_000, 500
 
 
 def texts(values: Sequence[str | None]) -> pa.Array:
-    """A column of texts, some of which may be missing."""
+    """A column of strings, with None as NULL."""
     encoded = [b"" if value is None else value.encode() for value in values]
     ends = np.zeros(len(values) + 1, np.int32)
     np.cumsum([len(value) for value in encoded], out=ends[1:])
@@ -29,35 +29,35 @@ def texts(values: Sequence[str | None]) -> pa.Array:
 
 
 def floats(values: Sequence[float | None]) -> pa.Array:
-    """A column of numbers, some of which may be missing."""
+    """A column of floats, with None as NULL."""
     is_there = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
     given = np.array([0.0 if value is None else value for value in values], np.float64)
     return pa.Array.from_buffers(pa.float64(), len(values), [pa.py_buffer(is_there), pa.py_buffer(given)])
 
 
 def text(value: str) -> pa.Scalar:
-    """One text."""
+    """A string scalar."""
     return texts([value])[0]
 
 
 def number(value: int) -> pa.Scalar:
-    """One whole number."""
+    """An integer scalar."""
     return pa.arange(value, value + 1)[0]
 
 
 def places(positions: NDArray[np.int64]) -> pa.Array:
-    """Positions in an array, for `take`."""
+    """Indices for `take`."""
     return pa.Array.from_buffers(pa.int64(), len(positions), [None, pa.py_buffer(positions)])
 
 
 def numbers(of: pa.Table | pa.RecordBatch, name: str) -> NDArray[Any]:
-    """A column of numbers, none of them NULL; its memory is shared where it can be."""
+    """A numeric column without NULLs; zero-copy where possible."""
     column = of[name]
     return np.from_dlpack(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
 
 
 def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows of texts, numbers and truth values; what a row lacks is NULL, what the schema lacks is an error."""
+    """A table from rows of strings, numbers and booleans; missing fields are NULL, unknown fields an error."""
     there = ({name: value for name, value in row.items() if value is not None} for row in rows)
     lines = "".join(json.dumps(row) + "\n" for row in there).encode()
     if not lines:
@@ -70,14 +70,14 @@ def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def parquet(path: Path) -> pq.ParquetFile:
-    """A table to be read batch by batch. With Arrow's default, what has been read would stay in memory to the end."""
+    """Open a Parquet file for reading in batches. Arrow's default would keep everything read in memory."""
     return pq.ParquetFile(path, pre_buffer=False)
 
 
 class RowGroups:
-    """Rows on their way into a Parquet file, written in groups of `_ROWS_PER_GROUP`.
+    """Writes rows to a Parquet file in groups of `_ROWS_PER_GROUP`.
 
-    Until a group is full its rows are kept as columns, which take a twentieth of what dicts do.
+    Pending rows are kept as Arrow columns, which take a twentieth of the memory of dicts.
     """
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
@@ -86,7 +86,7 @@ class RowGroups:
         self._packed: list[pa.Table] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One more row."""
+        """Add a row."""
         self._rows.append(row)
         if len(self._rows) == _PACKED_ROWS:
             self._pack()
@@ -94,7 +94,7 @@ class RowGroups:
             self.finish()
 
     def finish(self) -> None:
-        """Write what there is."""
+        """Write the pending rows."""
         self._pack()
         if self._packed:
             self._writer.write_table(pa.concat_tables(self._packed).combine_chunks())

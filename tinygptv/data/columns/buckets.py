@@ -1,6 +1,6 @@
-"""Rows dealt onto disk by the hash of a value: equal values meet in one bucket, and a bucket fits in memory.
+"""Rows partitioned on disk by hash: equal values share a bucket, and each bucket fits in memory.
 
-So memory does not grow with the rows (partitioned hashing: Kitsuregawa, Tanaka and Moto-oka, 1983).
+So memory use is independent of the number of rows (partitioned hashing: Kitsuregawa, Tanaka and Moto-oka, 1983).
 """
 
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ _MOST_FILES = 256
 
 
 class Buckets:
-    """Takes record batches whose column `code` is a 64-bit hash, and gives them back as one table per bucket."""
+    """Takes record batches whose column `code` is a 64-bit hash, and returns them as one table per bucket."""
 
     def __init__(self, folder: Path, rows: int, rows_per_bucket: int) -> None:
-        """So many buckets in `folder` that about `rows_per_bucket` of `rows` fall into each."""
+        """Use as many files in `folder` as give about `rows_per_bucket` of `rows` to each."""
         count = min(max(1, -(-rows // rows_per_bucket)), _MOST_FILES)
         self._files = [folder / f"{number}.arrow" for number in range(count)]
 
     def fill(self, batches: pa.RecordBatchReader) -> None:
-        """Deal all rows; within a bucket they keep their order."""
+        """Partition all rows; within a bucket they keep their order."""
         count = len(self._files)
         writers = [pa.ipc.new_stream(str(file), batches.schema) for file in self._files]
         for batch in batches:

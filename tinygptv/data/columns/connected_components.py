@@ -1,4 +1,4 @@
-"""Who hangs together by pairs: neighbours, and chains of them."""
+"""Graphs given as pairs of numbers: adjacency and connected components."""
 
 from collections import defaultdict
 from typing import Any
@@ -11,7 +11,7 @@ Pairs = NDArray[np.integer[Any]]
 
 
 def neighbours(pairs: Pairs) -> dict[int, list[int]]:
-    """For each number that is in a pair, the others it is in one with."""
+    """For each number in a pair, the numbers it is paired with."""
     near: dict[int, list[int]] = defaultdict(list)
     for one, other in pairs.tolist():
         near[one].append(other)
@@ -20,12 +20,12 @@ def neighbours(pairs: Pairs) -> dict[int, list[int]]:
 
 
 def chains_of(pairs: Pairs) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
-    """The numbers that are in pairs, ascending, and for each the smallest that a chain of pairs leads to."""
+    """The distinct numbers in `pairs`, ascending, and for each the smallest number of its connected component."""
     values, places = np.unique(pairs, return_inverse=True)
     one, other = places.reshape(-1, 2).T
     least = np.arange(len(values))
     while True:
-        # The smaller of both ends, and then what that leads to, until nothing changes.
+        # Propagate the smaller label along each pair, then follow labels, until nothing changes.
         before = least.copy()
         smaller = np.minimum(least[one], least[other])
         np.minimum.at(least, one, smaller)

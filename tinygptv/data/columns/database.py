@@ -1,4 +1,4 @@
-"""DuckDB as curation uses it: bounded in memory, spilling beside its work, never fetching an extension, and with the
+"""DuckDB connections for curation: bounded memory, spilling to the working folder, no extension downloads, and the SQL
 macros that filters and checks use on captions."""
 
 import contextlib
@@ -18,7 +18,7 @@ _MEMORY_BYTES, _MAX_MEMORY_BYTES = 256 << 20, 4 << 30
 def connect(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory database that spills into `folder` beyond 256 MB.
 
-    Meanwhile Arrow takes its memory from the system: its own pool keeps what was freed, 30 MB of it here.
+    Inside the context, Arrow allocates from the system: its own pool would hold on to 30 MB of freed memory.
     """
     pool = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
@@ -44,7 +44,7 @@ def _opened(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def execute(database: duckdb.DuckDBPyConnection, query: str, memory_bytes: int) -> duckdb.DuckDBPyConnection:
-    """Run a query within so much memory; where that does not suffice for what cannot be spilled, with more."""
+    """Run a query within a memory limit, which is raised if it does not suffice for what cannot spill."""
     while True:
         database.execute(f"SET memory_limit = '{memory_bytes >> 20}MiB'")
         try:
@@ -56,12 +56,12 @@ def execute(database: duckdb.DuckDBPyConnection, query: str, memory_bytes: int) 
 
 
 def literal(text: str | Path) -> str:
-    """A text or path as SQL."""
+    """Quote a string or path as a SQL literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def with_columns(columns: Mapping[str, str], table: Path | None) -> str:
-    """SQL for typed columns of a Parquet file: NULL where an older file lacks one, and no rows if there is no file."""
+    """SQL for typed columns of a Parquet file: NULL where an older file lacks one, and no rows without a file."""
     typed = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
     if table is None:
         return f"SELECT {typed} LIMIT 0"

@@ -1,7 +1,7 @@
-"""Pairs of 64-bit hashes that differ in few bits, among millions, without comparing all with all.
+"""Near pairs among millions of 64-bit hashes (few differing bits) without comparing all with all.
 
-Multi-index hashing (Norouzi, Punjani and Fleet, arXiv 1307.2982): cut each hash into more blocks than bits may differ;
-two near hashes then agree in some blocks entirely, so only hashes that share those need to be compared.
+Multi-index hashing (Norouzi, Punjani and Fleet, arXiv 1307.2982): split each hash into more blocks than bits may
+differ; two near hashes then agree in some blocks entirely, so only hashes that share those are compared.
 """
 
 import math
@@ -16,11 +16,11 @@ Codes = npt.NDArray[np.uint64]
 
 _BITS = 64
 _PIECE = 250_000
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing of 64 bits
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication is a bijection on 64 bits
 
 
 class CodeFile:
-    """Distinct hashes on disk, of which a quarter of a million are looked at together; `folder` is its own."""
+    """Distinct hashes on disk, processed a quarter of a million at a time; `folder` must not be shared."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / "all"
@@ -28,17 +28,17 @@ class CodeFile:
         self.count = 0
 
     def append(self, codes: Codes) -> None:
-        """Add hashes that are not there yet."""
+        """Append hashes that the file does not contain yet."""
         with self._path.open("ab") as file:
             codes.tofile(file)
         self.count += len(codes)
 
     def near_pairs(self, within: int) -> Codes:
-        """(pairs, 2) hashes at most `within` bits apart, the smaller first, in order."""
+        """(pairs, 2) hashes at most `within` bits apart, the smaller first, sorted."""
         return _near_pairs(self._agreeing, self.count, within)
 
     def _agreeing(self, mask: np.uint64) -> Iterator[Codes]:
-        """All hashes in pieces; those that agree under `mask` are in one."""
+        """All hashes in pieces; hashes that agree under `mask` are in the same piece."""
         parts = -(-self.count // _PIECE)
         paths = [self._folder / str(part) for part in range(parts)]
         with self._path.open("rb") as file:
@@ -55,12 +55,12 @@ class CodeFile:
 
 
 def near_pairs(codes: Codes, within: int) -> Codes:
-    """(pairs, 2) of distinct `codes` at most `within` bits apart, the smaller first, in order."""
+    """(pairs, 2) of distinct `codes` at most `within` bits apart, the smaller first, sorted."""
     return _near_pairs(lambda _: [codes], len(codes), within)
 
 
 def near_any(codes: Codes, others: Codes, within: int) -> npt.NDArray[np.bool_]:
-    """Which of `codes` are at most `within` bits from one of `others`."""
+    """Whether each of `codes` is at most `within` bits from one of `others`."""
     others = np.unique(others)
     agreeing = _agreeing_blocks(len(codes) + len(others), within)
     may_be = np.zeros(len(codes), np.bool_)
@@ -81,13 +81,13 @@ def _near_pairs(agreeing_under: Callable[[np.uint64], Iterable[Codes]], count: i
 
 
 def _agreeing_blocks(count: int, within: int) -> int:
-    """How many blocks to require: the fewest whose bits tell `count` random hashes apart."""
+    """How many blocks to require: the fewest whose bits distinguish `count` random hashes."""
     needed = math.log2(max(count, 2))
     return next(blocks for blocks in range(1, _BITS) if blocks * _BITS // (within + blocks) >= needed)
 
 
 def _masks(blocks: int, agreeing: int) -> list[np.uint64]:
-    """Every choice of `agreeing` of the blocks, as bits."""
+    """Bit masks of every choice of `agreeing` blocks."""
     edges = [_BITS * block // blocks for block in range(blocks + 1)]
     bits = [(1 << end) - (1 << start) for start, end in pairwise(edges)]
     return [np.uint64(sum(chosen)) for chosen in combinations(bits, agreeing)]
@@ -103,7 +103,7 @@ def _pairs_under(codes: Codes, mask: np.uint64, within: int) -> Codes:
         one, other = codes[starts], codes[starts + step]
         near = np.bitwise_count(one ^ other) <= within
         found.append(np.sort(np.stack([one[near], other[near]], axis=1), axis=1))
-        # Who agrees with the neighbour at this distance may agree with the next one too.
+        # Only hashes that agree at this distance can agree at the next one.
         step += 1
         starts = starts[starts + step < len(codes)]
         starts = starts[masked[starts] == masked[starts + step]]

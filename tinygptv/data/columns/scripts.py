@@ -1,27 +1,27 @@
 """Words, letters and lengths of captions in any script: character classes, and the SQL macros that filters share.
 
-Chinese, Japanese, Thai, Lao, Khmer and Burmese put no spaces between words, Tibetan and older Ethiopic text puts a mark
-there. A rule that splits at spaces takes such a sentence for one word. For text in scripts that use spaces every macro
-gives what the plain SQL beside it gives:
+Chinese, Japanese, Thai, Lao, Khmer and Burmese do not separate words with spaces; Tibetan and older Ethiopic text use a
+mark instead. A rule that splits at spaces would take such a sentence for one word. For text in scripts with spaces,
+every macro equals the plain SQL given here:
 
-- `word_count(caption)`: `len(string_split(caption, ' '))`, or half of the letters of scripts without spaces if more;
-- `word_variety(caption)`: the share of different words among all, in lower case, pairs of letters counting as words;
-- `letter_share(caption)`: the share of letters, with their marks, and spaces among all characters;
-- `text_length(caption)`: `length(caption)`, Chinese, Japanese and Korean characters counting twice;
-- `folded(caption)`: `lower(caption)`, full-width forms as ordinary ones, without vowel points and joiners.
+- `word_count(caption)`: `len(string_split(caption, ' '))`, or half the letters of scripts without spaces if more;
+- `word_variety(caption)`: distinct words divided by words, in lower case, with pairs of letters counted as words;
+- `letter_share(caption)`: letters with their marks, and spaces, divided by all characters;
+- `text_length(caption)`: `length(caption)`, with Chinese, Japanese and Korean characters counted twice;
+- `folded(caption)`: `lower(caption)` with full-width forms made ordinary, without vowel points and joiners.
 """
 
 LETTERS_PER_WORD = 2
-"""Letters that count as one word where words are not separated: about the length of a Chinese word."""
+"""Letters counted as one word where words are not separated: about the length of a Chinese word."""
 
 UNSPACED = (
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\x{30FC}\x{FF70}"
     r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}]"
 )
-"""RE2: letters of scripts without spaces, with their marks. The long vowel sign of kana belongs to no script."""
+"""RE2: letters of scripts without spaces. The long vowel mark of kana belongs to no script."""
 
 SEPARATORS = "\u0f0b\u0f0c\u1361"
-"""The tsheg of Tibetan, also where no line may break, and the word space of Ethiopic."""
+"""The Tibetan tsheg (breaking and non-breaking) and the Ethiopic word space."""
 
 _WIDE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Yi}\x{30FC}\x{FF70}]"
 """RE2: characters that stand for a syllable or a word, and so for two letters or more."""
@@ -30,13 +30,13 @@ POINTS = (
     r"[\x{0591}-\x{05BD}\x{05BF}-\x{05C7}\x{0610}-\x{061A}\x{0640}\x{064B}-\x{065F}\x{0670}"
     r"\x{200B}-\x{200D}\x{2060}]"
 )
-"""RE2: vowel points of Hebrew and Arabic, the Arabic stretching line, joiners: the same words are written without."""
+"""RE2: Hebrew and Arabic vowel points, the Arabic tatweel, joiners: optional in writing the same word."""
 
 _FULL_WIDTH = "".join(chr(code) for code in range(0xFF01, 0xFF5F))
 _HALF_WIDTH = "".join(chr(code) for code in range(0x21, 0x7F)).replace("'", "''")
 
 TEXT_MACROS_VERSION = 1
-"""Part of what names a filtered artifact: raise it when macros, or words of captions, become others."""
+"""Part of a filtered artifact's hash: raise it when macros, or the words of captions, change."""
 
 TEXT_MACROS = rf"""
 CREATE MACRO is_ascii(content) AS strlen(content) = length(content);

@@ -1,4 +1,4 @@
-"""What need not be in memory: arrays in a file, some at a time."""
+"""Arrays kept in files instead of memory."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Spilled:
-    """Groups of arrays, read in the order they were appended, as often as one likes."""
+    """Groups of arrays in a file, read in the order they were appended, any number of times."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -17,7 +17,7 @@ class Spilled:
         path.touch()
 
     def append(self, *arrays: NDArray[Any]) -> None:
-        """Add one group."""
+        """Append one group."""
         with self._path.open("ab") as file:
             for array in arrays:
                 np.save(file, array, allow_pickle=False)
@@ -30,14 +30,14 @@ class Spilled:
 
 
 class Records:
-    """Arrays of bytes of one length in a file, read one by one."""
+    """Byte arrays of equal length in a file, read individually."""
 
     def __init__(self, path: Path, length: int) -> None:
         self._path, self._length, self._count = path, length, 0
         path.touch()
 
     def extend(self, records: Iterable[NDArray[np.uint8]]) -> int:
-        """Add records; the number of the first."""
+        """Append records; returns the number of the first."""
         first = self._count
         with self._path.open("ab") as file:
             for record in records:

@@ -1,18 +1,18 @@
-"""URLs as values of a column: their one spelling, and the host they name. By a parser of the WHATWG standard."""
+"""Normalisation of URLs, and the host they name, with a WHATWG parser."""
 
 from ada_url import URL
 
 BASE_URL = "__BASE_URL__"
-"""In a table's URL: the address of a server that is known only when the download starts."""
+"""Placeholder in a table's URLs for a server address that is only known when the download starts."""
 
 _PLACEHOLDER = "http://base.invalid"
 
 
 def normalise_url(url: str) -> str:
-    """The URL as a browser writes it: host in lower case and IDNA 2008, dot segments removed, percent-encoded.
+    """Normalise a URL as a browser does: host in lower case and IDNA 2008, dot segments removed, percent-encoded.
 
-    Fragment, user name and password are left out. What cannot be read as a URL comes back as it is, trimmed. A leading
-    `BASE_URL` stays as it is.
+    Fragment, user name and password are removed. Text that is not a URL is returned trimmed. A leading `BASE_URL` is
+    kept.
     """
     url = url.strip()
     has_base = url.startswith(BASE_URL)
@@ -29,7 +29,7 @@ def normalise_url(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """The host a URL names, as it is looked up; empty if none."""
+    """The normalised host of a URL; empty if there is none."""
     try:
         return URL(url).hostname.strip("[]")
     except ValueError:
@@ -37,5 +37,5 @@ def host_of(url: str) -> str:
 
 
 def host_in_sql(url: str) -> str:
-    """SQL for the host of a URL; `url` is an expression. NULL if it is that, or names no host."""
+    """SQL for the host of a URL; `url` is an expression. NULL if it is NULL or has no host."""
     return rf"nullif(trim(regexp_extract(lower({url}), '^[a-z][a-z0-9+.-]*://(\[[^\]]*\]|[^/:?#]*)', 1), '[]'), '')"

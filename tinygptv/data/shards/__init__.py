@@ -1,1 +1,1 @@
-"""WebDataset shards and their sidecars: written, read, brought from S3."""
+"""WebDataset shards and their sidecars: writing, reading, and access on S3."""

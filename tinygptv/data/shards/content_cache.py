@@ -1,8 +1,8 @@
-"""A bounded folder of contents by their SHA-256, which any number of processes on a machine share.
+"""A bounded on-disk cache of contents by SHA-256, shared by any number of processes on a machine.
 
-What is in it is known by what it is, so an object that changed on S3 cannot be mistaken for what it was, and equal
-images of several artifacts are kept once. Contents lie in sixteen drawers, by the first digit of their hash, that are
-each bounded and locked for themselves: whoever makes room in one holds up few others.
+Contents are addressed by hash, so a changed object on S3 is never mistaken for the original, and images shared by
+several artifacts are stored once. Sixteen drawers, by the first hex digit, are bounded and locked independently, so an
+eviction blocks few other processes.
 """
 
 import fcntl
@@ -18,20 +18,20 @@ from tinygptv.store.artifacts import storage_errors
 _DRAWERS = 16
 _PARTIAL = ".partial"
 _LEFT = 0.9
-"""Share of a drawer's room that stays in use when room is made: so it is looked through once for many contents."""
+"""Fill level of a drawer after an eviction, so that one scan makes room for many contents."""
 
 
 class ContentCache:
-    """At most `room_bytes` of contents, of which those used longest ago go first. With no room nothing is kept.
+    """Holds at most `room_bytes` of contents and evicts the least recently used. With a size of 0 nothing is kept.
 
-    What is larger than a drawer, a sixteenth of the room, is not kept either.
+    Contents larger than a drawer, a sixteenth of the total, are not kept either.
     """
 
     def __init__(self, folder: Path, room_bytes: int) -> None:
         self._folder, self._room = folder, room_bytes // _DRAWERS
 
     def get(self, digest: str) -> bytes | None:
-        """A content, as whole as it was put; None if it is not here. A damaged one is thrown away."""
+        """The content with this hash, or None. A damaged file is deleted."""
         path = self._path(digest)
         try:
             with path.open("rb") as stream:
@@ -46,7 +46,7 @@ class ContentCache:
         return None
 
     def put(self, digest: str, content: bytes) -> None:
-        """Keep a content that has this hash. Raises StorageError if the disk refuses it."""
+        """Store a content with this hash. Raises StorageError if it cannot be written."""
         path = self._path(digest)
         if len(content) > self._room:
             return
@@ -58,7 +58,7 @@ class ContentCache:
                 held = _noted(lock)
                 if held is None or held + len(content) > self._room:
                     held = self._make_room(path.parent, len(content))
-                # Noted before it is true: who is killed in between leaves room unused, until room is made again.
+                # Recorded before writing: a process killed in between leaves space unused until the next eviction.
                 _note(lock, held + len(content))
                 partial = path.parent / _PARTIAL
                 partial.write_bytes(content)
@@ -68,7 +68,7 @@ class ContentCache:
         return self._folder / digest[0] / digest
 
     def _make_room(self, drawer: Path, wanted: int) -> int:
-        """Remove what was used longest ago until so many bytes find room; how many are left."""
+        """Evict the least recently used contents until `wanted` bytes fit; returns the bytes left."""
         (drawer / _PARTIAL).unlink(missing_ok=True)
         files = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path) for entry in os.scandir(drawer))
         held = sum(size for _, size, _ in files)
@@ -76,21 +76,21 @@ class ContentCache:
             for _, size, path in files:
                 if held == 0 or held + wanted <= _LEFT * self._room:
                     break
-                Path(path).unlink()  # whoever reads it has it open, and reads on
+                Path(path).unlink()  # concurrent readers have it open and are not affected
                 held -= size
         return held
 
 
 @contextmanager
 def _alone(drawer: Path) -> Iterator[TextIOWrapper]:
-    """A drawer's lock, which ends with its process; the file says how much the drawer holds."""
+    """Lock a drawer until the context or the process ends; the lock file records the drawer's size."""
     with drawer.with_suffix(".lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
 
 
 def _noted(lock: TextIOWrapper) -> int | None:
-    """How many bytes the drawer holds at most; None if nobody has counted."""
+    """The recorded upper bound of the drawer's bytes; None if not recorded yet."""
     lock.seek(0)
     noted = lock.read()
     return int(noted) if noted else None

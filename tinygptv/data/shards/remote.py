@@ -1,19 +1,19 @@
-"""Images in shards on S3, brought to this machine one by one.
+"""Random access to images in shards on S3.
 
-Training draws at random over all shards, so a step of 512 samples touches hundreds of them: to bring whole shards would
-move a thousand images for every one that is used, or take a disk that holds them all. But an artifact's sidecar says
-where in its shard each image lies, so one request for a range brings one image and nothing else. Only the manifest and
-the sidecar come whole, once per machine.
+Training draws at random from all shards, so a step of 512 samples touches hundreds of them: fetching whole shards would
+transfer a thousand images for each one used, or need a disk for all of them. But an artifact's sidecar locates each
+image in its shard, so one range request fetches exactly one image. Only the manifest and the sidecar are fetched whole,
+once per machine.
 
-- *Bounded.* What was brought is kept by its content hash, in at most $TINYGPTV_CACHE_GIB of disk (20 unless said; 0
-  keeps nothing) below $TINYGPTV_CACHE, which all processes of a machine share: see `content_cache`. An epoch shows
-  nothing twice, so a bound below the size of the images saves little more than what stages and ranks have in common:
-  then each image costs a request per epoch, and it is the number of requests in flight that keeps up with training.
-- *Ahead.* The images of a step are asked for side by side (`ImagesAhead`), while the first of them are decoded. Steps
-  ahead are made by the profile's `loader_workers`, at most `loading.AHEAD` each: whoever trains slowly holds back what
-  is fetched, and at no time is more on its way than one step's share for each worker.
-- *Whole.* A connection that is lost is tried again, with patience. What arrives is compared with the sidecar's hash of
-  the image, and the sidecar with the manifest's, before anything of it is used or kept.
+- *Bounded.* Fetched images are cached by content hash, in at most $TINYGPTV_CACHE_GIB of disk (default 20; 0 disables
+  the cache) below $TINYGPTV_CACHE, shared by all processes of a machine: see `content_cache`. An epoch uses no image
+  twice, so a cache smaller than all images saves little more than what stages and ranks share: each image then costs
+  one request per epoch, and throughput depends on the number of requests in flight.
+- *Prefetched.* The images of a step are requested concurrently (`ImagesAhead`) while the first of them are decoded.
+  Coming steps are prepared by the profile's `loader_workers`, at most `loading.AHEAD` each, so slow training throttles
+  fetching, and each worker has at most one step's share of requests in flight.
+- *Verified.* Lost connections are retried with backoff. Images are checked against the sidecar's hash, and the sidecar
+  against the manifest's, before they are used or cached.
 """
 
 import functools
@@ -38,20 +38,20 @@ from tinygptv.store.artifacts import MANIFEST, Manifest, cache_folder, sha256_of
 
 CACHE_GIB = "TINYGPTV_CACHE_GIB"
 SIDE_BY_SIDE = 16
-"""Requests that a process has on their way."""
+"""Concurrent requests per process."""
 
 _DEFAULT_GIB = 20.0
 
 
 def is_remote(image: ImageReference) -> bool:
-    """Whether an image lies on S3."""
+    """Whether an image is on S3."""
     return image.path.startswith("s3://")
 
 
 def read_remote(image: ImageReference, key: str) -> bytes:
-    """An image as it is stored on S3, from there or from the cache.
+    """An image from S3 or from the cache.
 
-    Raises DataError, naming object and key, if it is not what was written; StorageError if S3 stays away.
+    Raises DataError, naming object and key, if it is not what was written; StorageError if S3 is unavailable.
     """
     artifact, _, shard = image.path.rpartition("/")
     return open_shards(artifact).read(shard, image, key)
@@ -59,28 +59,28 @@ def read_remote(image: ImageReference, key: str) -> bytes:
 
 @functools.cache
 def open_shards(artifact: str) -> "RemoteShards":
-    """The shards of the artifact at this address, opened once per process."""
+    """The shards of the artifact at this URL, opened once per process."""
     return RemoteShards(artifact, ContentCache(cache_folder() / "images", cache_bytes()))
 
 
 def cache_bytes() -> int:
-    """How much of the images on S3 this machine keeps. Raises DefinitionError for what is no amount."""
-    told = os.environ.get(CACHE_GIB, _DEFAULT_GIB)
+    """The size limit of the image cache in bytes. Raises DefinitionError for an invalid setting."""
+    value = os.environ.get(CACHE_GIB, _DEFAULT_GIB)
     try:
-        gib = float(told)
+        gib = float(value)
     except ValueError:
         gib = -1.0
     if not 0 <= gib < math.inf:
-        raise DefinitionError(f"{CACHE_GIB}={told}: want GiB of disk for images from S3, as 50; 0 keeps none")
+        raise DefinitionError(f"{CACHE_GIB}={value}: want GiB of disk for cached S3 images, e.g. 50; 0 keeps none")
     return int(gib * 2**30)
 
 
 class RemoteShards:
-    """One artifact's shards on S3: where each image lies, and what it must be."""
+    """One artifact's shards on S3: the location and hash of each image."""
 
     def __init__(self, address: str, cache: ContentCache) -> None:
-        """Fetches the sidecar, unless this machine has it. Raises DataError if the artifact is not whole."""
-        from tinygptv.store.s3 import S3Storage  # slow to import, and most images lie here
+        """Fetches the sidecar unless it is cached. Raises DataError if the artifact is incomplete."""
+        from tinygptv.store.s3 import S3Storage  # slow to import, and most images are local
 
         self._address, self._cache, self._storage = address, cache, S3Storage(address)
         index = self._index()
@@ -91,7 +91,7 @@ class RemoteShards:
         self._rows = {name: range(*rows) for name, rows in zip(names, itertools.pairwise([0, *ends]), strict=True)}
 
     def read(self, shard: str, image: ImageReference, key: str) -> bytes:
-        """The bytes of an image in a shard; `key` names the sample that shows it, for errors."""
+        """The bytes of an image in a shard; `key` is its sample's key, for errors."""
         digest = self._digest(shard, image, key)
         content = self._cache.get(digest)
         if content is None:
@@ -111,16 +111,16 @@ class RemoteShards:
         rows = self._rows.get(shard, range(0))
         row = rows.start + int(np.searchsorted(self._offsets[rows.start : rows.stop], image.offset))
         if row not in rows or self._offsets[row] != image.offset:
-            raise DataError(f"{image.path}, {key}: {SIDECAR} knows no image at byte {image.offset}; mix again")
+            raise DataError(f"{image.path}, {key}: {SIDECAR} has no image at byte {image.offset}; mix again")
         return str(self._digests[row])
 
     def _index(self) -> pa.Table:
-        """shard, offset and sha256 of every image, in this order; mapped, so that processes have it in common."""
+        """shard, offset and sha256 of every image, sorted; memory-mapped, so processes share it."""
         text = self._storage.read(MANIFEST)
         try:
             entry = Manifest.model_validate_json(text or b"").files[SIDECAR]
         except (ValidationError, KeyError):
-            raise DataError(f"{self._address}: no complete artifact with a {SIDECAR}; make it again") from None
+            raise DataError(f"{self._address}: no complete artifact with a {SIDECAR}; rebuild it") from None
         path = cache_folder() / "indices" / f"{entry.sha256}.arrow"
         if not path.exists():
             with storage_errors(path):
@@ -144,14 +144,14 @@ class RemoteShards:
 
 
 class ImagesAhead:
-    """Images on S3 that are fetched side by side while others are decoded."""
+    """Fetches images from S3 concurrently while others are decoded."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, "images")
         self._expected: dict[ImageReference, Future[bytes]] = {}
 
     def expect(self, images: Iterable[tuple[ImageReference, str]]) -> None:
-        """Begin to fetch images, each with its sample's key; those expected before are let go."""
+        """Start fetching images, given with their sample's key; earlier ones that have not started are cancelled."""
         for future in self._expected.values():
             future.cancel()
         self._expected = {
@@ -159,6 +159,6 @@ class ImagesAhead:
         }
 
     def read(self, image: ImageReference, key: str) -> bytes:
-        """An image, waited for if it is on its way. Raises as `read_remote`."""
+        """An image, waiting for it if it is being fetched. Raises as `read_remote`."""
         expected = self._expected.get(image)
         return read_remote(image, key) if expected is None else expected.result()

@@ -1,9 +1,9 @@
-"""Shards: WebDataset tars anyone can read, and the Parquet sidecar that says what lies where.
+"""Shards: WebDataset tars that any reader understands, and a Parquet sidecar that locates each sample.
 
-A sample is three adjacent members, `key.jpg`, `key.txt` (the caption) and `key.json` (the sidecar row). The same
-samples give the same bytes, and because the sidecar holds each image's offset, reading one needs neither a tar reader
-nor the rest of the shard. It also holds the hash of each member, so that of a damaged shard the damaged samples are
-known. A shard has its name once it is whole and on disk; until then it is `.partial`.
+A sample is three consecutive members: `key.jpg`, `key.txt` (the caption) and `key.json` (the sidecar row). The same
+samples give the same bytes. The sidecar holds each image's offset, so reading one needs neither a tar reader nor the
+rest of the shard, and the hash of each member, so a damaged shard's damaged samples can be identified. A shard is named
+`.partial` until it is complete and synced to disk.
 """
 
 import hashlib
@@ -42,13 +42,13 @@ _PLACE = {
 
 
 def column_schema(columns: Mapping[str, str]) -> pa.Schema:
-    """Columns with DuckDB types, as Arrow has them."""
+    """An Arrow schema for columns given with DuckDB types."""
     return pa.schema([(name, _ARROW[kind]) for name, kind in columns.items()])
 
 
 SCHEMA = pa.unify_schemas([column_schema(SIDECAR_COLUMNS), pa.schema(list(_PLACE.items()))])
-"""Sidecar rows: what a filter may ask about, then where the image's bytes are: file, offset, length (bytes), and the
-content hashes of the other two members; the image's is `sha256`."""
+"""Sidecar rows: the columns that filters can use, then the location of the image (file, offset and length in bytes) and
+the content hashes of the other two members; the image's is `sha256`."""
 
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,80}")
 _PARTIAL = ".partial"
@@ -56,12 +56,12 @@ _ROWS_PER_GROUP = 10_000
 
 
 def content_hash(content: bytes) -> str:
-    """What the sidecar's hashes are: of the image it is called `sha256`."""
+    """The hash used in sidecars, SHA-256 as hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sample_members(row: Mapping[str, Any], image: bytes) -> dict[str, bytes]:
-    """The files of one sample by extension: the image, the caption, and what its sidecar row says of it."""
+    """The files of one sample by extension: image, caption, and sidecar row without its location."""
     described = {name: value for name, value in row.items() if name not in _PLACE}
     return {
         "jpg": image,
@@ -71,12 +71,12 @@ def sample_members(row: Mapping[str, Any], image: bytes) -> dict[str, bytes]:
 
 
 def sample_bytes(row: Mapping[str, Any], image: bytes) -> bytes:
-    """One sample as it lies in a shard: a function of its sidecar row and its image, and of nothing else."""
+    """One sample's bytes in a shard: a pure function of its sidecar row and image."""
     return b"".join(tar.entries(row["key"], sample_members(row, image)))
 
 
 class Shard:
-    """One tar in the making; it appears under its name when it is finished."""
+    """One tar being written; it gets its final name when it is finished."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,7 +87,7 @@ class Shard:
     def add(self, key: str, members: Mapping[str, bytes]) -> int:
         """Append a sample's files; returns the offset of the first one's content. Raises DataError for a bad key."""
         if not _KEY.fullmatch(key) or key in self._keys:
-            raise DataError(f"key {key!r}: need letters, digits, - or _ (a dot would split it), and no key twice")
+            raise DataError(f"key {key!r}: want letters, digits, - or _ (a dot would split it), and no duplicates")
         self._keys.add(key)
         offset = self._size + tar.BLOCK
         written = tar.entries(key, members)
@@ -96,20 +96,20 @@ class Shard:
         return offset
 
     def finish(self) -> None:
-        """Close the archive and give it its name."""
+        """Write the end marker, sync, and rename."""
         with self._stream:
             self._stream.write(tar.END)
         _publish(self.path)
 
     def abandon(self) -> None:
-        """Leave it unfinished."""
+        """Close it unfinished."""
         self._stream.close()
 
 
 class ShardWriter:
     """Writes samples to `00000.tar`, `00001.tar`, … and their rows to `sidecar.parquet`, in the order given.
 
-    `columns` are those of a sidecar, or more of them, with their DuckDB types.
+    `columns` are the sidecar's columns, possibly with additional ones, and their DuckDB types.
     """
 
     def __init__(self, folder: Path, samples_per_shard: int, columns: Mapping[str, str] = SIDECAR_COLUMNS) -> None:
@@ -158,37 +158,37 @@ class ShardWriter:
 
 
 def carried_columns(sidecar: Path) -> dict[str, str]:
-    """The columns that a source took along, with their DuckDB types: what a sidecar has beside those of every one."""
+    """The additional columns that a source carries, with their DuckDB types: those beyond a sidecar's standard ones."""
     kinds = {arrow: kind for kind, arrow in _ARROW.items()}
     usual = {*SCHEMA.names, *SCORE_COLUMNS}
     return {field.name: kinds[field.type] for field in pq.read_schema(sidecar) if field.name not in usual}
 
 
 def sidecar_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of an artifact's sidecar, or some columns of them, in the order they were written."""
+    """An artifact's sidecar rows in order, or only some of their columns."""
     with parquet(folder / SIDECAR) as sidecar:
         for batch in sidecar.iter_batches(_ROWS_PER_GROUP, columns=columns):
             yield from batch.to_pylist()
 
 
 def shard_rows(folder: Path, shard: str) -> list[dict[str, Any]]:
-    """The sidecar's rows of one shard."""
+    """The sidecar rows of one shard."""
     return list(pq.read_table(folder / SIDECAR, filters=[("shard", "==", shard)]).to_pylist())
 
 
 def read_image(folder: Path, row: Mapping[str, Any]) -> bytes:
-    """The bytes of one sidecar row's image. Raises DataError if the shard no longer holds what was written."""
+    """The image bytes of a sidecar row. Raises DataError if the shard no longer holds what was written."""
     path = folder / row["shard"]
     try:
         with path.open("rb") as stream:
             stream.seek(row["offset"])
             image = stream.read(row["length"])
     except FileNotFoundError:
-        raise DataError(f"{path}: this shard is missing; remove {folder} to have it made again") from None
+        raise DataError(f"{path}: this shard is missing; remove {folder} to have it rebuilt") from None
     if len(image) != row["length"] or content_hash(image) != row["sha256"]:
         raise DataError(
             f"{path}: {row['key']}.jpg at byte {row['offset']} is not what was written (truncated or damaged); "
-            f"remove {folder} to have it made again"
+            f"remove {folder} to have it rebuilt"
         )
     return image
 
@@ -198,7 +198,7 @@ def _partial(path: Path) -> Path:
 
 
 def _publish(path: Path) -> None:
-    """Give a file its name once its content is on disk."""
+    """Sync a finished file and give it its final name."""
     partial = _partial(path)
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())

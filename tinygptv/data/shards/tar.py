@@ -1,6 +1,7 @@
-"""Tar archives as shards are: written as plain USTAR with fixed times and owners, read by offset from anyone's.
+"""Tar archives for shards: written as plain USTAR with fixed times and owners, read by offset.
 
-Python's `tarfile` costs more than everything else about a small member, so the 512-byte headers are made and read here.
+Reading accepts archives from other writers. Python's `tarfile` would dominate the cost of small members, so the
+512-byte headers are built and parsed here.
 """
 
 import mmap
@@ -12,21 +13,21 @@ from tinygptv.errors import DataError
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-"""Two empty blocks close an archive."""
+"""Two empty blocks end an archive."""
 
 _NAME_BYTES, _LARGEST = 100, 8**11
 _SIZE, _CHECKSUM, _KIND, _SPACES = slice(124, 136), slice(148, 156), slice(156, 157), b" " * 8
 _BETWEEN = b"0000644\0" + b"0000000\0" * 2
-"""Mode, user and group, which lie between name and size."""
+"""Mode, user and group: the fields between name and size."""
 _AFTER = b"%011o\0" % 0 + _SPACES + b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
-"""Time of change, the checksum's place as it counts, type, link, format, and what is not said."""
+"""Modification time, the checksum field as spaces, type, link, format; the rest is zero."""
 _CONSTANT_SUM = sum(_BETWEEN) + sum(_AFTER)
 
 _REGULAR, _LONG_NAME, _PAX = (b"0", b"\0", b"7"), b"L", b"x"
 
 
 def header(name: str, size: int) -> bytes:
-    """The 512 bytes before a regular file's content, as `tarfile` would write them. The name is ASCII."""
+    """The 512-byte header of a regular file, as `tarfile` would write it. The name must be ASCII."""
     if len(name) > _NAME_BYTES or size >= _LARGEST:
         raise ValueError(f"{name}: {size} bytes under a name of {len(name)} do not fit a USTAR header")
     start = name.encode("ascii").ljust(_NAME_BYTES, b"\0") + _BETWEEN + b"%011o\0" % size
@@ -35,8 +36,7 @@ def header(name: str, size: int) -> bytes:
 
 
 def entries(key: str, contents: Mapping[str, bytes]) -> list[bytes]:
-    """A sample's files by extension, as they lie in an archive: for each a header, the content, and what fills its last
-    block."""
+    """A sample's files by extension as archive parts: for each a header, the content, and padding to a full block."""
     return [
         part
         for extension, content in contents.items()
@@ -45,7 +45,7 @@ def entries(key: str, contents: Mapping[str, bytes]) -> list[bytes]:
 
 
 class Member(NamedTuple):
-    """One regular file in an archive: where its content lies, bytes."""
+    """One regular file in an archive: offset and size of its content in bytes."""
 
     name: str
     offset: int
@@ -53,10 +53,10 @@ class Member(NamedTuple):
 
 
 def members(archive: mmap.mmap | bytes, where: str) -> Iterator[Member]:
-    """The regular files of an archive, in order; pax and GNU long names are followed.
+    """The regular files of an archive, in order, with pax and GNU long names resolved.
 
-    Raises DataError, naming `where` and how far it came, on a damaged header and on an end that comes too early:
-    nothing after it could be trusted, and stopping in silence would lose it.
+    Raises DataError, naming `where` and how far it came, for a damaged header or a premature end: nothing after it can
+    be trusted, and stopping silently would lose samples.
     """
     position, count = 0, 0
     overriding: dict[str, str] = {}
@@ -85,7 +85,7 @@ def members(archive: mmap.mmap | bytes, where: str) -> Iterator[Member]:
 
 
 def _pax_fields(records: bytes) -> dict[str, str]:
-    """What an extension header overrides; a record is its own length, a field and its value."""
+    """The fields that an extension header overrides; each record is its own length, a field and its value."""
     fields = {}
     while records:
         digits = records.partition(b" ")[0]
@@ -97,10 +97,10 @@ def _pax_fields(records: bytes) -> dict[str, str]:
 
 
 def _check(block: bytes, where: str, position: int, count: int) -> None:
-    """A header holds the sum of its own bytes, its own field counted as spaces.
+    """Verify a header's checksum: the sum of its bytes, with the checksum field counted as spaces.
 
-    Sums are compared modulo 255, where 256 is 1 and a number equals the sum of its bytes: one division instead of 512
-    additions, and no single changed bit escapes.
+    Sums are compared modulo 255, where 256 equals 1 and so a number equals the sum of its bytes: one division instead
+    of 512 additions, and every single-bit error is detected.
     """
     field = block[_CHECKSUM]
     try:
@@ -112,7 +112,7 @@ def _check(block: bytes, where: str, position: int, count: int) -> None:
 
 
 def _number(field: bytes) -> int:
-    """Octal text, or GNU's binary form for what is larger."""
+    """Parse octal text, or GNU's binary form of larger numbers."""
     return int.from_bytes(field[1:]) if field[0] & 0x80 else int(field.strip(b"\0 ") or b"0", 8)
 
 
@@ -123,10 +123,10 @@ def _name(block: bytes) -> str:
 
 
 class Archive:
-    """A shard's samples by key, read through a memory map; the headers are walked once, when it is opened.
+    """A shard's samples by key, read through a memory map; headers are parsed once, when it is opened.
 
-    A sample is all files whose names differ only after the first dot, wherever in the archive they are. Raises
-    DataError if the file is missing, empty, damaged or holds a name twice.
+    A sample consists of all files with the same name up to the first dot, wherever they are. Raises DataError if the
+    file is missing, empty, damaged or contains a name twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,7 +135,7 @@ class Archive:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise DataError(f"{path}: this shard is missing") from None
-        except ValueError:  # what mmap says to an empty file
+        except ValueError:  # mmap rejects an empty file
             raise DataError(f"{path}: this shard is empty") from None
         self.samples: dict[str, dict[str, Member]] = {}
         for member in members(self._map, str(path)):
@@ -153,7 +153,7 @@ class Archive:
         return len(self.samples)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Each key, with the contents by extension, in the order of first appearance."""
+        """Each key with its contents by extension, in order of first appearance."""
         for key, files in self.samples.items():
             yield key, {extension: self._map[start : start + size] for extension, (_, start, size) in files.items()}
 
