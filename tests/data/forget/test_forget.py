@@ -103,10 +103,10 @@ def test_a_request_names_exactly_what_it_says(
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        ("domain", "http://example.org/a", "is no domain"),
-        ("domain", " ", "is no domain"),
-        ("sha256", "abc", "is no SHA-256"),
-        ("image", "val2014/", "is no image file"),
+        ("domain", "http://example.org/a", "is not a domain"),
+        ("domain", " ", "is not a domain"),
+        ("sha256", "abc", "is not a SHA-256"),
+        ("image", "val2014/", "is not an image file"),
         ("caption", "(", "cannot be read"),
         ("caption", ".*", "matches every caption"),
     ],
@@ -154,7 +154,7 @@ def test_a_finished_mixture_never_hands_out_what_is_masked(store: Store, filtere
     assert len({key for source, key in seen if source == "align"}) == 4
     assert not any("Jane" in turn.answer for sample in mixed.samples(drawn) for turn in sample.turns)
     hidden = next(place for place in range(5) if (mask := mixed.masks[0]) is not None and mask[place])
-    with pytest.raises(DataError, match="is to be forgotten"):
+    with pytest.raises(DataError, match="is masked"):
         mixed.samples([(0, hidden)])
 
 
@@ -201,7 +201,7 @@ def test_a_part_of_a_file_name_names_no_picture(store: Store, filtered: Manifest
 def test_a_mixture_of_which_nothing_is_left_is_refused(store: Store, filtered: Manifest, define: Path) -> None:
     blend = mix(store, "blend", filtered)
     forget(store, "caption", "a|e|o")
-    with pytest.raises(DataError, match=r"nothing of \$source is left that may be used; mix again"):
+    with pytest.raises(DataError, match=r"no usable sample of \$source is left; mix again"):
         MixedSamples(store, blend.artifact)
 
 

@@ -92,7 +92,7 @@ def test_a_repair_on_s3_restores_every_byte_and_puts_the_manifest_last(
     monkeypatch.setattr(S3Storage, "upload", upload)
     assert main(["repair", s3_workdir]) == 0
     line, last = capsys.readouterr().out.splitlines()
-    assert line == f"{s3_workdir}/{RAW}: restored {SIDECAR}, 00000.tar and with them 1 samples"
+    assert line == f"{s3_workdir}/{RAW}: restored {SIDECAR}, 00000.tar with 1 samples"
     assert json.loads(last)["damaged"] == 1
     assert put == ["made_up@1", SIDECAR, "00000.tar"]
     assert {file: objects.cat_file(f"{s3_workdir}/{RAW}/{file}") for file in before} == before

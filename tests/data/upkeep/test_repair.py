@@ -153,7 +153,7 @@ def test_a_picture_that_is_to_be_forgotten_is_not_brought_back(folders: tuple[Pa
     [
         ("00001.tar", "1 of 2 pictures of 00001.tar are nowhere else (key3 is one)"),
         ("notes.txt", "notes.txt is not a shard"),
-        (MANIFEST, "is no manifest"),
+        (MANIFEST, "is not a manifest"),
     ],
 )
 def test_what_cannot_be_restored_is_given_up(folders: tuple[Path, Path], store: Store, file: str, why: str) -> None:
@@ -188,7 +188,7 @@ def test_an_artifact_that_only_describes_pictures_has_none_to_give(folders: tupl
     assert done.given_up is not None and "nowhere else (key4 is one)" in done.given_up
     (described / SIDECAR).unlink()
     assert [done.given_up for done in repair(str(described))] == [
-        "sidecar.parquet is damaged and there is no shard to make it from"
+        "sidecar.parquet is damaged and there is no shard to restore it from"
     ]
 
 
@@ -207,7 +207,7 @@ def test_a_repaired_artifact_verifies_and_the_command_says_what_it_did(
     overwrite(*place_of(filtered, "key2"))
     assert main(["repair", str(store.local_root)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
-    assert lines == [f"{filtered}: restored 00001.tar and with them 1 samples"]
+    assert lines == [f"{filtered}: restored 00001.tar with 1 samples"]
     assert json.loads(last) == {"samples": 1, "damaged": 1, "given_up": []}
     assert main(["verify", str(store.local_root)]) == 0
     (raw / "notes.txt").unlink()

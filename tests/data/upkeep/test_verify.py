@@ -92,7 +92,7 @@ def test_a_wrong_count_is_found(artifact: Path) -> None:
     edit_manifest(artifact, rows_out=6)
     assert [problem for _, problem, _ in damages(artifact)] == [
         "has 5 rows, but the manifest says 6",
-        "has a rows_in that is not rows_out and all drops together",
+        "has a rows_in that is not the sum of rows_out and all drops",
     ]
 
 
@@ -142,7 +142,7 @@ def test_a_manifest_that_is_missing_or_damaged_is_found(artifact: Path, content:
         (artifact / MANIFEST).write_bytes(content)
     ((file, problem, _),) = damages(artifact)
     assert file == MANIFEST
-    assert problem.startswith("is missing" if content is None else "is no manifest")
+    assert problem.startswith("is missing" if content is None else "is not a manifest")
 
 
 def test_drafts_and_the_files_of_others_are_left_alone(artifact: Path, store: Store) -> None:

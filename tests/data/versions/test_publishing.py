@@ -61,7 +61,7 @@ def test_the_last_version_is_current_and_the_others_are_kept(store: Store, three
 
 def test_two_cannot_publish_the_same_number(store: Store, three: list[Manifest]) -> None:
     publish(store, "web", version(three[0], 1, "s"))
-    with pytest.raises(DataError, match="version 1 is already there"):
+    with pytest.raises(DataError, match="version 1 already exists"):
         publish(store, "web", version(three[1], 1, "s"))
 
 

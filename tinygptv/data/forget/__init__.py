@@ -1,1 +1,1 @@
-"""Takedowns: what must not be used any more, and where it is."""
+"""Takedowns: what must not be used, and where it is stored."""

@@ -1,4 +1,4 @@
-"""What tombstones name: rows of a sidecar, as SQL; samples of a mixture, as a mask."""
+"""Rows and samples that tombstones name: SQL predicates over a sidecar, masks over a mixture."""
 
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from tinygptv.store.artifacts import Manifest, Store
 
 
 def predicate(wanted: Iterable[Tombstone]) -> str:
-    """SQL over a sidecar row: TRUE if a tombstone names it, or an address it came by, else FALSE."""
+    """SQL over a sidecar row: TRUE if a tombstone names it or one of its redirects, else FALSE."""
     values: dict[str, list[str]] = {"url": [], "domain": [], "sha256": [], "caption": [], "image": []}
     for one in wanted:
         values[one.kind].append(one.value)
@@ -34,7 +34,7 @@ def predicate(wanted: Iterable[Tombstone]) -> str:
 
 
 def without_forgotten(store: Store, chain: FilterChain, raw: Manifest, first: int | None) -> FilterChain:
-    """The chain with a leading rule for the tombstones that name a row of `raw`; unchanged if none does."""
+    """Put a rule for the tombstones that name a row of `raw` before the chain's rules; unchanged if there is none."""
     concerned = [one for one in tombstones(store, first) if _count(store, raw, predicate([one]))]
     if not concerned:
         return chain
@@ -43,10 +43,9 @@ def without_forgotten(store: Store, chain: FilterChain, raw: Manifest, first: in
 
 
 def masked_rows(store: Store, mixture: str, samples: Path, wanted: Sequence[Tombstone]) -> NDArray[np.bool_]:
-    """Which rows of a mixture's table no reader may see, in the table's order.
+    """Which rows of a mixture's table must not be used, in table order.
 
-    Curated pairs are judged by their sidecar; annotated samples, which have no address, by their texts and by where
-    their images lie.
+    Curated pairs are matched by their sidecar; annotated samples, which have no URL, by text and image path.
     """
     manifest = store.find(mixture)
     parents = [name for name in (manifest.parents if manifest else []) if name.startswith("filtered/")]
@@ -69,18 +68,18 @@ def masked_rows(store: Store, mixture: str, samples: Path, wanted: Sequence[Tomb
 
 
 def sidecar_view(database: duckdb.DuckDBPyConnection, name: str, sidecar: Path | None) -> None:
-    """A view of a sidecar with every column there can be, NULL where an older one has none; empty without a file."""
+    """Create a view of a sidecar with all known columns, NULL where an older one lacks them; empty without a file."""
     known = with_columns(SIDECAR_COLUMNS | SCORE_COLUMNS, sidecar)
     database.execute(f"CREATE OR REPLACE VIEW {name} AS {known}")
 
 
 def matches(store: Store, artifact: str, wanted: Sequence[Tombstone]) -> list[str]:
-    """The keys of a raw or filtered artifact's samples that tombstones name, sorted."""
+    """The sorted keys of a raw or filtered artifact's samples that tombstones name."""
     return keys_named(store.file(artifact, SIDECAR), wanted)
 
 
 def keys_named(sidecar: Path, wanted: Sequence[Tombstone]) -> list[str]:
-    """The keys of a sidecar's rows that tombstones name, sorted."""
+    """The sorted keys of a sidecar's rows that tombstones name."""
     with duckdb.connect() as database:
         sidecar_view(database, "sidecar", sidecar)
         found = database.execute(f"SELECT key FROM sidecar WHERE {predicate(wanted)} ORDER BY key").fetchall()
@@ -97,7 +96,7 @@ def _count(store: Store, raw: Manifest, condition: str) -> int:
 
 
 def _any(items: str, condition: str) -> str:
-    """Whether a list has an `item` that fulfils a condition."""
+    """SQL: whether an `item` of a list satisfies a condition."""
     return f"len(list_filter({items}, lambda item: {condition})) > 0"
 
 
@@ -106,12 +105,12 @@ def _matches(column: str, pattern: str) -> str:
 
 
 def _said(pattern: str) -> str:
-    """Whether a sample's turns, as one text, have the pattern somewhere."""
+    """SQL: whether the pattern matches a sample's turns, joined into one text."""
     lines = "list_transform(turns, lambda turn: turn.instruction || chr(10) || turn.answer)"
     return f"regexp_matches(array_to_string({lines}, chr(10)), {literal(pattern)})"
 
 
 def _shown(ending: str) -> str:
-    """Whether one of a sample's images lies at a place that ends so."""
+    """SQL: whether the path of one of a sample's images has this ending."""
     place = "replace('/' || image.root || '/' || image.path, ':', '/')"
     return f"len(list_filter(images, lambda image: ends_with({place}, {literal(ending)}))) > 0"

@@ -1,9 +1,8 @@
-"""Tombstones: requests to forget samples, each written down once and never taken away.
+"""Tombstones: requests to forget samples, recorded once and never removed.
 
-One names an address, a domain, a content hash, a pattern of captions, or an image file of an annotated set. It works in
-two places: readers of finished mixtures mask what it names, at once; and whatever is made later leaves it out, counted
-as `forgotten`. A run that is under way keeps the data it began with, masked; so what is made for a run says how many
-tombstones it knew: `first`.
+A tombstone names a URL, a domain, a content hash, a caption pattern, or an image file of an annotated set. Readers of
+finished mixtures mask what it names at once, and artifacts made later leave it out, counted as `forgotten`. A running
+training keeps its data, masked; so an artifact made for a run records how many tombstones it knew: `first`.
 """
 
 import hashlib
@@ -26,8 +25,8 @@ Kind = Literal["url", "domain", "sha256", "caption", "image"]
 
 
 class Tombstone(BaseModel):
-    """One request. `caption` is a regular expression (RE2), `domain` covers its subdomains, `sha256` is of the image as
-    served or as stored, `image` the end of the path of an annotated image."""
+    """One request. `caption` is a regular expression (RE2), `domain` includes subdomains, `sha256` is of the image as
+    served or as stored, `image` is the end of an annotated image's path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Kind
@@ -37,22 +36,22 @@ class Tombstone(BaseModel):
 
 
 def tombstone(kind: Kind, value: str, why: str) -> Tombstone:
-    """A request of now, in its one spelling. Raises DefinitionError if it cannot be meant."""
+    """A new request with its value normalised. Raises DefinitionError for an invalid value."""
     spelling = {"url": normalise_url, "domain": _domain, "sha256": _sha256, "caption": _pattern, "image": _image}
     spelled = spelling[kind](value)
     if not why.strip():
-        raise DefinitionError("forget: say why, so that others can tell later; --why 'asked for by the owner'")
+        raise DefinitionError("forget: a reason is required, for later readers; --why 'asked for by the owner'")
     return Tombstone(kind=kind, value=spelled, why=why.strip(), created=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def tombstones(store: Store, first: int | None = None) -> list[Tombstone]:
-    """All tombstones of a workdir in the order they came, or only the `first` ones."""
+    """All tombstones of a workdir in order of creation, or only the `first` ones."""
     lines = (store.read(TOMBSTONES) or "").splitlines()
     return [Tombstone.model_validate_json(line) for line in lines[:first]]
 
 
 def bury(store: Store, added: Tombstone) -> int:
-    """Write a tombstone down; how many there are now. One that says the same as an earlier one is not repeated."""
+    """Append a tombstone unless an equal one exists. Returns the number of tombstones."""
 
     def append(text: str | None) -> str:
         known = [Tombstone.model_validate_json(line) for line in (text or "").splitlines()]
@@ -65,20 +64,20 @@ def bury(store: Store, added: Tombstone) -> int:
 
 
 def caption_patterns(wanted: Iterable[Tombstone]) -> list[str]:
-    """The patterns among tombstones; they and `image_endings` are all that can name a sample without address."""
+    """The caption patterns; only these and `image_endings` can name a sample without a URL."""
     return [one.value for one in wanted if one.kind == "caption"]
 
 
 def image_endings(wanted: Iterable[Tombstone]) -> tuple[str, ...]:
-    """What the places of annotated images end with that tombstones name, each a whole file name or more.
+    """The path endings of forgotten images; each is at least a whole file name.
 
-    A place is `/root/path`, in which the colon of a root such as `data:coco` counts as a slash as well.
+    They are matched against `/root/path`, where the colon of a root such as `data:coco` is replaced by a slash.
     """
     return tuple(f"/{one.value}".replace(":", "/") for one in wanted if one.kind == "image")
 
 
 def matching_texts(texts: Sequence[str], patterns: Iterable[str]) -> NDArray[np.bool_]:
-    """Which texts have one of the patterns somewhere; Arrow and DuckDB read patterns alike."""
+    """Which texts match one of the patterns; Arrow and DuckDB both use RE2."""
     column = pa.array(texts, pa.string())
     found = np.zeros(len(texts), dtype=np.bool_)
     for pattern in patterns:
@@ -90,21 +89,21 @@ def _domain(value: str) -> str:
     domain = value.strip().strip(".")
     spelled = host_of(f"http://{domain}/")
     if not domain or not spelled or any(sign in domain for sign in "/:@?#\\"):
-        raise DefinitionError(f"forget: '{value}' is no domain; write it like example.org, without scheme or path")
+        raise DefinitionError(f"forget: '{value}' is not a domain; write it like example.org, without scheme or path")
     return spelled
 
 
 def _sha256(value: str) -> str:
     digest = value.strip().lower()
     if len(digest) != hashlib.sha256().digest_size * 2 or set(digest) - set("0123456789abcdef"):
-        raise DefinitionError(f"forget: '{value}' is no SHA-256; it has 64 hexadecimal digits")
+        raise DefinitionError(f"forget: '{value}' is not a SHA-256; it has 64 hexadecimal digits")
     return digest
 
 
 def _image(value: str) -> str:
     path = value.strip().lstrip("/")
     if not path or path.endswith("/") or "\n" in path:
-        raise DefinitionError(f"forget: '{value}' is no image file; write the end of its path, as val2014/000042.jpg")
+        raise DefinitionError(f"forget: '{value}' is not an image file; write the end of its path: val2014/000042.jpg")
     return path
 
 
@@ -112,7 +111,7 @@ def _pattern(value: str) -> str:
     try:
         matches_all = matching_texts([""], [value]).all()
     except pa.ArrowInvalid as error:
-        raise DefinitionError(f"forget: the pattern '{value}' cannot be read: {error}") from error
+        raise DefinitionError(f"forget: the pattern '{value}' is invalid: {error}") from error
     if matches_all:
         raise DefinitionError(f"forget: the pattern '{value}' matches every caption; be more precise")
     return value

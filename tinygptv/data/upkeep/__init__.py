@@ -1,1 +1,1 @@
-"""Finished artifacts, checked and repaired."""
+"""Verification and repair of finished artifacts."""

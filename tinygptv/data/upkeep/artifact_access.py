@@ -1,7 +1,6 @@
-"""Where finished artifacts lie while somebody checks or mends them: folders here or on S3, looked at file by file.
+"""Access to finished artifacts for verification and repair: local or S3 folders, read file by file.
 
-Nothing of an artifact on S3 is believed to be as its manifest says, and no copy of it is kept: that is what
-distinguishes this from `Store.folder`.
+Unlike `Store.folder`, this neither trusts the manifest of an artifact on S3 nor keeps a local copy.
 """
 
 import os
@@ -18,35 +17,35 @@ DRAFTS = ".drafts"
 
 
 class Place(ABC):
-    """One artifact's folder. `name` is its path or address."""
+    """One artifact's folder. `name` is its path or URL."""
 
     name: str
 
     @abstractmethod
     def at_hand(self, file: str) -> AbstractContextManager[Path]:
-        """One file as it is, on this machine, for as long as it is looked at; nothing is there if it is missing."""
+        """A local copy of one file for the duration of the context; the path does not exist if the file is missing."""
 
     @abstractmethod
     def opened(self) -> AbstractContextManager[Path]:
-        """All files as they are, in a folder on this machine in which they may be changed."""
+        """All files in a local folder in which they may be changed."""
 
     @abstractmethod
     def put_back(self, folder: Path, files: Collection[str], manifest: Manifest) -> None:
-        """Let files of the opened folder take the place of those here."""
+        """Replace files of the artifact by those of the opened folder."""
 
     @abstractmethod
     def give_up(self) -> None:
-        """Take away the manifest, this artifact's claim to be complete."""
+        """Remove the manifest, so that the artifact no longer counts as complete."""
 
     def store(self, manifest: Manifest) -> Store | None:
-        """The workdir that an artifact's name is relative to; None if the artifact was moved."""
+        """The workdir of the artifact; None if the artifact was moved out of one."""
         workdir = self.name.removesuffix(f"/{manifest.artifact}")
         return None if workdir == self.name else Store(workdir)
 
 
 def places(root: str) -> Iterator[Place]:
-    """Folders at or below a path or an `s3://` address that claim to be complete, and those whose sidecar says that
-    they once did."""
+    """Artifact folders at or below a path or an `s3://` URL: those with a manifest, and those with a sidecar, which
+    shows that they had one."""
     if "://" not in root:
         for folder, below, files in os.walk(Path(root).resolve()):
             below[:] = sorted(name for name in below if name != DRAFTS)
@@ -75,7 +74,7 @@ class _Here(Place):
         return nullcontext(self._folder)
 
     def put_back(self, folder: Path, files: Collection[str], manifest: Manifest) -> None:
-        """They were changed where they are."""
+        """Nothing to do: the files were changed in place."""
 
     def give_up(self) -> None:
         (self._folder / MANIFEST).unlink(missing_ok=True)

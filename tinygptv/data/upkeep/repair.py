@@ -1,9 +1,9 @@
-"""Damaged artifacts made whole again where what they held can still be found, and given up where it cannot.
+"""Repair damaged artifacts where their content can still be found, and invalidate them where it cannot.
 
-A shard is a function of its sidecar rows and its images, and the sidecar is one of the shards, so either can be made
-again from the other; a lost image may lie in another artifact of the same workdir, or still be on the web. Whatever is
-restored has to have the hash that the manifest says. An artifact that cannot be restored loses its manifest, its claim
-to be complete, and is made again by the step that made it.
+A shard is a function of its sidecar rows and images, and shards contain their sidecar rows, so each can be restored
+from the other. A lost image may be in another artifact of the same workdir or still on the web. Restored files must
+have the hash recorded in the manifest. An artifact that cannot be restored loses its manifest, so the step that made it
+will make it again.
 """
 
 import contextlib
@@ -29,16 +29,16 @@ from tinygptv.errors import DataError
 from tinygptv.store.artifacts import Manifest, Store
 
 _UNREADABLE = (OSError, ValueError, LookupError)
-"""What a damaged Parquet or JSON file raises; Arrow's errors are among them."""
+"""Exceptions raised for a damaged Parquet or JSON file; they include Arrow's."""
 
 Rows = list[dict[str, Any]]
 Refetch = Callable[[Store, Manifest, Rows], dict[str, bytes]]
-"""Asks the web for the images of sidecar rows; those it found, by their hash."""
+"""Fetches the images of sidecar rows from the web; returns those found, by hash."""
 
 
 @dataclass(slots=True)
 class Repaired:
-    """What was done for one damaged artifact. `given_up` says why it has to be made again, if it has."""
+    """What was done for one damaged artifact. `given_up` says why it could not be restored, if so."""
 
     name: str
     files: list[str] = field(default_factory=list)
@@ -47,12 +47,12 @@ class Repaired:
 
     def __str__(self) -> str:
         if self.given_up:
-            return f"{self.name}: given up, to be made again by the step that made it: {self.given_up}"
-        return f"{self.name}: restored {', '.join(self.files)} and with them {self.samples} samples"
+            return f"{self.name}: cannot be restored, to be rebuilt by the step that made it: {self.given_up}"
+        return f"{self.name}: restored {', '.join(self.files)} with {self.samples} samples"
 
 
 def repair(root: str, refetch: Refetch = refetch) -> list[Repaired]:
-    """Repair every damaged artifact at a path or an `s3://` address. Raises DataError if there is no artifact."""
+    """Repair every damaged artifact at a path or an `s3://` URL. Raises DataError if there is no artifact."""
     damages = verify(root).damages
     return [_repair(place, list(group), refetch) for place, group in groupby(damages, lambda damage: damage.place)]
 
@@ -63,7 +63,7 @@ def _repair(place: Place, damages: list[Damage], refetch: Refetch) -> Repaired:
         try:
             manifest = read_manifest(folder)
             neighbours = _Neighbours(place.store(manifest), manifest, refetch)
-            # The sidecar first: it says what the shards have to be.
+            # The sidecar first, because the shards are restored from it.
             for file in sorted({damage.file for damage in damages}, key=lambda file: (file != SIDECAR, file)):
                 done.samples += _restore(folder, file, manifest, neighbours)
                 done.files.append(file)
@@ -79,45 +79,44 @@ def _repair(place: Place, damages: list[Damage], refetch: Refetch) -> Repaired:
 
 @dataclass(frozen=True, slots=True)
 class _Neighbours:
-    """Who may still have the images that an artifact lost. `store` is its workdir; None: nobody."""
+    """Where an artifact's lost images may be found. `store` is its workdir, or None."""
 
     store: Store | None
     manifest: Manifest
     refetch: Refetch
 
     def images(self, wanted: Rows, sidecar: Path) -> dict[str, bytes]:
-        """Images of rows of a sidecar by hash, from the rest of the workdir or else from the web.
+        """Images of sidecar rows by hash, from other artifacts of the workdir or else from the web.
 
-        Raises DataError if somebody has asked for one of them to be forgotten: made again, the artifact is without it.
+        Raises DataError if one of them is to be forgotten; a rebuilt artifact will not contain it.
         """
         if not wanted or self.store is None:
             return {}
         forgotten = set(keys_named(sidecar, tombstones(self.store)))
         if named := [row["key"] for row in wanted if row["key"] in forgotten]:
-            raise DataError(f"{len(named)} of the damaged pictures are to be forgotten ({named[0]} is one)")
+            raise DataError(f"{len(named)} of the damaged pictures are to be forgotten (one is {named[0]})")
         found = self._in_other_artifacts(self.store, {row["sha256"] for row in wanted})
         if missing := [row for row in wanted if row["sha256"] not in found]:
             found |= self.refetch(self.store, self.manifest, missing)
         return found
 
     def _in_other_artifacts(self, store: Store, missing: set[str]) -> dict[str, bytes]:
-        """Those that lie intact in another artifact's shards."""
+        """Images that are intact in another artifact's shards."""
         found: dict[str, bytes] = {}
         for other in (*store.names("raw/"), *store.names("filtered/")):
             for row in () if other == self.manifest.artifact else _rows_with(store, other, missing):
-                # Damaged as well.
-                with contextlib.suppress(DataError):
+                with contextlib.suppress(DataError):  # damaged there as well
                     found[row["sha256"]] = read_image(store.file(other, row["shard"]).parent, row)
         return found
 
 
 def _restore(folder: Path, file: str, manifest: Manifest, neighbours: _Neighbours) -> int:
-    """Write one file of an artifact again; returns how many samples that restored. Raises DataError if it cannot be."""
+    """Restore one file of an artifact; returns the number of samples restored. Raises DataError if impossible."""
     if file == SIDECAR:
         return _restore_sidecar(folder, manifest)
     rows = shard_rows(folder, file) if (folder / SIDECAR).is_file() else []
     if not rows:
-        raise DataError(f"{file} is not a shard, and only shards can be made again from what is left")
+        raise DataError(f"{file} is not a shard, and only shards can be restored")
     return _restore_shard(folder / file, rows, neighbours)
 
 
@@ -126,7 +125,7 @@ def _restore_shard(path: Path, rows: Rows, neighbours: _Neighbours) -> int:
     wanted = [row for row, image, _ in examine(path, rows) if image is None]
     found = neighbours.images(wanted, path.with_name(SIDECAR))
     if nowhere := [row["key"] for row in wanted if row["sha256"] not in found]:
-        raise DataError(f"{len(nowhere)} of {len(rows)} pictures of {path.name} are nowhere else ({nowhere[0]} is one)")
+        raise DataError(f"{len(nowhere)} of {len(rows)} pictures of {path.name} are nowhere else (one is {nowhere[0]})")
     shard = Shard(path)
     for row, image, _ in examine(path, rows):
         shard.add(row["key"], sample_members(row, image or found[row["sha256"]]))
@@ -135,7 +134,7 @@ def _restore_shard(path: Path, rows: Rows, neighbours: _Neighbours) -> int:
 
 
 def _rows_with(store: Store, artifact: str, hashes: set[str]) -> Rows:
-    """The rows of an artifact's sidecar whose image has one of these hashes; none if there is no sidecar to read."""
+    """The rows of an artifact's sidecar whose image has one of these hashes; none if the sidecar is unreadable."""
     columns = ["key", "sha256", "shard", "offset", "length"]
     try:
         sidecar = store.file(artifact, SIDECAR)
@@ -145,16 +144,16 @@ def _rows_with(store: Store, artifact: str, hashes: set[str]) -> Rows:
 
 
 def _restore_sidecar(folder: Path, manifest: Manifest) -> int:
-    """Write the shards once more, elsewhere, for the sidecar that comes with them."""
+    """Rebuild the sidecar by writing the shards again in a scratch folder."""
     shards = sorted(name for name in manifest.files if name.endswith(".tar"))
     if not shards:
-        raise DataError(f"{SIDECAR} is damaged and there is no shard to make it from")
+        raise DataError(f"{SIDECAR} is damaged and there is no shard to restore it from")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".repair-") as scratch:
         try:
             carried = manifest.details.get("carried", {})
             _write_again([folder / shard for shard in shards], Path(scratch), carried)
         except _UNREADABLE as error:
-            raise DataError(f"{SIDECAR} is damaged, and so are the shards it could be made from ({error})") from error
+            raise DataError(f"{SIDECAR} is damaged, and so are the shards to restore it from ({error})") from error
         (Path(scratch) / SIDECAR).rename(folder / SIDECAR)
     return 0
 

@@ -1,7 +1,7 @@
-"""Finished artifacts, read again: is every file, every sample and every count still what was written?
+"""Verification of finished artifacts: is every file, every sample and every count as it was written?
 
-A file's hash in the manifest finds any flipped bit. Of a shard that changed, the hashes in the sidecar then say which
-samples did; and that shards, sidecar and manifest agree with each other is counted even where no bit has changed.
+File hashes in the manifest reveal any flipped bit. For a changed shard, the hashes in the sidecar tell which samples
+are affected. Even if no file has changed, shards, sidecar and manifest are checked against each other.
 """
 
 import io
@@ -28,7 +28,7 @@ _MOST_LISTED_KEYS = 100
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One file of an artifact that is not what was written. `keys` are the samples it costs, where that is known."""
+    """One damaged file of an artifact. `keys` are the affected samples, where known."""
 
     place: Place
     file: str
@@ -37,11 +37,11 @@ class Damage:
 
     @property
     def path(self) -> str:
-        """Of the file, or its address."""
+        """The file's path or URL."""
         return f"{self.place.name}/{self.file}"
 
     def summary(self) -> dict[str, Any]:
-        """As JSON-like values."""
+        """The damage as JSON-like values, with at most a hundred keys."""
         listed = list(self.keys[:_MOST_LISTED_KEYS])
         return {
             "file": self.path,
@@ -57,7 +57,7 @@ class Damage:
 
 @dataclass(slots=True)
 class Verification:
-    """What was read, and what of it is damaged."""
+    """What was read and what is damaged."""
 
     artifacts: int = 0
     files: int = 0
@@ -66,40 +66,40 @@ class Verification:
     damages: list[Damage] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """As JSON-like values; of the samples that a file costs, the first hundred keys."""
+        """The result as JSON-like values."""
         counts = {name: getattr(self, name) for name in ("artifacts", "files", "samples", "bytes")}
         return counts | {"damaged": [damage.summary() for damage in self.damages]}
 
 
 def verify(root: str) -> Verification:
-    """Read every artifact at a path or an `s3://` address, which may be a workdir, a part of one, or one artifact.
+    """Read every artifact at a path or an `s3://` URL: a workdir, a part of one, or one artifact.
 
-    Raises DataError if there is none: then nothing says what ought to be there.
+    Raises DataError if there is none.
     """
     found = Verification()
     for place in places(root):
         found.artifacts += 1
         _verify_artifact(place, found)
     if not found.artifacts:
-        raise DataError(f"{root}: no {MANIFEST} in this folder or below it, so there is no finished artifact to verify")
+        raise DataError(f"{root}: no {MANIFEST} in or below this folder, so there is no finished artifact to verify")
     return found
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises DataError if it is missing or damaged."""
+    """Read a folder's manifest. Raises DataError if it is missing or damaged."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise DataError("is missing, so this artifact is not complete") from None
     except ValidationError as error:
-        raise DataError(f"is no manifest ({error.error_count()} problems)") from error
+        raise DataError(f"is not a manifest ({error.error_count()} problems)") from error
 
 
 def examine(shard: Path, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes | None, bool]]:
-    """Each row of a shard with its image, None if that is damaged, and whether all of the sample is as it was written.
+    """Yield each row of a shard with its image (None if damaged) and whether the whole sample is intact.
 
-    Goes by the sidecar's offsets, so it reads shards whose headers are damaged or whose end is missing as well. Of a
-    shard that is missing, every image is.
+    Uses the sidecar's offsets, so it also reads shards with damaged headers or a missing end. For a missing shard, all
+    images are None.
     """
     with shard.open("rb") if shard.is_file() else io.BytesIO() as stream:
         for row in rows:
@@ -134,8 +134,7 @@ def _verify_artifact(place: Place, found: Verification) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A file, looked at once: what is wrong with it, if it is not what the manifest says; of a shard that is, what it
-    holds."""
+    """The state of a file: what is wrong with it, or, for an intact shard, its content."""
 
     problem: str | None
     holds: "_Content | None" = None
@@ -143,7 +142,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """Which samples a shard holds and where, as a hash; `problem` if that cannot be told."""
+    """The number of samples in a shard and a hash of their locations; `problem` if it cannot be read."""
 
     samples: int = 0
     places: str = ""
@@ -159,7 +158,7 @@ def _seen(place: Place, manifest: Manifest) -> dict[str, _Seen]:
             is_shard = is_described and path.suffix == ".tar"
             return _Seen(problem, _content(path) if is_shard and problem is None else None)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing is done without the interpreter lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
         return dict(zip(manifest.files, pool.map(look, manifest.files), strict=True))
 
 
@@ -181,14 +180,14 @@ def _content(shard: Path) -> _Content:
 
 
 def _verify_samples(place: Place, described: Path, manifest: Manifest, seen: Mapping[str, _Seen]) -> Iterator[Damage]:
-    """The changed files, with the samples they cost; then every disagreement between shards, sidecar and manifest.
+    """Yield the changed files with the affected samples, then disagreements of shards, sidecar and manifest.
 
-    `described` is the folder with the sidecar. An artifact without shards describes those of another one, where they
-    are verified.
+    `described` is the folder of the sidecar. An artifact without shards points into those of another artifact; they are
+    verified there.
     """
     total = 0
     has_shards = any(name.endswith(".tar") for name in manifest.files)
-    told = set()
+    reported = set()
     for name, group in groupby(sidecar_rows(described, ["key", "shard", "offset", "length"]), lambda row: row["shard"]):
         rows = list(group)
         total += len(rows)
@@ -197,22 +196,22 @@ def _verify_samples(place: Place, described: Path, manifest: Manifest, seen: Map
             known = shard_rows(described, name)
             with place.at_hand(name) as path:
                 lost = tuple(row["key"] for row, _, is_whole in examine(path, known) if not is_whole)
-            told.add(name)
+            reported.add(name)
             yield Damage(place, name, f"{one.problem}; {len(lost)} of {len(rows)} samples are damaged", lost)
         elif has_shards and one.holds and (problem := _disagreement(one.holds, rows)):
             yield Damage(place, name, problem)
-    yield from (Damage(place, name, one.problem) for name, one in seen.items() if one.problem and name not in told)
+    yield from (Damage(place, name, one.problem) for name, one in seen.items() if one.problem and name not in reported)
     if total != manifest.rows_out:
         yield Damage(place, SIDECAR, f"has {total} rows, but the manifest says {manifest.rows_out}")
     if manifest.rows_in != manifest.rows_out + sum(manifest.drops.values()):
-        yield Damage(place, MANIFEST, "has a rows_in that is not rows_out and all drops together")
+        yield Damage(place, MANIFEST, "has a rows_in that is not the sum of rows_out and all drops")
     counts = pq.read_table(described / SIDECAR, columns=["key"]).group_by("key").aggregate([([], "count_all")])
     if copies := counts.filter(pc.field("count_all") > 1)["key"].to_pylist():
         yield Damage(place, SIDECAR, f"has {len(copies)} keys more than once", tuple(copies))
 
 
 def _disagreement(held: _Content, rows: list[dict[str, Any]]) -> str | None:
-    """How an unchanged shard differs from what its sidecar says it holds."""
+    """How an intact shard differs from what its sidecar says, or None."""
     if held.problem or held.places == fingerprint([(row["key"], row["offset"], row["length"]) for row in rows]):
         return held.problem
     return f"holds {held.samples} samples, and not the {len(rows)} of the sidecar"

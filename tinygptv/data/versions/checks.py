@@ -1,10 +1,10 @@
-"""Questions put to a version before it is published: SQL files in `datasets/checks/`; a returned row is a failure.
+"""Checks that a version must pass before it is published: SQL files in `datasets/checks/`; a returned row is a failure.
 
-A check may ask the tables `new` and `old` (rows of the filtered sidecars), `new_raw` and `old_raw` (rows of the raw
-ones), `new_ledger` and `old_ledger`, and `forgotten` (rows of `new` that a tombstone names). Those called old are empty
-if nothing was published before, and without the rows that are to be forgotten: their absence is no loss. The comment a
-file begins with says why its question matters. Your own may lie in `checks/` below $TINYGPTV_DEFINITIONS; one called as
-a shipped check takes its place.
+A check can query the tables `new` and `old` (filtered sidecars), `new_raw` and `old_raw` (raw sidecars), `new_ledger`
+and `old_ledger`, and `forgotten` (rows of `new` that a tombstone names). The old tables are empty before the first
+version, and omit rows that are to be forgotten, since their removal is intended. The comment at the top of a file
+explains why the check matters. Your own checks go in `checks/` below $TINYGPTV_DEFINITIONS; one with the name of a
+shipped check replaces it.
 """
 
 import itertools
@@ -31,7 +31,7 @@ _SHOWN_ROWS = 20
 
 @dataclass(frozen=True)
 class Failure:
-    """A check that returned rows: its name, why it matters, how many rows, and the first of them."""
+    """A check that returned rows: its name, why it matters, the number of rows, and the first rows."""
 
     check: str
     why: str
@@ -46,9 +46,9 @@ class Failure:
 def run_checks(
     store: Store, raw: str, filtered: str, old_raw: str | None = None, old_filtered: str | None = None
 ) -> list[Failure]:
-    """All checks of a candidate version against the current one; empty if it may be published.
+    """Run all checks of a candidate version against the current one; empty if it may be published.
 
-    Raises DefinitionError, naming the file, for a question that cannot be asked.
+    Raises DefinitionError, naming the file, if a query is invalid.
     """
     failures = []
     is_forgotten = predicate(tombstones(store))
@@ -72,14 +72,14 @@ def run_checks(
 
 
 def _files() -> dict[str, Path]:
-    """Name → file; one's own come later and win."""
+    """Name → file; custom checks override shipped ones."""
     own = os.environ.get(OWN_DEFINITIONS)
     folders = [SHIPPED, Path(own) / SHIPPED.name] if own else [SHIPPED]
     return {path.stem: path for folder in folders for path in folder.glob("*.sql")}
 
 
 def _why(query: str) -> str:
-    """The comment that a query begins with, as one line."""
+    """The comment at the top of a query, as one line."""
     comment = itertools.takewhile(lambda line: line.startswith("--"), query.strip().splitlines())
     return " ".join(line.removeprefix("--").strip() for line in comment)
 

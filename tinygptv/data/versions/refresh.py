@@ -1,8 +1,8 @@
-"""A source's next version: fetch what changed, filter it, ask the checks, and only then publish it.
+"""A source's next version: fetch what changed, filter it, run the checks, and publish it only if they pass.
 
-One refresh of a source runs at a time. Nothing new gives no version; a check that fails leaves the old version current
-and the new artifacts where they are, for a look at them. Either way the next refresh goes on from the newest ledger,
-and then removes what it went on from, if neither a version nor a run is made of it.
+One refresh of a source runs at a time. If nothing changed there is no new version; if a check fails, the old version
+stays current and the new artifacts are kept for inspection. Either way the next refresh continues from the newest
+ledger, and then removes the artifact it continued from, unless a version or a run uses it.
 """
 
 import logging
@@ -37,15 +37,18 @@ from tinygptv.store.artifacts import Manifest, Store, fingerprint
 logger = logging.getLogger(__name__)
 
 Score = Callable[[Store, str, FilterChain, Manifest], Manifest]
-"""Scores the rows of a source's raw artifact, as a chain asks: `tinygptv.judging.arrow.score_source`."""
+"""Scores a source's raw rows as a filter chain requires: `tinygptv.judging.arrow.score_source`."""
 
 _NO_LOSS = (KEPT, "duplicate_url", FORGOTTEN)
 
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What a refresh did. `version` is the current one afterwards, None if there is none. `changes` counts samples
-    added, removed and changed since the last version; `filtered` is None where it came to nothing new."""
+    """The result of a refresh.
+
+    `version` is the current version afterwards, or None. `changes` counts samples added, removed and changed since the
+    last version; `filtered` is None if nothing changed.
+    """
 
     source: str
     outcome: Literal["published", "nothing_new", "refused"]
@@ -56,7 +59,7 @@ class Refreshed:
     failures: list[Failure] = field(default_factory=list)
 
     def report(self) -> list[dict[str, Any]]:
-        """The change report: what became of each address, of each sample, and what was dropped, with counts."""
+        """The change report with counts: changes of URLs, changes of samples, and dropped rows."""
         rows = [("address", what, count) for what, count in self.raw.details.get("changes", {}).items()]
         rows += [("sample", what, count) for what, count in self.changes.items()]
         for step, made in (("dropped by download", self.raw), ("dropped by filter", self.filtered)):
@@ -65,13 +68,14 @@ class Refreshed:
         return [{"about": about, "what": what, "count": count} for about, what, count in rows]
 
     def rot(self) -> list[dict[str, Any]]:
-        """The hosts that lost most addresses: how many, and why. A copy of another row's address is no loss."""
+        """The hosts that lost most URLs: how many, and why. Duplicate URLs do not count as lost."""
         rows = []
         for host in self.raw.details.get("hosts", []):
             lost = {why: count for why, count in host["outcomes"].items() if why not in _NO_LOSS}
             if lost:
-                told = ", ".join(f"{why} {count}" for why, count in sorted(lost.items()))
-                rows.append({"host": host["host"], "addresses": host["rows"], "lost": sum(lost.values()), "why": told})
+                reasons = ", ".join(f"{why} {count}" for why, count in sorted(lost.items()))
+                counts = {"addresses": host["rows"], "lost": sum(lost.values())}
+                rows.append({"host": host["host"], **counts, "why": reasons})
         return sorted(rows, key=lambda row: (-row["lost"], row["host"]))
 
     def __str__(self) -> str:
@@ -95,12 +99,11 @@ def refresh(
     benchmarks: Mapping[str, AnnotationsSource],
     score: Score | None = None,
 ) -> Refreshed:
-    """Bring a source up to date and publish it if it passes its checks, but for those whose failure you `accept`.
+    """Bring a source up to date and publish it if it passes its checks; failures of the checks in `accept` are ignored.
 
-    What one of `benchmarks` holds as well is left out, as `filter_source` says, and copies of what `not_in` names as it
-    is published now. Raises StorageError, naming the holder,
-    if another refresh of this source is under way; what `download` and `filter_source` raise; DefinitionError for a
-    check that cannot be asked.
+    Rows that also occur in `benchmarks` are dropped (see `filter_source`), and copies of the sources in `not_in` as
+    currently published. Raises StorageError, naming the holder, if another refresh of this source is running; whatever
+    `download` and `filter_source` raise; DefinitionError for an invalid check.
     """
     with store.exclusive(f"refresh/{source_name}", "refreshing it"):
         before = published(store, source_name).newest
@@ -154,14 +157,14 @@ def _refresh(
 
 
 def _previous(store: Store, known: Published, source: PairsSource) -> Manifest | None:
-    """The artifact whose ledger and pictures a refresh goes on from: the newest of this definition."""
+    """The artifact whose ledger and pictures a refresh continues from: the newest of this definition."""
     if known.newest is None or known.newest.settings != settings_of(source):
         return None
     return store.find(known.newest.raw)
 
 
 def _discard(store: Store, artifact: str) -> None:
-    """Remove a superseded raw artifact and what curation made of it, which is made of nothing else."""
+    """Remove a superseded raw artifact and everything that curation derived from it."""
     for place in ("described/", "measured/", "scores/", "filtered/", "cards/"):
         for name in store.names(place):
             made = store.find(name)

@@ -1,8 +1,8 @@
-"""Dataset versions: which artifacts of a source are its current data, which were before, and which a run keeps to.
+"""Dataset versions: a source's current artifacts, its earlier ones, and those pinned by runs.
 
-A version is a raw artifact and its filtered one, neither of which ever changes. `published/<source>.json` lists a
-source's versions; the last is current, and the file is replaced whole. `runs/<run>/data.json` says with which raw
-artifact a run began: the same run goes on with it, whatever was published since; a new run takes the current version.
+A version is a raw artifact and the filtered artifact made from it; neither ever changes. `published/<source>.json`
+lists a source's versions, the last of which is current; the file is replaced atomically. `runs/<run>/data.json` records
+the raw artifact a run started with: the run keeps it, whatever is published later; a new run takes the current version.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ from tinygptv.errors import DataError, DefinitionError, did_you_mean
 from tinygptv.store.artifacts import Manifest, Store, fingerprint
 
 _STORED = {"image_size", "max_pixels", "min_side", "max_aspect", "jpeg_quality", "animated"}
-"""The download settings that decide what a stored picture looks like; the others say how it is asked for."""
+"""Download settings that affect stored pictures; the others affect only how they are requested."""
 
 _PINS = "data.json"
 
@@ -57,28 +57,28 @@ class Version(_Document):
 
 
 class Newest(_Document):
-    """The raw artifact with the newest ledger, which the next refresh goes on from; it may belong to no version,
-    because it had no news or did not pass a check."""
+    """The raw artifact with the newest ledger, from which the next refresh continues; it may belong to no version,
+    because nothing changed or a check failed."""
 
     raw: str
     settings: str
 
 
 class Published(_Document):
-    """A source's versions, oldest first, and where its next refresh begins."""
+    """A source's versions, oldest first, and where its next refresh continues."""
 
     versions: list[Version] = []
     newest: Newest | None = None
 
     @property
     def current(self) -> Version | None:
-        """What a new run takes."""
+        """The version that a new run uses."""
         return self.versions[-1] if self.versions else None
 
 
 class Pin(_Document):
-    """What a run began with: its raw data, its number if it was published, how many tombstones there were, and which
-    artifacts the references of `not_in` stood for."""
+    """What a run started with: its raw artifact, the version number if published, the number of tombstones, and the
+    artifacts that the references in `not_in` resolved to."""
 
     raw: str
     version: int | None
@@ -92,21 +92,21 @@ class _Pins(_Document):
 
 @dataclass(frozen=True)
 class Difference:
-    """How a version differs from another: a table of key, url and change (added, removed or changed: picture or
-    caption), sorted by change and key, and the rows of each kind."""
+    """How a version differs from another: a table of key, url and change (added, removed or changed, in picture or
+    caption), sorted by change and key, and the number of rows of each kind."""
 
     table: pa.Table
     counts: dict[str, int]
 
 
 def settings_of(source: PairsSource) -> str:
-    """A hash of what a version's pictures depend on, except for what the web and the tables happen to hold."""
+    """A hash of the settings that a version's pictures depend on, without the content of the tables and the web."""
     download = source.download.model_dump(include=_STORED)
     return fingerprint(source.model_dump(include={"tables", "licence", "allow_private"}), download)
 
 
 def published(store: Store, source_name: str) -> Published:
-    """A source's versions; none if it was never refreshed. Raises DataError if the document is damaged."""
+    """A source's versions; none before its first refresh. Raises DataError if the document is damaged."""
     document = _published_document(source_name)
     try:
         return Published.model_validate_json(store.read(document) or "{}")
@@ -120,7 +120,7 @@ def publish(store: Store, source_name: str, version: Version) -> None:
     def append(text: str | None) -> str:
         known = Published.model_validate_json(text or "{}")
         if version.number != len(known.versions) + 1:
-            raise DataError(f"source '{source_name}': version {version.number} is already there; refresh again")
+            raise DataError(f"source '{source_name}': version {version.number} already exists; refresh again")
         newest = Newest(raw=version.raw, settings=version.settings)
         return Published(versions=[*known.versions, version], newest=newest).model_dump_json(indent=2)
 
@@ -128,7 +128,7 @@ def publish(store: Store, source_name: str, version: Version) -> None:
 
 
 def note_newest(store: Store, source_name: str, newest: Newest) -> None:
-    """Remember where the next refresh begins, although it gave no version."""
+    """Record where the next refresh continues, without a new version."""
 
     def change(text: str | None) -> str:
         known = Published.model_validate_json(text or "{}")
@@ -138,10 +138,10 @@ def note_newest(store: Store, source_name: str, newest: Newest) -> None:
 
 
 def chosen(store: Store, run_name: str, source_name: str, source: PairsSource) -> Version | None:
-    """The published version a run works on: the one it began with, or the current one if it begins now.
+    """The published version a run uses: the one it started with, or the current one for a new run.
 
-    None if there is none of this definition, or if the run began before there was: then its data are those that
-    `download` makes of the tables as they are.
+    None if there is none of this definition, or if the run started before the first version; such a run uses what
+    `download` makes of the tables.
     """
     fitting = [one for one in published(store, source_name).versions if one.settings == settings_of(source)]
     if pin := pinned(store, run_name, source_name):
@@ -150,12 +150,12 @@ def chosen(store: Store, run_name: str, source_name: str, source: PairsSource) -
 
 
 def pinned(store: Store, run_name: str, source_name: str) -> Pin | None:
-    """What a run began with; None if it begins now."""
+    """What a run started with; None for a new run."""
     return _Pins.model_validate_json(store.read(_pins_document(run_name)) or "{}").sources.get(source_name)
 
 
 def pin(store: Store, run_name: str, source_name: str, raw: Manifest, originals: Mapping[str, Manifest]) -> None:
-    """Write down that a run works on `raw` without copies of the `originals`, unless it did so already."""
+    """Record that a run uses `raw` without copies of the `originals`, unless already recorded."""
     fresh = Pin(
         raw=raw.artifact,
         version=number_of(store, raw.artifact),
@@ -174,16 +174,16 @@ def pin(store: Store, run_name: str, source_name: str, raw: Manifest, originals:
 
 
 def is_kept(store: Store, source_name: str, raw: str) -> bool:
-    """Whether a version or a run has this raw artifact for its data."""
+    """Whether a version or a run uses this raw artifact."""
     pins = (pinned(store, run, source_name) for run in store.documents("runs/", f"/{_PINS}"))
     began = {pin.raw for pin in pins if pin}
     return raw in began | {one.raw for one in published(store, source_name).versions}
 
 
 def number_of(store: Store, artifact: str) -> int | None:
-    """The number of the version that a raw or filtered artifact belongs to, if it was published.
+    """The version number of a raw or filtered artifact, if it was published.
 
-    Two versions may share their raw artifact, if only the filter changed: then the later one's number.
+    If several versions share a raw artifact, because only the filter changed, the latest number.
     """
     source_name = artifact.partition("/")[2].rpartition("@")[0]
     for known in (source_name, source_name.rpartition("-")[0]):
@@ -194,24 +194,24 @@ def number_of(store: Store, artifact: str) -> int | None:
 
 
 def versions(store: Store) -> dict[str, Published]:
-    """Every source that was ever published, by name."""
+    """All published sources by name."""
     return {name: published(store, name) for name in store.documents("published/", ".json")}
 
 
 def originals(store: Store, source_name: str, source: PairsSource, pin: Pin | None = None) -> dict[str, Manifest]:
-    """What `not_in` of a source stands for, by reference: what a run keeps to, its `pin`, else what is published now.
+    """Resolve a source's `not_in` references: to the artifacts pinned by a run, or else to the current versions.
 
-    Raises DefinitionError if one stands for nothing, or for the source's own current version.
+    Raises DefinitionError if a reference cannot be resolved, or names the source's own current version.
     """
     found = {}
     for reference in source.not_in:
         try:
             if reference == source_name:
-                raise DefinitionError(f"nothing would be left of it; name an older version, as {reference}@1")
+                raise DefinitionError(f"nothing would be left of it; name an older version, as in {reference}@1")
             artifact = pin.not_in.get(reference) if pin else None
             manifest = store.find(artifact or artifact_of(store, reference))
             if manifest is None:
-                raise DefinitionError(f"{artifact} is gone; begin another run")
+                raise DefinitionError(f"{artifact} is gone; start another run")
         except DefinitionError as error:
             raise DefinitionError(f"source '{source_name}', not_in: '{reference}': {error}") from None
         found[reference] = manifest
@@ -219,10 +219,10 @@ def originals(store: Store, source_name: str, source: PairsSource, pin: Pin | No
 
 
 def artifact_of(store: Store, reference: str) -> str:
-    """`shapes@2` → the filtered artifact of that version, `shapes` → that of the current one; the name of an artifact
-    with a sidecar → itself.
+    """Resolve a reference: `shapes@2` → the filtered artifact of version 2, `shapes` → that of the current version, an
+    artifact's name → itself.
 
-    Raises DefinitionError if there is no such thing.
+    Raises DefinitionError if it does not exist.
     """
     if "/" in reference:
         if store.find(reference) is None:
@@ -241,7 +241,7 @@ def artifact_of(store: Store, reference: str) -> str:
 
 
 def diff(store: Store, before: str, after: str) -> Difference:
-    """What a raw or filtered artifact has that another has not, by key."""
+    """Compare two raw or filtered artifacts by key."""
     with compared(store, before=before, after=after) as database:
         table = database.sql(_DIFFERENCES).to_arrow_table()
     kinds = Counter(map(str, table["change"].to_pylist()))
@@ -250,7 +250,7 @@ def diff(store: Store, before: str, after: str) -> Difference:
 
 @contextmanager
 def compared(store: Store, **artifacts: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with a view of the sidecar of each artifact, under the name it is given; None: an empty one."""
+    """A database with a view of each artifact's sidecar, by argument name; an empty view for None."""
     with connect(Path(tempfile.gettempdir())) as database:
         for view, artifact in artifacts.items():
             sidecar_view(database, view, store.file(artifact, SIDECAR) if artifact else None)

@@ -1,4 +1,4 @@
-"""The data card: what is in a filtered version, where it comes from, and what was left out, for people and machines."""
+"""The data card of a filtered version: what it contains, where it comes from, and what was dropped and why."""
 
 from tinygptv.data.versions.card.writing import CARD_JSON, CARD_PAGE, card
 

@@ -1,4 +1,4 @@
-"""What a data card says, counted by DuckDB over the sidecars, the ledger and the dropped rows; as plain values."""
+"""The facts on a data card, counted by DuckDB over sidecars, ledger and dropped rows; as plain values."""
 
 import json
 import math
@@ -37,16 +37,16 @@ _MEASURES = {
     "image-text matching": ("probability", "itm"),
     "CLIP": ("cosine", "clip"),
 }
-"""Name → unit and what is measured of each kept sample."""
+"""Name → unit and SQL expression of a measure of each kept sample."""
 
 _WHOLE = ("px", "words")
-"""Units that come in whole numbers, and so do the bins."""
+"""Units with whole-number values, and so whole-number bins."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of equally wide bins from `low` to `high`; the outermost per cent lies in the last ones. `median` and the
-    counts are of the samples that have a value."""
+    """Counts in equal-width bins from `low` to `high`; values beyond the 0.5 % and 99.5 % quantiles are in the
+    outermost bins. `median` and `samples` refer to samples that have a value."""
 
     name: str
     unit: str
@@ -59,7 +59,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Share:
-    """One table, host or licence: rows that were read, if known, and samples that were kept."""
+    """One table, host or licence: kept samples and, where known, rows read."""
 
     name: str
     kept: int
@@ -69,7 +69,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Drop:
-    """Rows lost for one reason; `alone` would be lost to this rule without the others, `only` to no other one."""
+    """Rows lost for one reason; `alone` counts rows that match the rule, `only` those that match no other."""
 
     step: str
     reason: str
@@ -82,7 +82,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Copies:
-    """One picture or caption that was dropped `times` times, because it was there already."""
+    """One picture or caption that was dropped `times` times as a copy."""
 
     reason: str
     times: int
@@ -92,7 +92,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Removal:
-    """One request to forget, and how many rows of the raw data it names. What it says is not repeated here."""
+    """One removal request and the number of raw rows it names. Its value is not repeated here."""
 
     kind: str
     why: str
@@ -102,7 +102,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of it."""
+    """All facts on a data card."""
 
     artifact: str
     source: str
@@ -130,10 +130,10 @@ class Facts:
 
 
 def gather(store: Store, filtered: Manifest) -> Facts:
-    """Count everything. Raises DataError if the raw artifact it was filtered from is gone."""
+    """Gather all facts. Raises DataError if the raw artifact is gone."""
     raw = store.find(next((name for name in filtered.parents if name.startswith("raw/")), ""))
     if raw is None:
-        raise DataError(f"{filtered.artifact}: the raw data it was made from is gone, so its card cannot be written")
+        raise DataError(f"{filtered.artifact}: the raw data it was made from is gone, so there is no card")
     name = filtered.artifact.removeprefix("filtered/").rpartition("@")[0]
     source = raw.artifact.removeprefix("raw/").rpartition("@")[0]
     before = _before(store, source, filtered)
@@ -174,16 +174,16 @@ def gather(store: Store, filtered: Manifest) -> Facts:
 
 
 _HOST = f"coalesce(final_host, host, {host_in_sql('url')}, 'local')"
-"""Of the server that answered, behind redirects."""
+"""SQL for the host of the server that answered, after redirects."""
 
 
 def as_json(facts: Facts) -> str:
-    """The same for machines."""
+    """The facts as JSON."""
     return json.dumps(facts, default=vars, indent=1, ensure_ascii=False)
 
 
 def _before(store: Store, source: str, filtered: Manifest) -> tuple[int, Difference] | None:
-    """The version published before this one, and what has changed since."""
+    """The previously published version and the difference to it."""
     known = published(store, source).versions
     place = next((n for n, one in enumerate(known) if one.filtered == filtered.artifact), len(known))
     if place == 0 or store.find(known[place - 1].filtered) is None:
@@ -227,22 +227,22 @@ def _histograms(database: duckdb.DuckDBPyConnection) -> Iterator[Histogram]:
 
 
 def _drops(raw: Manifest, filtered: Manifest) -> Iterator[Drop]:
-    """Losses at reading and fetching, the largest first, then those of the filter's steps in their order."""
+    """Losses when reading and fetching, largest first, then those of the filter's steps in order."""
     left = raw.rows_in
     for reason, count in sorted(raw.drops.items(), key=lambda drop: -drop[1]):
         left -= count
         yield Drop("download", reason, "", count, left)
-    told = {entry["rule"]: entry for entry in filtered.details.get("funnel", [])}
+    funnel = {entry["rule"]: entry for entry in filtered.details.get("funnel", [])}
     for reason, count in filtered.drops.items():
         left -= count
-        entry = told.get(reason, {})
+        entry = funnel.get(reason, {})
         kind = str(entry.get("kind", "rule"))
         counts = entry.get("dropped_alone"), entry.get("dropped_only")
         yield Drop("filter" if kind == "rule" else kind, reason, entry.get("why", ""), count, left, *counts)
 
 
 def _copies(database: duckdb.DuckDBPyConnection, filtered: Manifest) -> list[Copies]:
-    """What was dropped most often as a copy of the same picture, or as a placeholder."""
+    """The pictures most often dropped as duplicates or placeholders."""
     copying = ("duplicates", "placeholder")
     steps = [entry["rule"] for entry in filtered.details.get("funnel", []) if entry["kind"] in copying]
     rows = database.execute(
@@ -254,7 +254,7 @@ def _copies(database: duckdb.DuckDBPyConnection, filtered: Manifest) -> list[Cop
 
 
 def _opt_outs(database: duckdb.DuckDBPyConnection, rows_in: int) -> list[Share]:
-    """Hosts whose owners objected, by rows that were not taken."""
+    """Hosts that opted out, by the number of rows not fetched."""
     outcomes = ", ".join(map(literal, _OPT_OUTS))
     rows = database.execute(
         f"""SELECT {_HOST} AS name, count(*) FROM ledger
@@ -264,10 +264,9 @@ def _opt_outs(database: duckdb.DuckDBPyConnection, rows_in: int) -> list[Share]:
 
 
 def _removals(store: Store, raw: Manifest) -> list[Removal]:
-    told = []
-    for one in tombstones(store):
-        told.append(Removal(one.kind, one.why, one.created, len(matches(store, raw.artifact, [one]))))
-    return told
+    return [
+        Removal(one.kind, one.why, one.created, len(matches(store, raw.artifact, [one]))) for one in tombstones(store)
+    ]
 
 
 def _row(database: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:

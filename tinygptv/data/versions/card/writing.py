@@ -1,4 +1,4 @@
-"""One filtered version → `card.html` and `card.json`, side by side in an artifact."""
+"""Write the data card of a filtered version: an artifact with `card.html` and `card.json`."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ _MOST_LETTERS = 140
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as part of the page, with its caption; `reason` is empty for a kept one."""
+    """A picture embedded in the page, with its caption; `reason` is empty if it was kept."""
 
     uri: str
     caption: str
@@ -28,7 +28,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bin of a histogram as a rectangle, in a picture 100 wide and 40 high."""
+    """One histogram bin as a rectangle, in a drawing 100 wide and 40 high."""
 
     x: float
     y: float
@@ -38,7 +38,7 @@ class Bar:
 
 
 def card(store: Store, filtered: Manifest) -> Manifest:
-    """The data card of a filtered artifact; made anew when something was published or forgotten since the last one.
+    """The data card of a filtered artifact; made again after something was published or forgotten.
 
     Raises DataError if the raw artifact is gone.
     """
