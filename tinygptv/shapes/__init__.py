@@ -1,1 +1,1 @@
-"""The embedded corpus: scenes with exact ground truth (`scenes`), and what can be said about them (`language`)."""
+"""The embedded corpus: scenes with exact ground truth (`scenes`), and text about them (`language`)."""

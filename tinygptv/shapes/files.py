@@ -1,10 +1,10 @@
-"""The embedded corpus drawn to files: the tables, images and annotations that a download of the real ones would give.
+"""The embedded corpus written to files, as a download of the real datasets would give them.
 
-    tables/        laion.parquet, cc3m.tsv, sbu.json: URL+caption tables, `__BASE_URL__` standing for the server
-    images/        what those URLs answer with, faults of the web included
-    annotations/   the layouts of the datasets that the four stages and the benchmarks read
+    tables/        laion.parquet, cc3m.tsv, sbu.json: URL+caption tables, with `__BASE_URL__` for the server's address
+    images/        the responses to those URLs, including typical faults of the web
+    annotations/   the dataset layouts that the four stages and the benchmarks read
 
-The tables and the training annotations show scenes of the split `train`, the held-out annotations those of `heldout`.
+Tables and training annotations show scenes of the split `train`, held-out annotations those of `heldout`.
 """
 
 import functools
@@ -18,25 +18,25 @@ from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name, fi
 
 PLACE = "corpus/shapes"
 SIDE = 64
-"""Images are squares of this many px: the largest any tiny stage looks at."""
+"""Side of the square images in px: the largest size that a tiny stage uses."""
 
 HELD_OUT = "heldout"
-"""The split whose scenes no training ever shows."""
+"""The split whose scenes are never used in training."""
 
-_LAYOUT_VERSION = 3  # raise it when the files change though the scenes do not
+_LAYOUT_VERSION = 3  # raise it when the files change although the scenes do not
 
 
 def draw_corpus(store: Store) -> Manifest:
     """The embedded corpus, drawn in seconds on first use.
 
-    The manifest's `details` state what was drawn, and how many rows of each table are bad, by what is wrong with them.
+    The manifest's `details` give the number of items drawn, and the number of bad rows of each table by fault.
     """
     definition = _definition() | {"tables": tables.SIZES}
     return store.make(artifact_name(PLACE, definition, []), "draw_corpus", definition, [], _build)
 
 
 def draw_held_out(store: Store) -> Manifest:
-    """The held-out annotations and their images alone: what the benchmarks ask about, in a tenth of the time."""
+    """Only the held-out annotations and their images, as benchmarks need them, in a tenth of the time."""
     definition = _definition() | {"only": HELD_OUT}
 
     def build(folder: Path) -> Outcome:
@@ -46,7 +46,7 @@ def draw_held_out(store: Store) -> Manifest:
 
 
 def is_held_out(images: str) -> bool:
-    """Whether a source's folder of images is that of the held-out annotations."""
+    """Whether a source's image folder is that of the held-out annotations."""
     return images == f"embedded:shapes/annotations/coco/{layouts.FOLDERS[HELD_OUT]}"
 
 
@@ -67,7 +67,7 @@ def _definition() -> dict[str, Any]:
 
 @functools.cache
 def _scene_fingerprint() -> str:
-    """Changes when the drawing or the language does, so that an old corpus is never taken for the new one."""
+    """A hash that changes with the drawing or the language, so that an outdated corpus is not reused."""
     drawn, said = [], []
     for index in range(20):
         scene = scenes.scene("train", index)

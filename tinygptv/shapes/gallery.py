@@ -1,4 +1,4 @@
-"""Where the drawn annotations of a split find their images and put their files."""
+"""The image folder of one split, and writers for the annotation files."""
 
 import json
 import random
@@ -9,11 +9,11 @@ from typing import Any
 from tinygptv.shapes.scenes import Scene, draw, scene
 from tinygptv.shapes.tables import jpeg
 
-SEED = 1  # scenes from 1,000,000 on: none that the tables show
+SEED = 1  # scenes from 1,000,000 on, which the tables do not use
 
 
 class Gallery:
-    """The images of one split: each scene is drawn once, however many files mention it."""
+    """The images of one split; each scene is drawn once, however many files refer to it."""
 
     def __init__(self, folder: Path, split: str, side: int) -> None:
         self.folder, self.split, self.side = folder, split, side
@@ -25,7 +25,7 @@ class Gallery:
         return [scene(self.split, SEED * 1_000_000 + number) for number in range(count)]
 
     def name(self, picture: Scene) -> str:
-        """The image's file name; the image is there from now on."""
+        """The image's file name; draws the image on first use."""
         name = f"COCO_{self.folder.name}_{picture.index:012d}.jpg"
         if picture.index not in self.drawn:
             self.drawn.add(picture.index)
@@ -33,17 +33,17 @@ class Gallery:
         return name
 
     def rng(self, purpose: str, picture: Scene) -> random.Random:
-        """What chooses words about this scene, for one purpose."""
+        """The random generator for texts about a scene, by purpose."""
         return random.Random(f"{purpose} {self.split} {picture.index}")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """One JSON value, in folders made for it."""
+    """Write one JSON value, creating folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """JSON lines, in folders made for them."""
+    """Write JSON lines, creating folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))

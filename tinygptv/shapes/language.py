@@ -1,8 +1,8 @@
-"""What can be said and asked about a scene: captions, statements, questions, references, conversations.
+"""Text about scenes: captions, statements, questions, references, conversations.
 
-Every function is pure in (scene, rng). One that cannot say its kind of thing about a scene (there is nothing left of
-a single shape) returns None. The balanced samplers pick scenes so that answers are equally frequent: chance level is
-then one over the number of answers, and a model that ignores the picture gets no more.
+Every function is pure in (scene, rng), and returns None if its kind of text is impossible for the scene (for example,
+no relation with a single shape). The balanced samplers choose scenes so that answers are equally frequent: chance level
+is then one over the number of answers, which is all that a model ignoring the picture can reach.
 """
 
 import random
@@ -19,7 +19,7 @@ PLACES = (
     ("left", "center", "right"),
     ("bottom left", "bottom", "bottom right"),
 )
-"""The word for a grid cell, by row and column."""
+"""The position word of each grid cell, by row and column."""
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -29,8 +29,8 @@ CHOICES = {"colour": COLOURS, "kind": KINDS, "size": SIZES}
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its short answer. `kind` is a key of ANSWERS, `about` the words for what is asked about, `aspect`
-    what is counted, if anything is."""
+    """A question with its short answer. `kind` is a key of ANSWERS, `about` names what it asks about, and `aspect` what
+    is counted, if anything."""
 
     text: str
     answer: str
@@ -41,7 +41,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence that is true or false of the scene; `claim` is the part of it that could give the truth away."""
+    """A true or false sentence about the scene; `claim` is the part that could correlate with its truth."""
 
     text: str
     truth: bool
@@ -74,7 +74,7 @@ def name(thing: SceneObject) -> str:
 
 
 def plural(noun: str, count: int) -> str:
-    """`cross` becomes `crosses`, everything else gains an s; one stays as it is."""
+    """Plural for any count but one: `cross` becomes `crosses`, everything else gains an s."""
     if count == 1:
         return noun
     return noun + ("es" if noun.endswith("s") else "s")
@@ -106,7 +106,7 @@ def count_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """A caption in one of the three styles above, as alt text on the web varies in what it bothers to say."""
+    """A caption in one of the three styles above, since alt text on the web varies in detail."""
     return rng.choice((short_caption, full_caption, full_caption, count_caption))(scene, rng)
 
 
@@ -126,7 +126,7 @@ def detailed_description(scene: Scene, rng: random.Random) -> str:
 
 
 def region_description(thing: SceneObject) -> str:
-    """What stands at a box, for `[identify]`."""
+    """The description of the object in a box, for `[identify]`."""
     return f"a {name(thing)}"
 
 
@@ -134,7 +134,7 @@ def region_description(thing: SceneObject) -> str:
 
 
 def identifying_phrases(scene: Scene, thing: SceneObject) -> list[str]:
-    """All phrases that fit this object and no other of the scene, without its place; possibly none."""
+    """All phrases without a position that fit only this object; possibly none."""
     wordings = {
         thing.kind: ("kind",),
         f"{thing.colour} {thing.kind}": ("colour", "kind"),
@@ -145,7 +145,7 @@ def identifying_phrases(scene: Scene, thing: SceneObject) -> list[str]:
 
 
 def reference(scene: Scene, rng: random.Random) -> Reference | None:
-    """A referring expression: one that attributes alone make unique, or one that needs the place."""
+    """A referring expression that is unique by attributes alone, or by including the position."""
     target = rng.choice(scene.objects)
     phrases = identifying_phrases(scene, target)
     phrases.append(f"{target.colour} {target.kind} {at_place(target)}")
@@ -156,20 +156,20 @@ def reference(scene: Scene, rng: random.Random) -> Reference | None:
 
 
 def attribute_statement(scene: Scene, rng: random.Random, truth: bool) -> Statement:
-    """`there is a small red circle`; a false one is a true one with a single attribute swapped, true of no object."""
+    """`there is a small red circle`; a false one has a single attribute swapped so that it fits no object."""
     parts = rng.choice((("colour", "kind"), ("size", "colour", "kind"), ("size", "kind")))
     for thing in _shuffled(scene, rng):
         said = {part: getattr(thing, part) for part in parts}
         if truth:
             return Statement(_there_is(said), True, "attribute")
         swaps = [(part, word) for part in parts for word in CHOICES[part] if word != said[part]]
-        # By attribute first: otherwise colour, having most values, would nearly always be the one swapped.
+        # Choose the attribute first: otherwise colour, which has the most values, would nearly always be swapped.
         rng.shuffle(swaps)
         order = rng.sample(parts, len(parts))
         for part, word in sorted(swaps, key=lambda swap: order.index(swap[0])):
             if not any(all(getattr(o, p) == w for p, w in (said | {part: word}).items()) for o in scene.objects):
                 return Statement(_there_is(said | {part: word}), False, "attribute")
-    raise AssertionError("a scene of at most four shapes leaves some attribute to swap")
+    raise AssertionError("in a scene of at most four shapes some attribute can always be swapped")
 
 
 def count_statement(scene: Scene, rng: random.Random, truth: bool) -> Statement:
@@ -184,7 +184,7 @@ def count_statement(scene: Scene, rng: random.Random, truth: bool) -> Statement:
 
 
 def spatial_statement(scene: Scene, rng: random.Random, truth: bool) -> Statement | None:
-    """`the red circle is left of the blue star`, between two objects that attributes identify; false: the opposite."""
+    """`the red circle is left of the blue star`, for two objects identified by attributes; false: the opposite."""
     pairs = []
     for a in scene.objects:
         for b in scene.objects:
@@ -206,7 +206,7 @@ def spatial_statement(scene: Scene, rng: random.Random, truth: bool) -> Statemen
 
 
 def colour_question(scene: Scene, rng: random.Random) -> Question | None:
-    """The colour of an object that something else than its colour identifies."""
+    """Ask for the colour of an object that is identified without it."""
     for thing in _shuffled(scene, rng):
         wordings = _identified_without(scene, thing, "colour")
         if wordings:
@@ -216,7 +216,7 @@ def colour_question(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def kind_question(scene: Scene, rng: random.Random) -> Question | None:
-    """The kind of an object that something else than its kind identifies."""
+    """Ask for the kind of an object that is identified without it."""
     for thing in _shuffled(scene, rng):
         wordings = _identified_without(scene, thing, "kind")
         if wordings:
@@ -226,14 +226,14 @@ def kind_question(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def count_question(scene: Scene, rng: random.Random) -> Question:
-    """How many of a kind, of a colour, or of all; answered by a number word, `zero` included."""
+    """How many of a kind, of a colour, or in all; the answer is a number word, possibly `zero`."""
     aspect, noun, count = _countable(scene, rng)
     about = plural(noun, 2)
     return Question(f"how many {about} are there?", NUMBERS[count], "count", about, aspect)
 
 
 def position_question(scene: Scene, rng: random.Random) -> Question | None:
-    """The position word of an object that its attributes identify."""
+    """Ask for the position of an object that is identified by attributes."""
     for thing in _shuffled(scene, rng):
         if phrases := identifying_phrases(scene, thing):
             about = rng.choice(phrases)
@@ -267,11 +267,11 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "position": tuple(word for row in PLACES for word in row),
     "yes_no": ("yes", "no"),
 }
-"""Every possible answer of a question kind; chance level is one over their number."""
+"""All possible answers by kind of question; chance level is one over their number."""
 
 
 def conversation(scene: Scene, rng: random.Random) -> list[Question]:
-    """Two or three different questions about the scene, to be asked in turn."""
+    """Two or three different questions about the scene."""
     asked: dict[str, Question] = {}
     for kind in rng.sample(sorted(ASKING), len(ASKING)):
         if question := ASKING[kind](scene, rng):
@@ -281,14 +281,14 @@ def conversation(scene: Scene, rng: random.Random) -> list[Question]:
 
 # Exact balance
 
-# What is counted decides which numbers are possible, so numbers are balanced within each aspect. "All" never counts
-# zero; it comes half as often as the others, so that always answering `zero` is no worse than always `one`.
+# Possible numbers depend on what is counted, so they are balanced within each aspect. "all" never counts zero; it is
+# half as frequent as the others, so that always answering `zero` is no worse than always `one`.
 _COUNTS = [(aspect, number) for aspect in ("kind", "colour") for number in NUMBERS] * 2
 _COUNTS += [("all", number) for number in NUMBERS[1:]]
 
 
 def balanced_questions(kind: str, split: str, count: int, seed: int = 0) -> Iterator[tuple[Scene, Question]]:
-    """`count` questions of a kind about as many scenes; every answer comes equally often (to within one)."""
+    """`count` questions of a kind about as many scenes, with equally frequent answers (to within one)."""
     quota = _quotas(_COUNTS if kind == "count" else [("", answer) for answer in ANSWERS[kind]], count)
     for index in _indices(seed):
         picture = scene(split, index)
@@ -301,9 +301,9 @@ def balanced_questions(kind: str, split: str, count: int, seed: int = 0) -> Iter
 
 
 def balanced_statements(kind: str, split: str, count: int, seed: int = 0) -> Iterator[tuple[Scene, Statement]]:
-    """`count` statements of a kind, half of them true; what is claimed is as often true as false.
+    """`count` statements of a kind, half of them true, with every claim equally often true and false.
 
-    So the words alone (that `one` is the commonest number, say) tell nothing about the truth.
+    So the words alone (for example, that `one` is the most common number) carry no information about the truth.
     """
     by_kind: dict[str, list[tuple[str, ...]]] = {
         "attribute": [()],
@@ -323,7 +323,7 @@ def balanced_statements(kind: str, split: str, count: int, seed: int = 0) -> Ite
 
 
 def _indices(seed: int) -> Iterator[int]:
-    # Seeds far apart, so that two of them never ask about the same scenes.
+    # Ranges far apart, so that different seeds never share scenes.
     index = seed * 1_000_000
     while True:
         yield index
@@ -331,7 +331,7 @@ def _indices(seed: int) -> Iterator[int]:
 
 
 def _quotas(keys: Sequence[Key], count: int) -> Counter[Key]:
-    """Deal `count` out over the keys in turn; a key that is listed twice gets twice as many."""
+    """Distribute `count` over the keys evenly; a key listed twice gets twice as many."""
     quota: Counter[Key] = Counter()
     for place, key in enumerate(keys):
         quota[key] += (count + len(keys) - 1 - place) // len(keys)
@@ -355,7 +355,7 @@ def _there_is(said: dict[str, str]) -> str:
 
 
 def _identified_without(scene: Scene, thing: SceneObject, hidden: str) -> list[str]:
-    """Ways to point at an object that do not give away the attribute asked about."""
+    """Ways to identify an object without the attribute asked about."""
     parts = [part for part in ("size", "colour", "kind") if part != hidden]
     wordings = []
     for chosen in (parts, parts[-1:], parts[:1]):
@@ -366,7 +366,7 @@ def _identified_without(scene: Scene, thing: SceneObject, hidden: str) -> list[s
 
 
 def _countable(scene: Scene, rng: random.Random) -> tuple[str, str, int]:
-    """An aspect (kind, colour or all), a noun of it, and how many of that there are; at times none."""
+    """An aspect (kind, colour or all), a noun for it, and its number of objects, which may be zero."""
     aspect = rng.choice(("kind", "colour", "all"))
     if aspect == "all":
         return aspect, "shape", len(scene.objects)

@@ -1,7 +1,7 @@
-"""Annotations about drawn scenes in the layouts of the datasets they stand for, training and held-out files apart.
+"""Annotations of drawn scenes in the layouts of real datasets, in separate training and held-out files.
 
-Questions and statements are exactly balanced (`language.balanced_*`), so that a benchmark's chance level is known.
-Images carry COCO's names; the number in a name is the scene's index.
+Questions and statements are exactly balanced (`language.balanced_*`), so a benchmark's chance level is known. Images
+have COCO names; the number in a name is the scene's index.
 """
 
 import random
@@ -49,14 +49,14 @@ SIZES = {
         "wordings": 60,
     },
 }
-"""Items per split and type; of `wordings` so many questions of a kind, each in every wording."""
+"""Items per split and type; for `wordings`, questions per kind, each in every wording."""
 
 FOLDERS = {"train": "train2014", "heldout": "val2014"}  # COCO's names of the two splits
 _CAPTIONS_PER_IMAGE = 5
 
 
 def write_annotations(folder: Path, side: int, only: str | None = None) -> dict[str, int]:
-    """Write all files below `folder`, or those of one split; how many items, and images, each split holds."""
+    """Write all files below `folder`, or those of one split. Returns the numbers of items and images per split."""
     counts: dict[str, int] = {}
     for split, sizes in SIZES.items():
         if only not in (None, split):
@@ -91,7 +91,7 @@ def _write_questions(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> N
 
 
 def _write_wordings(folder: Path, gallery: Gallery, count: int) -> None:
-    """The same questions in every wording that is tried, with and without a tag; a wording is a question's type."""
+    """Write the same questions in every tested wording, with and without a tag; the wording is the question type."""
     asked = [
         (f"{kind}/{tag}{wording}", picture, replace(question, text=tag + wording.format(question.about)))
         for kind, wordings in TRIED.items()
@@ -227,15 +227,16 @@ def _write_captions(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> No
 
 
 def _write_llava(folder: Path, gallery: Gallery, sizes: dict[str, int]) -> None:
-    talks, details = [], []
+    conversations, details = [], []
     for picture in gallery.scenes(sizes["conversation"]):
         asked = language.conversation(picture, gallery.rng("conversation", picture))
         asked = [_in_other_words(gallery, picture, question) for question in asked]
-        talks.append(_llava_record(gallery, picture, [(question.text, question.answer) for question in asked]))
+        turns = [(question.text, question.answer) for question in asked]
+        conversations.append(_llava_record(gallery, picture, turns))
     for picture in gallery.scenes(sizes["detail"]):
         answer = language.detailed_description(picture, gallery.rng("detail", picture))
         details.append(_llava_record(gallery, picture, [("what do you see happening in this image?", answer)]))
-    write_json(folder / "llava" / "conversation_58k.json", talks)
+    write_json(folder / "llava" / "conversation_58k.json", conversations)
     write_json(folder / "llava" / "detail_23k.json", details)
 
 
@@ -246,7 +247,7 @@ def _llava_record(gallery: Gallery, picture: Scene, turns: list[tuple[str, str]]
 
 
 def _write_align(folder: Path, side: int, count: int) -> None:
-    """Its own folder of images named by number, as published; scenes that nothing else here shows."""
+    """Write images named by number in their own folder, as published, of scenes used nowhere else."""
     images = folder / "cc_sbu_align" / "image"
     images.mkdir(parents=True, exist_ok=True)
     records = []

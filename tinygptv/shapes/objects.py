@@ -1,7 +1,7 @@
-"""Which objects of the drawn world a caption names, and how well that agrees with another caption.
+"""Objects named in a caption of the drawn world, and agreement with reference captions.
 
-What CHAIR asks of COCO captions, in both directions: a thing that is named and not there costs precision, one that is
-there and not named costs recall. An object is a colour and a kind; sizes and places are left to BLEU.
+Like CHAIR for COCO captions, but in both directions: an object that is named but absent costs precision, one that is
+present but not named costs recall. An object is a colour and a kind; sizes and positions are left to BLEU.
 """
 
 import re
@@ -12,7 +12,7 @@ from tinygptv.shapes.language import NUMBERS
 from tinygptv.shapes.scenes import COLOURS, KINDS, SIZES
 
 Objects = Counter[tuple[str, str]]
-"""How many of each colour (empty where none is said) and kind."""
+"""Number of objects by colour (empty if not named) and kind."""
 
 _OBJECT = re.compile(
     rf"\b(?:(?P<number>{'|'.join(NUMBERS)}) )?(?:(?:{'|'.join(SIZES)}) )?"
@@ -21,7 +21,7 @@ _OBJECT = re.compile(
 
 
 def named_objects(caption: str) -> Objects:
-    """`two circles and a small red star` names two circles of no colour and one red star."""
+    """Count objects: `two circles and a small red star` gives two circles without colour and one red star."""
     found: Objects = Counter()
     for phrase in _OBJECT.finditer(caption.lower()):
         found[phrase["colour"] or "", phrase["kind"]] += NUMBERS.index(phrase["number"]) if phrase["number"] else 1
@@ -29,7 +29,7 @@ def named_objects(caption: str) -> Objects:
 
 
 def object_f1(caption: str, references: Iterable[str]) -> float:
-    """F1 of the objects of a caption against the reference it agrees with best, 0..1."""
+    """F1 of a caption's objects against the best-matching reference, 0..1."""
     named = named_objects(caption)
     return max((_f1(named, named_objects(reference)) for reference in references), default=0.0)
 

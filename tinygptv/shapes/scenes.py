@@ -1,8 +1,8 @@
-"""The world `shapes`: coloured shapes on a 3 x 3 grid, drawn from exact ground truth.
+"""The drawn world `shapes`: coloured shapes on a 3 x 3 grid with exact ground truth.
 
-A scene is a pure function of its split and index, so nothing about this corpus is ever stored. No scene is in two
-splits: the split is a hash of the scene's *content* (what stands where), not of its index, so a held-out scene
-cannot have been seen in training under another index.
+A scene is a pure function of its split and index, so the corpus need not be stored. Splits are disjoint: the split is a
+hash of the scene's *content* (what is where), not of its index, so a held-out scene cannot occur in training under
+another index.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SIZES = ("small", "large")
 TEXTURES = ("plain", "stripes", "checks", "noise", "gradient")
 SPLITS = {"pretrain": 0.6, "train": 0.2, "heldout": 0.2}
-"""Which share of all possible scenes belongs to a split: bootstrap, the four stages, evaluation."""
+"""Share of all possible scenes by split: bootstrap, the four stages, evaluation."""
 
 GRID = 3
 MOST_OBJECTS = 4
@@ -35,7 +35,7 @@ _RGB = {
     "purple": (140, 44, 186),
     "orange": (246, 132, 22),
 }
-# Muted on purpose: the saturated shape colours stay visible on every pair of tones.
+# Muted, so that the saturated shape colours are visible on every pair of tones.
 _TONES = ((236, 236, 232), (208, 206, 200), (220, 208, 188), (150, 152, 156), (92, 98, 106), (58, 58, 62), (24, 24, 28))
 _EXTENT = {"small": (0.16, 0.19), "large": (0.26, 0.30)}
 _SUPERSAMPLE = 4
@@ -57,7 +57,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Ground:
-    """What the shapes stand on: two muted tones, a texture, its period as a fraction of the side, and its own seed."""
+    """The background: two muted tones, a texture, its period as a fraction of the side, and its own seed."""
 
     texture: str
     tones: tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -67,7 +67,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to four shapes that never overlap (each keeps inside its grid cell), and where in its split they are."""
+    """One to four shapes, each inside its own grid cell, with split and index."""
 
     objects: tuple[SceneObject, ...]
     ground: Ground
@@ -76,9 +76,9 @@ class Scene:
 
 
 def scene(split: str, index: int) -> Scene:
-    """The scene number `index` of a split; the same one on every machine.
+    """Scene number `index` of a split, identical on every machine.
 
-    Raises DataError for a split that does not exist or a negative index.
+    Raises DataError for an unknown split or a negative index.
     """
     if split not in SPLITS or index < 0:
         raise DataError(f"no shapes scene {split}/{index}: splits are {', '.join(SPLITS)} and indices start at 0")
@@ -92,7 +92,7 @@ def scene(split: str, index: int) -> Scene:
 
 
 def split_of(objects: Sequence[SceneObject]) -> str:
-    """The split that this content belongs to, whatever its jitter, ground or order."""
+    """The split of this content, regardless of jitter, background and order."""
     content = sorted((o.row, o.column, o.kind, o.colour, o.size) for o in objects)
     share = int.from_bytes(hashlib.sha256(repr(content).encode()).digest()[:8]) / 2**64
     for split, width in SPLITS.items():
@@ -103,7 +103,7 @@ def split_of(objects: Sequence[SceneObject]) -> str:
 
 
 def draw(scene: Scene, side: int) -> Image.Image:
-    """The scene as an RGB picture of side x side pixels, antialiased; the same bytes every time."""
+    """Draw the scene as a deterministic, antialiased RGB picture of side x side px."""
     canvas = _draw_ground(scene.ground, side * _SUPERSAMPLE)
     pen = ImageDraw.Draw(canvas)
     for thing in scene.objects:
@@ -117,7 +117,7 @@ def draw(scene: Scene, side: int) -> Image.Image:
 
 
 def _place(rng: random.Random) -> tuple[SceneObject, ...]:
-    # Scenes of one palette or of few kinds make "how many red objects?" interesting and wrong answers plausible.
+    # Few colours or kinds in a scene make "how many red objects?" interesting and wrong answers plausible.
     kinds = rng.sample(KINDS, rng.choice((1, 2, 5)))
     colours = rng.sample(COLOURS, rng.choice((1, 2, 6)))
     cells = rng.sample(range(GRID * GRID), rng.randint(1, MOST_OBJECTS))
@@ -137,7 +137,7 @@ def _object(rng: random.Random, cell: int, kind: str, colour: str) -> SceneObjec
 
 def _ground(rng: random.Random) -> Ground:
     first = rng.randrange(len(_TONES))
-    second = min(max(first + rng.choice((-1, 1)), 0), len(_TONES) - 1)  # neighbouring tones: a quiet texture
+    second = min(max(first + rng.choice((-1, 1)), 0), len(_TONES) - 1)  # adjacent tones give a subtle texture
     return Ground(rng.choice(TEXTURES), (_TONES[first], _TONES[second]), rng.uniform(0.08, 0.25), rng.randrange(2**32))
 
 
@@ -163,7 +163,7 @@ def _draw_ground(ground: Ground, side: int) -> Image.Image:
 
 @lru_cache
 def _outline(kind: str) -> tuple[tuple[float, float], ...]:
-    """Corners of a kind, stretched to fill the unit square so that its box is exact."""
+    """Corners of a kind of shape, stretched to fill the unit square so that its box is exact."""
     if kind == "square":
         corners = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
     elif kind == "triangle":

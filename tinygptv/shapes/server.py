@@ -1,4 +1,4 @@
-"""The embedded corpus's own small web, so that the real download path runs without one."""
+"""A local web server for the embedded corpus, so that the real download path runs without the web."""
 
 import contextlib
 import threading
@@ -11,11 +11,11 @@ from tinygptv.errors import DataError
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections open: thousands of small images come over a few of them
-    disable_nagle_algorithm = True  # head and body leave in two writes; the second must not wait for an ACK
+    protocol_version = "HTTP/1.1"  # keep-alive: thousands of small images over a few connections
+    disable_nagle_algorithm = True  # head and body are written separately; the second must not wait for an ACK
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: the downloader counts what it got."""
+        """Log nothing: the downloader counts results."""
 
     def list_directory(self, path: object) -> None:
         self.send_error(404)
@@ -26,12 +26,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up early is not worth a traceback."""
+        """Ignore clients that disconnect early."""
 
 
 @contextlib.contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """Serve the files of `folder` on a free port of 127.0.0.1 while the context lasts; yields `http://127.0.0.1:<port>`.
+    """Serve the files of `folder` on a free port of 127.0.0.1 within the context; yields `http://127.0.0.1:<port>`.
 
     Raises DataError if the folder does not exist.
     """

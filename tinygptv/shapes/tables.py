@@ -1,7 +1,7 @@
-"""URL+caption tables about drawn scenes, in three published layouts, with a known number of bad rows.
+"""URL+caption tables of drawn scenes, in three published layouts, with a known number of bad rows.
 
-Every fault of `FAULTS` is one that real tables have; each table holds the same share of each, spread evenly, so that
-what curation drops, and why, can be checked against what was put in.
+Every fault in `FAULTS` occurs in real tables; each table has an equal share of each, evenly spread, so that drops can
+be checked against what was put in.
 """
 
 import io
@@ -21,7 +21,7 @@ from tinygptv.shapes import language
 from tinygptv.shapes.scenes import Scene, draw, scene
 
 SIZES = {"laion": 2400, "cc3m": 1500, "sbu": 1300}
-"""Rows per table; rows with a fault are among them."""
+"""Rows per table, including faulty ones."""
 
 BASE_URL = "__BASE_URL__"
 
@@ -35,8 +35,8 @@ FAULTS = (
     "duplicate_url",
     "duplicate_content",
 )
-_LAION_FAULTS = (*FAULTS, "low_similarity", "unsafe")  # only LAION's tables have the columns to tell
-_EVERY = 12  # every twelfth row has a fault, in turn
+_LAION_FAULTS = (*FAULTS, "low_similarity", "unsafe")  # only LAION's tables have the columns for these
+_EVERY = 12  # every twelfth row has a fault, cycling through the kinds
 _HTML = b"<!doctype html><title>Moved</title><p>This picture is no longer here.</p>"
 
 
@@ -53,7 +53,7 @@ class _Row:
 
 
 def write_tables(folder: Path, side: int) -> dict[str, dict[str, int]]:
-    """Write `tables/` and the `images/` they point to; rows per table and fault (`good` where there is none)."""
+    """Write `tables/` and their `images/`. Returns the rows per table and fault (`good` for none)."""
     (folder / "tables").mkdir(exist_ok=True)
     counts, first = {}, 0
     for name, size in SIZES.items():
@@ -74,7 +74,7 @@ class _Site:
     def rows(self, first: int, size: int) -> Iterator[_Row]:
         """`size` rows about the scenes from number `first` on."""
         faults = _LAION_FAULTS if self.name == "laion" else FAULTS
-        original: _Row | None = None  # the latest good row, for the next duplicate to repeat
+        original: _Row | None = None  # the latest good row, to be repeated by the next duplicate
         for number in range(size):
             turn, place = divmod(number, _EVERY)
             if place < _EVERY - 1 or original is None:
@@ -96,7 +96,7 @@ class _Site:
         elif fault == "extreme_aspect":
             image = image.resize((self.side * 5, self.side), Image.Resampling.BICUBIC)
         if fault != "not_found":
-            # 200 bytes end within the header: no decoder can make a picture of them.
+            # 200 bytes end inside the header, so that no decoder can produce a picture.
             data = {"html": _HTML, "truncated": jpeg(image)[:200]}.get(fault) or jpeg(image)
             (self.folder / path).write_bytes(data)
         return _Row(
@@ -117,13 +117,13 @@ class _Site:
 
 
 def web_caption(picture: Scene, rng: random.Random) -> str:
-    """A caption in one of several styles; half of them name everything with its place."""
+    """A caption in one of several styles; half of them name every object with its position."""
     styles = (language.caption, language.full_caption, language.full_caption, language.detailed_description)
     return rng.choice(styles)(picture, rng)
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """JPEG without chroma subsampling, so that small shapes keep their colours."""
+    """Encode as JPEG without chroma subsampling, so that small shapes keep their colours."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=95, subsampling=0)
     return stream.getvalue()
@@ -138,7 +138,7 @@ def _write_laion(folder: Path, rows: list[_Row]) -> None:
         "similarity": [row.similarity for row in rows],
         "punsafe": [row.punsafe for row in rows],
         "pwatermark": [row.pwatermark for row in rows],
-        "LICENSE": ["?"] * len(rows),  # as LAION-400M writes an unknown one
+        "LICENSE": ["?"] * len(rows),  # LAION-400M's value for an unknown licence
         "hash": list(range(len(rows))),
     }
     pq.write_table(pa.table(columns), folder / "laion.parquet")

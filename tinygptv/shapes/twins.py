@@ -1,6 +1,6 @@
-"""Further layouts of drawn scenes: a few items each of every dataset that the tiny recipe does not train on.
+"""Further layouts of drawn scenes: a few items for every dataset that the tiny recipe does not train on.
 
-They show that a layout is read from files like the published ones; no stage needs them to be many.
+They exercise the readers on files like the published ones; a few items suffice.
 """
 
 import pickletools
@@ -16,7 +16,7 @@ from tinygptv.shapes.tables import jpeg
 
 
 def write_twins(folder: Path, gallery: Gallery, count: int) -> None:
-    """Write about `count` items of each layout below `folder`; images are the gallery's, or lie beside the file."""
+    """Write about `count` items of each layout below `folder`, with the gallery's images or their own."""
     pictures = gallery.scenes(count)
     _write_regions(folder / "visual_genome", pictures, gallery.side)
     _write_refs(folder / "refcoco", gallery, pictures)
@@ -24,7 +24,7 @@ def write_twins(folder: Path, gallery: Gallery, count: int) -> None:
     _write_ocrvqa(folder / "ocrvqa", gallery, pictures)
     _write_captions(folder, gallery, pictures)
     _write_questions(folder / "gqa", gallery, count)
-    _write_talks(folder, gallery, pictures)
+    _write_conversations(folder, gallery, pictures)
     _write_instructions(folder / "unnatural_instructions", count)
 
 
@@ -34,7 +34,7 @@ def _write_picture(folder: Path, name: str, picture: Scene, side: int) -> None:
 
 
 def _in_pixels(thing: SceneObject, side: int) -> tuple[float, float, float, float]:
-    """x, y, width, height."""
+    """A box as x, y, width, height in px."""
     x0, y0, x1, y1 = (edge * side for edge in thing.box)
     return round(x0, 3), round(y0, 3), round(x1 - x0, 3), round(y1 - y0, 3)
 
@@ -77,7 +77,7 @@ def _write_refs(folder: Path, gallery: Gallery, pictures: list[Scene]) -> None:
 
 
 def plain_pickle(value: Any) -> bytes:
-    """A pickle (protocol 0) of dicts, lists, texts and integers, as RefCOCO publishes its references."""
+    """A pickle (protocol 0) of dicts, lists, strings and integers, like RefCOCO's published references."""
     codes = {opcode.name: opcode.code for opcode in pickletools.opcodes}
 
     def written(part: Any) -> Iterator[str]:
@@ -155,7 +155,7 @@ def _write_questions(folder: Path, gallery: Gallery, count: int) -> None:
     write_json(folder / "train_balanced_questions.json", questions)
 
 
-def _write_talks(folder: Path, gallery: Gallery, pictures: list[Scene]) -> None:
+def _write_conversations(folder: Path, gallery: Gallery, pictures: list[Scene]) -> None:
     tagged, own = [], []
     for picture, other in zip(pictures, [*pictures[1:], pictures[0]], strict=True):
         thing, rng = picture.objects[0], gallery.rng("talk", picture)

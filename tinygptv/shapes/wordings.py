@@ -1,7 +1,7 @@
-"""The same question in other words, as people who did not write the corpus may ask it. Pure in (question, rng).
+"""Questions in other words, as people who did not write the corpus might ask them. Pure in (question, rng).
 
-`language` asks in one or two wordings. What models are trained on is `reworded`, and the held-out questions are asked
-in every wording of TRIED, some of which no training ever uses: a model that knows only its own words is found out.
+`language` asks in one or two wordings. Training uses `reworded`; held-out questions are asked in every wording of
+TRIED, some of which training never uses, to detect a model that only understands its training wordings.
 """
 
 import random
@@ -57,7 +57,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "is {} in the picture?",
     ),
 }
-"""What is asked in training, by kind of question; "color" also as "colour"."""
+"""Training wordings by kind of question; "color" is also spelled "colour"."""
 
 TRIED: dict[str, tuple[str, ...]] = {
     "colour": (
@@ -85,17 +85,17 @@ TRIED: dict[str, tuple[str, ...]] = {
         "where in the image is the {}?",
     ),
 }
-"""How held-out questions are asked; the last of each kind is never trained."""
+"""Wordings of held-out questions; the last of each kind is never used in training."""
 
 TAG = "[vqa] "
-"""Before a question that wants a short answer; people leave it out."""
+"""Precedes a question that wants a short answer; people omit it."""
 
 _SPELLINGS = ("color", "colour")
 _CAPITAL, _NO_MARK = 0.1, 0.15
 
 
 def reworded(question: Question, rng: random.Random) -> str:
-    """A question in one of its WORDINGS and either spelling, at times with a capital or without a question mark."""
+    """A question in a random wording and spelling, sometimes capitalised or without its question mark."""
     text = rng.choice(WORDINGS[question.kind]).replace(_SPELLINGS[0], rng.choice(_SPELLINGS)).format(question.about)
     if rng.random() < _CAPITAL:
         text = text[0].upper() + text[1:]

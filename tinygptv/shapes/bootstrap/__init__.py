@@ -1,7 +1,7 @@
-"""Pretrains the frozen parts of the tiny recipe: vision encoder, Q-Former and a small Phi, on the embedded corpus.
+"""Pretrains the frozen parts of the tiny recipe on the embedded corpus: vision encoder, Q-Former and a small Phi.
 
-They play the parts that EVA-CLIP, BLIP-2's Q-Former and Phi-2 play in the real recipe. The result ships as package data
-(`tinygptv/backbones/shapes/`), so this is run once, for about an hour on two cores; `provenance.json` says how.
+They correspond to EVA-CLIP, BLIP-2's Q-Former and Phi-2 in the real recipe. The result ships as package data
+(`tinygptv/backbones/shapes/`), so this runs only once, for about an hour on two cores; see `provenance.json`.
 """
 
 from tinygptv.shapes.bootstrap.phases import PHASES, run

@@ -1,4 +1,4 @@
-"""Scenes as tensors: pixel values, what covers each patch, what stands in each grid cell, padded text."""
+"""Scenes as tensors: pixel values, the object in each patch, the object in each grid cell, padded text."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tinygptv.shapes.scenes import COLOURS, GRID, KINDS, SIZES, Box, Scene, SceneObject, draw, scene
 
 IGNORE = -100
-_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, as everywhere else in the product
+_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, as everywhere
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _WAVES = (1, 2, 4)
 BOX_CODE = 4 * (1 + 2 * len(_WAVES))
@@ -19,14 +19,14 @@ _PARTS = {"kind": len(KINDS) + 1, "colour": len(COLOURS) + 1, "size": len(SIZES)
 
 
 def batch_of_scenes(split: str, step: int, size: int) -> list[Scene]:
-    """The scenes of a step: always new ones, so that nothing can be learned by heart."""
+    """The scenes of a step; every step gets new ones, so that nothing can be memorised."""
     return [scene(split, step * size + place) for place in range(size)]
 
 
 def crowded(scenes: Sequence[Scene], together: int) -> list[Scene]:
-    """Merge every `together` scenes into one of up to nine objects; of two in the same cell the first stays.
+    """Merge every `together` scenes into one of up to nine objects; in each cell the first object is kept.
 
-    More to learn from each picture. None of these is a scene of any split unless it is one of `scenes`.
+    This puts more to learn into each picture. The merged scenes belong to no split.
     """
     merged = []
     for first in range(0, len(scenes), together):
@@ -39,19 +39,19 @@ def crowded(scenes: Sequence[Scene], together: int) -> list[Scene]:
 
 
 def rng_of(purpose: str, step: int) -> random.Random:
-    """The random choices of a step; they depend on nothing before it."""
+    """The random generator of a step, independent of earlier steps."""
     return random.Random(f"{purpose} {step}")
 
 
 def pixel_values(scenes: Sequence[Scene], side: int) -> Tensor:
-    """Pictures of side x side px, normalised as for CLIP: (B, 3, side, side)."""
+    """Pictures of side x side px with CLIP normalisation: (B, 3, side, side)."""
     pixels = np.stack([np.asarray(draw(picture, side)) for picture in scenes])
     values = (pixels.astype(np.float32) / 255 - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
     return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()
 
 
 def box_code(box: Box) -> list[float]:
-    """A box as numbers that a linear map can turn into digits: each edge with sines and cosines of a few periods."""
+    """Encode a box so that a linear map can produce its digits: each edge with sines and cosines of a few periods."""
     edges = np.array(box)
     turns = 2 * np.pi * np.outer(_WAVES, edges)
     return np.concatenate([edges[None], np.sin(turns), np.cos(turns)]).ravel().tolist()
@@ -59,14 +59,14 @@ def box_code(box: Box) -> list[float]:
 
 @dataclass(frozen=True)
 class ObjectTargets:
-    """For each of B x P places, which object is there: class indices (the last one: none) and its box code."""
+    """The object at each of B x P places: class indices (the last one: none) and box code."""
 
-    classes: Tensor  # (B, P, parts); row and column are IGNORE where there is nothing
+    classes: Tensor  # (B, P, parts); row and column are IGNORE where there is no object
     codes: Tensor  # (B, P, BOX_CODE)
 
 
 class ObjectHead(nn.Module):
-    """A linear probe trained along: what stands here, and where exactly its box is. Thrown away afterwards."""
+    """A linear probe trained alongside: which object is here, and its exact box. Discarded afterwards."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class ObjectHead(nn.Module):
 
 
 def patch_targets(scenes: Sequence[Scene], grid: int) -> ObjectTargets:
-    """What covers each of grid x grid patches: the object with most overlap, if it covers a tenth of the patch."""
+    """The object in each of grid x grid patches: the one with most overlap, if it covers a tenth of the patch."""
     low = np.arange(grid) / grid
     places: list[list[SceneObject | None]] = []
     for picture in scenes:
@@ -109,7 +109,7 @@ def patch_targets(scenes: Sequence[Scene], grid: int) -> ObjectTargets:
 
 
 def cell_targets(scenes: Sequence[Scene]) -> ObjectTargets:
-    """What stands in each of the nine cells, row by row."""
+    """The object in each of the nine cells, row by row."""
     places: list[list[SceneObject | None]] = []
     for picture in scenes:
         cells: list[SceneObject | None] = [None] * (GRID * GRID)
@@ -120,13 +120,13 @@ def cell_targets(scenes: Sequence[Scene]) -> ObjectTargets:
 
 
 def pad(sequences: Iterable[Sequence[float]], value: float) -> Tensor:
-    """Right-pad sequences to a rectangle (B, T)."""
+    """Right-pad sequences to (B, T)."""
     tensors = [torch.tensor(sequence) for sequence in sequences]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
 
 
 def object_targets(places: list[list[SceneObject | None]]) -> ObjectTargets:
-    """What stands in each of B x P places, if anything."""
+    """Targets for the object, if any, at each of B x P places."""
     nothing = [len(KINDS), len(COLOURS), len(SIZES), IGNORE, IGNORE]
     known = {thing: (_classes(thing), box_code(thing.box)) for row in places for thing in row if thing}
     empty = (nothing, [0.0] * BOX_CODE)

@@ -1,12 +1,12 @@
-"""Phase 3: a small stock Phi learns the language of the shapes world, and to answer about a scene it is told of.
+"""Phase 3: a small standard Phi learns the language of the shapes world, and to answer questions about a given scene.
 
-In every eighth batch the scene is told in words. In the others each object is one vector, a throw-away linear map of
-its attributes, somewhere among the slots where an image will be: Phi-2 has seen so much that it can read such soft
-prompts, a model of this size has to be shown that they exist.
+In every eighth batch the scene is given in words. In the others each object is one vector, a linear map of its
+attributes that is discarded later, placed among the slots where the image will be: Phi-2 has seen enough data to read
+such soft prompts, but a model of this size must be trained on them.
 
-Two things make it learn within an hour what answers alone teach far more slowly. Throw-away heads ask, at every word
-of a question that narrows what it is about, how many objects that leaves and which (see `mentions`). And in every
-second batch the norms that TinyGPT-V will insert are there already, so that inserting them takes nothing away.
+Two additions make training feasible within an hour. Auxiliary heads predict, at every word of a question that narrows
+its subject, how many objects still fit and which (see `mentions`). And in every second batch the norms that TinyGPT-V
+will insert are already present, so that inserting them later changes little.
 """
 
 import random
@@ -38,7 +38,7 @@ _OBJECT = 1 + sum(_PARTS) + BOX_CODE
 
 
 def phi_config(settings: Settings) -> PhiConfig:
-    """A Phi-2 in small: parallel blocks, partial rotary embeddings, biases everywhere, no norm but its own."""
+    """A small Phi-2: parallel blocks, partial rotary embeddings, biases everywhere, only its own norms."""
     return PhiConfig(
         vocab_size=settings.vocabulary,
         hidden_size=settings.width,
@@ -51,13 +51,13 @@ def phi_config(settings: Settings) -> PhiConfig:
         eos_token_id=0,
         pad_token_id=None,
         tie_word_embeddings=False,
-        hidden_act="gelu_pytorch_tanh",  # Phi's gelu_new, in one kernel
+        hidden_act="gelu_pytorch_tanh",  # Phi's gelu_new, fused
     )
 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids, the weight of each as a target, where the description begins, and objects spoken of at a token."""
+    """Token ids, the loss weight of each, the start of the description, and the objects mentioned at each token."""
 
     ids: list[int]
     weights: list[float]
@@ -66,7 +66,7 @@ class Row:
 
 
 class LanguagePretraining(nn.Module):
-    """Phi, what stands in for image embeddings, and heads that ask what is spoken of; all but Phi is thrown away."""
+    """Phi, a stand-in for image embeddings, and auxiliary heads for mentions; only Phi is kept."""
 
     def __init__(self, settings: Settings, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
@@ -77,19 +77,19 @@ class LanguagePretraining(nn.Module):
         self.objects, self.number = ObjectHead(settings.width), nn.Linear(settings.width, MOST_OBJECTS + 1)
 
     def step(self, number: int) -> Step:
-        """The loss of one step on scenes and wordings never seen before."""
+        """The loss of one step on new scenes and wordings."""
         rng = rng_of("language", number)
         self.norms.inserted = number % 2 == 1
         scenes = batch_of_scenes("pretrain", number, self.settings.language.batch)
         return self.measure(scenes, rng, in_words=number % 8 == 0)
 
     def measure(self, scenes: list[Scene], rng: random.Random, in_words: bool) -> Step:
-        """Loss, and how many answer tokens are right, with all scenes told in words or all in vectors."""
+        """Loss and share of correct answer tokens, with the scenes given in words or as vectors."""
         rows = [self._row(picture, lesson(picture, rng), in_words) for picture in scenes]
         input_ids, weights = pad([row.ids for row in rows], 0), pad([row.weights for row in rows], 0.0)
         present = pad([[1] * len(row.ids) for row in rows], 0).bool()
-        told = None if in_words else self.slots(scenes, rng)
-        middle, hidden = self.hidden(input_ids, [row.start for row in rows], told)
+        slots = None if in_words else self.slots(scenes, rng)
+        middle, hidden = self.hidden(input_ids, [row.start for row in rows], slots)
         strain = self.norms.strain(present)
         spoken_of, accuracy = self._spoken_of(middle, rows)
         learned = weights[:, 1:] > 0
@@ -106,22 +106,22 @@ class LanguagePretraining(nn.Module):
         return Step(loss + self.settings.norm_penalty * strain + self.settings.mention_weight * spoken_of, figures)
 
     def hidden(self, input_ids: Tensor, starts: list[int], slots: Tensor | None) -> tuple[Tensor, Tensor]:
-        """States after the layer that is asked about mentions, and those the head reads: (B, T) -> twice (B, T, D).
+        """Hidden states after the mention layer, and final ones: (B, T) -> twice (B, T, D).
 
-        What `slots` tells stands in place of the ids from each row's start.
+        From each row's start, embeddings of the `slots` replace those of the ids.
         """
         embeds = self.phi.get_input_embeddings()(input_ids)
         if slots is not None:
-            told = self.stand_in(slots)
+            stand_in = self.stand_in(slots)
             places = torch.tensor(starts)[:, None] + torch.arange(self.settings.query_tokens)
-            embeds = embeds.scatter(1, places[..., None].expand_as(told), told)
-        # Causal and padded on the right: no mask needed.
+            embeds = embeds.scatter(1, places[..., None].expand_as(stand_in), stand_in)
+        # Causal and right-padded: no mask needed.
         self.norms.clear()
         states = self.phi.model(inputs_embeds=embeds, use_cache=False, output_hidden_states=True)
         return states.hidden_states[self.settings.mention_layer], states.last_hidden_state
 
     def _spoken_of(self, middle: Tensor, rows: list[Row]) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the throw-away heads that ask, at every mention, how many objects fit it, and if one, which."""
+        """Loss of the auxiliary heads: at every mention, how many objects fit, and which, if it is one."""
         spots = torch.tensor([(row, place) for row, one in enumerate(rows) for place, _ in one.mentions])
         fitting = [objects for one in rows for _, objects in one.mentions]
         if not fitting:
@@ -132,7 +132,7 @@ class LanguagePretraining(nn.Module):
         logits = self.number(hidden)
         right = (logits.detach().argmax(dim=-1) == numbers).float().mean().item()
         figures = {f"mention_{part}": figures[part] for part in ("kind", "row", "column", "box_error")}
-        # Numbers weigh double: they come last, as no single object tells them.
+        # The number counts double: it is learned last, since it depends on all objects.
         return loss + 2 * nn.functional.cross_entropy(logits, numbers), {"mention_number": right, **figures}
 
     def _row(self, picture: Scene, one: Exchange, in_words: bool) -> Row:
@@ -147,16 +147,16 @@ class LanguagePretraining(nn.Module):
                 place_of = {end: place for place, (_, end) in enumerate(piece.offsets, len(ids))}
                 spoken_of += [(place_of[said.end], said.objects) for said in mentions(text, picture)]
             ids += piece.ids
-            # A long answer counts for more than a short one, but not in proportion: one word can need as much insight.
+            # Long answers weigh more than short ones, but less than proportionally: one word can be just as hard.
             weights += [len(piece) ** -0.5 if learned else 0.0] * len(piece)
-            if learned:  # an answer is over: the next turn begins like a new text
+            if learned:  # end of an answer: the next turn begins like a new text
                 ids.append(0)
                 weights.append(0.0)
         longest = self.settings.language_tokens
         return Row(ids[:longest], weights[:longest], start, [said for said in spoken_of if said[0] < longest])
 
     def answers(self, scenes: list[Scene], turns: list[Turn], rng: random.Random, longest: int) -> list[str]:
-        """What the model answers, greedily, about scenes told in vectors."""
+        """Greedy answers about scenes given as vectors."""
         exchanges = [Exchange("", (replace(turn, answer=""),), TEMPLATE) for turn in turns]
         asked = [(one.opening(), next(text for text, _ in one.segments())) for one in exchanges]
         starts = [1 + len(self._encode(opening)) for opening, _ in asked]
@@ -175,7 +175,7 @@ class LanguagePretraining(nn.Module):
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def slots(self, scenes: list[Scene], rng: random.Random) -> Tensor:
-        """Each scene as attributes of its objects, somewhere among the slots of an image: (B, slots, attributes)."""
+        """The objects' attributes of each scene, placed among the slots of an image: (B, slots, attributes)."""
         return torch.stack([self._slots(picture, rng) for picture in scenes])
 
     def _slots(self, picture: Scene, rng: random.Random) -> Tensor:
@@ -188,10 +188,10 @@ class LanguagePretraining(nn.Module):
 
 
 class Norms:
-    """The norms that TinyGPT-V puts on queries, keys and attention outputs, and how far activations are from them.
+    """The norms that TinyGPT-V puts on queries, keys and attention outputs, and a penalty for needing them.
 
-    Where activations already have zero mean and unit variance, inserting the norms changes little and stage 1 has
-    little to repair. The strain is a loss that says how far they are; `inserted` puts the norms there.
+    If activations already have zero mean and unit variance, inserting the norms changes little and stage 1 has little
+    to repair. The strain is a loss that measures the deviation; `inserted` activates the norms.
     """
 
     def __init__(self, phi: PhiForCausalLM) -> None:
@@ -206,11 +206,11 @@ class Norms:
             attention.dense.register_forward_hook(self._whole)
 
     def strain(self, present: Tensor) -> Tensor:
-        """The mean strain of the last forward pass over tokens that are present (B, T)."""
+        """Mean strain of the last forward pass over the tokens that are present (B, T)."""
         return torch.stack([seen[present].mean() for seen in self._seen]).mean()
 
     def clear(self) -> None:
-        """Forget the last forward pass."""
+        """Discard the last forward pass."""
         self._seen.clear()
 
     def _per_head(self, head_dim: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

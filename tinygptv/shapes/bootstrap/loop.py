@@ -1,4 +1,4 @@
-"""The one training loop of all three phases, small because nothing here is distributed."""
+"""The training loop of all three phases; nothing here is distributed."""
 
 import math
 import time
@@ -16,7 +16,7 @@ logger = getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """What one step reports: the loss to minimise, and figures worth a log line."""
+    """The result of one step: the loss to minimise, and figures for the log."""
 
     loss: Tensor
     figures: dict[str, float]
@@ -29,7 +29,7 @@ def train(
     step_at: Callable[[int], Step],
     checkpoint: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Minimise for `phase.steps` steps and return every loss; `checkpoint` is called now and then, and at the end."""
+    """Minimise for `phase.steps` steps and return every loss; `checkpoint` is called regularly and at the end."""
     trained = list(parameters)
     optimizer = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.98), weight_decay=phase.weight_decay)
     losses: list[float] = []
@@ -54,7 +54,7 @@ def train(
 
 
 def learning_rate(phase: Phase, step: int) -> float:
-    """Linear warm-up to the peak, then a cosine down to a tenth of it."""
+    """Linear warm-up to the peak, then cosine decay to a tenth of it."""
     if step < phase.warmup_steps:
         return phase.peak_lr * (step + 1) / phase.warmup_steps
     share = (step - phase.warmup_steps) / max(1, phase.steps - phase.warmup_steps)

@@ -1,7 +1,7 @@
-"""Which objects of a scene a text speaks of, word by word: what a reader has to know when it gets there.
+"""The objects that a text refers to, word by word.
 
-After `is the small red` that is every small red object, after `circle` every small red circle. The language model is
-asked for it along the way, which teaches it to find things in a picture long before answers alone would.
+After `is the small red`, that is every small red object; after `circle`, every small red circle. The language model
+predicts this as an auxiliary task, which teaches it to find objects much earlier than answers alone would.
 """
 
 import re
@@ -25,14 +25,14 @@ _WORD = re.compile(
 
 @dataclass(frozen=True)
 class Mention:
-    """The objects that fit everything said of something up to the character `end`."""
+    """The objects that fit a description up to the character `end`."""
 
     end: int
     objects: tuple[SceneObject, ...]
 
 
 def mentions(text: str, scene: Scene) -> Iterator[Mention]:
-    """A mention after every word that narrows what is spoken of: size, colour, kind, `shape`, place."""
+    """A mention after every word that narrows a description: size, colour, kind, `shape`, position."""
     said: dict[str, str] = {}
     last = 0
     for word in _WORD.finditer(text):

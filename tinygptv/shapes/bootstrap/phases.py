@@ -1,4 +1,4 @@
-"""The phases in order, what each leaves behind, and how the result can be traced and repeated."""
+"""The phases in order, the files they write, and the provenance that makes the result reproducible."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ _DATA_SAMPLE = 64
 
 @dataclass(frozen=True)
 class Training:
-    """A phase ready to run: what it trains, its step, how to write its files, and its held-out scores."""
+    """A phase ready to run: the module it trains, its step, how to write its files, and its held-out scores."""
 
     module: nn.Module
     phase: Phase
@@ -49,18 +49,18 @@ class Training:
 
 
 def run(output: Path, phases: Iterable[str] = PHASES, settings: Settings | None = None) -> None:
-    """Train the named phases into `output`, skipping those that its provenance records as finished.
+    """Train the given phases into `output`, skipping those that its provenance lists as finished.
 
-    `language` needs only the tokenizer, so it can run in a second process beside `tower` and `qformer`. Single-threaded
-    on purpose: the recorded losses then repeat on other machines. Raises DefinitionError for an unknown phase and
-    HandoffError when a phase that must come first is missing.
+    `language` needs only the tokenizer, so it can run in parallel with `tower` and `qformer`. Uses a single thread, so
+    that the recorded losses are reproducible on other machines. Raises DefinitionError for an unknown phase and
+    HandoffError if a prerequisite phase is missing.
     """
     settings = settings or Settings()
     for name in phases:
         if name not in PHASES:
             raise DefinitionError(f"bootstrap has no phase '{name}'. {did_you_mean(name, PHASES)}")
         if name in provenance(output):
-            logger.info("bootstrap %s: finished before, in %s", name, output)
+            logger.info("bootstrap %s: already finished in %s", name, output)
         elif name == "tokenizer":
             output.mkdir(parents=True, exist_ok=True)
             train_tokenizer(settings.vocabulary, TOKENIZER_TEXTS).save_pretrained(output / "tokenizer")
@@ -71,17 +71,17 @@ def run(output: Path, phases: Iterable[str] = PHASES, settings: Settings | None 
 
 
 def first_losses(output: Path, name: str, steps: int, settings: Settings | None = None) -> list[float]:
-    """The first losses of a phase, repeated from its seed and the files of `output` that it starts from."""
+    """The first losses of a phase, reproduced from its seed and from the files in `output` that it starts from."""
     training = prepare(output, name, settings or Settings())
     return train(name, training.module.parameters(), replace(training.phase, steps=steps), training.step)
 
 
 def prepare(output: Path, name: str, settings: Settings) -> Training:
-    """Build a phase from its seed and from the finished phases it stands on."""
+    """Build a phase from its seed and the finished phases it depends on."""
     torch.set_num_threads(1)
     needs = {"tower": (), "qformer": ("tokenizer", "tower"), "language": ("tokenizer",)}[name]
     if missing := [need for need in needs if need not in provenance(output)]:
-        raise HandoffError(f"{output} holds no finished {' and '.join(missing)}, which bootstrap {name} starts from")
+        raise HandoffError(f"{output} has no finished {' and '.join(missing)}, which bootstrap {name} starts from")
     phase: Phase = getattr(settings, name)
     torch.manual_seed(phase.seed)
     if name == "tower":
@@ -95,13 +95,13 @@ def prepare(output: Path, name: str, settings: Settings) -> Training:
 
 
 def provenance(output: Path) -> dict[str, Any]:
-    """What has been finished in `output`, by phase."""
+    """The finished phases of `output`, by name."""
     path = output / PROVENANCE
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def data_hash() -> str:
-    """A hash of the first scenes and their pixels: it changes when the world or its drawing does."""
+    """A hash of the first scenes and their pixels, which changes with the world or its drawing."""
     scenes = [scene("pretrain", index) for index in range(_DATA_SAMPLE)]
     digest = hashlib.sha256(repr([picture.objects for picture in scenes]).encode())
     digest.update((pixel_values(scenes, 48) * 1000).short().numpy().tobytes())
@@ -115,7 +115,7 @@ def _train(output: Path, name: str, settings: Settings) -> None:
 
     def checkpoint(steps: int) -> None:
         training.module.eval()
-        with torch.no_grad(), torch.random.fork_rng():  # looking must not change what follows
+        with torch.no_grad(), torch.random.fork_rng():  # scoring must not affect training
             scores = training.scores()
         training.module.train()
         draft.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def _train(output: Path, name: str, settings: Settings) -> None:
 
 
 def _record(output: Path, name: str, entry: dict[str, Any], files: Iterable[Path]) -> None:
-    """Add a finished phase to the provenance, last of all: its presence there means that its files are complete."""
+    """Add a finished phase to the provenance. Done last, so that an entry implies complete files."""
     hashes = {str(file): hashlib.sha256((output / file).read_bytes()).hexdigest() for file in sorted(files)}
     libraries = {library: version(library) for library in ("torch", "transformers", "tokenizers", "numpy", "pillow")}
     made_with = {"command": f"tinygptv bootstrap --phase {name}", "data": data_hash()}
@@ -171,7 +171,7 @@ def _write_language(speaker: LanguagePretraining, folder: Path) -> None:
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    # Half precision: the frozen parts of the real recipe are published like that, and it halves the package.
+    # Half precision, like the published frozen parts of the real recipe; it also halves the package.
     save_file({name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}, path)
 
 

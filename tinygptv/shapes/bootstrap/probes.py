@@ -1,4 +1,4 @@
-"""Held-out scores of each phase: what its frozen output says about scenes that no phase has seen."""
+"""Held-out scores of each phase, on scenes that no phase has seen."""
 
 from tinygptv.data.prompting.boxes import read_box
 from tinygptv.evaluate.boxes import iou
@@ -14,7 +14,7 @@ _SCENES = 128
 
 
 def tower(pretraining: TowerPretraining) -> dict[str, float]:
-    """Accuracies of the linear heads per picture size: per patch, and the number of objects on the class token."""
+    """Accuracies of the linear heads by picture size: per patch, and the number of objects from the class token."""
     scenes = batch_of_scenes("heldout", 0, _SCENES)
     return {
         f"{figure}_{side}": round(value, 4)
@@ -24,7 +24,7 @@ def tower(pretraining: TowerPretraining) -> dict[str, float]:
 
 
 def qformer(pretraining: QFormerPretraining) -> dict[str, float]:
-    """Per picture size: accuracies of the linear probe on the query outputs, and the three objectives' losses."""
+    """By picture size: accuracies of the linear probe on the query outputs, and the three objectives' losses."""
     scenes = batch_of_scenes("heldout", 0, _SCENES)
     return {
         f"{figure}_{side}": round(value, 4)
@@ -34,25 +34,25 @@ def qformer(pretraining: QFormerPretraining) -> dict[str, float]:
 
 
 def language(pretraining: LanguagePretraining) -> dict[str, float]:
-    """Share of answer tokens that are right, and their loss, for scenes told in words and in vectors, and exams.
+    """Accuracy and loss of answer tokens with scenes given in words and as vectors, and accuracy in exams.
 
-    All with TinyGPT-V's norms inserted, as the stages will read it: the exams say what these can build on.
+    Measured with TinyGPT-V's norms inserted, as the stages will use the model.
     """
     pretraining.norms.inserted = True
     scenes = batch_of_scenes("heldout", 0, _SCENES)
     return {
-        f"{figure}_{manner}": round(value, 4)
-        for manner, in_words in (("words", True), ("vectors", False))
+        f"{figure}_{form}": round(value, 4)
+        for form, in_words in (("words", True), ("vectors", False))
         for figure, value in pretraining.measure(scenes, rng_of("probe", 0), in_words).figures.items()
     } | {name: round(_exam(pretraining, scenes, name), 4) for name in EXAMS}
 
 
 def _exam(pretraining: LanguagePretraining, scenes: list[Scene], name: str) -> float:
-    """Share of one kind of questions answered rightly about scenes told in vectors; boxes from an IoU of 0.5."""
+    """Share of correct answers to one kind of question with scenes as vectors; boxes count from an IoU of 0.5."""
     rng = rng_of(name, 0)
     asked = [(picture, turn) for picture in scenes if (turn := EXAMS[name](picture, rng))]
-    told, turns = [picture for picture, _ in asked], [turn for _, turn in asked]
-    answers = pretraining.answers(told, turns, rng, longest=16 if name == "refer" else 3)
+    scenes, turns = [picture for picture, _ in asked], [turn for _, turn in asked]
+    answers = pretraining.answers(scenes, turns, rng, longest=16 if name == "refer" else 3)
     return sum(_is_right(said, turn.answer) for said, turn in zip(answers, turns, strict=True)) / len(turns)
 
 

@@ -1,9 +1,9 @@
-"""Phase 2: on the frozen vision encoder, the Q-Former learns BLIP-2's objectives, and to keep every object apart.
+"""Phase 2: the Q-Former on the frozen vision encoder learns BLIP-2's objectives, and to separate objects.
 
-Contrast (ITC), matching (ITM) and generation (ITG) as in LAVIS, in one process, so negatives come from the step's own
-batch plus one hand-made negative per text, wrong in a single attribute, place or number. Their texts name places,
-numbers and boxes. A fourth objective, a linear probe that asks the first nine queries for the nine grid cells, is ours:
-the three alone leave "where" out of the query outputs.
+Contrast (ITC), matching (ITM) and generation (ITG) as in LAVIS, in one process: negatives are the step's own batch plus
+one hand-made negative per text, wrong in a single attribute, position or number. The texts name positions, numbers and
+boxes. A fourth objective is ours, a linear probe that predicts the nine grid cells from the first nine queries: with
+the other three alone, the query outputs do not encode positions.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ _SMOOTHING = 0.1
 
 
 class QFormerPretraining(nn.Module):
-    """The image-text Q-Former on a frozen encoder at both picture sizes, with a throw-away head for the grid cells."""
+    """The image-text Q-Former on a frozen encoder at both picture sizes, with an auxiliary head for the grid cells."""
 
     def __init__(self, settings: Settings, backbones: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
@@ -50,19 +50,19 @@ class QFormerPretraining(nn.Module):
         )
         self.qformer = ImageTextQFormer(config, settings.query_tokens, settings.contrast_width)
         self.cells = ObjectHead(settings.width)
-        # In a plain dict, so that these frozen parts are no part of what is trained.
+        # In a plain dict, so that the frozen encoders are not registered as submodules.
         self._encoders = {
             side: VisionEncoder.from_pretrained(backbones, side).eval().requires_grad_(False)
             for side in settings.image_sizes
         }
 
     def step(self, number: int) -> Step:
-        """The loss of one step on scenes and texts never seen before."""
+        """The loss of one step on new scenes and texts."""
         side = self.settings.image_sizes[number % 2]
         return self.measure(batch_of_scenes("pretrain", number, self.settings.qformer.batch), number, side)
 
     def measure(self, scenes: list[Scene], number: int, side: int) -> Step:
-        """The four losses with equal weight, and how often each objective is right."""
+        """The sum of the four losses, and the accuracies of the probe."""
         rng = rng_of("qformer", number)
         pairs = [matching_pair(picture, rng) for picture in scenes]
         written = [generation_text(picture, rng) for picture in scenes]
@@ -77,12 +77,12 @@ class QFormerPretraining(nn.Module):
         return Step(itc + itm + itg + cells, figures)
 
     def features(self, scenes: list[Scene], side: int) -> Tensor:
-        """Frozen image features at a picture size."""
+        """Image features of the frozen encoder at a picture size."""
         with torch.no_grad():
             return self._encoders[side](pixel_values(scenes, side))
 
     def _contrast(self, queries: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """ITC over the batch; the hand-made wrong texts (second half of the rows) are more negatives for a picture."""
+        """ITC over the batch; the hand-made wrong texts (second half of the rows) are additional negatives."""
         texts = self.qformer.text_embedding(input_ids, mask)
         similarity = self.qformer.similarity(self.qformer.image_embedding(queries), texts) / self.qformer.temperature
         batch = len(queries)
@@ -92,7 +92,7 @@ class QFormerPretraining(nn.Module):
         return (to_text + to_image) / 2, similarity[:, :batch].detach()
 
     def _matching(self, features: Tensor, input_ids: Tensor, mask: Tensor, similarity: Tensor) -> Tensor:
-        """ITM over three groups: own pairs, the hand-made wrong text, and a confusable picture or a confusable text."""
+        """ITM over three groups: matching pairs, the hand-made wrong text, and a hard negative picture or text."""
         batch = len(features)
         confusable = similarity.masked_fill(torch.eye(batch, dtype=torch.bool), -10_000)
         other_image = torch.multinomial(confusable.T.softmax(dim=1), 1).squeeze(1)
@@ -103,11 +103,11 @@ class QFormerPretraining(nn.Module):
         texts = torch.cat([own, own + batch, torch.where(by_image, own, other_text)])
         logits = self.qformer.matching_logits(features[images], input_ids[texts], mask[texts])
         labels = (torch.arange(3 * batch) < batch).long()
-        # One pair in three matches; weighed as much as the two that do not.
+        # One pair in three matches; it weighs as much as the two that do not.
         return nn.functional.cross_entropy(logits, labels, weight=torch.tensor([1.0, 2.0]))
 
     def _generation(self, features: Tensor, texts: list[str]) -> Tensor:
-        """ITG: the text, token by token, from the queries."""
+        """ITG: generate the text from the queries."""
         input_ids, mask = self._tokens(texts, self.qformer.dec_id)
         logits = self.qformer.generation_logits(features, input_ids, mask)
         targets = input_ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORE)

@@ -1,11 +1,11 @@
-"""Every number of the bootstrap in one place; all of them go into its provenance."""
+"""All numbers of the bootstrap; they are recorded in its provenance."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One training loop: AdamW, linear warm-up, then a cosine down to a tenth of the peak rate."""
+    """One training loop: AdamW, linear warm-up, then cosine decay to a tenth of the peak rate."""
 
     steps: int
     batch: int
@@ -18,7 +18,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of the three backbones and the budget of their pretraining, chosen for one thread and about an hour."""
+    """Sizes of the three backbones and their training budget, chosen for one thread and about an hour."""
 
     image_sizes: tuple[int, int] = (48, 64)  # px; stages 1-3 use the first, stage 4 the second
     patch_size: int = 8
@@ -30,10 +30,10 @@ class Settings:
     contrast_width: int = 64
     language_layers: int = 5
     vocabulary: int = 640
-    language_tokens: int = 128  # longer exchanges are cut
-    slot_noise: float = 0.1  # on the attributes of what is told in vectors: no picture is read exactly
+    language_tokens: int = 128  # longer exchanges are truncated
+    slot_noise: float = 0.1  # on attributes given as vectors, since pictures are never read exactly
     norm_penalty: float = 0.02
-    mention_layer: int = 3  # after which it must be known what a phrase speaks of
+    mention_layer: int = 3  # layer whose output the mention heads read
     mention_weight: float = 0.2
     tower: Phase = field(default_factory=lambda: Phase(steps=2400, batch=32, peak_lr=1.5e-3, seed=1))
     qformer: Phase = field(default_factory=lambda: Phase(steps=1600, batch=24, peak_lr=1.0e-3, seed=2))

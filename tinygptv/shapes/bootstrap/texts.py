@@ -1,4 +1,4 @@
-"""What the language model and the Q-Former read: exchanges about a described scene, and phrases with hard negatives."""
+"""Training texts for language model and Q-Former: exchanges about a described scene, phrases with hard negatives."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ _GROUND = (
 _VALUES = language.CHOICES | {"place": language.ANSWERS["position"]}
 _BARE = ("", " ", "\n")
 TEMPLATE = ("###Human: ", " ###Assistant: ", "###")
-"""How the stages of the tiny recipe word a turn: before the instruction, before the answer, after it."""
+"""The turn template of the tiny recipe's stages: before the instruction, before the answer, after it."""
 _TEMPLATES = (TEMPLATE, ("[INST] ", " [/INST]", "###"))
 
 
@@ -67,14 +67,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A described scene and what is said about it. Without a template it is a bare caption, as in stages 1 and 2."""
+    """A described scene and turns about it. Without a template it is a bare caption, as in stages 1 and 2."""
 
     description: str
     turns: tuple[Turn, ...]
     template: tuple[str, str, str] | None
 
     def segments(self) -> Iterator[tuple[str, bool]]:
-        """The text after the description, in pieces to be tokenised apart; True marks what is to be learned."""
+        """The text after the description, in separately tokenized pieces; True marks text with loss."""
         if self.template is None:
             yield self.turns[0].answer + "\n", True
             return
@@ -88,7 +88,7 @@ class Exchange:
         return f"{self.template[0]}<Img>" if self.template else ""
 
     def words(self) -> Iterator[str]:
-        """Everything in order."""
+        """All pieces in order."""
         yield self.opening()
         yield self.description
         for text, _ in self.segments():
@@ -96,12 +96,12 @@ class Exchange:
 
 
 def lesson(scene: Scene, rng: random.Random) -> Exchange:
-    """One sequence for the language model: mostly drills, else an exchange as the stages will hold it."""
+    """One training sequence for the language model: mostly drills, otherwise an exchange as in the stages."""
     return drills(scene, rng) if rng.random() < 0.75 else exchange(scene, rng)
 
 
 def exchange(scene: Scene, rng: random.Random) -> Exchange:
-    """A description in one of many wordings, then a bare caption or two to four tasks in their full wording."""
+    """A description in one of many wordings, then a bare caption or two to four tasks in full wording."""
     description = describe(scene, rng)
     if rng.random() < 0.15:
         return Exchange(description, (Turn("", language.caption(scene, rng)),), None)
@@ -110,17 +110,17 @@ def exchange(scene: Scene, rng: random.Random) -> Exchange:
 
 
 def drills(scene: Scene, rng: random.Random) -> Exchange:
-    """Many questions and statements in their shortest form, often with hardly a template.
+    """Many questions and statements in their shortest form, often with a minimal template.
 
-    Almost all there is to learn about reading a scene is in such one-word answers, and the long wordings of the real
-    tasks would crowd them out. Questions come in many wordings, of which people will use any.
+    Most of reading a scene can be learned from such one-word answers, which the long wordings of the real tasks would
+    crowd out. Questions come in many wordings, since users may choose any.
     """
     template, length = rng.choice(((TEMPLATE, 8), (_BARE, 12)))
     return Exchange(describe(scene, rng), tuple(_drill(scene, rng) for _ in range(length)), template)
 
 
 def describe(scene: Scene, rng: random.Random) -> str:
-    """The scene in words, as they stand in for the picture: objects in any order, at times with boxes."""
+    """The scene in words, in place of the picture: objects in any order, sometimes with boxes."""
     forms = ("a {size} {colour} {kind} {at}", "{kind}, {colour}, {size}, {place}", "{place} {name}")
     form = rng.choice(forms) + rng.choice(("", " {box}"))
     return "; ".join(
@@ -151,7 +151,7 @@ def _drill(scene: Scene, rng: random.Random) -> Turn:
 
 
 def _presence(scene: Scene, rng: random.Random) -> Turn:
-    """`any red? no`, `any small star? yes`: one attribute or two, the steps towards judging a whole statement."""
+    """`any red? no`, `any small star? yes`: one or two attributes, as a step towards judging whole statements."""
     parts = rng.choice((("kind",), ("colour",), ("place",), ("colour", "kind"), ("size", "kind"), ("kind", "place")))
     present = [tuple(_attribute(thing, part) for part in parts) for thing in scene.objects]
     wanted, said = rng.random() < 0.5, rng.choice(present)
@@ -255,11 +255,11 @@ EXAMS: dict[str, Callable[[Scene, random.Random], Turn | None]] = {
     **{f"ask_{kind}_in_new_words": partial(_ask_unseen, kind) for kind in TRIED},
     "refer": _refer,
 }
-"""What the language model is examined in, worded as in the last stage, or in words that no lesson uses."""
+"""Exams of the language model, worded as in the last stage or in wordings that training does not use."""
 
 
 def matching_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """A text that fits the scene and one that nearly does: wrong in one attribute, one place, or one number."""
+    """A text that fits the scene and a hard negative: wrong in one attribute, one position, or one number."""
     if rng.random() < 0.25:
         true, false = (language.count_statement(scene, rng, truth).text for truth in (True, False))
         return true, false
@@ -288,7 +288,7 @@ def _content(thing: SceneObject) -> tuple[str | int, ...]:
 
 
 def generation_text(scene: Scene, rng: random.Random) -> str:
-    """What the Q-Former learns to write: places of all objects, their counts, or the boxes of one or two."""
+    """A text for the Q-Former to generate: positions of all objects, their counts, or the boxes of one or two."""
     style = rng.random()
     if style < 0.45:
         return language.full_caption(scene, rng)

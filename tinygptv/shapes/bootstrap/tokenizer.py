@@ -1,4 +1,4 @@
-"""A byte-level BPE for the world's small language, so that a sentence costs tens of tokens and any text works."""
+"""A byte-level BPE for the small language of the shapes world: tens of tokens per sentence, and any text works."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from tinygptv.shapes.bootstrap.corpus import rng_of
 from tinygptv.shapes.bootstrap.texts import exchange
 from tinygptv.shapes.scenes import scene
 
-END_OF_TEXT = "<|endoftext|>"  # begins, ends and pads, as in Phi-2; its id is 0
+END_OF_TEXT = "<|endoftext|>"  # BOS, EOS and padding, as in Phi-2; its id is 0
 
 
 def train_tokenizer(vocabulary: int, texts: int) -> PreTrainedTokenizerFast:
-    """Fit the merges on `texts` scenes' worth of everything that is ever said about them.
+    """Train the merges on the texts of `texts` scenes.
 
-    `###` and each digit always stand alone: answers then end in one recognisable token, and a coordinate is read
-    digit by digit.
+    `###` and each digit are always separate tokens: answers then end in one recognisable token, and coordinates are
+    read digit by digit.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

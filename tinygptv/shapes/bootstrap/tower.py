@@ -1,6 +1,7 @@
-"""Phase 1: the vision encoder learns to say, patch by patch, what is there and where.
+"""Phase 1: the vision encoder learns to predict, for every patch, which object is there and where.
 
-Patch tokens first, without the Q-Former: trained together, the two learn colours and counts but never places.
+Patch tokens are trained first, without the Q-Former: trained together, the two learn colours and counts but never
+positions.
 """
 
 import torch
@@ -12,16 +13,16 @@ from tinygptv.shapes.bootstrap.loop import Step
 from tinygptv.shapes.bootstrap.settings import Settings
 from tinygptv.shapes.scenes import GRID, Scene
 
-_TOGETHER = 5  # scenes merged into one crowded picture, which has about seven objects
+_TOGETHER = 5  # scenes merged into one crowded picture of about seven objects
 
 
 class TowerPretraining(nn.Module):
-    """The encoder with two linear heads that are thrown away: objects on patch tokens, their number on the class token.
+    """The encoder with two auxiliary linear heads: objects from patch tokens, their number from the class token.
 
-    Three batches of four are crowded pictures, from which a step learns about three times as much.
+    Three of four batches are crowded pictures, from which a step learns about three times as much.
 
-    Batches alternate between the two picture sizes; the position table belongs to the smaller one and is
-    interpolated for the larger exactly as loading does it later.
+    Batches alternate between the two picture sizes; the position table belongs to the smaller one and is interpolated
+    for the larger, exactly as when loading the model.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,7 +42,7 @@ class TowerPretraining(nn.Module):
         self.number = nn.Linear(settings.width, GRID * GRID)
 
     def step(self, number: int) -> Step:
-        """The loss of one step on scenes never seen before."""
+        """The loss of one step on new scenes."""
         side = self.settings.image_sizes[number % 2]
         batch = self.settings.tower.batch
         scenes = batch_of_scenes("pretrain", number, batch * _TOGETHER)
@@ -57,5 +58,5 @@ class TowerPretraining(nn.Module):
         return Step(loss + 0.5 * nn.functional.cross_entropy(logits, counts), figures)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Features at either size, from the one position table that is being trained."""
+        """Features at either size, from the single position table being trained."""
         return self.encoder.model(pixels, interpolate_pos_encoding=True).last_hidden_state
