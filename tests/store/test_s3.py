@@ -235,7 +235,7 @@ def test_a_lease_is_free_again_when_it_has_expired_and_not_before(
 
     held_until(time.time() + 50)
     with (
-        pytest.raises(StorageError, match=r"process 1 on far is refreshing it \(its hold lasts \d+ s"),
+        pytest.raises(StorageError, match=r"process 1 on far is refreshing it \(its lease expires in \d+ s"),
         Store(workdir).exclusive("refresh/web", "refreshing it"),
     ):
         pytest.fail("both hold it")
@@ -252,7 +252,7 @@ def test_what_was_made_under_a_lost_lease_is_not_published(workdir: str) -> None
         time.sleep(0.1)
         return build(folder)
 
-    with pytest.MonkeyPatch.context() as quick, pytest.raises(StorageError, match="the lease on it was lost"):
+    with pytest.MonkeyPatch.context() as quick, pytest.raises(StorageError, match="its lease was lost"):
         quick.setattr(s3, "LEASE_SECONDS", 0.05)
         store.make(NAME, "build", {}, [], build_while_another_takes_over)
     assert store.find(NAME) is None

@@ -1,12 +1,12 @@
 """Artifacts: folders that are complete or absent, named after what made them, on disk or on S3.
 
-Every arrow of the journey leaves one folder behind. It is built in a draft beside its final place, its
-`manifest.json` is written last and says what, from what, how many, how many dropped and why; then the draft is renamed
-(local) or uploaded with the manifest as its last object (S3). A manifest's presence therefore means *complete*:
-resuming, caching and lineage all read that one file. The name ends in a hash of the resolved definition and of the
+Every step of the journey produces one folder. It is built as a draft next to its final location. Its `manifest.json` is
+written last and records what was made, from what, and how many rows were dropped and why; then the draft is renamed
+(local) or uploaded with the manifest as the last object (S3). So a manifest means that the artifact is *complete*;
+resuming, caching and lineage rely on that file alone. The name ends in a hash of the resolved definition and the
 parents' names, so a changed threshold gives a new folder, never a mixed one.
 
-Beside the artifacts lie a few documents, which change: see `storage.py`.
+Next to the artifacts are a few documents that change: see `storage`.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class FileEntry(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What building an artifact counted. `rows_in = rows_out + sum(drops)` always holds where rows are counted."""
+    """The counts of building an artifact. Where rows are counted, `rows_in = rows_out + sum(drops)` holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     rows_in: int = 0
@@ -54,7 +54,7 @@ class Outcome(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The last file of an artifact."""
+    """The content of an artifact's `manifest.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     artifact: str
@@ -82,20 +82,20 @@ def artifact_name(place: str, definition: dict[str, Any], parents: list[str]) ->
 
 
 def sha256_of(path: Path) -> str:
-    """Content hash of one file, read in blocks."""
+    """The SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def storage_errors(place: str | Path) -> Iterator[None]:
-    """Turn the operating system's refusals into errors a user can act on."""
+    """Convert errors of the operating system into errors with advice for the user."""
     advice = {
         errno.ENOSPC: "the disk is full; free some space, then start the same command again: finished work is kept",
         errno.EDQUOT: "the disk quota is used up; free some space, then start the same command again",
-        errno.EFBIG: "a file may not grow any further; raise the limit (ulimit -f), then start the same command again",
-        errno.EACCES: "permission denied; choose a workdir you may write to",
-        errno.EPERM: "permission denied; choose a workdir you may write to",
+        errno.EFBIG: "the file size limit is reached; raise it (ulimit -f), then start the same command again",
+        errno.EACCES: "permission denied; choose a workdir you can write to",
+        errno.EPERM: "permission denied; choose a workdir you can write to",
         errno.EROFS: "the file system is read-only; choose another workdir",
         errno.ENOTDIR: "a part of this path is a file; choose another workdir",
     }
@@ -110,8 +110,8 @@ def storage_errors(place: str | Path) -> Iterator[None]:
 class Store:
     """All artifacts and documents below one `workdir`: a local path or `s3://bucket/prefix`.
 
-    Work always happens on local disk. For S3 the finished folders are uploaded, and fetched again into a local cache
-    ($TINYGPTV_CACHE, by default ~/.cache/tinygptv) when a later arrow reads them.
+    Work always happens on local disk. On S3, finished folders are uploaded, and downloaded into a local cache
+    ($TINYGPTV_CACHE, by default ~/.cache/tinygptv) when a later step reads them.
     """
 
     def __init__(self, workdir: str) -> None:
@@ -140,11 +140,11 @@ class Store:
         except ValidationError as error:
             raise DataError(
                 f"{self.workdir}/{artifact}/{MANIFEST}: not a manifest ({error.error_count()} problems); "
-                "remove this folder to have it made again"
+                "remove this folder to have it rebuilt"
             ) from error
 
     def folder(self, artifact: str) -> Path:
-        """A local folder holding the complete artifact, fetched first if it lies on S3. Raises DataError if absent."""
+        """A local folder with the complete artifact, fetched from S3 if necessary. Raises DataError if absent."""
         local = self.local_root / artifact
         if (local / MANIFEST).is_file():
             return local
@@ -157,13 +157,13 @@ class Store:
                 whole = Path(fetching) / local.name
                 self._s3.fetch(artifact, {name: entry.bytes for name, entry in manifest.files.items()}, whole)
                 _write_manifest(whole, manifest)
-                # Another process may have fetched it meanwhile; its copy is as good.
+                # Another process may have fetched it in the meantime; its copy is just as good.
                 if not (local / MANIFEST).is_file():
                     whole.rename(local)
         return local
 
     def file(self, artifact: str, name: str) -> Path:
-        """One file of a complete artifact; on S3 only that one is fetched. Raises DataError if it is not there."""
+        """One file of a complete artifact; from S3 only this file is fetched. Raises DataError if it does not exist."""
         local, alone = self.local_root / artifact / name, self.local_root / ".files" / artifact / name
         if local.is_file() or self._s3 is None:
             return local if local.is_file() else self.folder(artifact) / name
@@ -175,9 +175,9 @@ class Store:
         return alone
 
     def place(self, artifact: str) -> str:
-        """Where the files of a complete artifact lie: a folder on this machine, or else an address on S3.
+        """The location of a complete artifact's files: a local folder, or else a URL on S3.
 
-        The same for as long as this store is used. Raises DataError if the artifact is absent.
+        It does not change during the lifetime of this store. Raises DataError if the artifact is absent.
         """
         if artifact not in self._places:
             here = (self.local_root / artifact / MANIFEST).is_file()
@@ -187,22 +187,22 @@ class Store:
         return self._places[artifact]
 
     def names(self, pattern: str) -> list[str]:
-        """Names of complete artifacts that begin as `pattern` says (it may have wildcards), sorted."""
+        """Names of complete artifacts that begin with `pattern` (wildcards allowed), sorted."""
         found = self._storage.glob(f"{pattern}*/{MANIFEST}")
         return [name.removesuffix(f"/{MANIFEST}") for name in found]
 
     def read(self, document: str) -> str | None:
-        """The text of a document, or None if there is none yet."""
+        """The text of a document, or None if it does not exist."""
         content = self._storage.read(document)
         return None if content is None else content.decode()
 
     def documents(self, prefix: str, suffix: str) -> list[str]:
-        """What stands between prefix and suffix in the names of the documents that have both, sorted."""
+        """Names of documents with this prefix and suffix, without them, sorted."""
         found = self._storage.glob(f"{prefix}*{suffix}")
         return [name.removeprefix(prefix).removesuffix(suffix) for name in found]
 
     def update(self, document: str, change: Callable[[str | None], str]) -> None:
-        """Replace a document by what `change` makes of its latest text; called again if somebody else was faster."""
+        """Replace a document by `change` of its latest text; `change` is called again if another process was faster."""
         with storage_errors(f"{self.workdir}/{document}"):
             while True:
                 content, tag = self._storage.read_tagged(document)
@@ -212,11 +212,11 @@ class Store:
                     return
 
     def exclusive(self, name: str, doing: str) -> AbstractContextManager[Callable[[], None]]:
-        """Hold `name` alone while `doing` something; see `Storage.exclusive`."""
+        """Hold `name` exclusively while `doing` something; see `Storage.exclusive`."""
         return self._storage.exclusive(name, doing)
 
     def begun_elsewhere(self, prefix: str) -> dict[str, str]:
-        """Unfinished artifacts whose names begin so, and the machine whose disk holds their draft; none but on S3."""
+        """Unfinished artifacts with this prefix, and the machine that holds their draft; only on S3."""
         held = self._s3.holders(prefix) if self._s3 else {}
         here = os.uname().nodename
         return {name: host for name, host in held.items() if host != here and self.find(name) is None}
@@ -231,8 +231,8 @@ class Store:
     ) -> Manifest:
         """The artifact's manifest: found if it is complete, else built in a draft folder and published.
 
-        `build` gets the draft folder, which keeps what an interrupted earlier attempt left there. Raises StorageError
-        if another process, on this machine or another one, is building the same artifact.
+        `build` receives the draft folder, with whatever an interrupted attempt left there. Raises StorageError if
+        another process, on this or another machine, is building the same artifact.
         """
         if manifest := self.find(artifact):
             return manifest
@@ -248,7 +248,7 @@ class Store:
                     try:
                         outcome = build(draft)
                     except TinyGPTVError:
-                        # What was refused before anything was written is no attempt to go on from.
+                        # If nothing was written, there is no draft to continue from.
                         with contextlib.suppress(OSError):
                             draft.rmdir()
                         raise
@@ -267,7 +267,7 @@ class Store:
         return manifest
 
     def discard(self, artifact: str) -> None:
-        """Remove an artifact that nothing refers to any more: first its manifest, so that it is never half there."""
+        """Remove an unreferenced artifact, manifest first, so that it never counts as complete while half removed."""
         manifest = self.find(artifact)
         if manifest is None:
             return
@@ -279,13 +279,13 @@ class Store:
             shutil.rmtree(final)
 
     def drop_copy(self, artifact: str) -> None:
-        """Let an artifact on S3 be fetched anew, because its files there have changed."""
+        """Delete local copies of an artifact whose files on S3 have changed."""
         if self._s3:
             for copy in (self.local_root / artifact, self.local_root / ".files" / artifact):
                 shutil.rmtree(copy, ignore_errors=True)
 
     def draft(self, artifact: str) -> Path:
-        """Where an unfinished artifact is being built; may not exist."""
+        """The draft folder of an unfinished artifact; may not exist."""
         return self._draft_folder(artifact)
 
     def _draft_folder(self, artifact: str) -> Path:
@@ -306,7 +306,7 @@ class Store:
 
 
 def cache_folder() -> Path:
-    """Where copies of what lies on S3 are kept on this machine."""
+    """The local folder for copies of data on S3."""
     return Path(os.environ.get("TINYGPTV_CACHE", Path.home() / ".cache" / "tinygptv")).absolute()
 
 
@@ -319,8 +319,10 @@ def _s3_storage(workdir: str) -> "S3Storage":
 
 
 def _built(draft: Path, artifact: str) -> Manifest | None:
-    """The manifest of a draft that was finished but never published, as when its upload failed; None if there is none,
-    or if a file is not as it says."""
+    """The manifest of a draft that was finished but not published, as after a failed upload.
+
+    None if there is none, or if a file does not match it.
+    """
     try:
         manifest = Manifest.model_validate_json((draft / MANIFEST).read_text())
     except (FileNotFoundError, ValidationError):
@@ -329,7 +331,7 @@ def _built(draft: Path, artifact: str) -> Manifest | None:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Last of all files, and whole: its presence means that the others are."""
+    """Write the manifest atomically, after all other files: its presence means that they are complete."""
     partial = folder / f"{MANIFEST}.partial"
     with partial.open("w") as stream:
         stream.write(manifest.model_dump_json(indent=2))
@@ -342,13 +344,13 @@ def _create(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:
-        # The file system has a parent that takes no folders, as /proc does.
+        # Raised by file systems that do not allow creating folders, such as /proc.
         raise StorageError(f"{folder}: this folder cannot be created; choose another workdir") from error
 
 
 def _inventory(folder: Path) -> dict[str, FileEntry]:
-    """Every file but the manifest, which is about them, each safely on disk."""
-    os.sync()  # once for all: a call for each of ten thousand files takes minutes
+    """Entries for all files except the manifest, after syncing them to disk."""
+    os.sync()  # once for all files: an fsync for each of ten thousand would take minutes
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     return {str(file.relative_to(folder)): _entry(file) for file in files}
 

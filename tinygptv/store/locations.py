@@ -1,4 +1,4 @@
-"""Locations named in definitions → paths that can be opened."""
+"""Locations in definitions → paths that can be opened."""
 
 import os
 from collections.abc import Callable
@@ -11,11 +11,11 @@ CHECKOUT = PACKAGE.parent
 
 
 def resolve(location: str, corpus: Callable[[], Path] | None = None) -> str:
-    """An absolute path or URL for `location`.
+    """Resolve `location` to an absolute path or a URL.
 
     `embedded:shapes/x` is looked up in the corpus folder that `corpus` returns (drawn on first use),
     `embedded:backbones/x` in this package, `data:x` below $TINYGPTV_DATA, a relative path below the working directory.
-    Raises DefinitionError if it cannot be resolved; whether something is there is for the reader to say.
+    Raises DefinitionError if that is impossible; existence is not checked.
     """
     prefix, colon, rest = location.partition(":")
     if prefix == "embedded" and colon:
@@ -38,7 +38,7 @@ def resolve(location: str, corpus: Callable[[], Path] | None = None) -> str:
 
 
 def local_path(location: str, corpus: Callable[[], Path] | None = None) -> Path:
-    """As `resolve`, for a file or folder that must exist on local disk. Raises DataError if it does not."""
+    """As `resolve`, for an existing local file or folder. Raises DataError if there is none."""
     resolved = resolve(location, corpus)
     path = Path(resolved)
     if "://" in resolved or not path.exists():

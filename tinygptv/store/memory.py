@@ -1,4 +1,4 @@
-"""How much memory this process and all its descendants hold together, at most."""
+"""Peak memory of this process and its descendants."""
 
 import os
 import threading
@@ -11,9 +11,9 @@ _PROC = Path("/proc")
 
 
 class PeakMemory:
-    """Watches while its context lasts; `bytes` is the most resident memory seen, None where there is no /proc.
+    """Samples memory within its context; `bytes` is the peak resident memory, or None without /proc.
 
-    Pages that processes share count once for each of them.
+    Shared pages count once per process.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class PeakMemory:
 
 
 def _tree(process: int) -> list[int]:
-    """A process and its descendants; each of its threads may have started some."""
+    """A process and its descendants; children are listed by the thread that started them."""
     found = [process]
     for children in (_PROC / str(process) / "task").glob("*/children"):
         for child in _read(children).split():
@@ -55,7 +55,7 @@ def _resident_pages(process: int) -> int:
 
 
 def _read(path: Path) -> str:
-    """A file's content; nothing if its process has ended meanwhile."""
+    """A file's content; empty if its process has ended."""
     try:
         return path.read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Long work says how far it is: a line every few seconds, whatever the thread that does it is waiting for."""
+"""Progress of long-running work: a log line every few seconds, from a separate thread."""
 
 import contextlib
 import logging
@@ -12,33 +12,33 @@ T = TypeVar("T")
 
 
 class Progress:
-    """How far some work is: it `begin`s one thing after the other, and `count`s what passes."""
+    """The state of some work: the current activity (`begin`) and counts of items processed (`count`)."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._doing = name, "beginning"
+        self._name, self._doing = name, "starting"
         self._counts: dict[str, int] = {}
 
     def begin(self, what: str) -> None:
-        """Say what is being done from now on."""
+        """Set the current activity."""
         self._doing = what
 
     def count(self, what: str, items: Iterable[T], size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-        """The items, counted by their size."""
+        """Pass the items through, counting them by size."""
         for item in items:
             self._counts[what] = self._counts.get(what, 0) + size(item)
             yield item
 
     def describe(self) -> str:
-        """What is being done, and all counts."""
+        """The current activity and all counts."""
         counted = "".join(f", {number:,} {what}" for what, number in self._counts.items())
         return f"{self._name}: {self._doing}{counted}"
 
 
 @contextlib.contextmanager
 def reporting(logger: logging.Logger, describe: Callable[[], str]) -> Iterator[None]:
-    """Log what `describe` says, every `INTERVAL_SECONDS` until the context is left; nothing if it is left before.
+    """Log `describe()` every `INTERVAL_SECONDS` within the context.
 
-    `describe` is called by another thread, and must only read.
+    `describe` is called from another thread and must only read.
     """
     is_over = threading.Event()
 

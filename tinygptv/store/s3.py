@@ -1,9 +1,9 @@
-"""S3 as a place for a workdir: as it is, not as a file system.
+"""S3 as storage for a workdir, with the semantics it has rather than those of a file system.
 
-An upload may die half-way, a request may fail for a moment, a listing may lag behind, and no lock ends with its
-process. So requests are repeated with growing pauses, files are fetched by the names and sizes that their manifest
-states and never by a listing, what was uploaded is measured before anything refers to it, and who works alone holds a
-lease: a small object, written on condition, that expires unless it is renewed.
+An upload may die half-way, a request may fail temporarily, a listing may lag behind, and no lock ends with its process.
+So requests are retried with increasing pauses; files are fetched by the names and sizes in their manifest, never by a
+listing; uploads are verified before anything refers to them; and exclusive access is a lease: a small object, written
+conditionally, that expires unless renewed.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 class S3Storage:
-    """`s3://bucket/prefix`, at Amazon or any service that speaks the same protocol, conditional puts included."""
+    """`s3://bucket/prefix`, at Amazon or any compatible service that supports conditional puts."""
 
     def __init__(self, workdir: str) -> None:
         self._workdir = workdir
@@ -59,13 +59,13 @@ class S3Storage:
         return content
 
     def read_range(self, name: str, offset: int, length: int) -> bytes | None:
-        """So many bytes of an object, fewer if it ends before; None if there is no such object."""
+        """A range of an object, shorter at its end; None if the object does not exist."""
 
         def ask() -> bytes:
             try:
                 content: bytes = self._files.cat_file(self._url(name), start=offset, end=offset + length)
             except OSError as error:
-                if error.errno == errno.EINVAL:  # no byte of it lies there
+                if error.errno == errno.EINVAL:  # the range starts beyond the end
                     return b""
                 raise
             return content
@@ -76,13 +76,13 @@ class S3Storage:
             return None
 
     def read_tagged(self, name: str) -> tuple[bytes | None, str]:
-        """An object with an ETag that is not newer than it, so that `swap` may refuse in vain but never overwrites."""
+        """An object and its ETag. The tag may be outdated, never too new, so `swap` may fail but never overwrites."""
         head = self._head(name)
         content = self.read(name) if head else None
         return content, head["ETag"] if head and content is not None else ""
 
     def swap(self, name: str, content: bytes, tag: str) -> bool:
-        """A conditional put. One whose answer was lost is recognised by what is there afterwards."""
+        """A conditional put. If the response is lost, the object is read back to see whether it was written."""
         condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
         request = {"Bucket": self._bucket, "Key": self._key(name), "Body": content} | condition
         try:
@@ -94,59 +94,59 @@ class S3Storage:
         return True
 
     def glob(self, pattern: str) -> list[str]:
-        """Names of objects that match, sorted; what was written a moment ago may be missing."""
+        """Names of matching objects, sorted; very recent objects may be missing."""
         found = _patiently(f"listing {pattern}", lambda: self._files.glob(self._url(pattern)))
         root = f"{self._bucket}/{self._prefix}".rstrip("/")
         return sorted(str(PurePosixPath(path).relative_to(root)) for path in found)
 
     def names(self, prefix: str = "") -> list[str]:
-        """Names of all objects that begin with a prefix, sorted; what was written a moment ago may be missing."""
+        """Names of all objects with a prefix, sorted; very recent objects may be missing."""
         found = _patiently(f"listing {self._url(prefix)}", lambda: self._files.find(self._url(prefix)))
         root = f"{self._bucket}/{self._prefix}".rstrip("/")
         return sorted(str(PurePosixPath(path).relative_to(root)) for path in found)
 
     def get(self, name: str, path: Path) -> bool:
-        """Get one object into a file, as it is; whether there was one."""
+        """Download an object into a file; returns whether it exists."""
         size = self._size(name)
 
         def fetch() -> None:
             self._files.get_file(self._url(name), str(path))
             if not _has_size(path, size or 0):
-                raise OSError(f"{name} did not arrive whole")
+                raise OSError(f"{name} arrived incomplete")
 
         if size is not None:
             _patiently(f"fetching {name}", fetch)
         return size is not None
 
     def put(self, name: str, content: bytes) -> None:
-        """Write one object; it appears whole or not at all."""
+        """Write one object; it appears complete or not at all."""
         _patiently(f"writing {name}", lambda: self._files.pipe_file(self._url(name), content))
 
     def remove(self, names: list[str]) -> None:
-        """Remove objects, the first one first."""
+        """Remove objects in the given order."""
         for name in names:
             request = {"Bucket": self._bucket, "Key": self._key(name)}
             _patiently(f"removing {name}", functools.partial(self._files.call_s3, "delete_object", **request))
 
     def upload(self, folder: Path, sizes: Mapping[str, int], place: str) -> None:
-        """Put files (name → bytes) of a folder under `place`, many side by side, and measure what arrived."""
+        """Upload files (name → bytes) of a folder to `place` concurrently, and verify their sizes."""
 
         def put(name: str) -> None:
-            # Parts whose completion was carried out, but not answered, are unknown to S3 when it is asked for again.
+            # If S3 completes a multipart upload but the response is lost, a retry finds the upload unknown.
             with contextlib.suppress(FileNotFoundError):
                 self._files.put_file(str(folder / name), self._url(f"{place}/{name}"))
             if self._size(f"{place}/{name}") != sizes[name]:
-                raise OSError(f"{name} did not arrive whole")
+                raise OSError(f"{name} arrived incomplete")
 
         _side_by_side(lambda name: _patiently(f"uploading {place}/{name}", lambda: put(name)), sizes)
 
     def fetch(self, place: str, sizes: Mapping[str, int], folder: Path) -> None:
-        """Get the named files (name → bytes) of `place` into a folder, many side by side, and measure them."""
+        """Download files (name → bytes) of `place` into a folder concurrently, and verify their sizes."""
 
         def get(name: str) -> None:
             self._files.get_file(self._url(f"{place}/{name}"), str(folder / name))
             if not _has_size(folder / name, sizes[name]):
-                raise OSError(f"{name} did not arrive whole")
+                raise OSError(f"{name} arrived incomplete")
 
         waiting = [name for name in sizes if not _has_size(folder / name, sizes[name])]
         for name in waiting:
@@ -155,7 +155,7 @@ class S3Storage:
 
     @contextlib.contextmanager
     def exclusive(self, name: str, doing: str) -> Iterator[Callable[[], None]]:
-        """A lease, renewed by a thread while it is held; it expires a minute after its process stopped renewing it."""
+        """Hold a lease, renewed by a thread; it expires a minute after the process stops renewing it."""
         lease = _Lease(self, f"{_LEASES}/{name}.json", name, doing)
         lease.take()
         stop = threading.Event()
@@ -169,7 +169,7 @@ class S3Storage:
             lease.give_back()
 
     def holders(self, prefix: str) -> dict[str, str]:
-        """Names that begin so and were ever held alone, and the host that held each last."""
+        """Names with this prefix that were ever held exclusively, and the last host to hold each."""
         found = {}
         for document in self.names(f"{_LEASES}/{prefix}"):
             if content := self.read(document):
@@ -200,7 +200,7 @@ class S3Storage:
 
 @dataclass(frozen=True)
 class _Held:
-    """What the lease object says; an empty `holder`: it was given back. `expires` is in seconds since 1970."""
+    """The content of a lease object; an empty `holder` means released. `expires` is in seconds since 1970."""
 
     holder: str
     host: str
@@ -210,31 +210,31 @@ class _Held:
     expires: float
 
     def is_over(self) -> bool:
-        """Whether somebody else may take it: given back, expired, or its process on this very machine is gone."""
+        """Whether the lease can be taken over: released, expired, or its process on this machine is gone."""
         if not self.holder or time.time() > self.expires:
             return True
         return self.host == os.uname().nodename and not Path(f"/proc/{self.pid}").exists()
 
 
 class _Lease:
-    """One process's claim to a name; whoever cannot renew it in time has lost it."""
+    """A process's lease on a name; it is lost if not renewed in time."""
 
     def __init__(self, storage: S3Storage, document: str, name: str, doing: str) -> None:
         self._storage, self._document, self._name, self._doing = storage, document, name, doing
         self._token, self._tag, self._sure_until = uuid.uuid4().hex, "", 0.0
 
     def take(self) -> None:
-        """Raises StorageError, naming the holder, if another process has it."""
+        """Acquire the lease. Raises StorageError, naming the holder, if another process has it."""
         content, self._tag = self._storage.read_tagged(self._document)
         held = None if content is None else _Held(**json.loads(content))
         if held and not held.is_over():
             seconds = max(0, round(held.expires - time.time()))
-            raise taken(self._name, f"{held.holder} is {held.doing} (its hold lasts {seconds} s unless renewed)")
+            raise taken(self._name, f"{held.holder} is {held.doing} (its lease expires in {seconds} s unless renewed)")
         if not self._write(LEASE_SECONDS):
-            raise taken(self._name, "another process took it a moment ago")
+            raise taken(self._name, "another process took it just now")
 
     def renew_until(self, stop: threading.Event) -> None:
-        """Renew three times per term; a failure to do so only shows when the term is over."""
+        """Renew three times per term; failures only matter when the term is over."""
         while not stop.wait(LEASE_SECONDS / 3):
             try:
                 if not self._write(LEASE_SECONDS):
@@ -244,12 +244,12 @@ class _Lease:
                 logger.warning("%s: the lease could not be renewed (%s)", self._name, error)
 
     def check(self) -> None:
-        """Raises StorageError if somebody else may have taken over."""
+        """Raise StorageError if another process may have taken over."""
         if time.monotonic() > self._sure_until:
-            raise StorageError(f"{self._name}: the lease on it was lost; start the same command again")
+            raise StorageError(f"{self._name}: its lease was lost; start the same command again")
 
     def give_back(self) -> None:
-        """Let the next one have it at once."""
+        """Release the lease."""
         if self._sure_until:
             self._write(0.0)
 
@@ -265,7 +265,7 @@ class _Lease:
 
 
 def _side_by_side(transfer: Callable[[str], None], names: Iterable[str]) -> None:
-    """Each file has a patience of its own: one that fails does not send the others on their way again."""
+    """Transfer files concurrently. Each has its own retries, so one failure does not restart the others."""
     with ThreadPoolExecutor(_TRANSFERS) as pool:
         list(pool.map(transfer, names))
 
@@ -275,15 +275,15 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    """Whether a conditional request was refused because somebody else was faster."""
+    """Whether a conditional request failed because another process was faster."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code") in _CONFLICTS
 
 
 def _patiently(what: str, request: Callable[[], T]) -> T:
-    """Repeat what fails for a moment, with growing pauses; what would fail again alike is raised at once.
+    """Retry temporary failures with increasing pauses; permanent ones are raised at once.
 
-    Raises StorageError when patience ends.
+    Raises StorageError after the last attempt.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -295,4 +295,4 @@ def _patiently(what: str, request: Callable[[], T]) -> T:
         logger.info("%s: %s (attempt %d of %d)", what, found, attempt, ATTEMPTS)
         if attempt < ATTEMPTS:
             time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1))
-    raise StorageError(f"{what}: failed {ATTEMPTS} times, lastly: {found}; finished work is kept, try again later")
+    raise StorageError(f"{what}: failed {ATTEMPTS} times, last with: {found}; finished work is kept, try again later")

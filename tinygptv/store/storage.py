@@ -1,8 +1,8 @@
-"""Where a workdir lies: a folder on this machine, or a prefix on S3 (`s3.py`).
+"""Storage of a workdir: a local folder, or a prefix on S3 (`s3`).
 
-Beside whole artifacts both keep a few small documents that several processes change: which version is current, what is
-to be forgotten. A document is replaced whole, and only by someone who has seen its latest text: `swap` fails if it
-changed meanwhile. `exclusive` lets one process at a time do what must not be done twice.
+Besides complete artifacts, both hold a few small documents that several processes change, such as published versions
+and tombstones. A document is replaced as a whole by a process that has seen its latest text: `swap` fails if it changed
+in the meantime. `exclusive` lets one process at a time do what must not be done twice.
 """
 
 import contextlib
@@ -18,29 +18,29 @@ from tinygptv.errors import StorageError
 
 
 class Storage(Protocol):
-    """What a store asks of the place its workdir is in. Names are relative, with `/`."""
+    """The operations that a store needs. Names are relative, with `/`."""
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file or document, or None."""
 
     def read_tagged(self, name: str) -> tuple[bytes | None, str]:
-        """A document with the tag of its present state, for `swap`; the tag of an absent one is empty."""
+        """A document with the tag of its current state, for `swap`; an absent one has an empty tag."""
 
     def swap(self, name: str, content: bytes, tag: str) -> bool:
-        """Replace a document if its state still has this tag; whether that was so."""
+        """Replace a document if its state still has this tag; returns whether it did."""
 
     def glob(self, pattern: str) -> list[str]:
-        """Names of files that match, sorted."""
+        """Names of matching files, sorted."""
 
     def exclusive(self, name: str, doing: str) -> AbstractContextManager[Callable[[], None]]:
-        """Hold `name` alone, and say what for. Gives a function that raises StorageError if the hold was lost.
+        """Hold `name` exclusively, stating what for. Yields a function that raises StorageError if the hold was lost.
 
         Raises StorageError, naming the holder, if another process has it.
         """
 
 
 class LocalStorage:
-    """A folder on this machine, or one that it shares with others."""
+    """A folder on this machine, or on a file system shared with others."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -72,12 +72,12 @@ class LocalStorage:
         return True
 
     def glob(self, pattern: str) -> list[str]:
-        """Names of files that match, sorted."""
+        """Names of matching files, sorted."""
         return sorted(str(path.relative_to(self._root)) for path in self._root.glob(pattern) if path.is_file())
 
     @contextlib.contextmanager
     def exclusive(self, name: str, doing: str) -> Iterator[Callable[[], None]]:
-        """A lock that ends with its process, so that a killed run never blocks the next; it cannot be lost."""
+        """Hold a lock that ends with its process, so that a killed run never blocks the next; it cannot be lost."""
         with self._lock(name).open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,10 +96,10 @@ class LocalStorage:
 
 
 def this_process() -> str:
-    """This process, in words that tell people where to look."""
+    """A description of this process that helps people find it."""
     return f"process {os.getpid()} on {os.uname().nodename}"
 
 
 def taken(name: str, holder: str) -> StorageError:
-    """The error of whoever comes second."""
-    return StorageError(f"{name}: {holder or 'another process is at it'}; wait until it is done")
+    """The error for a process that comes second."""
+    return StorageError(f"{name}: {holder or 'another process is using it'}; wait until it is done")
