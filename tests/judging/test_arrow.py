@@ -97,7 +97,7 @@ def test_a_chain_that_asks_for_scores_is_not_filtered_without_them(
     store: Store, raw: Callable[..., Manifest], chain: FilterChain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalog, "filter_chain", lambda _: chain)
-    with pytest.raises(DataError, match="first run `score`"):
+    with pytest.raises(DataError, match="run `score` first"):
         filter_source(store, "t", "chain", raw())
 
 

@@ -1,1 +1,1 @@
-"""Raw shards → scores: what frozen models say of every pair, as columns written once, so that filters only compare."""
+"""Raw shards → scores: frozen models rate every pair once, as columns, so that filters only compare."""

@@ -1,8 +1,7 @@
-"""The arrow `score`: for every row of a source's raw shards, what the chain's scorer says of picture and caption.
+"""The step `score`: the ratings of picture and caption by the chain's scorer, for every row of a source's raw shards.
 
-A shard's scores are a file of their own until all are there, so that an interrupted scoring goes on with the next
-shard. A pair that an earlier scoring of the source has seen, with the same scorer, is not looked at again: a refresh
-scores what is new.
+Each shard's scores are a separate file until all are there, so an interrupted scoring resumes with the next shard.
+Pairs that an earlier scoring with the same scorer contains are reused, so a refresh scores only what is new.
 """
 
 import logging
@@ -42,14 +41,14 @@ Row = dict[str, Any]
 
 
 def score_source(store: Store, source_name: str, chain: FilterChain, raw: Manifest) -> Manifest:
-    """`scores/<source>@<hash>`: a table with one row per row of `raw`, in its order, by the scorer that `chain` names.
+    """Make `scores/<source>@<hash>`: one row per row of `raw`, in its order, by the scorer that `chain` names.
 
-    Captions are scored as the chain cleans them. The definition holds the scorer's and what its files contain, so other
+    Captions are scored as cleaned by the chain. The definition includes the scorer and its files' content, so other
     weights give other scores. Raises DefinitionError if there is no such scorer, SetupError if its library is missing,
-    HandoffError if its weights are not what it says.
+    HandoffError if its weights do not match the definition.
     """
     if chain.scores is None:
-        raise DefinitionError(f"source '{source_name}': its filter names no scorer; add `scores: NAME`")
+        raise DefinitionError(f"source '{source_name}': its filter has no scorer; add `scores: NAME`")
     scorer = catalog.scorer(chain.scores)
     described = describe(store, source_name, chain.captions, raw)
     definition = {"scorer": scorer.model_dump(exclude={"about", "batch"}), **_fingerprints(scorer)}
@@ -77,7 +76,7 @@ def score_source(store: Store, source_name: str, chain: FilterChain, raw: Manife
 
 
 def _fingerprints(scorer: Blip2Scorer | OpenClipScorer) -> dict[str, Any]:
-    """What the scores depend on beside the definition: the content of its files, and how pictures become numbers."""
+    """What scores depend on besides the definition: the content of the scorer's files, and the image transform."""
     paths = [local_path(location) for location in scorer.files]
     found = [path for place in paths for path in (sorted(place.iterdir()) if place.is_dir() else [place])]
     transform: dict[str, Any] = {"resize": "bicubic", "mean": MEAN.tolist(), "deviation": DEVIATION.tolist()}
@@ -94,14 +93,14 @@ def _version(library: str) -> str | None:
 
 
 def _earlier(store: Store, source_name: str, definition: dict[str, Any]) -> Manifest | None:
-    """The newest scores of this source by this very scorer, if there are any."""
+    """The newest scores of this source by the same scorer, or None."""
     made = (store.find(name) for name in store.names(f"scores/{source_name}@"))
     alike = [one for one in made if one is not None and one.definition == definition]
     return max(alike, key=lambda one: one.created, default=None)
 
 
 def _score(rows: list[Row], images: Path, known: Known, judge: Callable[[], Judge], batch: int) -> pa.Table:
-    """One shard's rows: what is known of them, and what the judge says of the others, in the order of the rows."""
+    """Scores of one shard's rows in order: known ones are reused, the others computed."""
     pairs = [content_hash(f"{row['sha256']}\n{row['caption']}".encode()) for row in rows]
     said = known.find(pairs)
     unseen = [number for number, pair in enumerate(pairs) if pair not in said]
@@ -116,7 +115,7 @@ def _score(rows: list[Row], images: Path, known: Known, judge: Callable[[], Judg
 
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> None:
-    """A file that has its name once it is whole, with a row group for each table."""
+    """Write a file atomically, with one row group per table."""
     partial = path.with_name(f"{path.name}.partial")
     with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
         for table in tables:

@@ -1,4 +1,4 @@
-"""Scores of BLIP-2's first stage, on whatever device there is."""
+"""Scores of BLIP-2's first stage, on GPU or CPU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from tinygptv.store.locations import local_path
 
 
 class Blip2Judge(Judge):
-    """`itc`, `itm`, an embedding and, if the definition says so, a second caption with the same two scores."""
+    """`itc`, `itm`, an embedding and, if the definition asks for it, a generated caption with the same two scores."""
 
     def __init__(self, scorer: Blip2Scorer) -> None:
         self._scorer = scorer

@@ -1,4 +1,4 @@
-"""What a model finds in a picture, in few numbers: by these, copies are looked for."""
+"""Short picture embeddings, for finding copies."""
 
 import numpy as np
 import torch
@@ -9,10 +9,10 @@ from tinygptv.data.filters.scores import EMBEDDING_WIDTH
 
 
 class Shortened:
-    """(B, width) -> (B, EMBEDDING_WIDTH) unit vectors, by a random projection that is always the same.
+    """(B, width) -> (B, EMBEDDING_WIDTH) unit vectors, by a fixed random projection.
 
-    It keeps angles (Johnson and Lindenstrauss): at a cosine of 0.95 to within 0.006. The queries of BLIP-2 in full
-    would be 16 kB a picture.
+    It preserves angles (Johnson and Lindenstrauss): a cosine of 0.95 to within 0.006. BLIP-2's full query outputs would
+    take 16 kB per picture.
     """
 
     def __init__(self, width: int, device: torch.device) -> None:

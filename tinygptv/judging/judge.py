@@ -1,4 +1,4 @@
-"""What every scorer does: pictures and captions in, columns out."""
+"""The interface of scorers: pictures and captions in, columns out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ class Judge(ABC):
 
     @abstractmethod
     def score(self, images: Sequence[bytes], captions: Sequence[str]) -> dict[str, Any]:
-        """Columns of a scores table by name, one value per pair; those that are not there stay NULL.
+        """Columns of a scores table by name, one value per pair; columns left out stay NULL.
 
         Raises DataError for an image that does not decode.
         """

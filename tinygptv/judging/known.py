@@ -1,4 +1,4 @@
-"""Scores that were made before, found again by what was scored."""
+"""Reuse of earlier scores, looked up by what was scored."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ _DIGITS = 16
 
 
 class Known:
-    """A scores table, or none, asked for pairs. Memory holds 16 bytes for each of its rows, and one row group."""
+    """Looks up pairs in a scores table, if there is one. Memory: 16 bytes per row, plus one row group."""
 
     def __init__(self, table: Path | None) -> None:
         self.found = 0
-        """How many pairs were in the table."""
+        """The number of pairs found so far."""
         self._file = None if table is None else parquet(table)
         codes = [] if self._file is None else [_codes(pairs) for pairs in _pairs(self._file)]
         self._ends = np.cumsum([len(group) for group in codes])
@@ -29,7 +29,7 @@ class Known:
         self._codes = every[self._order]
 
     def find(self, pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The rows of those that are in the table, by pair; without their keys, which may be others today."""
+        """The rows of the pairs that the table contains, by pair; without keys, which may differ now."""
         if self._file is None or not len(self._codes):
             return {}
         wanted = _codes(pairs)
@@ -45,11 +45,11 @@ class Known:
 
 
 def _pairs(file: pq.ParquetFile) -> Iterator[list[str]]:
-    """Of each row group."""
+    """The pairs of each row group."""
     for group in range(file.num_row_groups):
         yield file.read_row_group(group, ["pair"])["pair"].to_pylist()
 
 
 def _codes(pairs: Sequence[str]) -> NDArray[np.uint64]:
-    """The first 64 bits of each hash; whole hashes decide."""
+    """The first 64 bits of each hash; matches are confirmed by the whole hash."""
     return np.array([int(pair[:_DIGITS], 16) for pair in pairs], np.uint64)

@@ -1,4 +1,4 @@
-"""Similarity by a CLIP of the library open_clip, which is not installed unless asked for."""
+"""Similarity by a CLIP model of the optional library open_clip."""
 
 from collections.abc import Sequence
 from importlib import import_module

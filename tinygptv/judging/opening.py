@@ -1,11 +1,11 @@
-"""A scorer's definition → the judge it names, with its weights loaded."""
+"""Opens the judge that a scorer's definition names."""
 
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer
 from tinygptv.judging.judge import Judge
 
 
 def open_judge(scorer: Blip2Scorer | OpenClipScorer) -> Judge:
-    """Load what the definition names. Raises SetupError if the library it needs is not installed."""
+    """Load a scorer with its weights. Raises SetupError if the library it needs is not installed."""
     match scorer:
         case Blip2Scorer():
             from tinygptv.judging.blip2 import Blip2Judge

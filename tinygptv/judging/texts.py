@@ -1,4 +1,4 @@
-"""Captions → what the image-text Q-Former reads, and what it wrote → captions."""
+"""Captions ↔ token ids of the image-text Q-Former."""
 
 import re
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-_PUNCTUATION = r"[.!\"()*#:;~\s]+"  # of BlipCaptionProcessor in LAVIS
+_PUNCTUATION = r"[.!\"()*#:;~\s]+"  # from BlipCaptionProcessor in LAVIS
 
 
 class Texts:
-    """Ids for one tokenizer and a Q-Former of `vocabulary` words.
+    """Token ids for a Q-Former with `vocabulary` rows.
 
-    BERT's `[CLS]` and `[SEP]` begin and end a text; a tokenizer without them ends as it always does, and the last row
-    of the vocabulary but one begins. The last row begins what is written. (B, T) ids come with their mask.
+    Texts begin with BERT's `[CLS]` and end with `[SEP]`; without them, the last but one row of the vocabulary begins a
+    text and EOS ends it. The last row begins generated text. (B, T) ids come with their mask.
     """
 
     def __init__(
@@ -27,11 +27,11 @@ class Texts:
         self.dec_id = vocabulary - 1
 
     def to_compare(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """As contrast and matching read them, cut to the longest text allowed: two (B, T)."""
+        """Inputs of contrast and matching, cut to the maximum length: ids and mask, (B, T)."""
         rows = []
         for caption in captions:
             text = re.sub(_PUNCTUATION, " ", caption.lower()).strip() if self._plain_text else caption
-            # A caption that quotes a special token is text like any other.
+            # A special token quoted in a caption is ordinary text.
             options = {"add_special_tokens": False, "split_special_tokens": True}
             ids = self._tokenizer.encode(text, **options)[: self._max_tokens - 2]
             rows.append(torch.tensor([self.cls_id, *ids, self.end_id]))
@@ -40,7 +40,7 @@ class Texts:
         return pad(rows, batch_first=True, padding_value=self.end_id), mask
 
     def written(self, input_ids: Tensor) -> list[str]:
-        """What stands between the first id and the end: (B, T) -> B captions."""
+        """Decode generated ids between the first id and the end: (B, T) -> B captions."""
         captions = []
         for row in input_ids[:, 1:].tolist():
             ids = row[: row.index(self.end_id)] if self.end_id in row else row
