@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 
 from tinygptv import catalog
 from tinygptv.data.batches.batching import Batch, Collator, Loader, load_tokenizer
-from tinygptv.data.batches.loading import BatchesAhead
+from tinygptv.data.batches.loading import PrefetchedBatches
 from tinygptv.data.mixtures.mixing import mix
 from tinygptv.data.pictures.pixels import DEVIATION, MEAN, decoding_memory
 from tinygptv.data.prompting.prompts import render
@@ -114,7 +114,7 @@ def by_us(store: Store, mixture: str, side: int) -> Iterator[Tensor]:
     """Our loader as training opens it, in workers."""
     inputs = TINY.stages[0].inputs.model_copy(update={"image_size": side, "decoding": "fast"})
     opened = functools.partial(open_loader, store.workdir, mixture, inputs)
-    ahead = BatchesAhead([], opened, WORKERS, 600, print)
+    ahead = PrefetchedBatches([], opened, WORKERS, 600, print)
     for step in range(SAMPLES // BATCH):
         (batch,) = ahead.micro_batches(step, 0, 1, BATCH)
         yield batch.images()

@@ -54,10 +54,10 @@ def ours(sidecar: Path, kept: Path) -> None:
     from tinygptv.data.columns.arrow import parquet
     from tinygptv.data.columns.database import connect
     from tinygptv.data.filters.rows import Rows
-    from tinygptv.data.filters.rule_attribution import KEPT, judge
+    from tinygptv.data.filters.rule_attribution import KEPT, attribute
 
     with connect(kept.parent) as database:
-        judgement = judge(Rows(database, sidecar, sidecar.parent), chain())
+        judgement = attribute(Rows(database, sidecar, sidecar.parent), chain())
     first = 0
     with parquet(sidecar) as file, pq.ParquetWriter(kept, pa.schema([("key", pa.string())])) as writer:
         for batch in file.iter_batches(20_000, columns=["key"]):
@@ -111,13 +111,13 @@ def whole_chain(sidecar: Path, _: Path) -> None:
     """Every step of the chain: also near copies, placeholders and balance. Looks are not compared: there are none."""
     from tinygptv.data.columns.database import connect
     from tinygptv.data.filters.rows import Rows
-    from tinygptv.data.filters.rule_attribution import judge
+    from tinygptv.data.filters.rule_attribution import attribute
 
     every = catalog.filter_chain(CHAIN)
     by_hash_alone = [step.model_copy(update={"confirm": False}) for step in every.duplicates]
     with connect(sidecar.parent) as database:
         rows = Rows(database, sidecar, sidecar.parent)
-        judge(rows, every.model_copy(update={"duplicates": by_hash_alone}))
+        attribute(rows, every.model_copy(update={"duplicates": by_hash_alone}))
 
 
 def describe(sidecar: Path, _: Path) -> None:

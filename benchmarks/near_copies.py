@@ -19,8 +19,8 @@ from comparison import PHOTOGRAPHS
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from tinygptv.data.pictures.likeness import Look, is_like_any, look
 from tinygptv.data.pictures.phash import distance
+from tinygptv.data.pictures.similarity import Signature, matches_any, signature
 from tinygptv.data.pictures.storing import store_picture
 from tinygptv.definitions.source import Download
 
@@ -38,7 +38,7 @@ class Stored(NamedTuple):
     """What is compared of a stored picture."""
 
     phash: int
-    look: Look
+    look: Signature
 
 
 def font(size: int, number: int = 0) -> ImageFont.FreeTypeFont:
@@ -339,7 +339,7 @@ CHANGES: dict[str, Callable[[Image.Image], bytes]] = {
 def stored(body: bytes) -> Stored:
     """A file, stored as a download stores it."""
     picture = store_picture(body, Download(min_side=1, max_aspect=100.0))
-    return Stored(picture.phash, look(picture.jpeg))
+    return Stored(picture.phash, signature(picture.jpeg))
 
 
 def is_near(one: Stored, other: Stored) -> bool:
@@ -355,7 +355,7 @@ def confirmed_by_means(one: Stored, other: Stored) -> bool:
 
 def confirmed_by_look(one: Stored, other: Stored) -> bool:
     """By the hash and the look, as the filter does."""
-    return is_near(one, other) and is_like_any(one.look, other.look.colours[None], lambda _: other.look.detail)
+    return is_near(one, other) and matches_any(one.look, other.look.colours[None], lambda _: other.look.detail)
 
 
 WAYS = (is_near, confirmed_by_means, confirmed_by_look)

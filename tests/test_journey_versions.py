@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.miniature import HARDWARE, PICTURES, RECIPE, SOURCE, write_miniature
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.mixtures.mixing import MixedSamples
 from tinygptv.data.versions.refresh import Refreshed, refresh
 from tinygptv.journey import Arrow, Journey, open_journey, plan
@@ -85,7 +85,7 @@ def test_a_run_that_began_before_the_first_version_is_left_alone(miniature: Path
 def test_what_is_forgotten_is_masked_in_a_run_under_way_and_left_out_of_the_next(miniature: Path) -> None:
     first = curated(journey_of("first", miniature))
     store = Store(str(miniature.parent / "work"))
-    bury(store, tombstone("url", GONE, "asked for by its owner"))
+    add_tombstone(store, tombstone("url", GONE, "asked for by its owner"))
     assert curated(journey_of("first", miniature)) == first
     mixed = MixedSamples(store, first[2].artifact)
     assert [int(mask.sum()) for mask in mixed.masks if mask is not None] == [1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from tinygptv.data.columns.database import connect
 from tinygptv.data.filters.rows import Rows
-from tinygptv.data.filters.rule_attribution import KEPT, judge
+from tinygptv.data.filters.rule_attribution import KEPT, attribute
 from tinygptv.data.shards.shards import SIDECAR, ShardWriter, content_hash
 from tinygptv.definitions.filters import FilterChain, Rule
 
@@ -34,7 +34,7 @@ def opened(folder: Path, *earlier: Path) -> Iterator[Rows]:
 def dropped(folder: Path, chain: FilterChain, *earlier: Path, held_out: tuple[Path, ...] = ()) -> dict[int, str]:
     """Row → the step that drops it."""
     with opened(folder, *earlier) as rows:
-        judgement = judge(rows, chain, held_out)
+        judgement = attribute(rows, chain, held_out)
     names = ["", *(step.name for step in judgement.steps)]
     assert sum(entry["dropped_first"] for entry in judgement.funnel) == (judgement.verdicts != KEPT).sum()
     return {row: names[verdict] for row, verdict in enumerate(judgement.verdicts.tolist()) if verdict != KEPT}

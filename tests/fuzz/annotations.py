@@ -142,8 +142,8 @@ def _unit(sample: Sample) -> str:
 def _check_counts(found: Annotations, said: dict[str, Any]) -> None:
     """Every record is kept or dropped by reason; every key that nothing reads is counted or the reason of a drop."""
     assert found.rows_in == len(found.samples) + found.drops.total(), "a record is neither kept nor dropped"
-    assert bool(found.first_trouble) == bool(found.drops), "the first trouble is not told"
-    json.dumps([found.first_trouble, found.not_read, found.drops], ensure_ascii=False).encode()
+    assert bool(found.first_error) == bool(found.drops), "the first trouble is not told"
+    json.dumps([found.first_error, found.not_read, found.drops], ensure_ascii=False).encode()
     kept = [sample.key for sample in found.samples]
     assert len(kept) == len(set(kept)), "a key is there twice"
     if said["is_damaged"]:

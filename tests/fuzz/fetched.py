@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.fuzz.messages import Message, Request, whole
 from tests.fuzz.server import STRAY, Site, number_of, picture, serving
 from tinygptv.data.fetch.fetching import Fetch
-from tinygptv.data.fetch.results import Asked, Result
+from tinygptv.data.fetch.results import FetchRequest, Result
 from tinygptv.definitions.reasons import REASONS
 from tinygptv.definitions.source import Download
 
@@ -65,7 +65,7 @@ def fetch(scripts: Sequence[Script], folder: Path, **limits: object) -> list[lis
     sites = [_site(script) for script in scripts]
     with serving(sites):
         asked = [
-            Asked(number, f"{site.address}/{number}")
+            FetchRequest(number, f"{site.address}/{number}")
             for script, site in zip(scripts, sites, strict=True)
             for number in range(script.first, script.first + len(script.answers))
         ]

@@ -68,7 +68,7 @@ def test_scores_of_other_rows_are_refused(
 ) -> None:
     chain = chains["chain"]
     scores = score_source(store, "t", chain, raw())
-    with pytest.raises(DataError, match="40 rows, but .* has 39"):
+    with pytest.raises(DataError, match=r"40 rows, but .* has 39"):
         describe_rows(store, "t", chain, raw("raw/t@2", range(39)), scores)
     with pytest.raises(DataError, match="keys differ from those"):
         describe_rows(store, "t", chain, raw("raw/t@3", range(1, 41)), scores)

@@ -16,7 +16,7 @@ from tests.data.judged import write_rows
 from tinygptv import catalog
 from tinygptv.data.columns.database import connect
 from tinygptv.data.filters.rows import Rows
-from tinygptv.data.filters.rule_attribution import KEPT, judge
+from tinygptv.data.filters.rule_attribution import KEPT, attribute
 from tinygptv.data.filters.scores import SCHEMA, SCORES
 from tinygptv.data.pictures.storing import store_picture
 from tinygptv.data.shards.shards import SIDECAR
@@ -115,7 +115,7 @@ def test_embeddings_find_crops_and_tints_that_the_perceptual_hash_does_not(
         step = Deduplicate(name="alike", why="test", **how)
         chain = FilterChain(about="test", scores="shapes", rules=[], decontaminate=None, duplicates=[step])
         with connect(tmp_path) as database:
-            kept = judge(Rows(database, folder / SIDECAR, folder, scores=tmp_path / SCORES), chain).verdicts == KEPT
+            kept = attribute(Rows(database, folder / SIDECAR, folder, scores=tmp_path / SCORES), chain).verdicts == KEPT
         half = SCENES + SCENES // 2
         return int((~kept[SCENES:half]).sum()), int((~kept[half:]).sum()), int((~kept[:SCENES]).sum())
 

@@ -10,7 +10,7 @@ import yaml
 
 from tests.data.webfake import build_raw, pixels
 from tinygptv import catalog
-from tinygptv.data.forget.tombstones import Tombstone, bury, tombstone
+from tinygptv.data.forget.tombstones import Tombstone, add_tombstone, tombstone
 from tinygptv.data.mixtures.mixing import MixedSamples, mix
 from tinygptv.data.mixtures.sampling_order import order_seed
 from tinygptv.data.shards.shards import content_hash
@@ -106,7 +106,7 @@ def test_what_was_made_from_a_stage_that_saw_it_is_listed_and_nothing_else(store
 
 
 def test_steps_whose_ranks_knew_the_request_did_not_see_it(store: Store, mixture: Manifest) -> None:
-    bury(store, Tombstone.model_validate(WANTED[0].model_dump()))
+    add_tombstone(store, Tombstone.model_validate(WANTED[0].model_dump()))
     metrics = rows_of(40, {10: 1})
     stage = train(store, "stage1@1", [mixture.artifact], metrics)
     expected = drawn(store, mixture, "stage1", range(10))

@@ -80,7 +80,7 @@ def card_lines(options: argparse.Namespace) -> Iterator[str]:
 
 def forget_lines(options: argparse.Namespace) -> Iterator[str]:
     """Write down a request to forget, and list everything that holds or saw what it names."""
-    from tinygptv.data.forget.tombstones import bury, tombstone
+    from tinygptv.data.forget.tombstones import add_tombstone, tombstone
     from tinygptv.runs.exposure import annotated_copies, traces
 
     ((kind, value),) = [(kind, given) for kind in KINDS if (given := getattr(options, kind)) is not None]
@@ -93,7 +93,7 @@ def forget_lines(options: argparse.Namespace) -> Iterator[str]:
         yield from (f"would forget what {one.kind} {one.value} names:" for one in named)
     else:
         for one in named:
-            number = bury(store, one)
+            number = add_tombstone(store, one)
             yield f"tombstone {number}: {one.kind} {one.value}; masked from now on, left out of what is made later"
     found = traces(store, named)
     yield from (f"  {trace}" for trace in (*found.holders, *found.exposures, *found.elsewhere))

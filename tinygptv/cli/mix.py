@@ -74,7 +74,7 @@ def _samples(
     journey: Journey, stage: Stage, artifact: str, usable: str | None, seed: int, options: argparse.Namespace
 ) -> Iterator[str]:
     from tinygptv.data.batches.batching import Loader, load_tokenizer
-    from tinygptv.data.batches.showing import line, samples_of, write_gallery
+    from tinygptv.data.batches.sample_view import line, samples_of, write_gallery
 
     model = journey.run.recipe.model
     tokenizer = load_tokenizer(local_path(model.language_model.tokenizer))

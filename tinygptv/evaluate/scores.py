@@ -83,7 +83,7 @@ def evaluate(
         elif not (noise and drops["no_picture"]):
             raise DataError(
                 f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({summary(drops)})"
-                f"{items.first_trouble and '; '}{items.first_trouble}"
+                f"{items.first_error and '; '}{items.first_error}"
             )
         details = _write(draft, benchmark, kept, said, items.images)
         logger.info("evaluate %s on %s%s: %s", model_name, benchmark_name, " (noise)" * noise, _told(details))

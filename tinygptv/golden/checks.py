@@ -139,7 +139,7 @@ def check_generation(case: GoldenCase, model: VisionLanguageModel, told: Outcome
     generation = case.description.generate
     if generation is None:
         raise DataError(f"{case.folder / 'case.json'}: no 'generate'; there is nothing to compare with")
-    asked = Sequences(case.tokenizer, case.inputs(case.io), model.num_image_tokens).asking(generation.prompts)
+    asked = Sequences(case.tokenizer, case.inputs(case.io), model.num_image_tokens).prompts(generation.prompts)
     images, eos = case.io["image"][: len(generation.prompts)], generation.eos_token_id
     written = model.generate(images, asked.input_ids, asked.attention_mask, generation.max_new_tokens, [[eos]]).tolist()
     pairs = [

@@ -26,8 +26,8 @@ from tinygptv.data.shards.shards import content_hash, read_image, sidecar_rows
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer
 from tinygptv.errors import DefinitionError
+from tinygptv.judging.earlier_scores import EarlierScores
 from tinygptv.judging.judge import Judge
-from tinygptv.judging.known import Known
 from tinygptv.judging.opening import open_judge
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name, sha256_of
 from tinygptv.store.locations import local_path
@@ -57,7 +57,7 @@ def score_source(store: Store, source_name: str, chain: FilterChain, raw: Manife
     def build(draft: Path) -> Outcome:
         images, sidecar = store.folder(raw.artifact), store.folder(described.artifact)
         earlier = _earlier(store, source_name, definition)
-        known = Known(store.file(earlier.artifact, SCORES) if earlier else None)
+        known = EarlierScores(store.file(earlier.artifact, SCORES) if earlier else None)
         judge = cache(lambda: open_judge(scorer))
         (draft / _PARTS).mkdir(exist_ok=True)
         parts = []
@@ -99,7 +99,7 @@ def _earlier(store: Store, source_name: str, definition: dict[str, Any]) -> Mani
     return max(alike, key=lambda one: one.created, default=None)
 
 
-def _score(rows: list[Row], images: Path, known: Known, judge: Callable[[], Judge], batch: int) -> pa.Table:
+def _score(rows: list[Row], images: Path, known: EarlierScores, judge: Callable[[], Judge], batch: int) -> pa.Table:
     """Scores of one shard's rows in order: known ones are reused, the others computed."""
     pairs = [content_hash(f"{row['sha256']}\n{row['caption']}".encode()) for row in rows]
     said = known.find(pairs)

@@ -12,11 +12,12 @@ from tinygptv.data.pictures.normalising import normalise
 from tinygptv.data.pictures.pixels import decode
 from tinygptv.definitions.scorer import Blip2Scorer
 from tinygptv.errors import DefinitionError
-from tinygptv.judging.embedding import Shortened
+from tinygptv.judging.embedding import RandomProjection
 from tinygptv.judging.judge import Judge
-from tinygptv.judging.recaptioning import write_captions
 from tinygptv.judging.texts import Texts
+from tinygptv.models.qformer import ImageTextQFormer
 from tinygptv.models.weights.image_text import load_image_text
+from tinygptv.models.writing import Writing
 from tinygptv.store.locations import local_path
 
 
@@ -38,7 +39,7 @@ class Blip2Judge(Judge):
         tokenizer = load_tokenizer(local_path(scorer.tokenizer))
         self._texts = Texts(tokenizer, config.vocab_size, scorer.max_text_tokens, plain_text=scorer.plain_text)
         width = scorer.qformer.queries * model.qformer.vision_projection.out_features
-        self._shortened = Shortened(width, self._device)
+        self._project = RandomProjection(width, self._device)
 
     @torch.inference_mode()
     def score(self, images: Sequence[bytes], captions: Sequence[str]) -> dict[str, Any]:
@@ -47,9 +48,9 @@ class Blip2Judge(Judge):
         pixels = np.stack([decode(image, side, f"picture {number}") for number, image in enumerate(images)])
         features, found = self._model.look(normalise(torch.from_numpy(pixels).to(self._device)))
         itc, itm = self._fit(features, found, captions)
-        columns = {"itc": itc, "itm": itm, "embedding": self._shortened(found.flatten(1))}
+        columns = {"itc": itc, "itm": itm, "embedding": self._project(found.flatten(1))}
         if self._scorer.recaption is not None:
-            texts = write_captions(self._model.qformer, features, self._texts, self._scorer.recaption.max_tokens)
+            texts = _write_captions(self._model.qformer, features, self._texts, self._scorer.recaption.max_tokens)
             itc, itm = self._fit(features, found, texts)
             columns |= {"recaption": texts, "recaption_itc": itc, "recaption_itm": itm}
         return columns
@@ -58,3 +59,19 @@ class Blip2Judge(Judge):
         input_ids, mask = (tensor.to(self._device) for tensor in self._texts.to_compare(captions))
         itc = self._model.contrast(found, input_ids, mask)
         return itc.cpu().numpy(), self._model.matching(features, input_ids, mask).cpu().numpy()
+
+
+def _write_captions(qformer: ImageTextQFormer, features: Tensor, texts: Texts, max_tokens: int) -> list[str]:
+    """Generate captions greedily: CapFilt's captioner (BLIP, arXiv 2201.12086), which samples instead.
+
+    Stops when all captions have ended or have `max_tokens`. (B, N, D) -> B captions.
+    """
+    writing = Writing(qformer, features)
+    words = [torch.full((len(features),), texts.dec_id, device=features.device)]
+    ended = torch.zeros(len(features), dtype=torch.bool, device=features.device)
+    while len(words) <= max_tokens and not ended.all():
+        logits = writing.logits(words[-1])
+        logits[:, [texts.cls_id, texts.dec_id]] = -torch.inf
+        words.append(logits.argmax(dim=-1).masked_fill(ended, texts.end_id))
+        ended |= words[-1] == texts.end_id
+    return texts.written(torch.stack(words, dim=1))

@@ -8,7 +8,7 @@ from torch import Tensor
 from tinygptv.data.filters.scores import EMBEDDING_WIDTH
 
 
-class Shortened:
+class RandomProjection:
     """(B, width) -> (B, EMBEDDING_WIDTH) unit vectors, by a fixed random projection.
 
     It preserves angles (Johnson and Lindenstrauss): a cosine of 0.95 to within 0.006. BLIP-2's full query outputs would

@@ -9,7 +9,7 @@ import torch
 from tinygptv.data.pictures.pixels import open_picture
 from tinygptv.definitions.scorer import OpenClipScorer
 from tinygptv.errors import SetupError
-from tinygptv.judging.embedding import Shortened
+from tinygptv.judging.embedding import RandomProjection
 from tinygptv.judging.judge import Judge
 from tinygptv.store.locations import local_path
 
@@ -41,5 +41,5 @@ class OpenClipJudge(Judge):
         texts = torch.nn.functional.normalize(
             self._model.encode_text(self._tokenizer(list(captions)).to(self._device)), dim=1
         )
-        shortened = Shortened(pictures.shape[1], self._device)
-        return {"clip": (pictures * texts).sum(dim=1).cpu().numpy(), "embedding": shortened(pictures)}
+        project = RandomProjection(pictures.shape[1], self._device)
+        return {"clip": (pictures * texts).sum(dim=1).cpu().numpy(), "embedding": project(pictures)}

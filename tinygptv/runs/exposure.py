@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tinygptv.data.forget.forget import masked_rows, matches
 from tinygptv.data.forget.tombstones import Tombstone
-from tinygptv.data.mixtures.mixing import SAMPLES, MixedSamples, root_place
+from tinygptv.data.mixtures.mixing import SAMPLES, MixedSamples, root_location
 from tinygptv.data.mixtures.sampling_order import order_seed
 from tinygptv.data.versions.versions import number_of
 from tinygptv.store.artifacts import Manifest, Store, sha256_of
@@ -115,7 +115,9 @@ def annotated_copies(store: Store, digest: str) -> list[str]:
         named = pa.table({field: images.field(field) for field in ("root", "path")}).group_by(["root", "path"])
         places |= {(row["root"], row["path"]) for row in named.aggregate([]).to_pylist()}
     annotated = sorted(place for place in places if not place[0].startswith("filtered/"))
-    return [f"{root}/{path}" for root, path in annotated if _has_content(Path(root_place(store, root)) / path, digest)]
+    return [
+        f"{root}/{path}" for root, path in annotated if _has_content(Path(root_location(store, root)) / path, digest)
+    ]
 
 
 def _has_content(image: Path, digest: str) -> bool:

@@ -25,7 +25,7 @@ SPLITS = {"pretrain": 0.6, "train": 0.2, "heldout": 0.2}
 """Share of all possible scenes by split: bootstrap, the four stages, evaluation."""
 
 GRID = 3
-MOST_OBJECTS = 4
+MAX_OBJECTS = 4
 
 _RGB = {
     "red": (214, 34, 34),
@@ -120,7 +120,7 @@ def _place(rng: random.Random) -> tuple[SceneObject, ...]:
     # Few colours or kinds in a scene make "how many red objects?" interesting and wrong answers plausible.
     kinds = rng.sample(KINDS, rng.choice((1, 2, 5)))
     colours = rng.sample(COLOURS, rng.choice((1, 2, 6)))
-    cells = rng.sample(range(GRID * GRID), rng.randint(1, MOST_OBJECTS))
+    cells = rng.sample(range(GRID * GRID), rng.randint(1, MAX_OBJECTS))
     return tuple(_object(rng, cell, rng.choice(kinds), rng.choice(colours)) for cell in cells)
 
 

@@ -27,7 +27,7 @@ import fsspec
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from tinygptv.errors import StorageError
-from tinygptv.store.storage import taken, this_process
+from tinygptv.store.storage import already_held, this_process
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class S3Storage:
     def read(self, name: str) -> bytes | None:
         """The bytes of an object, or None."""
         try:
-            content: bytes = _patiently(f"reading {name}", lambda: self._files.cat_file(self._url(name)))
+            content: bytes = _with_retries(f"reading {name}", lambda: self._files.cat_file(self._url(name)))
         except FileNotFoundError:
             return None
         return content
@@ -71,7 +71,7 @@ class S3Storage:
             return content
 
         try:
-            return _patiently(f"reading {name} from byte {offset}", ask)
+            return _with_retries(f"reading {name} from byte {offset}", ask)
         except FileNotFoundError:
             return None
 
@@ -86,7 +86,7 @@ class S3Storage:
         condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
         request = {"Bucket": self._bucket, "Key": self._key(name), "Body": content} | condition
         try:
-            _patiently(f"writing {name}", lambda: self._files.call_s3("put_object", **request))
+            _with_retries(f"writing {name}", lambda: self._files.call_s3("put_object", **request))
         except OSError as error:
             if not isinstance(error, FileNotFoundError) and not _is_conflict(error):
                 raise
@@ -95,13 +95,13 @@ class S3Storage:
 
     def glob(self, pattern: str) -> list[str]:
         """Names of matching objects, sorted; very recent objects may be missing."""
-        found = _patiently(f"listing {pattern}", lambda: self._files.glob(self._url(pattern)))
+        found = _with_retries(f"listing {pattern}", lambda: self._files.glob(self._url(pattern)))
         root = f"{self._bucket}/{self._prefix}".rstrip("/")
         return sorted(str(PurePosixPath(path).relative_to(root)) for path in found)
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of all objects with a prefix, sorted; very recent objects may be missing."""
-        found = _patiently(f"listing {self._url(prefix)}", lambda: self._files.find(self._url(prefix)))
+        found = _with_retries(f"listing {self._url(prefix)}", lambda: self._files.find(self._url(prefix)))
         root = f"{self._bucket}/{self._prefix}".rstrip("/")
         return sorted(str(PurePosixPath(path).relative_to(root)) for path in found)
 
@@ -115,18 +115,18 @@ class S3Storage:
                 raise OSError(f"{name} arrived incomplete")
 
         if size is not None:
-            _patiently(f"fetching {name}", fetch)
+            _with_retries(f"fetching {name}", fetch)
         return size is not None
 
     def put(self, name: str, content: bytes) -> None:
         """Write one object; it appears complete or not at all."""
-        _patiently(f"writing {name}", lambda: self._files.pipe_file(self._url(name), content))
+        _with_retries(f"writing {name}", lambda: self._files.pipe_file(self._url(name), content))
 
     def remove(self, names: list[str]) -> None:
         """Remove objects in the given order."""
         for name in names:
             request = {"Bucket": self._bucket, "Key": self._key(name)}
-            _patiently(f"removing {name}", functools.partial(self._files.call_s3, "delete_object", **request))
+            _with_retries(f"removing {name}", functools.partial(self._files.call_s3, "delete_object", **request))
 
     def upload(self, folder: Path, sizes: Mapping[str, int], place: str) -> None:
         """Upload files (name → bytes) of a folder to `place` concurrently, and verify their sizes."""
@@ -138,7 +138,7 @@ class S3Storage:
             if self._size(f"{place}/{name}") != sizes[name]:
                 raise OSError(f"{name} arrived incomplete")
 
-        _side_by_side(lambda name: _patiently(f"uploading {place}/{name}", lambda: put(name)), sizes)
+        _concurrently(lambda name: _with_retries(f"uploading {place}/{name}", lambda: put(name)), sizes)
 
     def fetch(self, place: str, sizes: Mapping[str, int], folder: Path) -> None:
         """Download files (name → bytes) of `place` into a folder concurrently, and verify their sizes."""
@@ -151,7 +151,7 @@ class S3Storage:
         waiting = [name for name in sizes if not _has_size(folder / name, sizes[name])]
         for name in waiting:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        _side_by_side(lambda name: _patiently(f"fetching {place}/{name}", lambda: get(name)), waiting)
+        _concurrently(lambda name: _with_retries(f"fetching {place}/{name}", lambda: get(name)), waiting)
 
     @contextlib.contextmanager
     def exclusive(self, name: str, doing: str) -> Iterator[Callable[[], None]]:
@@ -166,7 +166,7 @@ class S3Storage:
         finally:
             stop.set()
             renewing.join()
-            lease.give_back()
+            lease.release()
 
     def holders(self, prefix: str) -> dict[str, str]:
         """Names with this prefix that were ever held exclusively, and the last host to hold each."""
@@ -183,7 +183,7 @@ class S3Storage:
             return answer
 
         try:
-            return _patiently(f"looking at {name}", ask)
+            return _with_retries(f"looking at {name}", ask)
         except FileNotFoundError:
             return None
 
@@ -209,7 +209,7 @@ class _Held:
     token: str
     expires: float
 
-    def is_over(self) -> bool:
+    def is_free(self) -> bool:
         """Whether the lease can be taken over: released, expired, or its process on this machine is gone."""
         if not self.holder or time.time() > self.expires:
             return True
@@ -227,11 +227,13 @@ class _Lease:
         """Acquire the lease. Raises StorageError, naming the holder, if another process has it."""
         content, self._tag = self._storage.read_tagged(self._document)
         held = None if content is None else _Held(**json.loads(content))
-        if held and not held.is_over():
+        if held and not held.is_free():
             seconds = max(0, round(held.expires - time.time()))
-            raise taken(self._name, f"{held.holder} is {held.doing} (its lease expires in {seconds} s unless renewed)")
+            raise already_held(
+                self._name, f"{held.holder} is {held.doing} (its lease expires in {seconds} s unless renewed)"
+            )
         if not self._write(LEASE_SECONDS):
-            raise taken(self._name, "another process took it just now")
+            raise already_held(self._name, "another process took it just now")
 
     def renew_until(self, stop: threading.Event) -> None:
         """Renew three times per term; failures only matter when the term is over."""
@@ -248,7 +250,7 @@ class _Lease:
         if time.monotonic() > self._sure_until:
             raise StorageError(f"{self._name}: its lease was lost; start the same command again")
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Release the lease."""
         if self._sure_until:
             self._write(0.0)
@@ -264,7 +266,7 @@ class _Lease:
         return found == written
 
 
-def _side_by_side(transfer: Callable[[str], None], names: Iterable[str]) -> None:
+def _concurrently(transfer: Callable[[str], None], names: Iterable[str]) -> None:
     """Transfer files concurrently. Each has its own retries, so one failure does not restart the others."""
     with ThreadPoolExecutor(_TRANSFERS) as pool:
         list(pool.map(transfer, names))
@@ -280,7 +282,7 @@ def _is_conflict(error: BaseException) -> bool:
     return response.get("Error", {}).get("Code") in _CONFLICTS
 
 
-def _patiently(what: str, request: Callable[[], T]) -> T:
+def _with_retries(what: str, request: Callable[[], T]) -> T:
     """Retry temporary failures with increasing pauses; permanent ones are raised at once.
 
     Raises StorageError after the last attempt.

@@ -83,7 +83,7 @@ class LocalStorage:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                raise taken(name, lock.read()) from None
+                raise already_held(name, lock.read()) from None
             lock.truncate(0)
             lock.write(f"{this_process()} is {doing}")
             lock.flush()
@@ -100,6 +100,6 @@ def this_process() -> str:
     return f"process {os.getpid()} on {os.uname().nodename}"
 
 
-def taken(name: str, holder: str) -> StorageError:
+def already_held(name: str, holder: str) -> StorageError:
     """The error for a process that comes second."""
     return StorageError(f"{name}: {holder or 'another process is using it'}; wait until it is done")

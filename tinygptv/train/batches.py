@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from tinygptv.data.batches.batching import Loader, load_tokenizer
 from tinygptv.data.batches.features import Features
-from tinygptv.data.batches.loading import Batches, BatchesAhead
+from tinygptv.data.batches.loading import Batches, PrefetchedBatches
 from tinygptv.data.mixtures.sampling_order import order_seed
 from tinygptv.store.artifacts import Store
 from tinygptv.store.locations import local_path
@@ -22,7 +22,7 @@ def mixture_batches(job: Job, num_image_tokens: int, on_loss: Callable[[str], No
         return loader
     opened = functools.partial(open_loader, job, num_image_tokens)
     patience = PATIENCE * hardware.stall_seconds
-    return BatchesAhead(loader.sources, opened, hardware.loader_workers, patience, on_loss)
+    return PrefetchedBatches(loader.sources, opened, hardware.loader_workers, patience, on_loss)
 
 
 def open_loader(job: Job, num_image_tokens: int) -> Loader:

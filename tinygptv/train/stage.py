@@ -11,7 +11,7 @@ from typing import Any
 from tinygptv.catalog import ResolvedRun
 from tinygptv.data.forget.tombstones import tombstones
 from tinygptv.data.mixtures.sampling_order import order_seed
-from tinygptv.data.mixtures.shares import drawn_samples, refuse_repetition
+from tinygptv.data.mixtures.shares import check_max_epochs, drawn_samples
 from tinygptv.data.shards.remote import open_shards
 from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.definitions.mixture import Mixture
@@ -174,7 +174,7 @@ def _weight_hashes(model: Model, stage: Stage) -> dict[str, str]:
 def _refuse_repetition(run: ResolvedRun, stage: Stage, mixture: Manifest, usable: Manifest | None) -> None:
     mixed = [component["samples"] for component in mixture.details["components"]]
     sizes = usable.details["samples"] if usable else mixed
-    refuse_repetition(stage.mixture, sizes, *_what_draws(run, stage))
+    check_max_epochs(stage.mixture, sizes, *_what_draws(run, stage))
 
 
 def _what_draws(run: ResolvedRun, stage: Stage) -> tuple[Mixture, int, int, int]:

@@ -327,7 +327,7 @@ def test_a_missing_or_wrong_field_is_named(store: Store, tmp_path: Path, change:
 
 def test_the_first_trouble_says_where_it_is_and_what_is_wanted(store: Store, tmp_path: Path) -> None:
     found = read(store, tmp_path, "vqav2", {"question": "What?"}, {"question": "Who?"})
-    assert found.first_trouble == (
+    assert found.first_error == (
         f"the first one dropped is record 1 of {tmp_path / 'annotations.json'}: it has no 'answers', but question; "
         "vqav2 wants answers, image; it also reads split, question_id, question, image_id, multiple_choice_answer, "
         "question_type"
@@ -345,7 +345,7 @@ def test_the_file_in_which_the_first_trouble_is_is_named(store: Store, tmp_path:
     _, files = next(case for case in PUBLISHED if case[0] == "refcoco")
     refs = [REF, {"ref_id": 8}]
     found = read_annotations(store, "made_up", published(tmp_path, "refcoco", files | {"refs": refs}))
-    assert found.first_trouble == (
+    assert found.first_error == (
         f"the first one dropped is record 2 of {tmp_path / 'refs.json'}: it has no 'ann_id', but ref_id; refcoco wants "
         "ref_id, ann_id, image_id, split, sentences"
     )
@@ -396,5 +396,5 @@ def test_a_byte_order_mark_is_read_over(store: Store, tmp_path: Path, form: str)
 @pytest.mark.parametrize("layout", ["llava_conversation", "cc_sbu_align", "gqa"])
 def test_another_encoding_is_named(store: Store, tmp_path: Path, layout: AnnotationFormat, encoding: str) -> None:
     made = source(tmp_path, layout, {"annotations": '[{"id": 1}]'.encode(encoding)})
-    with pytest.raises(DataError, match=rf"annotations.json: written in {encoding.upper()}.*UTF-8"):
+    with pytest.raises(DataError, match=rf"annotations.json: encoded in {encoding.upper()}.*UTF-8"):
         read_annotations(store, "made_up", made)

@@ -81,7 +81,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"not a pickle of plain values \(opcode .* is not allowed.*nothing in it was executed"):
+    with pytest.raises(DataError, match=r"\(opcode .* is not allowed.*nothing in it was executed"):
         read_plain_pickle(write(tmp_path, program))
     assert not (tmp_path / "ran").exists()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.data.batches.batching import STAND_INS, Batch, Collator, Loader, load_tokenizer
+from tinygptv.data.batches.batching import MAX_STAND_INS, Batch, Collator, Loader, load_tokenizer
 from tinygptv.data.batches.packing import FULL
 from tinygptv.data.mixtures.mixing import mix
 from tinygptv.data.prompting.prompts import WORDINGS, render
@@ -243,7 +243,7 @@ def test_stand_ins_are_the_same_for_any_number_of_ranks_and_pieces(
 
 def test_a_component_that_is_all_damaged_is_an_error(opened: Callable[[bool], Loader]) -> None:
     damage(opened(False), 30)
-    with pytest.raises(DataError, match=f"{STAND_INS} stand-ins cannot be used either"):
+    with pytest.raises(DataError, match=f"{MAX_STAND_INS} stand-ins cannot be used either"):
         opened(True).batch(0)
 
 

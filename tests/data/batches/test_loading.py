@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tinygptv.data.batches.batching import Batch, Replaced
-from tinygptv.data.batches.loading import AHEAD, TRIES, Batches, BatchesAhead
+from tinygptv.data.batches.loading import PREFETCH_STEPS, TRIES, Batches, PrefetchedBatches
 from tinygptv.errors import DataError
 
 SHARE = (1, 2, 4)
@@ -70,7 +70,7 @@ def numbered(folder: Path) -> Batches:
 
 @dataclass
 class Opened:
-    ahead: BatchesAhead
+    ahead: PrefetchedBatches
     folder: Path
     losses: list[str]
 
@@ -91,7 +91,7 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
 def opened(tmp_path: Path) -> Callable[..., Opened]:
     def open_them(workers: int = 2, patience_seconds: float = 60) -> Opened:
         losses: list[str] = []
-        ahead = BatchesAhead(["numbers"], partial(numbered, tmp_path), workers, patience_seconds, losses.append)
+        ahead = PrefetchedBatches(["numbers"], partial(numbered, tmp_path), workers, patience_seconds, losses.append)
         return Opened(ahead, tmp_path, losses)
 
     return open_them
@@ -118,14 +118,14 @@ def test_memory_of_batches_that_are_gone_is_used_again(opened: Callable[..., Ope
     batches = opened(workers=1)
     batches.steps(*range(40))
     maps = [Path(f"/proc/{process}/maps").read_text() for process in (os.getpid(), *batches.ahead.workers)]
-    assert all(1 <= content.count("memfd:batches") <= AHEAD + 3 for content in maps)
+    assert all(1 <= content.count("memfd:batches") <= PREFETCH_STEPS + 3 for content in maps)
 
 
 def test_no_more_is_made_than_a_few_steps_ahead(opened: Callable[..., Opened]) -> None:
     batches = opened(workers=2)
     batches.steps(0, 1)
     made = {int(line) for line in (batches.folder / "made").read_text().split()}
-    assert max(made) <= 1 + 2 * AHEAD
+    assert max(made) <= 1 + 2 * PREFETCH_STEPS
 
 
 @pytest.mark.parametrize("what", ["die", "hang"])
@@ -139,7 +139,7 @@ def test_a_worker_that_is_lost_is_named_and_its_batches_are_made_again(
     (told,) = batches.losses
     how = "ended with exit code" if what == "die" else "did not answer for 2 s"
     assert told.startswith(f"loader worker 1, process {pids[1]}, {how}")
-    assert told.endswith("over batch 4")
+    assert told.endswith("on batch 4")
     assert batches.ahead.workers[0] == pids[0]
     assert batches.ahead.workers[1] != pids[1]
     assert not Path(f"/proc/{pids[1]}").exists()
@@ -159,7 +159,7 @@ def test_worker_after_worker_lost_over_the_same_batch_is_an_error(
     (tmp_path / "trouble2").write_text("die always")
     batches = opened()
     batches.steps(0, 1)
-    with pytest.raises(DataError, match=rf"over batch 3, as {TRIES - 1} before it; set loader_workers: 0"):
+    with pytest.raises(DataError, match=rf"on batch 3, as {TRIES - 1} before it; set loader_workers: 0"):
         batches.ahead.micro_batches(2, *SHARE)
     assert len(batches.losses) == TRIES
 

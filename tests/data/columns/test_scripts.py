@@ -9,7 +9,7 @@ import pytest
 from tests.data.judged import dropped, opened, write_rows
 from tinygptv import catalog
 from tinygptv.data.filters.captions import Describer
-from tinygptv.data.filters.rule_attribution import judge
+from tinygptv.data.filters.rule_attribution import attribute
 from tinygptv.definitions.filters import FilterChain
 
 SENTENCES = {
@@ -177,5 +177,5 @@ def test_latin_captions_are_judged_as_plain_sql_judges_them(shared: Path, tmp_pa
 def test_a_caption_without_letters_or_without_text_breaks_no_rule(tmp_path: Path) -> None:
     rows = [{"caption": caption, "width": 400, "height": 400} for caption in ("", "་", "。", "\u0301", " ")]
     with opened(write_rows(tmp_path / "rows", rows)) as sidecar:
-        judgement = judge(sidecar, rules_of("web_pairs"))
-    assert judgement.verdicts.tolist() == [3] * 5, "short_caption"
+        attribution = attribute(sidecar, rules_of("web_pairs"))
+    assert attribution.verdicts.tolist() == [3] * 5, "short_caption"

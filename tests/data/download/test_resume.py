@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.data.mixtures.test_sampling_order import KINDS, mixture
 from tinygptv.data.batches.batching import Loader
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.mixtures.mixing import mix
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.store.artifacts import Manifest, Outcome, Store
@@ -50,7 +50,7 @@ def test_whoever_goes_on_with_other_ranks_and_pieces_sees_the_same_in_the_same_o
     chance = random.Random(case)
     artifact = random_mixture(store, pairs_mixture, chance)
     if chance.random() < 0.5:
-        bury(store, tombstone("caption", "red", "test"))
+        add_tombstone(store, tombstone("caption", "red", "test"))
     inputs = Inputs(image_size=16, max_text_tokens=99, template=None, end_symbol="\n")
 
     def keys(step: int, loader: Loader, ranks: int, micro: int) -> list[str]:

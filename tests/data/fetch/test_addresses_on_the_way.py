@@ -14,7 +14,7 @@ import pytest
 from tests.data.webfake import pixels
 from tinygptv import catalog
 from tinygptv.data.download.ledger import LEDGER
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.data.versions.refresh import Refreshed, refresh
 from tinygptv.definitions.filters import FilterChain, Rule
@@ -118,7 +118,7 @@ def test_a_picture_that_stays_is_known_by_the_way_it_comes_now(store: Store, web
 def test_forgetting_the_address_that_served_a_picture_takes_the_picture_back(store: Store, web: Web) -> None:
     web.redirects["/a"] = "/b"
     web.refresh(store, "/a", "/c")
-    bury(store, tombstone("url", f"{web.address}/b", "asked for by its owner"))
+    add_tombstone(store, tombstone("url", f"{web.address}/b", "asked for by its owner"))
     second = web.refresh(store, "/a", "/c")
     assert (second.raw.drops, web.asked["/a"], web.asked["/b"]) == ({"forgotten": 1}, 0, 0)
 
@@ -126,7 +126,7 @@ def test_forgetting_the_address_that_served_a_picture_takes_the_picture_back(sto
 @pytest.mark.parametrize(("kind", "value"), [("url", "{}/b"), ("domain", "127.0.0.1")])
 def test_no_redirect_is_followed_to_what_is_to_be_forgotten(store: Store, web: Web, kind: str, value: str) -> None:
     web.redirects["/a"] = f"{web.address}/b"
-    bury(store, tombstone(kind, value.format(web.address), "asked for by its owner"))  # type: ignore[arg-type]
+    add_tombstone(store, tombstone(kind, value.format(web.address), "asked for by its owner"))  # type: ignore[arg-type]
     elsewhere = web.address.replace("127.0.0.1", "localhost")
     web.address = elsewhere if kind == "domain" else web.address
     made = web.refresh(store, "/a", "/c")
@@ -180,7 +180,7 @@ def test_a_failure_counts_for_every_caption_of_its_address(store: Store, web: We
 
 
 def test_a_caption_to_be_forgotten_does_not_cost_the_others(store: Store, web: Web) -> None:
-    bury(store, tombstone("caption", "Jane Doe", "asked for by her"))
+    add_tombstone(store, tombstone("caption", "Jane Doe", "asked for by her"))
     made = web.refresh(store, ("/a", "Jane Doe smiles"), ("/a", "a woman"), ("/a", "a smile"))
     assert (made.raw.rows_out, made.raw.drops) == (2, {"forgotten": 1})
 

@@ -16,7 +16,7 @@ import pytest
 
 from tinygptv.data.fetch import fetching
 from tinygptv.data.fetch.fetching import Fetch
-from tinygptv.data.fetch.results import Asked
+from tinygptv.data.fetch.results import FetchRequest
 from tinygptv.definitions.source import Download
 from tinygptv.errors import LaunchError
 
@@ -62,7 +62,7 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_with_the_unfinished(
     held.set()
     fetch = Fetch(tmp_path, Download(**QUICK), True)
     for shard in range(3):
-        fetch.request([Asked(shard, f"{web.address}/{shard}.jpg")])
+        fetch.request([FetchRequest(shard, f"{web.address}/{shard}.jpg")])
     assert shards_of(fetch) == [{0: None}, {1: None}, {2: None}]
     assert [web.asked[f"/{shard}.jpg"] for shard in range(3)] == [1, 2, 1]
 
@@ -91,7 +91,7 @@ def test_an_engine_that_is_killed_is_started_again_and_repeats_no_answered_url(
 
     killer = killing_the_engine(web, held)
     fetch = Fetch(tmp_path, Download(**QUICK), True)
-    fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(4)])
+    fetch.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in range(4)])
     assert shards_of(fetch) == [dict.fromkeys(range(4))]
     killer.join()
     assert [web.asked[f"/{number}.jpg"] for number in range(4)] == [1, 1, 2, 1]
@@ -108,7 +108,7 @@ def test_an_engine_that_is_started_again_leaves_whole_shards_alone(
     killer = killing_the_engine(web, held)
     fetch = Fetch(tmp_path, Download(**QUICK), True)
     for shard in ((0, 1), (2,)):
-        fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in shard])
+        fetch.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in shard])
     assert shards_of(fetch) == [{0: None, 1: None}, {2: None}]
     killer.join()
     assert [web.asked[f"/{number}.jpg"] for number in range(3)] == [1, 1, 2]
@@ -131,12 +131,12 @@ def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
     terminator = threading.Thread(target=terminate)
     terminator.start()
     fetch = Fetch(tmp_path, Download(**QUICK), True)
-    fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(MANY)])
+    fetch.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in range(MANY)])
     with pytest.raises(LaunchError, match="exit code 143 and 1 of 1 shards missing"):
         list(fetch.shards())
     terminator.join()
     again = Fetch(tmp_path, Download(**QUICK), True)
-    again.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(MANY)])
+    again.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in range(MANY)])
     assert shards_of(again) == [dict.fromkeys(range(MANY))]
     assert sum(web.asked[f"/{number}.jpg"] for number in range(MANY)) == MANY
 
@@ -171,7 +171,7 @@ def test_pictures_that_crash_the_decoder_are_given_up_one_by_one(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setitem(fetching.ENGINES, "native", "frail_engine")
     fetch = Fetch(tmp_path, Download(**QUICK | {"threads": 4}), True)
-    fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(40)])
+    fetch.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in range(40)])
     expected = {number: "engine_crash" if number in poisonous else None for number in range(40)}
     assert [dict(sorted(shard.items())) for shard in shards_of(fetch)] == [expected]
 
@@ -195,7 +195,7 @@ def test_a_format_that_needs_an_extra_is_named_once(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(fetching.ENGINES, "native", "bare_engine")
     fetch = Fetch(tmp_path, Download(**QUICK), True)
-    fetch.request([Asked(number, f"{web.address}/{number}.heic") for number in range(3)])
+    fetch.request([FetchRequest(number, f"{web.address}/{number}.heic") for number in range(3)])
     assert shards_of(fetch) == [dict.fromkeys(range(3), "unsupported_format")]
     assert sum("pip install 'tinygptv[heic]'" in record.getMessage() for record in caplog.records) == 1
 
@@ -207,7 +207,7 @@ def test_results_can_be_had_before_their_shard_is_whole(
     web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(2)}
     held = web.answers["/1.jpg"].wait = threading.Event()
     with Fetch(tmp_path, Download(**QUICK), True) as fetch:
-        fetch.request([Asked(number, f"{web.address}/{number}.jpg") for number in range(2)])
+        fetch.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in range(2)])
         for results in fetch.shards():
             assert results[0].jpeg
             held.set()
@@ -229,7 +229,7 @@ def engine_that(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> F
     program.chmod(0o755)
     monkeypatch.setattr(fetching.sys, "executable", str(program))
     fetch = Fetch(folder / "fetch", Download(), True)
-    fetch.request([Asked(0, "http://a.example/0")])
+    fetch.request([FetchRequest(0, "http://a.example/0")])
     return fetch
 
 
@@ -256,7 +256,7 @@ def test_an_engine_that_loses_a_shard_is_not_believed(monkeypatch: pytest.Monkey
 
 def test_an_engine_that_stands_still_is_ended_with_its_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fetching, "_START_SECONDS", 0.5)
-    monkeypatch.setattr(fetching, "_LONGEST_WAIT_SECONDS", -70.0)
+    monkeypatch.setattr(fetching, "_MAX_WAIT_SECONDS", -70.0)
     fetch = engine_that(monkeypatch, tmp_path, f"sleep 600 & echo $! > {tmp_path}/worker; wait")
     with pytest.raises(LaunchError, match="answered no URL for"):
         list(fetch.shards())
@@ -274,7 +274,7 @@ def test_a_full_disk_ends_the_fetch_at_once_and_is_said_to_be_one(
     web.asked.clear()
     web.answers |= {f"/noise{number}.jpg": answer(picture(900, 900, number, quality=100)) for number in range(40)}
     fetch = Fetch(tmp_path, Download(**QUICK | {"image_size": 900}, engine=engine, processes=processes), True)
-    fetch.request([Asked(number, f"{web.address}/noise{number}.jpg") for number in range(40)])
+    fetch.request([FetchRequest(number, f"{web.address}/noise{number}.jpg") for number in range(40)])
     limited = psutil.Process()
     before = limited.rlimit(psutil.RLIMIT_FSIZE)
     limited.rlimit(psutil.RLIMIT_FSIZE, (100_000, before[1]))

@@ -9,9 +9,9 @@ import pytest
 
 from tinygptv.data.columns.urls import normalise_url
 from tinygptv.data.fetch.guard import (
-    NEVER_AGAIN,
+    PERMANENT,
+    RETRY_AT_ONCE,
     TRANSIENT,
-    WORTH_ASKING_AT_ONCE,
     FetchError,
     addresses,
     check_addresses,
@@ -152,4 +152,4 @@ def test_statuses_that_matter_keep_their_number(status: int, name: str) -> None:
 def test_every_reason_has_a_meaning() -> None:
     answers = {failure_of_status(status) for status in (204, 300, 401, 403, 404, 410, 418, 429, 451, 500)}
     pictures = set(get_args(Reason))
-    assert {*TRANSIENT, *NEVER_AGAIN, *WORTH_ASKING_AT_ONCE, *answers, *pictures} <= set(REASONS)
+    assert {*TRANSIENT, *PERMANENT, *RETRY_AT_ONCE, *answers, *pictures} <= set(REASONS)

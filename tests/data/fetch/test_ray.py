@@ -14,8 +14,8 @@ from tests.data.webfake import pixels
 from tinygptv.data.download.download import download
 from tinygptv.data.download.ledger import Outcomes
 from tinygptv.data.fetch import ray
-from tinygptv.data.fetch.ray import ADDRESS, RayFetch, shared
-from tinygptv.data.fetch.results import Asked
+from tinygptv.data.fetch.ray import ADDRESS, RayFetch, worker_limits
+from tinygptv.data.fetch.results import FetchRequest
 from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.errors import LaunchError, SetupError
 from tinygptv.store.artifacts import Manifest, Store
@@ -133,7 +133,7 @@ def test_a_download_that_was_interrupted_goes_on_with_the_shards_it_has(
 
     store, source = Store(str(tmp_path / "work")), source_of(tmp_path, web, answer, ray_workers=2)
     with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="stopped here"):
-        broken.setattr(Outcomes, "settle", settle)
+        broken.setattr(Outcomes, "write_ledger", settle)
         download(store, "web", source)
     web.asked.clear()
     assert download(store, "web", source).rows_out == 12
@@ -159,7 +159,7 @@ def test_the_cluster_is_the_one_that_is_named_or_one_of_this_machine(
     monkeypatch.setenv(ADDRESS, address)
     monkeypatch.setattr(ray, "fetch_shard", lambda *_: b"")
     fetch = RayFetch(tmp_path, Download(ray_workers=3), allow_private=True)
-    fetch.request([Asked(0, "http://a/1")])
+    fetch.request([FetchRequest(0, "http://a/1")])
     assert [len(results) for results in fetch.shards()] == [0]
     assert [(given["address"], given["num_cpus"]) for given in fake_ray.begun] == [begun]
 
@@ -177,6 +177,6 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, web: Any, answer: Any, m
 def test_machines_share_what_a_site_is_to_bear(
     given: dict[str, Any], workers: int, rate: float, connections: int
 ) -> None:
-    share = shared(Download(**given, ray_workers=workers), workers)
+    share = worker_limits(Download(**given, ray_workers=workers), workers)
     assert (share.requests_per_second_per_host, share.connections_per_host) == (rate, connections)
     assert share.ray_workers is None

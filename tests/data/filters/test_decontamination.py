@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from tests.data.judged import ANYTHING, dropped, opened, write_rows
 from tinygptv.data.filters.decontamination import PICTURES, TEXTS, fingerprints
-from tinygptv.data.filters.rule_attribution import judge
+from tinygptv.data.filters.rule_attribution import attribute
 from tinygptv.data.pictures.storing import store_picture
 from tinygptv.data.shards.shards import content_hash
 from tinygptv.definitions.filters import Decontaminate, FilterChain
@@ -91,7 +91,7 @@ def test_rows_a_benchmark_holds_are_dropped_by_bytes_look_and_words(
     whole = chain(Decontaminate())
     assert dropped(folder, whole, held_out=held_out) == dict.fromkeys((0, 1, 3), "in_benchmark")
     with opened(folder) as opened_rows:
-        assert judge(opened_rows, whole, held_out).in_benchmarks == {"bytes": 1, "look": 2, "words": 1}
+        assert attribute(opened_rows, whole, held_out).in_benchmarks == {"bytes": 1, "look": 2, "words": 1}
     assert dropped(folder, chain(Decontaminate(within=None, words=None)), held_out=held_out) == {0: "in_benchmark"}
     assert dropped(folder, chain(Decontaminate(within=None, words=7)), held_out=held_out).keys() == {0, 3, 4}
     assert dropped(folder, whole) == {}

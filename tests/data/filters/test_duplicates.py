@@ -15,7 +15,7 @@ from tests.data.judged import ANYTHING, dropped, opened, write_rows
 from tinygptv.data.columns.database import connect
 from tinygptv.data.filters.duplicates import compare
 from tinygptv.data.filters.rows import Rows
-from tinygptv.data.filters.rule_attribution import judge
+from tinygptv.data.filters.rule_attribution import attribute
 from tinygptv.data.pictures.phash import distance
 from tinygptv.data.pictures.storing import store_picture
 from tinygptv.data.shards.shards import SIDECAR, content_hash
@@ -136,7 +136,7 @@ def test_the_funnel_counts_copies_alone_and_only(tmp_path: Path) -> None:
     rows = [{"url": "a", "caption": "x"}, {"url": "a", "caption": "x"}, {"url": "b", "caption": "x"}, {"url": "c"}]
     by_caption = Deduplicate(name="same_caption", by="nullif(caption, '')", why="test")
     with opened(write_rows(tmp_path / "rows", rows)) as sidecar:
-        funnel = judge(sidecar, chain(BY_URL, by_caption)).funnel
+        funnel = attribute(sidecar, chain(BY_URL, by_caption)).funnel
     counts = [(each["rule"], each["dropped_first"], each["dropped_alone"], each["dropped_only"]) for each in funnel]
     assert counts == [("anything", 0, 0, 0), ("same_url", 1, 1, 0), ("same_caption", 1, 2, 1)]
 

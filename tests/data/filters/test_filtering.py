@@ -177,7 +177,7 @@ def test_a_filter_that_drops_more_than_it_may_fails(
 
 def test_near_copies_need_a_hash_of_64_bits() -> None:
     near = Deduplicate(name="near", by="sha256", within=4, why="test")
-    with pytest.raises(DefinitionError, match=r"near: `sha256` gives VARCHAR; `within` needs a 64-bit hash"):
+    with pytest.raises(DefinitionError, match=r"near: `sha256` returns VARCHAR; `within` needs a 64-bit hash"):
         check_chain("chain", FilterChain(about="test", rules=[], duplicates=[near]))
 
 

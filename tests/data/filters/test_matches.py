@@ -10,14 +10,14 @@ import pytest
 from tests.data.filters.test_duplicates import chain, flat
 from tests.data.judged import dropped, opened, write_rows
 from tinygptv.data.columns.buckets import Buckets
-from tinygptv.data.filters.matches import fellows
+from tinygptv.data.filters.matches import matching_rows
 from tinygptv.definitions.filters import Deduplicate, Placeholder
 
 
 def found(folder: Path, by: str, needs: str = "", earlier: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     with opened(folder, *earlier) as rows:
-        turns = [rows.database.sql("FROM fellows").to_arrow_table().to_pylist() for _ in fellows(rows, by, needs)]
-        assert not rows.database.sql("SHOW TABLES").filter("name = 'fellows'").fetchall()
+        turns = [rows.database.sql("FROM matches").to_arrow_table().to_pylist() for _ in matching_rows(rows, by, needs)]
+        assert not rows.database.sql("SHOW TABLES").filter("name = 'matches'").fetchall()
     return sorted((row for turn in turns for row in turn), key=lambda row: row["position"])
 
 
@@ -32,7 +32,7 @@ def test_only_rows_that_share_a_value_come_with_what_is_needed_of_them(tmp_path:
     assert set(found(folder, "url")[0]) == {"position", "earlier", "same", "code"}
 
 
-def test_fellows_of_earlier_sidecars_count(tmp_path: Path) -> None:
+def test_matches_in_earlier_sidecars_count(tmp_path: Path) -> None:
     first = write_rows(tmp_path / "first", [{"width": 7}, {"width": 8}])
     folder = write_rows(tmp_path / "rows", [{"width": 9}, {"width": 7}])
     taken = found(folder, "width", earlier=(first,))

@@ -11,7 +11,7 @@ from tests.data.judged import write_rows
 from tinygptv.data.columns.database import connect
 from tinygptv.data.filters import semantic
 from tinygptv.data.filters.rows import Rows
-from tinygptv.data.filters.rule_attribution import KEPT, judge
+from tinygptv.data.filters.rule_attribution import KEPT, attribute
 from tinygptv.data.filters.scores import EMBEDDING_WIDTH, SCHEMA
 from tinygptv.data.filters.semantic import near_pairs
 from tinygptv.data.shards.shards import SIDECAR
@@ -60,7 +60,7 @@ def test_whoever_is_near_no_survivor_survives_in_order(order: str, survivors: se
     step = Deduplicate(name="alike", by="embedding", at_least=0.98, order=order, why="test")
     chain = FilterChain(about="test", scores="any", rules=[], decontaminate=None, duplicates=[step])
     with connect(tmp_path) as database:
-        judgement = judge(Rows(database, folder / SIDECAR, folder, scores=scores), chain)
+        judgement = attribute(Rows(database, folder / SIDECAR, folder, scores=scores), chain)
     assert set(np.flatnonzero(judgement.verdicts == KEPT).tolist()) == survivors
     assert judgement.funnel == [
         {
@@ -75,7 +75,7 @@ def test_whoever_is_near_no_survivor_survives_in_order(order: str, survivors: se
 
 
 def test_a_cosine_that_makes_everything_a_copy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semantic, "_MOST_PAIRS", 5)
+    monkeypatch.setattr(semantic, "_MAX_PAIRS", 5)
     scores = write_scores(tmp_path, np.tile(chain_of_neighbours(), (3, 1)))
     with pytest.raises(DataError, match=r"more than 5 pairs .* raise at_least"):
         near_pairs(scores, 0.5, tmp_path)

@@ -13,7 +13,7 @@ from PIL import Image
 from tinygptv import catalog
 from tinygptv.data.filters.filtering import filter_source
 from tinygptv.data.forget.forget import matches
-from tinygptv.data.forget.tombstones import TOMBSTONES, Kind, bury, tombstone, tombstones
+from tinygptv.data.forget.tombstones import TOMBSTONES, Kind, add_tombstone, tombstone, tombstones
 from tinygptv.data.mixtures.mixing import MixedSamples, mix
 from tinygptv.data.shards.shards import ShardWriter, content_hash
 from tinygptv.definitions.filters import SIDECAR_COLUMNS, FilterChain, Rule
@@ -90,7 +90,7 @@ def define(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget(store: Store, kind: Kind, value: str) -> None:
-    bury(store, tombstone(kind, value, "asked for by its owner"))
+    add_tombstone(store, tombstone(kind, value, "asked for by its owner"))
 
 
 @pytest.mark.parametrize(("kind", "value", "named"), REQUESTS)
@@ -107,7 +107,7 @@ def test_a_request_names_exactly_what_it_says(
         ("domain", " ", "is not a domain"),
         ("sha256", "abc", "is not a SHA-256"),
         ("image", "val2014/", "is not an image file"),
-        ("caption", "(", "cannot be read"),
+        ("caption", "(", "is invalid"),
         ("caption", ".*", "matches every caption"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_request_that_cannot_be_meant_is_refused(kind: Kind, value: str, messa
 
 
 def test_a_request_needs_a_reason() -> None:
-    with pytest.raises(DefinitionError, match="say why"):
+    with pytest.raises(DefinitionError, match="a reason is required"):
         tombstone("domain", "example.org", " ")
 
 

@@ -158,12 +158,12 @@ def test_a_component_without_a_usable_sample_is_refused_and_nothing_is_left(stor
 def test_a_task_that_a_layout_cannot_answer_is_refused(store: Store, define: Path) -> None:
     write_align(define, {"1": "one"}, images=1)
     write_mixture(define, {"source": "align", "task": "refer", "weight": 1.0})
-    with pytest.raises(DefinitionError, match=r"components\[0\].task: align does not support 'refer'; choose.*describe"):
+    with pytest.raises(DefinitionError, match=r"\[0\].task: align does not support 'refer'; choose.*describe"):
         mix(store, "blend", None)
 
 
 def test_a_mixture_of_pairs_without_pairs_is_refused(store: Store) -> None:
-    with pytest.raises(DefinitionError, match=r"mixture 'tiny_pairs': needs the filtered pairs of a run"):
+    with pytest.raises(DefinitionError, match=r"mixture 'tiny_pairs': \$source needs the filtered pairs of a run"):
         mix(store, "tiny_pairs", None)
 
 

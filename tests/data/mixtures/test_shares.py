@@ -7,10 +7,10 @@ import pytest
 from tests.data.mixtures.test_sampling_order import mixture
 from tinygptv.data.mixtures.sampling_order import Order
 from tinygptv.data.mixtures.shares import (
+    check_max_epochs,
     declared_shares,
     drawn_samples,
     realised_shares,
-    refuse_repetition,
     shares_table,
 )
 from tinygptv.definitions.mixture import Mixture
@@ -48,9 +48,9 @@ def test_a_share_of_steps_with_batch_sizes_is_a_share_of_samples() -> None:
 def test_a_cap_on_repetition_is_exact_to_the_step() -> None:
     """A quarter of 1,000 steps of four show fifty samples 20 times; the 251st step of theirs is one too many."""
     blend = capped(mixture("per_step", 3, 1), None, 20.0)
-    refuse_repetition("blend", (40, 50), blend, 7, 1000, 4)
+    check_max_epochs("blend", (40, 50), blend, 7, 1000, 4)
     over = next(steps for steps in range(1000, 2000) if drawn_samples(blend, 7, steps, 4)[1] > 1000)
-    refuse_repetition("blend", (40, 50), blend, 7, over - 1, 4)
+    check_max_epochs("blend", (40, 50), blend, 7, over - 1, 4)
     with pytest.raises(DefinitionError, match=r"1004 draws of the 50 samples of source1 are 20.08 epochs") as refused:
-        refuse_repetition("blend", (40, 50), blend, 7, over, 4)
+        check_max_epochs("blend", (40, 50), blend, 7, over, 4)
     assert "mixture 'blend'" in str(refused.value) and "its max_epochs is 20" in str(refused.value)

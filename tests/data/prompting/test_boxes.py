@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinygptv.data.prompting.boxes import CODECS, Box, box_text, read_box, respell
+from tinygptv.data.prompting.boxes import CODECS, Box, box_text, convert_boxes, read_box
 from tinygptv.definitions.template import BoxForm
 
 
@@ -64,9 +64,9 @@ def test_boxes_look_as_published(form: BoxForm, text: str) -> None:
 
 
 def test_texts_with_boxes_of_their_own_are_respelled_from_what_they_say() -> None:
-    assert respell(["{<10><20><30><40>}"], (), "cogvlm") == ["[[100,200,300,400]]"]
-    assert respell(["{<10><20><30><40>}"], [(0.1009, 0.2, 0.3, 0.4)], "cogvlm") == ["[[100,200,300,400]]"]
-    assert respell(["no box"], [(0.1, 0.2, 0.3, 0.4)], "qwen_vl") == ["no box"]
+    assert convert_boxes(["{<10><20><30><40>}"], (), "cogvlm") == ["[[100,200,300,400]]"]
+    assert convert_boxes(["{<10><20><30><40>}"], [(0.1009, 0.2, 0.3, 0.4)], "cogvlm") == ["[[100,200,300,400]]"]
+    assert convert_boxes(["no box"], [(0.1, 0.2, 0.3, 0.4)], "qwen_vl") == ["no box"]
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_texts_with_boxes_of_their_own_are_respelled_from_what_they_say() -> Non
     ],
 )
 def test_a_phrase_in_front_of_its_box_is_marked_as_the_family_marks_it(form: BoxForm, text: str) -> None:
-    assert respell(["<p>A man</p> {<10><20><30><40>} waits."], (), form) == [text]
+    assert convert_boxes(["<p>A man</p> {<10><20><30><40>} waits."], (), form) == [text]
 
 
 @pytest.mark.parametrize("form", sorted(CODECS))
 def test_a_paragraph_is_no_phrase(form: BoxForm) -> None:
     grounded, box = "<p>a cat</p> {<10><20><30><40>}", (0.1, 0.2, 0.3, 0.4)
-    (expected,) = respell([grounded], [box], form)
-    written = respell([f"<p>Hello.</p> {grounded}", "<p>a page</p>"], [box], form)
+    (expected,) = convert_boxes([grounded], [box], form)
+    written = convert_boxes([f"<p>Hello.</p> {grounded}", "<p>a page</p>"], [box], form)
     assert written == [f"<p>Hello.</p> {expected}", "<p>a page</p>"]

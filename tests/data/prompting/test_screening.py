@@ -84,6 +84,6 @@ def test_each_row_is_judged_by_its_own_texts_alone(end: str, tmp_path: Path) -> 
         found = screen(tmp_path / "samples.parquet", ["vqa"], sequences)
     for row, sample in enumerate(samples):
         answers = "".join((*(turn.answer for turn in sample.turns), *sample.answers))
-        assert found.end_symbol[row] == (bool(sequences.written_end) and sequences.written_end in answers)
+        assert found.end_symbol[row] == (bool(sequences.end_text) and sequences.end_text in answers)
     assert found.special_token.tolist() == [False] * 4 + [True, end == "<|endoftext|>"]
     assert found.turn_marker.tolist() == [False] * 3 + [True, False, False]

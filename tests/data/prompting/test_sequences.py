@@ -232,7 +232,7 @@ def test_several_images_in_one_prompt_each_get_their_slots(byte_tokenizer: PreTr
 
 
 def test_prompts_for_generation_end_where_the_answer_begins(byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    texts = Sequences(byte_tokenizer, inputs(), SLOTS).asking(["is it? ###Assistant: ", "is it red? ###Assistant: "])
+    texts = Sequences(byte_tokenizer, inputs(), SLOTS).prompts(["is it? ###Assistant: ", "is it red? ###Assistant: "])
     assert [byte_tokenizer.decode(row[-14:].tolist()) for row in texts.input_ids] == [" ###Assistant:"[-13:] + " "] * 2
     assert texts.attention_mask.tolist() == [[0] * 4 + [1] * 22, [1] * 26]
     assert texts.input_ids[1, 0] == texts.input_ids[0, 4] == byte_tokenizer.bos_token_id
@@ -241,7 +241,7 @@ def test_prompts_for_generation_end_where_the_answer_begins(byte_tokenizer: PreT
 
 def test_the_published_code_asks_without_bos(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     odd = Sequences(byte_tokenizer, inputs(oddities=["no_bos_when_asking"]), SLOTS)
-    assert byte_tokenizer.decode(odd.asking(["is it?"]).input_ids[0].tolist()) == "is it?"
+    assert byte_tokenizer.decode(odd.prompts(["is it?"]).input_ids[0].tolist()) == "is it?"
     assert built(odd, [("q", "a")]).input_ids[0, 0] == byte_tokenizer.bos_token_id
 
 
@@ -258,7 +258,7 @@ def test_an_answer_stops_at_the_whole_end_symbol_or_at_eos(
 
 
 def test_an_answer_may_stop_at_another_end_too_whichever_comes_first(byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    sequences = Sequences(byte_tokenizer, inputs(), SLOTS, other_ends=["\n"])
+    sequences = Sequences(byte_tokenizer, inputs(), SLOTS, extra_stop_strings=["\n"])
     encode = byte_tokenizer.encode
     assert sequences.stops == [tuple(encode("###")), tuple(encode("\n")), (byte_tokenizer.eos_token_id,)]
     for written in ("a cat###\n", "a cat\n###", "a cat\na dog", "a cat###a dog", "a cat"):

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.stormy import Weather
 from tinygptv.data.batches.batching import Batch, Loader, UnusableSampleError, load_tokenizer
-from tinygptv.data.batches.loading import BatchesAhead
+from tinygptv.data.batches.loading import PrefetchedBatches
 from tinygptv.data.mixtures.mixing import MixedSamples, mix
 from tinygptv.data.pictures.pixels import ImageReader, read_bytes
 from tinygptv.data.shards import remote
@@ -118,7 +118,7 @@ def test_workers_that_make_steps_ahead_fetch_the_same(
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
     here = pairs.loader(pairs.here, byte_tokenizer)
     opened = functools.partial(open_with_saved, pairs.there.workdir, pairs.mixture, tmp_path / "tokenizer")
-    ahead = BatchesAhead(here.sources, opened, 2, 60, pytest.fail)
+    ahead = PrefetchedBatches(here.sources, opened, 2, 60, pytest.fail)
     for step in range(STEPS):
         assert_same(ahead.micro_batches(step, 0, 1, 8)[0], here.batch(step))
 
@@ -262,7 +262,7 @@ def test_images_that_are_expected_are_fetched_side_by_side(pairs: Pairs, weather
     images = pairs.images()[:3]
     weather.failing = {"GET filtered/made_up@1/00000.tar": ["held", "held", "held"]}
     reader = ImageReader(16)
-    reader.expect([Sample("key", tuple(images), (Turn("", ""),))])
+    reader.prefetch([Sample("key", tuple(images), (Turn("", ""),))])
     assert weather.held.wait(30)
     weather.released.set()
     assert all(reader.read(image, "key").shape == (3, 16, 16) for image in images)

@@ -68,7 +68,7 @@ def test_a_column_that_is_not_carried_is_an_error_with_a_suggestion(
 ) -> None:
     chain = CHAIN.model_copy(update={"rules": [Rule(name="beautiful", keep="aestetic > 5", why="test")]})
     monkeypatch.setattr(catalog, "filter_chain", lambda name: chain)
-    with pytest.raises(DefinitionError, match=r"beautiful: (?s:.*)Did you mean 'aesthetic'.*list them in the source's `carry`"):
+    with pytest.raises(DefinitionError, match=r"beautiful: (?s:.*)Did you mean 'aesthetic'.*in the source's `carry`"):
         filter_source(store, "pairs", "chain", raw)
 
 

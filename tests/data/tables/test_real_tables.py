@@ -11,7 +11,7 @@ import pytest
 from tests.data.judged import dropped, opened
 from tinygptv import catalog
 from tinygptv.data.filters.captions import Describer
-from tinygptv.data.filters.rule_attribution import judge
+from tinygptv.data.filters.rule_attribution import attribute
 from tinygptv.data.shards.shards import SCHEMA, SIDECAR
 from tinygptv.data.tables.readers import read_table
 from tinygptv.definitions.filters import FilterChain
@@ -51,7 +51,7 @@ def test_every_row_of_a_real_table_is_kept_or_counted(
     rows = write_sidecar(shared / "data" / table, tmp_path / "rows")
     assert len(rows) == TABLES[table]
     with opened(tmp_path / "rows") as opened_rows:
-        judgement = judge(opened_rows, chain)
+        judgement = attribute(opened_rows, chain)
     firsts = {entry["rule"]: entry["dropped_first"] for entry in judgement.funnel}
     kept = [row for row, verdict in zip(rows, judgement.verdicts, strict=True) if not verdict]
     assert len(kept) + sum(firsts.values()) == len(rows)

@@ -10,7 +10,7 @@ import s3fs
 
 from tinygptv.cli.main import main
 from tinygptv.data.shards.shards import SIDECAR, ShardWriter, content_hash
-from tinygptv.data.upkeep.artifact_access import places
+from tinygptv.data.upkeep.artifact_access import artifact_folders
 from tinygptv.data.upkeep.repair import repair
 from tinygptv.data.upkeep.verify import verify
 from tinygptv.store.artifacts import MANIFEST, Outcome, Store
@@ -110,14 +110,14 @@ def test_a_lost_picture_is_taken_from_another_artifact_on_s3(objects: s3fs.S3Fil
 def test_what_cannot_be_restored_on_s3_is_no_artifact_any_more(objects: s3fs.S3FileSystem, s3_workdir: str) -> None:
     objects.pipe_file(f"{s3_workdir}/{RAW}/00002.tar", b"cut")
     (done,) = repair(f"{s3_workdir}/{RAW}")
-    assert done.given_up is not None and "nowhere else (key4 is one)" in done.given_up
+    assert done.given_up is not None and "nowhere else (one is key4)" in done.given_up
     assert Store(s3_workdir).find(RAW) is None
     assert Store(s3_workdir).find(FILTERED) is not None
 
 
 def test_neighbours_are_no_part_of_a_place(objects: s3fs.S3FileSystem, s3_workdir: str) -> None:
     objects.pipe_file(f"{s3_workdir}/{RAW}0/other.txt", b"of another folder whose name begins alike")
-    (place,) = places(f"{s3_workdir}/{RAW}")
+    (place,) = artifact_folders(f"{s3_workdir}/{RAW}")
     with place.opened() as folder:
         names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {*(f"0000{n}.tar" for n in range(3)), SIDECAR, MANIFEST, "gallery/notes.txt"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tinygptv.cli.main import main
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.shards.shards import SIDECAR, ShardWriter, content_hash, sidecar_rows
 from tinygptv.data.upkeep.repair import Rows, repair
 from tinygptv.data.upkeep.verify import verify
@@ -142,16 +142,16 @@ def test_a_picture_is_fetched_again_only_if_it_is_nowhere_else(folders: tuple[Pa
 def test_a_picture_that_is_to_be_forgotten_is_not_brought_back(folders: tuple[Path, Path], store: Store) -> None:
     raw, _ = folders
     overwrite(*place_of(raw, "key1"))
-    bury(store, tombstone("url", "http://a/1.jpg", "asked for by the owner"))
+    add_tombstone(store, tombstone("url", "http://a/1.jpg", "asked for by the owner"))
     (done,) = repair(str(raw))
-    assert done.given_up == "1 of the damaged pictures are to be forgotten (key1 is one)"
+    assert done.given_up == "1 of the damaged pictures are to be forgotten (one is key1)"
     assert store.find(NAMES[0]) is None
 
 
 @pytest.mark.parametrize(
     ("file", "why"),
     [
-        ("00001.tar", "1 of 2 pictures of 00001.tar are nowhere else (key3 is one)"),
+        ("00001.tar", "1 of 2 pictures of 00001.tar are nowhere else (one is key3)"),
         ("notes.txt", "notes.txt is not a shard"),
         (MANIFEST, "is not a manifest"),
     ],
@@ -172,7 +172,7 @@ def test_a_neighbour_that_is_damaged_as_well_is_no_help(folders: tuple[Path, Pat
     overwrite(*place_of(raw, "key1"))
     overwrite(*(place_of(filtered, "key1") if damage == "picture" else (filtered / SIDECAR, 0)))
     (done,) = repair(str(raw))
-    assert done.given_up is not None and "nowhere else (key1 is one)" in done.given_up
+    assert done.given_up is not None and "nowhere else (one is key1)" in done.given_up
 
 
 def test_an_artifact_that_only_describes_pictures_has_none_to_give(folders: tuple[Path, Path], store: Store) -> None:
@@ -185,7 +185,7 @@ def test_an_artifact_that_only_describes_pictures_has_none_to_give(folders: tupl
     described = store.folder(store.make("described/made_up@1", "test", {}, [], build).artifact)
     overwrite(*place_of(raw, "key4"))
     (done,) = repair(str(store.local_root))
-    assert done.given_up is not None and "nowhere else (key4 is one)" in done.given_up
+    assert done.given_up is not None and "nowhere else (one is key4)" in done.given_up
     (described / SIDECAR).unlink()
     assert [done.given_up for done in repair(str(described))] == [
         "sidecar.parquet is damaged and there is no shard to restore it from"

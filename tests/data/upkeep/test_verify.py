@@ -11,7 +11,7 @@ import pytest
 
 from tinygptv.cli.main import main
 from tinygptv.data.shards.shards import SIDECAR, ShardWriter, content_hash, sidecar_rows
-from tinygptv.data.upkeep.artifact_access import places
+from tinygptv.data.upkeep.artifact_access import artifact_folders
 from tinygptv.data.upkeep.verify import Damage, verify
 from tinygptv.errors import DataError
 from tinygptv.store.artifacts import MANIFEST, Outcome, Store
@@ -159,7 +159,7 @@ def test_a_folder_without_artifacts_is_no_success(tmp_path: Path) -> None:
 
 
 def test_a_damage_is_told_in_one_line(artifact: Path) -> None:
-    (place,) = places(str(artifact))
+    (place,) = artifact_folders(str(artifact))
     damage = Damage(place, "00000.tar", "has changed", ("a", "b", "c", "d"))
     assert str(damage) == f"{artifact}/00000.tar: has changed (a, b, c, …)"
 

@@ -11,7 +11,7 @@ from tests.data.webfake import Web as FakeWeb
 from tests.data.webfake import build_raw, pairs_source
 from tinygptv import catalog
 from tinygptv.data.filters.filtering import filter_source
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.versions import refresh as refresh_module
 from tinygptv.data.versions.card import CARD_JSON, CARD_PAGE, card
 from tinygptv.data.versions.refresh import refresh
@@ -94,7 +94,7 @@ def test_copies_are_shown_with_how_often_they_came(store: Store, filtered: Manif
 
 def test_removals_are_counted_and_what_was_asked_is_not_repeated(store: Store) -> None:
     raw = build_raw(store, "raw/web@1", ROWS)
-    bury(store, tombstone("caption", "of 0[12]$", "asked for by Jane"))
+    add_tombstone(store, tombstone("caption", "of 0[12]$", "asked for by Jane"))
     facts, page = written(store, filter_source(store, "web", "web_pairs", raw, benchmarks={}))
     (removal,) = facts["removals"]
     assert (removal["kind"], removal["samples"], removal["why"]) == ("caption", 2, "asked for by Jane")
@@ -125,7 +125,7 @@ def test_a_published_version_says_its_number_and_what_changed(
 def test_a_card_is_written_once_and_anew_when_something_was_forgotten(store: Store, filtered: Manifest) -> None:
     first = card(store, filtered)
     assert card(store, filtered) == first
-    bury(store, tombstone("domain", "h1.org", "test"))
+    add_tombstone(store, tombstone("domain", "h1.org", "test"))
     assert card(store, filtered).artifact != first.artifact
 
 

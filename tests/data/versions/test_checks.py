@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.webfake import build_raw
 from tinygptv.catalog import OWN_DEFINITIONS
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.versions.checks import SHIPPED, run_checks
 from tinygptv.errors import DefinitionError
 from tinygptv.store.artifacts import Store
@@ -33,7 +33,7 @@ BAD: dict[str, dict[str, dict[str, Any]]] = {
 
 def failed(store: Store, old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     """Of a version whose filter kept `new`; the download lost a row only where no row is there instead."""
-    bury(store, tombstone("domain", "forget.me", "test"))
+    add_tombstone(store, tombstone("domain", "forget.me", "test"))
     before, after = (build_raw(store, f"raw/{name}@1", rows).artifact for name, rows in (("old", old), ("new", new)))
     raw = before if new.keys() < old.keys() else after
     return {failure.check for failure in run_checks(store, raw, after, before, before)}

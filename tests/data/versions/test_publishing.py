@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.data.webfake import build_raw, pairs_source
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.versions.versions import (
     Version,
     artifact_of,
@@ -103,10 +103,10 @@ def test_a_version_is_only_taken_by_a_source_that_would_fetch_the_same(
 
 
 def test_a_run_remembers_how_many_tombstones_it_began_with(store: Store, three: list[Manifest]) -> None:
-    bury(store, tombstone("domain", "a.org", "test"))
+    add_tombstone(store, tombstone("domain", "a.org", "test"))
     assert pinned(store, "first", "web") is None
     pin(store, "first", "web", three[0], {})
-    bury(store, tombstone("domain", "b.org", "test"))
+    add_tombstone(store, tombstone("domain", "b.org", "test"))
     pin(store, "first", "web", three[0], {})
     assert (found := pinned(store, "first", "web")) and found.tombstones == 1
     pin(store, "first", "web", three[1], {})

@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.webfake import Web, pairs_source
 from tinygptv import catalog
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.versions import refresh as refresh_module
 from tinygptv.data.versions.refresh import Refreshed, refresh
 from tinygptv.data.versions.versions import pin, published
@@ -112,7 +112,7 @@ def test_a_changed_filter_is_news_although_the_web_stood_still(
 
 def test_a_takedown_is_news_and_the_next_version_is_without_it(again: Callable[..., Refreshed], store: Store) -> None:
     again()
-    bury(store, tombstone("url", "http://web/007.jpg", "asked for by its owner"))
+    add_tombstone(store, tombstone("url", "http://web/007.jpg", "asked for by its owner"))
     second = again()
     assert second.filtered is not None and second.filtered.drops == {"forgotten": 1}
     assert second.changes == {"added": 0, "removed": 1, "changed": 0}
@@ -129,7 +129,7 @@ def test_a_source_defined_anew_is_fetched_from_scratch(
 
 def test_a_large_takedown_is_no_loss_in_the_eyes_of_the_checks(again: Callable[..., Refreshed], store: Store) -> None:
     again()
-    bury(store, tombstone("caption", "of 0[01]", "asked for by their owner"))
+    add_tombstone(store, tombstone("caption", "of 0[01]", "asked for by their owner"))
     assert (done := again()).outcome == "published"
     assert done.changes["removed"] == 20
 

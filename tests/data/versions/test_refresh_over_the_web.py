@@ -12,7 +12,7 @@ import pytest
 
 from tests.data.webfake import pixels
 from tinygptv import catalog
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.data.versions.refresh import Refreshed, refresh
 from tinygptv.definitions.filters import FilterChain, Rule
@@ -148,7 +148,7 @@ def test_what_is_to_be_forgotten_is_neither_asked_for_nor_kept(
     web.pictures |= {name: name for name in ("a", "b", "c")}
     corpus.refresh(store, ["a", "b", "c"])
     web.since_last_asked()
-    bury(store, tombstone("url", f"{pages[1]}/b", "asked for by its owner"))
+    add_tombstone(store, tombstone("url", f"{pages[1]}/b", "asked for by its owner"))
     second = corpus.refresh(store, ["a", "b", "c"])
     assert (second.outcome, second.changes) == ("published", {"added": 0, "removed": 1, "changed": 0})
     assert second.raw.drops == {"forgotten": 1}
@@ -165,7 +165,7 @@ def test_a_picture_that_is_to_be_forgotten_is_not_kept_whether_it_is_known_or_ne
     web.pictures |= {"a": "one", "b": "two", "c": "three"}
     first = corpus.refresh(store, ["a", "b", "c"])
     stored = {row["url"][-1]: row for row in pq.read_table(store.file(first.raw.artifact, SIDECAR)).to_pylist()}
-    bury(store, tombstone("sha256", stored["b"]["content_sha256"], "asked for by its owner"))
+    add_tombstone(store, tombstone("sha256", stored["b"]["content_sha256"], "asked for by its owner"))
     web.pictures["d"] = "two"
     second = corpus.refresh(store, ["a", "b", "c", "d"])
     assert second.raw.drops == {"forgotten": 2}

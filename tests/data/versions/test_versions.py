@@ -12,7 +12,7 @@ import pytest
 from tests.data.faults.server import Site, conditional, page, serving, silence, status
 from tinygptv.data.download import ledger
 from tinygptv.data.download.download import download
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.shards.shards import read_image, sidecar_rows
 from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.store.artifacts import Manifest, Store
@@ -200,7 +200,7 @@ def test_pictures_stored_by_other_rules_are_fetched_anew(corpus: Corpus) -> None
 
 def test_what_somebody_asked_to_forget_is_not_asked_for(corpus: Corpus) -> None:
     corpus.add(1, 2)
-    bury(corpus.store, tombstone("url", "__BASE_URL__/2", "asked for by the owner"))
+    add_tombstone(corpus.store, tombstone("url", "__BASE_URL__/2", "asked for by the owner"))
     made = corpus.fetch()
     assert made.drops == {"forgotten": 1}
     assert corpus.asked() == {"/1"}
@@ -209,7 +209,7 @@ def test_what_somebody_asked_to_forget_is_not_asked_for(corpus: Corpus) -> None:
 def test_what_is_forgotten_later_leaves_the_next_version(corpus: Corpus) -> None:
     corpus.add(1, 2)
     first = corpus.fetch()
-    bury(corpus.store, tombstone("url", "__BASE_URL__/2", "asked for by the owner"))
+    add_tombstone(corpus.store, tombstone("url", "__BASE_URL__/2", "asked for by the owner"))
     second = corpus.fetch(first)
     assert (second.rows_out, second.drops) == (1, {"forgotten": 1})
     assert corpus.asked() == {"/1"}

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.train.small import mix_pairs, small_recipe, small_run, write_backbones
 from tinygptv.catalog import ResolvedRun
 from tinygptv.data.batches.features import Features
-from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.mixtures.mixing import MixedSamples
 from tinygptv.data.upkeep.verify import verify
 from tinygptv.definitions.hardware import Hardware
@@ -239,7 +239,7 @@ def test_what_is_forgotten_is_taken_out_and_the_rest_is_not_computed_again(
     kept = MixedSamples(store, mixture.artifact).samples([(0, 8)])[0].images[0]
     features = reader(store, before).read(kept, "kept")
 
-    bury(store, tombstone("caption", "picture number 7$", "asked for"))
+    add_tombstone(store, tombstone("caption", "picture number 7$", "asked for"))
     monkeypatch.setattr(encoder.Encoder, "_computed", None)
     after = encode(store, run, "stage1", mixture, None)
     assert (after.rows_in, after.rows_out, after.drops["forgotten"]) == (24, 23, 1)

@@ -76,7 +76,7 @@ TASKS: dict[AnnotationFormat, tuple[Task, ...]] = {
 class Annotations:
     """The content of a source: `rows_in = len(samples) + sum(drops)`. Image paths are absolute, inside `images`.
 
-    `not_read` counts keys and turns that were ignored; `first_trouble` explains the first dropped record.
+    `not_read` counts keys and turns that were ignored; `first_error` explains the first dropped record.
     """
 
     images: Path
@@ -84,7 +84,7 @@ class Annotations:
     rows_in: int = 0
     drops: Counter[str] = field(default_factory=Counter)
     not_read: Counter[str] = field(default_factory=Counter)
-    first_trouble: str = ""
+    first_error: str = ""
 
 
 def read_annotations(
@@ -92,7 +92,7 @@ def read_annotations(
 ) -> Annotations:
     """All usable samples of a source, in file order. Raises as `AnnotationReader`."""
     reader = AnnotationReader(store, name, source, corpus)
-    return Annotations(reader.images, list(reader), reader.rows_in, reader.drops, reader.not_read, reader.first_trouble)
+    return Annotations(reader.images, list(reader), reader.rows_in, reader.drops, reader.not_read, reader.first_error)
 
 
 class AnnotationReader:
@@ -118,7 +118,7 @@ class AnnotationReader:
         self.rows_in = 0
         self.drops: Counter[str] = Counter()
         self.not_read: Counter[str] = Counter()
-        self.first_trouble = ""
+        self.first_error = ""
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield all usable samples, once."""
@@ -162,10 +162,10 @@ class AnnotationReader:
 
     def _drop(self, reason: RejectedError) -> None:
         self.drops[str(reason)] += 1
-        if not self.first_trouble:
+        if not self.first_error:
             place = reason.place or f"record {self.rows_in} of {self._files.get('annotations') or self._files['refs']}"
             wanted = wants(reason.wanted or self._layout.parts[0])
-            self.first_trouble = f"the first one dropped is {place}: {reason.detail}; {self._format} wants {wanted}"
+            self.first_error = f"the first one dropped is {place}: {reason.detail}; {self._format} wants {wanted}"
 
 
 def contents_of(source: AnnotationsSource) -> dict[str, str]:

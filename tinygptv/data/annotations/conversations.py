@@ -42,21 +42,23 @@ _Edges = Annotated[list[float], Field(min_length=4, max_length=4)]
 _Exchange = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
-class _Said(Part):
+class _Message(Part):
     switches = frozenset({"loss", "weight", "train"})
 
     value: Annotated[str, BeforeValidator(_one_text)] = Field(validation_alias=AliasChoices("value", "content"))
     speaker: str | None = Field(default=None, validation_alias=AliasChoices("from", "role"))
 
 
-class _Talk(Record):
+class _Conversation(Record):
     ignored = frozenset({"model", "dataset", "data_source", "source", "question_id", "metadata"})
     switches = frozenset({"loss", "label"})
     needed = ("conversations",)
 
     id: Id = ""
     image: Texts = Field(default_factory=list, validation_alias=AliasChoices("image", "images"))
-    conversations: list[_Said] = Field(default_factory=list, validation_alias=AliasChoices("conversations", "messages"))
+    conversations: list[_Message] = Field(
+        default_factory=list, validation_alias=AliasChoices("conversations", "messages")
+    )
     boxes: list[_Edges] = Field(default_factory=list)
     system: str = ""
     history: list[_Exchange] = Field(default_factory=list)
@@ -64,11 +66,11 @@ class _Talk(Record):
     response: str | None = None
 
 
-class _TaggedTalk(Record):
+class _TaggedConversation(Record):
     """Speakers alternate, unless they are given."""
 
     id: Id
-    conversations: list[_Said]
+    conversations: list[_Message]
     image: str | None = None
 
 
@@ -86,7 +88,7 @@ class _Instruction(Record):
     instances: Annotated[list[_Instance], Field(min_length=1)]
 
 
-def _llava(record: _Talk, reading: Reading) -> Sample:
+def _llava(record: _Conversation, reading: Reading) -> Sample:
     names = [name for name in record.image if name]
     others = {key for key, value in (record.model_extra or {}).items() if value and not isinstance(value, float | int)}
     if not names and (elsewhere := next(filter(_PICTURE.search, sorted(others)), None)):
@@ -97,7 +99,7 @@ def _llava(record: _Talk, reading: Reading) -> Sample:
     return _sample(key, found, said, tuple(map(_box, record.boxes)), reading)
 
 
-def _multitask(record: _TaggedTalk, reading: Reading) -> Sample:
+def _multitask(record: _TaggedConversation, reading: Reading) -> Sample:
     """The image is the COCO image with the record's id."""
     names = with_folder(record.image) if record.image else ()
     image = reading.images.find(*names, f"COCO_train2014_{record.id}.jpg", f"{record.id}.jpg")
@@ -109,7 +111,7 @@ def _multitask(record: _TaggedTalk, reading: Reading) -> Sample:
     return _sample(record.id, (image,), spoken, (), reading)
 
 
-def _said(record: _Talk) -> list[tuple[str, str]]:
+def _said(record: _Conversation) -> list[tuple[str, str]]:
     """(speaker, text) pairs, whichever way the record lists them."""
     system = [("system", record.system)] if record.system else []
     if not record.conversations and record.query is not None and record.response is not None:
@@ -132,7 +134,7 @@ def _sample(
     return Sample(key, images, tuple(turns), boxes=boxes)
 
 
-def _speakers(conversation: list[_Said]) -> list[tuple[str, str]]:
+def _speakers(conversation: list[_Message]) -> list[tuple[str, str]]:
     spoken = []
     for said in conversation:
         if said.speaker is None:
@@ -151,18 +153,18 @@ def _alternating(said: list[tuple[str, str]], reading: Reading) -> list[str]:
     are counted.
     """
     system = [text for who, text in said if who == "system"]
-    talk = [(who, text) for who, text in said[len(system) :]]
+    turns = [(who, text) for who, text in said[len(system) :]]
     left_out = []
-    if talk and talk[0][0] == "gpt":
-        left_out.append(("turn of gpt before the first question", talk.pop(0)[1]))
-    if talk and talk[-1][0] == "human":
-        left_out.append(("question after the last answer", talk.pop()[1]))
-    expected = ["human", "gpt"] * (len(talk) // 2)
-    if not talk or [who for who, _ in talk] != expected or any(has_marks(text) for _, text in left_out):
+    if turns and turns[0][0] == "gpt":
+        left_out.append(("turn of gpt before the first question", turns.pop(0)[1]))
+    if turns and turns[-1][0] == "human":
+        left_out.append(("question after the last answer", turns.pop()[1]))
+    expected = ["human", "gpt"] * (len(turns) // 2)
+    if not turns or [who for who, _ in turns] != expected or any(has_marks(text) for _, text in left_out):
         order = ", ".join(who for who, _ in said[:6]) or "none"
         raise RejectedError("turns_do_not_alternate", f"human and gpt turns do not alternate: {order}")
     reading.not_read.update(what for what, _ in left_out)
-    texts = [text for _, text in talk]
+    texts = [text for _, text in turns]
     texts[0] = "\n".join((*system, texts[0]))
     return texts
 
@@ -183,8 +185,14 @@ def _unnatural(record: _Instruction, reading: Reading) -> Sample:
     return Sample(asked, (), (Turn(asked, instance.output.strip()),))
 
 
-LLAVA = Layout(ONE_FILE, (_Talk, _Said), lambda reading: reading.records(_Talk), _llava, ids_repeat=True)
+LLAVA = Layout(
+    ONE_FILE, (_Conversation, _Message), lambda reading: reading.records(_Conversation), _llava, ids_repeat=True
+)
 MULTITASK = Layout(
-    ONE_FILE, (_TaggedTalk, _Said), lambda reading: reading.records(_TaggedTalk), _multitask, ids_repeat=True
+    ONE_FILE,
+    (_TaggedConversation, _Message),
+    lambda reading: reading.records(_TaggedConversation),
+    _multitask,
+    ids_repeat=True,
 )
 UNNATURAL = Layout(ONE_FILE, (_Instruction, _Instance), lambda reading: reading.records(_Instruction), _unnatural)

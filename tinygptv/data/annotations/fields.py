@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-_CARRYING = frozenset(
+_CONTENT_KEYS = frozenset(
     (
         *("image", "images", "img", "imgs", "image_list", "picture", "pictures", "photo", "photos", "pixel_values"),
         *("image_path", "image_paths", "image_file", "image_files", "img_path", "file_name", "filename"),
@@ -26,7 +26,7 @@ REPEATED = "a key that stands twice"
 """Key that the JSON reader adds to an object with a repeated key, since one of the values would be lost."""
 
 _LEVELS = 4  # maximum nesting of a layout's objects inside a record
-_LONGEST_DETAIL = 500  # characters
+_MAX_DETAIL_LENGTH = 500  # characters
 _Part = TypeVar("_Part", bound="Part")
 
 
@@ -76,7 +76,7 @@ class RejectedError(Exception):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
-        self.detail = printable(detail or reason)[:_LONGEST_DETAIL]
+        self.detail = printable(detail or reason)[:_MAX_DETAIL_LENGTH]
         self.wanted: type[Part] | None = None
         self.place = ""
 
@@ -127,7 +127,7 @@ def unread_keys(part: Part) -> Iterator[str]:
             raise _repeated_key()
         if key not in part.ignored and value is not None:
             name = key.lower()
-            if (name in _CARRYING and value not in ("", [], {})) or (name in part.switches and value != 1):
+            if (name in _CONTENT_KEYS and value not in ("", [], {})) or (name in part.switches and value != 1):
                 raise RejectedError(f"unknown_key_{name}", f"the key '{key}' is not supported here")
             yield key
     for field in _lists_of_parts(type(part)):

@@ -19,7 +19,7 @@ from tinygptv.data.prompting.boxes import CODECS, Box, box_text
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference, Sample, Turn
 
-_LARGEST_REGION = 16_384  # px²; larger regions of Visual Genome are not useful for grounding (OFA, MiniGPT-v2)
+_MAX_REGION_AREA = 16_384  # px²; larger regions of Visual Genome are not useful for grounding (OFA, MiniGPT-v2)
 
 _Side = Annotated[float, Field(gt=0, le=1e6)]
 """A side of an image in px."""
@@ -198,7 +198,7 @@ def _region(record: _Shown, reading: Reading) -> Sample:
     region, about = record.region, record.picture
     if about is None:
         raise RejectedError("unknown_image")
-    if region.width * region.height >= _LARGEST_REGION:
+    if region.width * region.height >= _MAX_REGION_AREA:
         raise RejectedError("large_region")
     phrase = _phrase(region.phrase)
     box = fractions([region.x, region.y, region.width, region.height], about.width, about.height)

@@ -15,7 +15,7 @@ PixelBox = Annotated[list[float], Field(min_length=4, max_length=4)]
 """x, y, width, height."""
 
 _TOLERANCE = 1.0  # px; published boxes are rounded
-_FEWEST = 10
+_MIN_BOXES = 10
 """Minimum number of boxes for rejecting a file whose boxes all look like corners. 42 % of RefCOCO's do, so ten by
 chance occur once in 5,000 files; none of RefCOCO's boxes reaches beyond its image."""
 
@@ -57,7 +57,7 @@ def refuse_corners(
             corners += x < width <= across + _TOLERANCE and y < height <= down + _TOLERANCE
             beyond += x + width > across + _TOLERANCE or y + height > down + _TOLERANCE
         yield record
-    if corners < boxes or boxes < _FEWEST:
+    if corners < boxes or boxes < _MIN_BOXES:
         return
     files = ", ".join(map(str, reading.files.values()))
     if beyond:

@@ -18,8 +18,8 @@ from tinygptv.data.tables.json_stream import JsonScanner
 from tinygptv.errors import DataError
 from tinygptv.sample import Sample
 
-_LONGEST_LINE = 1 << 24  # characters; a longer line is not a record, and must not fill the memory
-_LONGEST_NAME, _MOST_NAMES = 100, 50  # characters of an unread key; unread keys with their own count
+_MAX_LINE_LENGTH = 1 << 24  # characters; a longer line is not a record, and must not fill the memory
+_MAX_NAME_LENGTH, _MAX_NAMES = 100, 50  # characters of an unread key; unread keys with their own count
 
 _PUBLISHED = frozenset(
     (
@@ -100,8 +100,8 @@ class Reading:
 
     def _count(self, what: str) -> None:
         """Count an unread key; past a limit, keys are counted together, since names may be data such as ids."""
-        name = what[:_LONGEST_NAME]
-        self.not_read[name if name in self.not_read or len(self.not_read) < _MOST_NAMES else "other keys"] += 1
+        name = what[:_MAX_NAME_LENGTH]
+        self.not_read[name if name in self.not_read or len(self.not_read) < _MAX_NAMES else "other keys"] += 1
 
     def _list_of(self, path: Path, key: str) -> Iterator[Any]:
         with _scanner(path) as scanner:
@@ -168,9 +168,11 @@ def lines(path: Path) -> Iterator[Any]:
     Raises DataError if the first line is not JSON, or a line is too long: the file is then something else.
     """
     with _text(path) as stream:
-        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), ""), 1):
-            if len(line) == _LONGEST_LINE:
-                raise DataError(f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MB; is this the right file?")
+        for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE_LENGTH), ""), 1):
+            if len(line) == _MAX_LINE_LENGTH:
+                raise DataError(
+                    f"{path}, line {number}: longer than {_MAX_LINE_LENGTH >> 20} MB; is this the right file?"
+                )
             if line.isspace():
                 continue
             try:

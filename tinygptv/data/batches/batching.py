@@ -26,7 +26,7 @@ from tinygptv.errors import DataError, DefinitionError, StorageError
 from tinygptv.sample import Sample, Turn
 from tinygptv.store.artifacts import Store
 
-STAND_INS = 16
+MAX_STAND_INS = 16
 """Consecutive unusable samples after which loading fails."""
 
 
@@ -111,17 +111,17 @@ class Collator:
         inputs: Inputs,
         num_image_tokens: int,
         features: Features | None = None,
-        other_ends: Sequence[str] = (),
+        extra_stop_strings: Sequence[str] = (),
     ) -> None:
         self.inputs = inputs
-        self.sequences = Sequences(tokenizer, inputs, num_image_tokens, other_ends)
+        self.sequences = Sequences(tokenizer, inputs, num_image_tokens, extra_stop_strings)
         self._features = features
         self._images = ImageReader(inputs.image_size, inputs.decoding) if features is None else features
 
-    def expect(self, samples: Iterable[Sample]) -> None:
+    def prefetch(self, samples: Iterable[Sample]) -> None:
         """Start prefetching the images of these samples, if they are on S3."""
         if isinstance(self._images, ImageReader):
-            self._images.expect(samples)
+            self._images.prefetch(samples)
 
     def training(self, samples: Sequence[Sample], rendered: Sequence[tuple[Turn, ...]], packing: bool = False) -> Batch:
         """Build a right-padded batch with labels; `rendered` holds each sample's turns as rendered by `prompts.render`.
@@ -138,14 +138,14 @@ class Collator:
 
     def prompts(self, samples: Sequence[Sample], task: Task) -> Batch:
         """Build a batch for generation: the first turn's prompt in the evaluation wording, left-padded, no labels."""
-        texts = self.sequences.asking([self._asked(sample, task) for sample in samples])
+        texts = self.sequences.prompts([self._prompt(sample, task) for sample in samples])
         return self._batch(samples, self._pictures(samples, texts), texts)
 
     def prompt_length(self, sample: Sample, task: Task) -> int:
         """The number of tokens and image slots in a sample's row of `prompts`."""
-        return self.sequences.asking_length(self._asked(sample, task))
+        return self.sequences.prompt_length(self._prompt(sample, task))
 
-    def _asked(self, sample: Sample, task: Task) -> str:
+    def _prompt(self, sample: Sample, task: Task) -> str:
         return ask(self.sequences.as_text(sample), task, self.inputs)
 
     def _batch(self, samples: Sequence[Sample], pictures: Sequence[list[Any]], texts: Texts) -> Batch:
@@ -236,7 +236,7 @@ class Loader:
         share = samples // ranks
         slots, size = range(rank * share, (rank + 1) * share), min(micro_batch_size, share)
         drawn = self.drawn(step, slots)
-        self.collator.expect(one.sample for one in drawn)
+        self.collator.prefetch(one.sample for one in drawn)
         return [
             self._slots(step, slots[start : start + size], drawn[start : start + size])
             for start in range(0, share, size)
@@ -268,8 +268,8 @@ class Loader:
             except UnusableSampleError as error:
                 slot, unusable = slots[error.number], drawn[error.number].sample
                 tries[slot] += 1
-                if not self._replacing or tries[slot] > STAND_INS:
-                    others = f"; {STAND_INS} stand-ins cannot be used either" if self._replacing else ""
+                if not self._replacing or tries[slot] > MAX_STAND_INS:
+                    others = f"; {MAX_STAND_INS} stand-ins cannot be used either" if self._replacing else ""
                     raise DataError(f"{unusable.source}: a sample cannot be used: {error}{others}") from error
                 drawn[error.number] = self._stand_in(step, slot, tries[slot])
                 stand_in = drawn[error.number].sample.key

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tinygptv.data.mixtures.mixing import SAMPLES, root_place
+from tinygptv.data.mixtures.mixing import SAMPLES, root_location
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference
 from tinygptv.store.artifacts import Store
@@ -34,7 +34,7 @@ INDEX = "index.parquet"
 FILES_PER_PIECE = 1000
 """Maximum number of loose image files of one folder per piece."""
 
-_PLACE = ["root", "path", "offset", "length"]
+_LOCATION = ["root", "path", "offset", "length"]
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """safetensors type names."""
 
@@ -50,7 +50,9 @@ def index_images(store: Store, mixture: str, masked: NDArray[np.bool_] | None) -
     if masked is not None:
         table = table.filter(pa.array(~masked))
     shown = pa.Table.from_struct_array(table["images"].combine_chunks().flatten())
-    images = shown.group_by(_PLACE).aggregate([]).sort_by([(name, "ascending") for name in _PLACE]).combine_chunks()
+    images = (
+        shown.group_by(_LOCATION).aggregate([]).sort_by([(name, "ascending") for name in _LOCATION]).combine_chunks()
+    )
     return _with_pieces(images)
 
 
@@ -91,10 +93,10 @@ def images_of(index: pa.Table, piece: int) -> pa.Table:
 
 def references(store: Store, images: pa.Table) -> list[ImageReference]:
     """References to the images of some index rows, at their current location."""
-    places = {root: root_place(store, root) for root in pc.unique(images["root"]).to_pylist()}
+    places = {root: root_location(store, root) for root in pc.unique(images["root"]).to_pylist()}
     return [
         ImageReference(f"{places[row['root']]}/{row['path']}", row["offset"], row["length"])
-        for row in images.select(_PLACE).to_pylist()
+        for row in images.select(_LOCATION).to_pylist()
     ]
 
 

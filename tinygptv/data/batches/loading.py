@@ -29,7 +29,7 @@ from tinygptv.errors import DataError, TinyGPTVError
 
 logger = getLogger(__name__)
 
-AHEAD = 2
+PREFETCH_STEPS = 2
 """Steps that each worker prepares ahead of the current one."""
 TRIES = 3
 """Workers that may be lost on one step before loading fails."""
@@ -49,7 +49,7 @@ class Batches(Protocol):
         """Batches of at most `micro_batch_size` samples."""
 
 
-class BatchesAhead:
+class PrefetchedBatches:
     """Batches from worker processes; `open_batches` is pickled and called in each of them.
 
     A worker that does not answer for `patience_seconds` counts as lost; `on_loss` receives a message for each.
@@ -75,18 +75,20 @@ class BatchesAhead:
 
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch_size: int) -> list[Batch]:
         """As `Batches.micro_batches`. Raises a worker's exception, DataError if several workers in a row are lost."""
-        for ahead in range(step, step + 1 + AHEAD * len(self._workers)):
+        for ahead in range(step, step + 1 + PREFETCH_STEPS * len(self._workers)):
             self._workers[ahead % len(self._workers)].ask((ahead, rank, ranks, micro_batch_size))
-        place, told = step % len(self._workers), ""
+        place, message = step % len(self._workers), ""
         for _ in range(TRIES):
             try:
                 return self._workers[place].answer((step, rank, ranks, micro_batch_size), self._patience)
             except _LostError as lost:
-                told = f"loader worker {place}, process {self.workers[place]}, {lost} on batch {step + 1}"
-                logger.warning("%s; a new worker repeats it", told)
-                self._on_loss(told)
+                message = f"loader worker {place}, process {self.workers[place]}, {lost} on batch {step + 1}"
+                logger.warning("%s; a new worker repeats it", message)
+                self._on_loss(message)
                 self._workers[place] = self._replacement(self._workers[place])
-        raise DataError(f"{told}, as {TRIES - 1} before it; set loader_workers: 0 in the hardware profile to see why")
+        raise DataError(
+            f"{message}, as {TRIES - 1} before it; set loader_workers: 0 in the hardware profile to see why"
+        )
 
     def _replacement(self, lost: "_Worker") -> "_Worker":
         lost.process.kill()

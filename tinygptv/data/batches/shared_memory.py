@@ -39,7 +39,7 @@ class Sender:
     def send(self, batches: Sequence[Batch]) -> None:
         """Send batches; the receiver gets them in the same order."""
         layouts, size = _layouts(batches)
-        number, told = self._number(size), []
+        number, entries = self._number(size), []
         handle = None
         if number not in self._memories or len(self._memories[number]) < size:
             handle = os.memfd_create("batches")
@@ -50,8 +50,8 @@ class Sender:
                 for name, place in layout.items():
                     _tensor(self._memories[number], *place).copy_(getattr(batch, name))
                 without: dict[str, Any] = dict.fromkeys(layout)
-                told.append((replace(batch, **without), layout))
-            self._connection.send((number, handle is not None, told))
+                entries.append((replace(batch, **without), layout))
+            self._connection.send((number, handle is not None, entries))
             if handle is not None:
                 send_handle(self._connection, handle, None)
         finally:
@@ -87,7 +87,7 @@ class Receiver:
         found = self._connection.recv()
         if not isinstance(found, tuple):
             return found
-        number, is_new, told = found
+        number, is_new, entries = found
         if is_new:
             handle = recv_handle(self._connection)
             try:
@@ -97,7 +97,8 @@ class Receiver:
         view = memoryview(self._memories[number])  # kept alive by every tensor
         weakref.finalize(view, self._released.append, number).atexit = False
         return [
-            replace(batch, **{name: _tensor(view, *place) for name, place in layout.items()}) for batch, layout in told
+            replace(batch, **{name: _tensor(view, *place) for name, place in layout.items()})
+            for batch, layout in entries
         ]
 
 

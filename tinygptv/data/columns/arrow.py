@@ -23,16 +23,16 @@ def texts(values: Sequence[str | None]) -> pa.Array:
     encoded = [b"" if value is None else value.encode() for value in values]
     ends = np.zeros(len(values) + 1, np.int32)
     np.cumsum([len(value) for value in encoded], out=ends[1:])
-    is_there = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
-    buffers = [pa.py_buffer(is_there), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    is_valid = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
+    buffers = [pa.py_buffer(is_valid), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(pa.string(), len(values), buffers)
 
 
 def floats(values: Sequence[float | None]) -> pa.Array:
     """A column of floats, with None as NULL."""
-    is_there = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
+    is_valid = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
     given = np.array([0.0 if value is None else value for value in values], np.float64)
-    return pa.Array.from_buffers(pa.float64(), len(values), [pa.py_buffer(is_there), pa.py_buffer(given)])
+    return pa.Array.from_buffers(pa.float64(), len(values), [pa.py_buffer(is_valid), pa.py_buffer(given)])
 
 
 def text(value: str) -> pa.Scalar:
@@ -45,7 +45,7 @@ def number(value: int) -> pa.Scalar:
     return pa.arange(value, value + 1)[0]
 
 
-def places(positions: NDArray[np.int64]) -> pa.Array:
+def indices(positions: NDArray[np.int64]) -> pa.Array:
     """Indices for `take`."""
     return pa.Array.from_buffers(pa.int64(), len(positions), [None, pa.py_buffer(positions)])
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tinygptv.data.columns.arrow import numbers, places
+from tinygptv.data.columns.arrow import indices, numbers
 
 CODE = "code"
-_MOST_FILES = 256
+_MAX_FILES = 256
 
 
 class Buckets:
@@ -21,7 +21,7 @@ class Buckets:
 
     def __init__(self, folder: Path, rows: int, rows_per_bucket: int) -> None:
         """Use as many files in `folder` as give about `rows_per_bucket` of `rows` to each."""
-        count = min(max(1, -(-rows // rows_per_bucket)), _MOST_FILES)
+        count = min(max(1, -(-rows // rows_per_bucket)), _MAX_FILES)
         self._files = [folder / f"{number}.arrow" for number in range(count)]
 
     def fill(self, batches: pa.RecordBatchReader) -> None:
@@ -32,10 +32,10 @@ class Buckets:
             bucket = (numbers(batch, CODE).astype(np.uint64) % np.uint64(count)).astype(np.uint16)
             order = np.argsort(bucket, kind="stable")
             ends = np.searchsorted(bucket[order], np.arange(count + 1)).tolist()
-            dealt = batch.take(places(order))
+            ordered = batch.take(indices(order))
             for writer, (first, end) in zip(writers, pairwise(ends), strict=True):
                 if first < end:
-                    writer.write_batch(dealt.slice(first, end - first))
+                    writer.write_batch(ordered.slice(first, end - first))
         for writer in writers:
             writer.close()
 

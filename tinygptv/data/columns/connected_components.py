@@ -19,7 +19,7 @@ def neighbours(pairs: Pairs) -> dict[int, list[int]]:
     return dict(near)
 
 
-def chains_of(pairs: Pairs) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+def connected_components(pairs: Pairs) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
     """The distinct numbers in `pairs`, ascending, and for each the smallest number of its connected component."""
     values, places = np.unique(pairs, return_inverse=True)
     one, other = places.reshape(-1, 2).T

@@ -29,8 +29,8 @@ from tinygptv.data.download.ledger import (
     LEDGER,
     STORED_PICTURE,
     Earlier,
+    LedgerSummary,
     Outcomes,
-    Settled,
     make_plan,
     out_of_reach,
     planned,
@@ -46,7 +46,7 @@ from tinygptv.data.fetch.guard import (
     refusal,
 )
 from tinygptv.data.fetch.refusals import Refusals
-from tinygptv.data.fetch.results import Asked, Result, Results
+from tinygptv.data.fetch.results import FetchRequest, Result, Results
 from tinygptv.data.forget.forget import predicate
 from tinygptv.data.forget.tombstones import Tombstone, tombstones
 from tinygptv.data.shards.shards import ShardWriter, content_hash, read_image
@@ -72,15 +72,15 @@ logger = logging.getLogger(__name__)
 BASE_URL_VARIABLE = "TINYGPTV_BASE_URL"
 _EMBEDDED = "embedded:"
 _KEY_LENGTH = 20
-Answered = tuple[dict[str, Any], Result | None]
+RowResult = tuple[dict[str, Any], Result | None]
 """A planned row and the result of its fetch; None if its URL was not requested."""
 
-_REMEMBERED_SHARDS = 8
+_CACHED_SHARDS = 8
 """Shards whose results stay open for further captions of the same picture."""
-_HOW_FAST = {"processes", "threads", "ray_workers", "connections_per_host", "requests_per_second_per_host"}
+_SPEED_SETTINGS = {"processes", "threads", "ray_workers", "connections_per_host", "requests_per_second_per_host"}
 """Settings that change how fast pictures arrive, but not which."""
 
-_HOW_STORED = ("engine", "image_size", "max_pixels", "min_side", "max_aspect", "jpeg_quality", "animated")
+_STORAGE_SETTINGS = ("engine", "image_size", "max_pixels", "min_side", "max_aspect", "jpeg_quality", "animated")
 """Settings that a stored picture depends on."""
 
 _ALLOW_PRIVATE_ADVICE = (
@@ -118,7 +118,7 @@ def download(
             folder = (lambda: store.folder(corpus.artifact)) if corpus else None
             tables = [(table, resolve(table.location, folder)) for table in source.tables]
             earlier = _earlier(store, definition, previous) if previous else None
-            return Building(source_name, source, address, earlier, tombstones(store)).run(draft, tables)
+            return DownloadBuild(source_name, source, address, earlier, tombstones(store)).run(draft, tables)
 
     return store.make(artifact_name(f"raw/{source_name}", definition, parents), "download", definition, parents, build)
 
@@ -132,7 +132,7 @@ def _definition(source: PairsSource) -> dict[str, Any]:
         described.append(table.model_dump(exclude={"location"}) | {"files": files})
     return {
         "tables": described,
-        "download": source.download.model_dump(exclude=_HOW_FAST),
+        "download": source.download.model_dump(exclude=_SPEED_SETTINGS),
         "licence": source.licence,
         "allow_private": source.allow_private,
     }
@@ -147,11 +147,11 @@ def _identity(file: TableFile) -> str:
 
 def _earlier(store: Store, definition: dict[str, Any], previous: Manifest) -> Earlier:
     before, now = previous.definition.get("download", {}), definition["download"]
-    is_reusable = all(before.get(name) == now[name] for name in _HOW_STORED)
+    is_reusable = all(before.get(name) == now[name] for name in _STORAGE_SETTINGS)
     return Earlier(store.folder(previous.artifact), is_reusable)
 
 
-class Building:
+class DownloadBuild:
     """One download into one draft folder.
 
     Pictures in `forgotten` are not kept, whether matched by hash (as served or as stored), by URL or by domain.
@@ -192,17 +192,17 @@ class Building:
                     fetch.request(shard)
                 progress.begin("fetching")
                 outcomes, carried = Outcomes(plan, self._earlier), carried_types(plan)
-                answered = progress.count("rows settled", _answered(plan, fetch, options.samples_per_shard))
-                kept = self._write(draft, answered, outcomes, carried)
+                row_results = progress.count("rows settled", _row_results(plan, fetch, options.samples_per_shard))
+                kept = self._write(draft, row_results, outcomes, carried)
             progress.begin("writing the ledger")
-            settled = outcomes.settle(draft / LEDGER, options.recheck_days)
+            summary = outcomes.write_ledger(draft / LEDGER, options.recheck_days)
         shutil.rmtree(scratch)
-        return _outcome(self._source_name, settled, kept, carried)
+        return _outcome(self._source_name, summary, kept, carried)
 
-    def _write(self, draft: Path, answered: Iterator[Answered], outcomes: Outcomes, carried: dict[str, str]) -> int:
+    def _write(self, draft: Path, row_results: Iterator[RowResult], outcomes: Outcomes, carried: dict[str, str]) -> int:
         """Write the samples into shards and record every row's outcome. Returns the number of samples."""
         with ShardWriter(draft, self._source.download.samples_per_shard, SIDECAR_COLUMNS | carried) as shards:
-            for row, answer in answered:
+            for row, answer in row_results:
                 result = self._unless_forgotten(row, answer)
                 if result is not None:
                     result = self._unbased(result)
@@ -218,12 +218,12 @@ class Building:
         domains = [one.value for one in self._tombstones if one.kind == "domain"]
         return Refusals.of(((self._based(address), reason) for address, reason in [*gone, *forgotten]), domains)
 
-    def _asked(self, row: dict[str, Any]) -> Asked:
+    def _asked(self, row: dict[str, Any]) -> FetchRequest:
         """The request for a planned row; conditional if an earlier version stored its picture."""
         if row["stored"] is None:
-            return Asked(row["position"], self._address(row))
+            return FetchRequest(row["position"], self._address(row))
         known = row["etag"], row["last_modified"], row["stored"]["content_sha256"]
-        return Asked(row["position"], self._address(row), *known)
+        return FetchRequest(row["position"], self._address(row), *known)
 
     def _address(self, row: dict[str, Any]) -> str:
         if not row["url"].startswith(BASE_URL):
@@ -292,20 +292,20 @@ def _fetch(scratch: Path, options: Download, allow_private: bool, refusals: Refu
     return RayFetch(scratch, options, allow_private, refusals)
 
 
-def _answered(plan: Path, fetch: "Fetch | RayFetch", samples_per_shard: int) -> Iterator[Answered]:
+def _row_results(plan: Path, fetch: "Fetch | RayFetch", samples_per_shard: int) -> Iterator[RowResult]:
     """Yield every planned row in order with its fetch result, or None if its URL was not requested."""
     results: Results | None = None
     firsts: list[int] = []
     asked = 0
     with contextlib.closing(fetch.shards()) as shards:
 
-        @lru_cache(maxsize=_REMEMBERED_SHARDS)
-        def again(shard: int) -> Results:
+        @lru_cache(maxsize=_CACHED_SHARDS)
+        def cached_results(shard: int) -> Results:
             return fetch.results(shard)
 
         for row in planned(plan):
             if row["same_as"] is not None and row["is_due"]:
-                result = again(bisect_right(firsts, row["same_as"]) - 1)[row["same_as"]]
+                result = cached_results(bisect_right(firsts, row["same_as"]) - 1)[row["same_as"]]
                 yield row, replace(result, position=row["position"])
                 continue
             if not row["is_asked"]:
@@ -334,15 +334,15 @@ def _check_base_url(base_url: str, allow_private: bool) -> None:
         raise DefinitionError(f"base URL {base_url}: cannot fetch from its host ({error}){advice}") from error
 
 
-def _outcome(source_name: str, settled: Settled, kept: int, carried: Mapping[str, str]) -> Outcome:
+def _outcome(source_name: str, summary: LedgerSummary, kept: int, carried: Mapping[str, str]) -> Outcome:
     """Count every row as a sample or under the reason it was dropped. Raises DataError if there is no sample."""
-    rows = sum(settled.outcomes.values())
-    drops = {reason: count for reason, count in settled.outcomes.items() if reason != KEPT}
-    assert settled.outcomes.get(KEPT, 0) == kept
+    rows = sum(summary.outcomes.values())
+    drops = {reason: count for reason, count in summary.outcomes.items() if reason != KEPT}
+    assert summary.outcomes.get(KEPT, 0) == kept
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items(), key=lambda item: -item[1]))
     if not kept:
         advice = _ALLOW_PRIVATE_ADVICE if "private_address" in drops else ""
         raise DataError(f"source '{source_name}': none of {rows} rows gave an image ({listed}){advice}")
     logger.info("download %s: kept %d of %d (%s)", source_name, kept, rows, listed or "nothing dropped")
-    details = {"changes": settled.changes, "hosts": settled.hosts} | ({"carried": dict(carried)} if carried else {})
+    details = {"changes": summary.changes, "hosts": summary.hosts} | ({"carried": dict(carried)} if carried else {})
     return Outcome(rows_in=rows, rows_out=kept, drops=drops, details=details)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from tinygptv.data.columns.arrow import RowGroups, parquet, texts
 from tinygptv.data.columns.database import connect, execute, literal, with_columns
 from tinygptv.data.columns.urls import BASE_URL, host_in_sql, normalise_url
-from tinygptv.data.fetch.guard import NEVER_AGAIN, TRANSIENT, FetchError, origin_of
+from tinygptv.data.fetch.guard import PERMANENT, TRANSIENT, FetchError, origin_of
 from tinygptv.data.fetch.results import Result
 from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.data.tables.table_rows import ROWS
@@ -67,12 +67,12 @@ _PLAIN_URL = re.compile(
 _DAY = 86_400
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 3600, 7 * _DAY
 _FAILED_RETRY_SECONDS = 30 * _DAY
-_MOST_HOSTS = 25
+_MAX_HOSTS = 25
 
-_PLACE = {"shard": "VARCHAR", "offset": "BIGINT", "length": "BIGINT"}
+_LOCATION = {"shard": "VARCHAR", "offset": "BIGINT", "length": "BIGINT"}
 STORED_PICTURE = (
     *("width", "height", "sha256", "bytes", "original_width", "original_height", "original_format", "reencoded"),
-    *("content_sha256", "phash", "hops", "final_host", *_PLACE),
+    *("content_sha256", "phash", "hops", "final_host", *_LOCATION),
 )
 """Sidecar columns that describe a stored picture and its location, independent of the table row."""
 
@@ -239,7 +239,7 @@ _HOSTS = """
 SELECT coalesce(final_host, host) AS host, count(*) AS rows, count(*) FILTER (state = 'kept') AS kept,
     histogram(outcome) AS outcomes
 FROM read_parquet({ledger}) WHERE host IS NOT NULL AND position IS NOT NULL
-GROUP BY ALL ORDER BY count(*) FILTER (state != 'kept') DESC, rows DESC, host LIMIT {most_hosts}
+GROUP BY ALL ORDER BY count(*) FILTER (state != 'kept') DESC, rows DESC, host LIMIT {max_hosts}
 """
 
 
@@ -255,7 +255,7 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Settled:
+class LedgerSummary:
     """A download's totals: rows by outcome, URLs by change since the earlier version, the hosts that lost most rows."""
 
     outcomes: dict[str, int]
@@ -319,7 +319,7 @@ class Outcomes:
         self._rows.add(facts | {"outcome": outcome, "change": change, "tries": result.attempts})
         return outcome == KEPT
 
-    def settle(self, ledger: Path, recheck_days: float) -> Settled:
+    def write_ledger(self, ledger: Path, recheck_days: float) -> LedgerSummary:
         """Write the ledger and, next to it, the quarantine: records that are not pairs, as their tables have them."""
         self._rows.finish()
         self._writer.close()
@@ -332,20 +332,20 @@ class Outcomes:
                 "first_seconds": _FIRST_RETRY_SECONDS,
                 "longest_seconds": _LAST_RETRY_SECONDS,
                 "now": int(time.time()),
-                "never_again": ", ".join(map(literal, sorted(NEVER_AGAIN))),
+                "never_again": ", ".join(map(literal, sorted(PERMANENT))),
                 "transient": ", ".join(map(literal, sorted(TRANSIENT))),
             }
-            settle = _SETTLE.format(**paths, **waits, final_host=host_in_sql("final_url"))
-            execute(database, settle, _MEMORY_BYTES)
+            query = _SETTLE.format(**paths, **waits, final_host=host_in_sql("final_url"))
+            execute(database, query, _MEMORY_BYTES)
             quarantine = literal(ledger.with_name(QUARANTINE))
             database.execute(_QUARANTINE.format(plan=paths["plan"], quarantine=quarantine))
-            return Settled(
+            return LedgerSummary(
                 dict(database.execute(_OUTCOME_COUNTS.format(**paths)).fetchall()),
                 dict(database.execute(_CHANGES.format(**paths)).fetchall()),
                 [
                     {"host": host, "rows": rows, "kept": kept, "outcomes": counts}
                     for host, rows, kept, counts in database.execute(
-                        _HOSTS.format(**paths, most_hosts=_MOST_HOSTS)
+                        _HOSTS.format(**paths, max_hosts=_MAX_HOSTS)
                     ).fetchall()
                 ],
             )
@@ -353,7 +353,7 @@ class Outcomes:
 
 def _open_earlier(database: duckdb.DuckDBPyConnection, earlier: Earlier | None) -> None:
     """Create the views `before` (earlier ledger) and `stored_pictures` (url, struct `stored`); empty without one."""
-    kinds = SIDECAR_COLUMNS | _PLACE
+    kinds = SIDECAR_COLUMNS | _LOCATION
     columns = {name: kinds[name] for name in ("key", "url", *STORED_PICTURE)}
     pictures = ", ".join(f'"{name}" := "{name}"' for name in STORED_PICTURE)
     ledger = earlier.folder / LEDGER if earlier else None
@@ -370,8 +370,8 @@ def _write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> None:
     position = 0
     with pq.ParquetWriter(path, _ROWS) as writer:
         for batch in batches:
-            addressed = zip(*map(_addressed, batch["url"].to_pylist(), batch["problem"].to_pylist()), strict=True)
-            urls, hosts, problems = map(texts, addressed)
+            normalised = zip(*map(_normalised, batch["url"].to_pylist(), batch["problem"].to_pylist()), strict=True)
+            urls, hosts, problems = map(texts, normalised)
             columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | {
                 "position": pa.arange(position, position + batch.num_rows),
                 "url": urls,
@@ -382,7 +382,7 @@ def _write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> None:
             position += batch.num_rows
 
 
-def _addressed(url: str, problem: str | None) -> tuple[str, str | None, str | None]:
+def _normalised(url: str, problem: str | None) -> tuple[str, str | None, str | None]:
     """A row's normalised URL, its host, and its problem, including a URL that must not be requested."""
     if problem is None and (plain := _PLAIN_URL.fullmatch(url)):
         return url, plain[1], None

@@ -9,7 +9,7 @@ from tinygptv.data.columns.urls import BASE_URL
 from tinygptv.data.download.download import BASE_URL_VARIABLE
 from tinygptv.data.fetch.fetching import Fetch
 from tinygptv.data.fetch.guard import private_allowed
-from tinygptv.data.fetch.results import Asked
+from tinygptv.data.fetch.results import FetchRequest
 from tinygptv.data.shards.shards import content_hash
 from tinygptv.definitions.source import Download
 from tinygptv.store.artifacts import Manifest, Store
@@ -32,7 +32,7 @@ def refetch(store: Store, manifest: Manifest, rows: list[dict[str, Any]]) -> dic
     found: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
         fetch = Fetch(Path(folder), download, private_allowed(definition["allow_private"]))
-        fetch.request([Asked(position, url) for position, url in enumerate(urls)])
+        fetch.request([FetchRequest(position, url) for position, url in enumerate(urls)])
         for results in fetch.shards():
             found |= {content_hash(result.jpeg): result.jpeg for result in results.values() if result.jpeg}
     return {digest: picture for digest, picture in found.items() if digest in {row["sha256"] for row in rows}}

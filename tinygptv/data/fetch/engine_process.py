@@ -64,42 +64,42 @@ class Progress:
                 self._written = time.monotonic()
 
 
-class InHand:
+class DecodingSlots:
     """Limits how many threads decode at once (each holds whole pictures in memory) and records which pictures.
 
     `FOLDER/in_hand` survives a crash, so the parent learns which picture caused it.
     """
 
-    def __init__(self, folder: Path, places: int, suspects: Iterable[int]) -> None:
+    def __init__(self, folder: Path, slots: int, suspects: Iterable[int]) -> None:
         with (folder / _IN_HAND).open("w+b") as stream:
-            stream.truncate(places * _POSITION.size)
+            stream.truncate(slots * _POSITION.size)
             # A memory map survives a crash of the process without a system call per picture.
-            self._noted = mmap.mmap(stream.fileno(), places * _POSITION.size)
+            self._noted = mmap.mmap(stream.fileno(), slots * _POSITION.size)
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._places, self._alone, self._suspects = places, threading.Lock(), frozenset(suspects)
-        for place in range(places):
-            self._note(place, _NOTHING)
+        self._slots, self._alone, self._suspects = slots, threading.Lock(), frozenset(suspects)
+        for slot in range(slots):
+            self._note(slot, _NOTHING)
 
-    def _note(self, place: int, position: int) -> None:
-        _POSITION.pack_into(self._noted, place * _POSITION.size, position)
+    def _note(self, slot: int, position: int) -> None:
+        _POSITION.pack_into(self._noted, slot * _POSITION.size, position)
         if position == _NOTHING:
-            self._free.put(place)
+            self._free.put(slot)
 
     @contextlib.contextmanager
     def decoding(self, position: int) -> Iterator[None]:
         """Hold a slot while the picture at `position` is decoded; a suspect takes all slots."""
         is_suspect = position in self._suspects
         with self._alone if is_suspect else contextlib.nullcontext():
-            taken = [self._free.get() for _ in range(self._places if is_suspect else 1)]
+            taken = [self._free.get() for _ in range(self._slots if is_suspect else 1)]
         self._note(taken[0], position)
         try:
             yield
         finally:
-            for place in taken:
-                self._note(place, _NOTHING)
+            for slot in taken:
+                self._note(slot, _NOTHING)
 
 
-def in_hand(folder: Path) -> set[int]:
+def decoding_positions(folder: Path) -> set[int]:
     """Positions of the pictures that an engine was decoding when it ended."""
     try:
         noted = (folder / _IN_HAND).read_bytes()

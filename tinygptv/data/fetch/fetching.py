@@ -14,9 +14,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Self
 
-from tinygptv.data.fetch.engine_process import GO, STORAGE_FAILURES, in_hand
+from tinygptv.data.fetch.engine_process import GO, STORAGE_FAILURES, decoding_positions
 from tinygptv.data.fetch.refusals import Refusals
-from tinygptv.data.fetch.results import Asked, Results, write_request
+from tinygptv.data.fetch.results import FetchRequest, Results, write_request
 from tinygptv.data.pictures.plugins import NOTICE
 from tinygptv.definitions.source import Download
 from tinygptv.errors import LaunchError
@@ -40,11 +40,11 @@ ENVIRONMENT = {
 """Environment of every engine."""
 
 _POLL_SECONDS = 0.05
-_START_SECONDS, _LONGEST_WAIT_SECONDS = 60.0, 60.0
+_START_SECONDS, _MAX_WAIT_SECONDS = 60.0, 60.0
 _DRAIN_SECONDS = 5.0
-_MOST_DEATHS, _MOST_IDLE_DEATHS = 100, 3
+_MAX_CRASHES, _MAX_IDLE_CRASHES = 100, 3
 """Engine crashes in one run; consecutive crashes without any answer or decoded picture."""
-_LEAST_FREE_BYTES = 64 << 20
+_MIN_FREE_BYTES = 64 << 20
 _BYTES_PER_PIXEL = 0.6  # per pixel of image_size², for the fetched picture and its copy in a shard
 _LOG_TAIL_LINES = 8
 
@@ -78,7 +78,7 @@ class Fetch:
         if self._spare is not None:
             self._end(self._spare)
 
-    def request(self, asked: list[Asked]) -> None:
+    def request(self, asked: list[FetchRequest]) -> None:
         """Request the next shard, unless its results exist."""
         shard = len(self._sizes)
         self._sizes.append(len(asked))
@@ -91,30 +91,32 @@ class Fetch:
         A crashed engine is restarted; a picture that crashes it twice is given up as `engine_crash`. Waiting raises
         LaunchError if the engine fails, stalls or keeps crashing, OSError if the disk is full.
         """
-        with contextlib.closing(self._looks()) as looks, reporting(logger, self._describe):
+        with contextlib.closing(self._poll()) as polls, reporting(logger, self._describe):
             for shard in range(len(self._sizes)):
-                yield Results(self._result(shard), lambda: next(looks, None))
+                yield Results(self._result(shard), lambda: next(polls, None))
                 while not self._result(shard).exists():
-                    next(looks, None)
+                    next(polls, None)
 
     def results(self, shard: int) -> Results:
         """The results of a shard that `shards` has completed."""
         return Results(self._result(shard))
 
-    def _looks(self) -> Generator[None]:
+    def _poll(self) -> Generator[None]:
         """Poll the engine, restarting it after crashes, until every shard is done."""
-        logger.info("fetching %d URLs; %d of %d shards are missing", sum(self._sizes), self._lost(), len(self._sizes))
+        logger.info(
+            "fetching %d URLs; %d of %d shards are missing", sum(self._sizes), self._missing(), len(self._sizes)
+        )
         self._check_room()
-        deaths = idle_deaths = 0
-        while self._lost():
+        crashes = idle_crashes = 0
+        while self._missing():
             size = self._done_bytes()
             with self._engine() as process:
                 yield from self._watch(process)
-            if not self._lost():
+            if not self._missing():
                 return
-            held = in_hand(self._folder)
-            deaths, idle_deaths = deaths + 1, 0 if held or self._done_bytes() > size else idle_deaths + 1
-            self._judge_end(process.returncode, deaths == _MOST_DEATHS or idle_deaths == _MOST_IDLE_DEATHS)
+            held = decoding_positions(self._folder)
+            crashes, idle_crashes = crashes + 1, 0 if held or self._done_bytes() > size else idle_crashes + 1
+            self._check_exit(process.returncode, crashes == _MAX_CRASHES or idle_crashes == _MAX_IDLE_CRASHES)
             self._guilty |= held & self._suspects
             self._suspects |= held
             logger.warning("the download engine was killed by signal %d; restarting it", -process.returncode)
@@ -122,7 +124,7 @@ class Fetch:
     def _check_room(self) -> None:
         """Raise OSError if the disk is full; warn if space may run out."""
         free = shutil.disk_usage(self._folder).free
-        if free < _LEAST_FREE_BYTES:
+        if free < _MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
         expected = sum(self._sizes) * self._download.image_size**2 * _BYTES_PER_PIXEL
         if expected > free:
@@ -168,7 +170,7 @@ class Fetch:
     def _watch(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
         """Poll until the process ends. Raises LaunchError if no URL is answered for longer than one may take."""
         patience_seconds = _START_SECONDS + (self._download.retries + 1) * (
-            self._download.deadline_seconds + self._download.timeout_seconds + _LONGEST_WAIT_SECONDS
+            self._download.deadline_seconds + self._download.timeout_seconds + _MAX_WAIT_SECONDS
         )
         changed, answered = time.monotonic(), 0
         while process.poll() is None:
@@ -181,11 +183,11 @@ class Fetch:
             if now - changed > patience_seconds:
                 raise LaunchError(
                     f"the download engine has answered no URL for {patience_seconds:.0f} s (after {answered}, with "
-                    f"{self._lost()} shards missing) and was stopped; start the same command again: what was fetched "
-                    "is kept"
+                    f"{self._missing()} shards missing) and was stopped; start the same command again: what was "
+                    "fetched is kept"
                 )
 
-    def _judge_end(self, exit_code: int, is_last: bool) -> None:
+    def _check_exit(self, exit_code: int, is_last: bool) -> None:
         """Raise the error that an engine's exit code stands for, unless it was killed and may be restarted."""
         if exit_code in STORAGE_FAILURES:
             raise OSError(exit_code, os.strerror(exit_code), str(self._folder))
@@ -193,15 +195,15 @@ class Fetch:
             lines = (self._folder / "engine.log").read_text(errors="replace").splitlines()
             tail = " | ".join(lines[-_LOG_TAIL_LINES:])
             raise LaunchError(
-                f"the download engine ended with exit code {exit_code} and {self._lost()} of {len(self._sizes)} shards "
-                f"missing; its last lines: {tail or 'none'}. "
+                f"the download engine ended with exit code {exit_code} and {self._missing()} of {len(self._sizes)} "
+                f"shards missing; its last lines: {tail or 'none'}. "
                 "Start the same command again: what was fetched is kept"
             )
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         """Let an unfinished engine complete its open requests, then kill its whole session."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if self._lost():
+            if self._missing():
                 process.terminate()
                 process.wait(_DRAIN_SECONDS)
         with contextlib.suppress(ProcessLookupError):
@@ -209,13 +211,13 @@ class Fetch:
         process.wait()
 
     def _describe(self) -> str:
-        there = len(self._sizes) - self._lost()
+        there = len(self._sizes) - self._missing()
         return f"{self._answered()} of {sum(self._sizes)} URLs answered; {there} of {len(self._sizes)} shards done"
 
     def _answered(self) -> int:
         return sum(_count(path) for path in self._progress.iterdir())
 
-    def _lost(self) -> int:
+    def _missing(self) -> int:
         """The number of missing shards."""
         return sum(not self._result(shard).exists() for shard in range(len(self._sizes)))
 

@@ -33,16 +33,16 @@ TRANSIENT = frozenset(
 )
 """Failures that may pass. Opt-outs and 404 are definite answers and not among them."""
 
-WORTH_ASKING_AT_ONCE = frozenset({"connect", "timeout", "truncated", "protocol", "http_408", "http_429", "http_5xx"})
+RETRY_AT_ONCE = frozenset({"connect", "timeout", "truncated", "protocol", "http_408", "http_429", "http_5xx"})
 """The transient failures that are worth an immediate retry."""
 
-NEVER_AGAIN = frozenset({"http_410", "http_451", "opted_out"})
+PERMANENT = frozenset({"http_410", "http_451", "opted_out"})
 """Permanent answers: no later download requests such a URL again."""
 
 _NAMED_STATUS = {401, 403, 404, 408, 410, 429, 451}
 _OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}
 _WITH_VALUES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
-_LONGEST_RETRY_AFTER_SECONDS = 30 * 86_400.0
+_MAX_RETRY_AFTER_SECONDS = 30 * 86_400.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _HTTP = re.compile(r"https?:", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
@@ -84,7 +84,7 @@ def private_allowed(declared: bool) -> bool:
     return declared or os.environ.get(ALLOW_PRIVATE) == "1"
 
 
-def joined_url(url: str, location: str) -> str:
+def resolve_url(url: str, location: str) -> str:
     """Resolve `location` against `url` and normalise it. Raises FetchError `bad_url`."""
     try:
         return normalise_url(join_url(url, location))
@@ -200,4 +200,4 @@ def retry_after_seconds(headers: Headers) -> float | None:
         seconds = float(asked) if date is None else date.timestamp() - time.time()
     except (ValueError, OverflowError):
         return None
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS)
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)

@@ -27,7 +27,7 @@ from tinygptv.data.fetch.guard import FetchError
 from tinygptv.data.fetch.native.crawler import Crawler, facts
 from tinygptv.data.fetch.native.politeness import Request
 from tinygptv.data.fetch.native.response import NOT_MODIFIED, Answer
-from tinygptv.data.fetch.results import Asked, Result, ResultLog, read_request
+from tinygptv.data.fetch.results import FetchRequest, Result, ResultLog, read_request
 from tinygptv.data.pictures.storing import PictureError, StoredPicture, store_picture
 from tinygptv.definitions.source import Download
 
@@ -40,7 +40,7 @@ class Shard:
     """State shared by the opener and the writer of one shard; `failure` is the first error."""
 
     log: ResultLog
-    asked: dict[str, Asked]
+    asked: dict[str, FetchRequest]
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failure: BaseException | None = None
 
@@ -98,14 +98,14 @@ class SampleMaker:
     def write(self, jpeg: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
         """Store one sample or failure."""
         asked = self._shard.asked[meta["url"]]
-        heard = self._shard.facts.get(asked.url, {}) | {"content_sha256": meta["sha256"]}
+        response = self._shard.facts.get(asked.url, {}) | {"content_sha256": meta["sha256"]}
         if meta["error_message"] == _UNCHANGED or (jpeg and meta["sha256"] == asked.content_sha256):
-            result = Result(asked.position, is_unchanged=True, **heard | {"content_sha256": asked.content_sha256})
+            result = Result(asked.position, is_unchanged=True, **response | {"content_sha256": asked.content_sha256})
         elif jpeg is None or self._picture is None:
-            result = Result(asked.position, meta["error_message"], **heard)
+            result = Result(asked.position, meta["error_message"], **response)
         else:
             described = {known.name: getattr(self._picture, known.name) for known in fields(self._picture)}
-            result = Result(asked.position, **heard, **described)
+            result = Result(asked.position, **response, **described)
         try:
             self._shard.log.append(result)
         except OSError as error:
@@ -117,7 +117,7 @@ class SampleMaker:
         """Raise the first error, or RuntimeError if samples were lost."""
         if self._shard.failure is not None:
             raise self._shard.failure
-        if not self._shard.log.is_whole:
+        if not self._shard.log.is_complete:
             raise RuntimeError("img2dataset lost samples of a shard")
 
 

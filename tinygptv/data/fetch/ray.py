@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from tinygptv.data.fetch.fetching import Fetch
-from tinygptv.data.fetch.native.conduct import PUBLIC_REQUESTS_PER_SECOND
+from tinygptv.data.fetch.native.crawl_policy import PUBLIC_REQUESTS_PER_SECOND
 from tinygptv.data.fetch.refusals import Refusals
-from tinygptv.data.fetch.results import Asked, Results, read_request, write_request
+from tinygptv.data.fetch.results import FetchRequest, Results, read_request, write_request
 from tinygptv.definitions.source import Download
 from tinygptv.errors import LaunchError, SetupError
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"
 """The cluster to use; without it, one is started on this machine for the duration of the download."""
 
-_TIMES_LOST = 3
+_MAX_RETRIES = 3
 
 
 class RayFetch:
@@ -34,7 +34,11 @@ class RayFetch:
     def __init__(self, folder: Path, download: Download, allow_private: bool, refusals: Refusals | None = None) -> None:
         assert download.ray_workers
         self._workers = download.ray_workers
-        self._share, self._allow_private, self._refusals = shared(download, self._workers), allow_private, refusals
+        self._share, self._allow_private, self._refusals = (
+            worker_limits(download, self._workers),
+            allow_private,
+            refusals,
+        )
         self._todo, self._done = folder / "todo", folder / "done"
         self._count = 0
         for wanted in (self._todo, self._done):
@@ -46,7 +50,7 @@ class RayFetch:
     def __exit__(self, *_: object) -> None:
         """Nothing to stop: workers end with their shards."""
 
-    def request(self, asked: list[Asked]) -> None:
+    def request(self, asked: list[FetchRequest]) -> None:
         """Request the next shard, unless its results exist."""
         write_request(self._request(self._count), asked)
         self._count += 1
@@ -90,7 +94,7 @@ class RayFetch:
     def _submit(self, ray: Any, number: int) -> Any:
         asked = read_request(self._request(number))
         logger.info("shard %d of %d: %d URLs to fetch", number + 1, self._count, len(asked))
-        task = ray.remote(num_cpus=1, max_retries=_TIMES_LOST)(fetch_shard)
+        task = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(fetch_shard)
         return task.remote(asked, self._share, self._allow_private, self._refusals)
 
     def _keep(self, ray: Any, under_way: dict[Any, int]) -> None:
@@ -120,7 +124,7 @@ class RayFetch:
         return self._done / f"{shard:05d}.results"
 
 
-def shared(download: Download, workers: int) -> Download:
+def worker_limits(download: Download, workers: int) -> Download:
     """The settings of one of `workers` machines: an equal share of each site's limits."""
     rate = download.requests_per_second_per_host or PUBLIC_REQUESTS_PER_SECOND
     share = {
@@ -131,7 +135,7 @@ def shared(download: Download, workers: int) -> Download:
     return download.model_copy(update=share)
 
 
-def fetch_shard(asked: list[Asked], download: Download, allow_private: bool, refusals: Refusals | None) -> bytes:
+def fetch_shard(asked: list[FetchRequest], download: Download, allow_private: bool, refusals: Refusals | None) -> bytes:
     """Fetch one shard on this machine and return its results file as bytes. Runs on a Ray worker."""
     with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
         fetch = Fetch(Path(folder), download, allow_private, refusals)

@@ -23,7 +23,7 @@ _RECORD = struct.Struct("<4sqIII")  # mark, position, bytes of facts, bytes of p
 _MARK = b"TGR2"
 
 
-class Asked(NamedTuple):
+class FetchRequest(NamedTuple):
     """One URL to fetch for the row at `position`, with what an earlier fetch learned about it."""
 
     position: int
@@ -66,17 +66,17 @@ class Result:
 _FACTS = tuple(field.name for field in fields(Result) if field.name not in ("position", "jpeg"))
 
 
-def write_request(path: Path, asked: list[Asked]) -> None:
+def write_request(path: Path, asked: list[FetchRequest]) -> None:
     """Write a shard's requests, atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(one) + "\n" for one in asked))
     partial.rename(path)
 
 
-def read_request(path: Path) -> list[Asked]:
+def read_request(path: Path) -> list[FetchRequest]:
     """A shard's requests."""
     with path.open() as lines:
-        return [Asked(*json.loads(line)) for line in lines]
+        return [FetchRequest(*json.loads(line)) for line in lines]
 
 
 class ResultLog:
@@ -98,16 +98,16 @@ class ResultLog:
                     end = stream.tell()
                 stream.truncate(end)
         self._count = size if path.exists() else len(self.known)
-        if self.is_whole and not path.exists():
+        if self.is_complete and not path.exists():
             self._partial.touch()
             self._finish()
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every URL has its result."""
         return self._count == self._size
 
-    def taken_known(self) -> set[int]:
+    def take_known(self) -> set[int]:
         """Return `known` and release it."""
         known, self.known = self.known, set()
         return known
@@ -119,7 +119,7 @@ class ResultLog:
         head = _RECORD.pack(_MARK, result.position, len(facts), len(result.jpeg), check)
         left = memoryview(head + facts + result.jpeg)
         with self._lock:
-            assert not self.is_whole
+            assert not self.is_complete
             descriptor = os.open(self._partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 while left:
@@ -127,9 +127,9 @@ class ResultLog:
             finally:
                 os.close(descriptor)
             self._count += 1
-            if self.is_whole:
+            if self.is_complete:
                 self._finish()
-            return self.is_whole
+            return self.is_complete
 
     def _finish(self) -> None:
         with self._partial.open("rb") as stream:
@@ -172,21 +172,21 @@ class Results(Mapping[int, Result]):
 
     def _read_on(self) -> bool:
         """Index newly written records, waiting once if there are none. Returns whether the log is complete."""
-        is_whole, known = self._path.exists(), len(self._places)
+        is_complete, known = self._path.exists(), len(self._places)
         self._stream = self._stream or _open_first(self._path.with_suffix(".part"), self._path)
         if self._stream is not None:
             size = os.fstat(self._stream.fileno()).st_size
-            while (record := self._whole_record(size)) is not None:
+            while (record := self._next_record(size)) is not None:
                 position, length = record
                 self._places[position] = self._end
                 self._end += length
-        if is_whole or len(self._places) > known:
-            return is_whole
+        if is_complete or len(self._places) > known:
+            return is_complete
         assert self._wait is not None
         self._wait()
         return False
 
-    def _whole_record(self, size: int) -> tuple[int, int] | None:
+    def _next_record(self, size: int) -> tuple[int, int] | None:
         """Position and size of the next record, or None while part of it is missing: it is still being written, or a
         killed engine left it torn and its successor will overwrite it."""
         assert self._stream is not None

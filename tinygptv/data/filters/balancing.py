@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tinygptv.data.columns.arrays_on_disk import ArraysOnDisk
 from tinygptv.data.columns.arrow import numbers
 from tinygptv.data.columns.phrases import Phrases
-from tinygptv.data.columns.spilled import Spilled
 from tinygptv.data.filters.duplicates import Comparison, Present
 from tinygptv.data.filters.rows import Positions, Rows
 from tinygptv.definitions.filters import Balance
@@ -23,7 +23,7 @@ class Balanced(Comparison):
     def __init__(self, rows: Rows, step: Balance) -> None:
         self._most = step.per_concept
         phrases = Phrases(step.concepts)
-        self._found = Spilled(rows.spill / f"phrases-{step.name}")
+        self._found = ArraysOnDisk(rows.spill / f"phrases-{step.name}")
         for batch in rows.batches(_CAPTIONS):
             # A phrase counts once per caption.
             text, phrase = np.unique(np.stack(phrases.find(batch["caption"])), axis=1)

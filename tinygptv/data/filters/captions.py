@@ -26,7 +26,7 @@ from tinygptv.store.progress import Progress, reporting
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 20_000
-_WORDS_OF_ANOTHER = 2  # a single one may be a name, or also a word of the first language
+_MIN_FOREIGN_WORDS = 2  # a single one may be a name, or also a word of the first language
 _ENTITY = r"&(#[0-9]+|#x[0-9a-fA-F]+|[a-zA-Z]+);"
 _NOT_LATIN = r"[^\P{L}\p{Latin}\p{Common}\p{Inherited}]"
 _SCRIPTS = {
@@ -99,7 +99,7 @@ class Describer:
         words = [words.split() for words in captions.languages.values()]
         listed = sorted({word for each in words for word in each})
         self._frequent = Phrases(listed)
-        self._speaks = np.array([[word in each for word in listed] for each in words])
+        self._vocabularies = np.array([[word in each for word in listed] for each in words])
         """(languages, words): whether the word belongs to the language."""
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -119,11 +119,11 @@ class Describer:
     def language(self, captions: pa.Array) -> pa.Array:
         """By script if most letters are not Latin, else by words; NULL with too few words or a tie."""
         text, word = self._frequent.find(captions)
-        counts = [np.bincount(text, weights=spoken[word], minlength=len(captions)) for spoken in self._speaks]
+        counts = [np.bincount(text, weights=spoken[word], minlength=len(captions)) for spoken in self._vocabularies]
         if not counts:
             return pa.nulls(len(captions), pa.string())
         best, ordered = np.argmax(counts, axis=0), np.sort([np.zeros(len(captions)), *counts], axis=0)
-        is_clear = (ordered[-1] > ordered[-2]) & (ordered[-1] >= np.where(best == 0, 1, _WORDS_OF_ANOTHER))
+        is_clear = (ordered[-1] > ordered[-2]) & (ordered[-1] >= np.where(best == 0, 1, _MIN_FOREIGN_WORDS))
         by_words = pa.array(np.array(self._codes)[best], pa.string(), mask=~is_clear)
         return pc.coalesce(_by_script(captions), by_words)
 

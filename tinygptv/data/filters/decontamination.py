@@ -20,7 +20,7 @@ from tinygptv.data.columns.phrases import Phrases, words_of
 from tinygptv.data.columns.scripts import LETTERS_PER_WORD, UNSPACED
 from tinygptv.data.filters.duplicates import Fixed
 from tinygptv.data.filters.rows import Positions, Rows
-from tinygptv.data.pictures.likeness import COLOURS_BYTES, DETAIL_BYTES, LOOK_VERSION, is_like_any, look
+from tinygptv.data.pictures.similarity import COLOURS_BYTES, DETAIL_BYTES, SIGNATURE_VERSION, matches_any, signature
 from tinygptv.data.pictures.storing import PictureError, store_picture
 from tinygptv.data.shards.shards import content_hash
 from tinygptv.definitions.filters import Decontaminate
@@ -49,7 +49,7 @@ def fingerprints(store: Store, name: str, source: AnnotationsSource) -> Manifest
     draw = draw_held_out if is_held_out(source.images) else draw_corpus
     parents = [draw(store).artifact] if embedded else []
     about = source.model_dump(exclude={"about", "licence"})
-    definition = {"source": about, "contents": contents_of(source), "look": LOOK_VERSION}
+    definition = {"source": about, "contents": contents_of(source), "look": SIGNATURE_VERSION}
 
     def build(draft: Path) -> Outcome:
         samples = read_annotations(store, name, source, lambda: store.folder(draw(store).artifact)).samples
@@ -76,7 +76,7 @@ def _fingerprint(body: bytes) -> dict[str, Any] | None:
         picture = store_picture(body, _AS_FETCHED)
     except PictureError:
         return None
-    parts = {name: part.tobytes() for name, part in look(picture.jpeg)._asdict().items()}
+    parts = {name: part.tobytes() for name, part in signature(picture.jpeg)._asdict().items()}
     return {"sha256": content_hash(body), "phash": picture.phash, **parts}
 
 
@@ -120,7 +120,7 @@ def _same_look(rows: Rows, pictures: pa.Table, within: int) -> Positions:
     is_same = []
     for code, image in zip(codes[order], rows.images(positions), strict=True):
         near = np.flatnonzero(np.bitwise_count(held_out ^ code) <= within)
-        is_same.append(is_like_any(look(image), colours[near], details[near].__getitem__))
+        is_same.append(matches_any(signature(image), colours[near], details[near].__getitem__))
     return positions[order][np.array(is_same, np.bool_)]
 
 

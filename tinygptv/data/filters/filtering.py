@@ -25,10 +25,10 @@ from tinygptv.data.columns.scripts import TEXT_MACROS, TEXT_MACROS_VERSION
 from tinygptv.data.filters.decontamination import fingerprints
 from tinygptv.data.filters.gallery import DROPPED, write_gallery
 from tinygptv.data.filters.rows import Rows
-from tinygptv.data.filters.rule_attribution import KEPT, Judgement, judge
+from tinygptv.data.filters.rule_attribution import KEPT, Attribution, attribute
 from tinygptv.data.filters.scores import SCORES, describe_rows
 from tinygptv.data.forget.forget import without_forgotten
-from tinygptv.data.pictures.likeness import LOOK_VERSION
+from tinygptv.data.pictures.similarity import SIGNATURE_VERSION
 from tinygptv.data.shards.shards import SIDECAR, ShardWriter, carried_columns, read_image
 from tinygptv.definitions.filters import Deduplicate, FilterChain, Placeholder, Rule, Step
 from tinygptv.definitions.source import AnnotationsSource
@@ -70,7 +70,7 @@ def filter_source(
     definition = chain.model_dump() | {
         "samples_per_shard": _SAMPLES_PER_SHARD,
         "text_macros": TEXT_MACROS_VERSION,
-        "looks": LOOK_VERSION,
+        "looks": SIGNATURE_VERSION,
     }
     name = f"{source_name}-{filter_name}"
     parents = [made.artifact for made in (raw, described, *held_out, *earlier, *([scores] if scores else []))]
@@ -87,16 +87,16 @@ def filter_source(
             table = store.file(scores.artifact, SCORES) if scores else None
             rows = Rows(database, sidecar, images, [store.folder(made.artifact) for made in earlier], scores=table)
             count = _check_keys(rows, images)
-            judgement = judge(rows, chain, [store.folder(made.artifact) for made in held_out])
-            drops = {entry["rule"]: entry["dropped_first"] for entry in judgement.funnel if entry["dropped_first"]}
+            attribution = attribute(rows, chain, [store.folder(made.artifact) for made in held_out])
+            drops = {entry["rule"]: entry["dropped_first"] for entry in attribution.funnel if entry["dropped_first"]}
             _check_what_is_left(name, count, drops, chain.max_drop_fraction)
         progress.begin("writing")
-        tables = _write(judgement, chain.columns | (carried or {}), sidecar, images, draft, progress)
+        tables = _write(attribution, chain.columns | (carried or {}), sidecar, images, draft, progress)
         write_gallery(draft, images)
         kept = count - sum(drops.values())
         listed = ", ".join(f"{reason} {dropped}" for reason, dropped in drops.items()) or "nothing dropped"
         logger.info("filter %s: kept %d of %d (%s)", name, kept, count, listed)
-        details = {"funnel": judgement.funnel, "tables": tables, "in_benchmarks": judgement.in_benchmarks}
+        details = {"funnel": attribution.funnel, "tables": tables, "in_benchmarks": attribution.in_benchmarks}
         details |= {"carried": carried} if carried else {}
         return Outcome(rows_in=count, rows_out=kept, drops=drops, details=details)
 
@@ -160,7 +160,7 @@ def _probe(step: Rule | Step) -> str:
 
 def _check_keys(rows: Rows, raw: Path) -> int:
     """The number of rows. Raises DataError if two share a key."""
-    keys = rows.dealt("SELECT hash(key) AS code FROM rows WHERE NOT earlier")
+    keys = rows.partitioned("SELECT hash(key) AS code FROM rows WHERE NOT earlier")
     twice = sum(len(some) - len(np.unique(numbers(some, "code"))) for some in keys)
     if twice:
         raise DataError(f"{raw}: {twice} keys occur twice; remove this folder to have it rebuilt")
@@ -182,10 +182,10 @@ def _check_what_is_left(name: str, total: int, drops: dict[str, int], max_drop_f
 
 
 def _write(
-    judgement: Judgement, columns: Mapping[str, str], sidecar: Path, raw: Path, draft: Path, progress: Progress
+    attribution: Attribution, columns: Mapping[str, str], sidecar: Path, raw: Path, draft: Path, progress: Progress
 ) -> dict[str, dict[str, int]]:
     """Write the kept samples and the dropped rows in sidecar order. Returns rows in and kept, by table."""
-    names = pa.array([None, *(step.name for step in judgement.steps)])
+    names = pa.array([None, *(step.name for step in attribution.steps)])
     rows_in: Counter[str] = Counter()
     rows_kept: Counter[str] = Counter()
     first = 0
@@ -193,7 +193,7 @@ def _write(
         schema = file.schema_arrow.append(pa.field("reason", pa.string()))
         with pq.ParquetWriter(draft / DROPPED, schema, compression="zstd") as dropped:
             for batch in progress.count("rows written", file.iter_batches(_BATCH_ROWS), len):
-                verdicts = judgement.verdicts[first : first + batch.num_rows]
+                verdicts = attribution.verdicts[first : first + batch.num_rows]
                 first += batch.num_rows
                 is_kept = pa.array(verdicts == KEPT)
                 kept = batch.filter(is_kept)

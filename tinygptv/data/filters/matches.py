@@ -45,13 +45,13 @@ def repeated(values: NDArray[Any]) -> NDArray[np.intp]:
     return order[is_repeated]
 
 
-def fellows(rows: Rows, by: str, needs: str = "") -> Iterator[None]:
+def matching_rows(rows: Rows, by: str, needs: str = "") -> Iterator[None]:
     """Iterate over rows whose value `by` occurs more than once, as `marked` does.
 
     Decided by hashes, so a few rows may have no match.
     """
     marks = Marks(rows.total)
-    for piece in rows.dealt(_HASHES.format(by=by)):
+    for piece in rows.partitioned(_HASHES.format(by=by)):
         marks.add(numbers(piece, "position")[repeated(numbers(piece, "code"))])
     yield from marked(rows, marks, by, needs)
 
@@ -65,7 +65,7 @@ def marked(
     together: str | None = None,
     piece_rows: int = _PIECE_ROWS,
 ) -> Iterator[None]:
-    """Iterate over the marked rows in pieces of about `piece_rows`, each registered as the DuckDB table `fellows`.
+    """Iterate over the marked rows in pieces of about `piece_rows`, each registered as DuckDB table `matches`.
 
     The table has `position`, `earlier`, the value `by` as `same`, and the sidecar columns named in the SQL `needs`.
     Rows with the same value are in one piece, or, if given, rows with the same value of `together`, a SQL expression
@@ -75,7 +75,7 @@ def marked(
     needed = [name for name in names if re.search(rf"\b{name}\b", needs, re.IGNORECASE)]
     columns = ", ".join(f'"{name}"' for name in dict.fromkeys(["position", "earlier", *needed]))
     query = _MARKED.format(columns=columns, by=by, together=together or by, joined=joined)
-    for piece in rows.dealt(query, bytes(marks), rows=len(marks), piece_rows=piece_rows):
-        rows.database.register("fellows", piece)
+    for piece in rows.partitioned(query, bytes(marks), rows=len(marks), piece_rows=piece_rows):
+        rows.database.register("matches", piece)
         yield
-        rows.database.unregister("fellows")
+        rows.database.unregister("matches")

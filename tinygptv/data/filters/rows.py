@@ -20,16 +20,16 @@ Positions = NDArray[np.integer[Any]]
 
 T = TypeVar("T")
 
-_MEMORY_PER_THREAD, _MOST_MEMORY = 16 << 20, 4 << 30
+_MEMORY_PER_THREAD, _MAX_MEMORY = 16 << 20, 4 << 30
 """Bytes. Queries need a few numbers per row and mostly spill, but DuckDB cannot spill everything."""
 
 _OUT_OF_MEMORY = "Out of Memory Error"
 
 _BATCH_ROWS, _PIECE_ROWS = 20_000, 250_000
-_PLACES = """
+_LOCATIONS = """
 SELECT position, key, shard, "offset", length, sha256 FROM {table} JOIN wanted USING (position) ORDER BY position
 """
-PLACE = 'key shard "offset" length sha256'
+LOCATION_COLUMNS = 'key shard "offset" length sha256'
 """The columns that locate a stored image."""
 
 
@@ -73,7 +73,7 @@ class Rows:
         database.execute(f"CREATE VIEW rows AS {' UNION ALL BY NAME '.join(parts)}")
         if memory_bytes is None:
             memory_bytes = _MEMORY_PER_THREAD * int(self._setting("threads"))
-        self._allow(memory_bytes)
+        self._set_memory_limit(memory_bytes)
 
     @property
     def spill(self) -> Path:
@@ -94,9 +94,9 @@ class Rows:
             columns = map(np.concatenate, zip(none, *pieces, strict=True))
             return dict(zip(reader.schema.names, columns, strict=True))
 
-        return self._with_memory_enough(ask)
+        return self._with_enough_memory(ask)
 
-    def dealt(
+    def partitioned(
         self, query: str, *parameters: object, rows: int | None = None, piece_rows: int = _PIECE_ROWS
     ) -> Iterator[pa.Table]:
         """Partition a query's result by its hash column `code` into tables of about `piece_rows`.
@@ -105,23 +105,23 @@ class Rows:
         """
         with tempfile.TemporaryDirectory(dir=self.spill, prefix="dealt-") as folder:
             buckets = Buckets(Path(folder), self.total if rows is None else rows, piece_rows)
-            self._with_memory_enough(
+            self._with_enough_memory(
                 lambda: buckets.fill(self.database.sql(query, params=parameters).to_arrow_reader(_BATCH_ROWS))
             )
             yield from buckets
 
-    def _with_memory_enough(self, work: Callable[[], T]) -> T:
+    def _with_enough_memory(self, work: Callable[[], T]) -> T:
         """Run `work`, raising the memory limit by half until it succeeds."""
         while True:
             try:
                 return work()
             except (duckdb.OutOfMemoryException, OSError) as error:
                 # Once a result is streaming, Arrow wraps DuckDB's error in one of its own.
-                if _OUT_OF_MEMORY not in str(error) or self._memory_bytes >= _MOST_MEMORY:
+                if _OUT_OF_MEMORY not in str(error) or self._memory_bytes >= _MAX_MEMORY:
                     raise
-            self._allow(self._memory_bytes * 3 // 2)
+            self._set_memory_limit(self._memory_bytes * 3 // 2)
 
-    def _allow(self, memory_bytes: int) -> None:
+    def _set_memory_limit(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
         self.database.execute(f"SET memory_limit = '{memory_bytes >> 20}MiB'")
 
@@ -130,9 +130,9 @@ class Rows:
         return self.database.sql(query).to_arrow_reader(batch_rows)
 
     def images(self, positions: Positions, table: str = "rows") -> Iterator[bytes]:
-        """The stored images of rows in ascending order of position; `table` has `position` and the columns `PLACE`."""
+        """The stored images of rows in ascending order of position; `table` has `LOCATION_COLUMNS`."""
         self.database.register("wanted", pa.table({"position": positions}))
-        places = self.database.sql(_PLACES.format(table=table)).to_arrow_table()
+        places = self.database.sql(_LOCATIONS.format(table=table)).to_arrow_table()
         self.database.unregister("wanted")
         for batch in places.to_batches(_BATCH_ROWS):
             for row in batch.to_pylist():

@@ -24,13 +24,13 @@ KEPT = 0
 """Verdict of a kept row. Any other verdict is the number of the step that drops it, from 1, rules first."""
 
 _BATCH_ROWS = 20_000
-_NOBODY, _SEVERAL = 0, 255
+_NO_STEP, _SEVERAL = 0, 255
 
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass
-class Judgement:
+class Attribution:
     """One verdict per sidecar row, one funnel entry per step, and how rows matched a benchmark."""
 
     steps: list[Rule | Step]
@@ -45,39 +45,39 @@ class Judgement:
         self.funnel.append({"rule": step.name, "why": step.why, "kind": kind, **counts})
 
 
-def judge(rows: Rows, chain: FilterChain, held_out: Sequence[Path] = ()) -> Judgement:
+def attribute(rows: Rows, chain: FilterChain, held_out: Sequence[Path] = ()) -> Attribution:
     """Decide which step drops each row; `held_out` are folders of the benchmarks' fingerprints."""
     verdicts = np.full(rows.total, KEPT, np.uint8)
-    judgement = Judgement([*chain.rules, *chain.steps], verdicts[: rows.count])
-    _apply_rules(rows, chain.rules, judgement)
+    attribution = Attribution([*chain.rules, *chain.steps], verdicts[: rows.count])
+    _apply_rules(rows, chain.rules, attribution)
     only, counts = np.zeros(rows.count, np.uint8), []
     last_rule = len(chain.rules)
 
-    def everyone(positions: Positions) -> Mask:
+    def all_rows(positions: Positions) -> Mask:
         return np.ones(len(positions), np.bool_)
 
-    def passed(positions: Positions) -> Mask:
+    def passed_rules(positions: Positions) -> Mask:
         return (verdicts[positions] == KEPT) | (verdicts[positions] > last_rule)
 
-    def left(positions: Positions) -> Mask:
+    def remaining(positions: Positions) -> Mask:
         return verdicts[positions] == KEPT
 
     for number, step in enumerate(chain.steps, start=last_rule + 1):
         comparison = _prepare(rows, step, held_out)
         if isinstance(comparison, Contaminated):
-            judgement.in_benchmarks = comparison.counts
+            attribution.in_benchmarks = comparison.counts
         alone = first = 0
-        for positions in _judged(comparison, everyone, rows.count):
+        for positions in _dropped(comparison, all_rows, rows.count):
             alone += len(positions)
-        for positions in _judged(comparison, passed, rows.count):
-            only[positions] = np.where(only[positions] == _NOBODY, number, _SEVERAL)
-        for positions in _judged(comparison, left, rows.count):
+        for positions in _dropped(comparison, passed_rules, rows.count):
+            only[positions] = np.where(only[positions] == _NO_STEP, number, _SEVERAL)
+        for positions in _dropped(comparison, remaining, rows.count):
             first += len(positions)
             verdicts[positions] = number
         counts.append((number, step, first, alone))
     for number, step, first, alone in counts:
-        judgement.enter(_kind(step), first, alone, int(np.count_nonzero(only == number)))
-    return judgement
+        attribution.enter(_kind(step), first, alone, int(np.count_nonzero(only == number)))
+    return attribution
 
 
 def failed_bits(rules: Sequence[Rule]) -> str:
@@ -86,7 +86,7 @@ def failed_bits(rules: Sequence[Rule]) -> str:
     return f"({' + '.join(bits) or '0'})::UBIGINT"
 
 
-def _apply_rules(rows: Rows, rules: Sequence[Rule], judgement: Judgement) -> None:
+def _apply_rules(rows: Rows, rules: Sequence[Rule], attribution: Attribution) -> None:
     """Count the patterns of failing rules, of which there are few; they give every number of the funnel."""
     patterns: Counter[int] = Counter()
     query = f"SELECT position, {failed_bits(rules)} AS failed FROM rows WHERE NOT earlier"
@@ -94,14 +94,14 @@ def _apply_rules(rows: Rows, rules: Sequence[Rule], judgement: Judgement) -> Non
         failed = numbers(batch, "failed").astype(np.uint64)
         lowest = failed & (~failed + np.uint64(1))
         first = np.where(failed == 0, KEPT, np.bitwise_count(lowest - np.uint64(1)) + 1)
-        judgement.verdicts[numbers(batch, "position")] = first
+        attribution.verdicts[numbers(batch, "position")] = first
         found, counts = np.unique(failed, return_counts=True)
         patterns.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
     for number in range(len(rules)):
         bit = 1 << number
         firsts = sum(count for pattern, count in patterns.items() if pattern and pattern & -pattern == bit)
         alone = sum(count for pattern, count in patterns.items() if pattern & bit)
-        judgement.enter("rule", firsts, alone, patterns[bit])
+        attribution.enter("rule", firsts, alone, patterns[bit])
 
 
 def _prepare(rows: Rows, step: Step, held_out: Sequence[Path]) -> Comparison:
@@ -128,7 +128,7 @@ def _kind(step: Step) -> str:
             return "duplicates"
 
 
-def _judged(comparison: Comparison, present: Present, count: int) -> Iterator[Positions]:
+def _dropped(comparison: Comparison, present: Present, count: int) -> Iterator[Positions]:
     """The dropped rows among those to filter; rows of earlier sidecars are never dropped."""
     for dropped in comparison.dropped(present):
         yield dropped[dropped < count]

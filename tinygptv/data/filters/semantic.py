@@ -17,9 +17,9 @@ from tinygptv.definitions.filters import EMBEDDING, Deduplicate
 from tinygptv.errors import DataError
 
 _BLOCK = 2048
-_MOST_PAIRS = 20_000_000
+_MAX_PAIRS = 20_000_000
 _IN_ORDER = """
-SELECT position, hash(coalesce(url, key)) AS address, hash(lower(coalesce(caption, key))) AS said
+SELECT position, hash(coalesce(url, key)) AS url_hash, hash(lower(coalesce(caption, key))) AS caption_hash
 FROM rows JOIN candidates USING (position) ORDER BY {order}, position
 """
 
@@ -39,7 +39,7 @@ class SemanticCopies(Comparison):
         rows.database.register("candidates", pa.table({"position": np.unique(pairs).astype(np.int64)}))
         found = rows.columns(_IN_ORDER.format(order=step.order))
         self._positions: Positions = found["position"]
-        pictures = zip(found["address"].tolist(), found["said"].tolist(), strict=True)
+        pictures = zip(found["url_hash"].tolist(), found["caption_hash"].tolist(), strict=True)
         self._pictures = dict(zip(self._positions.tolist(), pictures, strict=True))
         rows.database.unregister("candidates")
         self._near = neighbours(pairs)
@@ -49,9 +49,11 @@ class SemanticCopies(Comparison):
         survivors: set[int] = set()
         dropped = []
         for position in self._positions[present(self._positions)].tolist():
-            address, said = self._pictures[position]
-            mates = {one for one in self._near[position] if one in survivors}
-            if all(self._pictures[one][0] == address and self._pictures[one][1] != said for one in mates):
+            url_hash, caption_hash = self._pictures[position]
+            near_survivors = {one for one in self._near[position] if one in survivors}
+            if all(
+                self._pictures[one][0] == url_hash and self._pictures[one][1] != caption_hash for one in near_survivors
+            ):
                 survivors.add(position)
             else:
                 dropped.append(position)
@@ -74,9 +76,9 @@ def near_pairs(scores: Path, at_least: float, folder: Path) -> Pairs:
         found, pairs = [np.empty((0, 2), np.int32)], 0
         for block in _blocks(vectors, at_least):
             pairs += len(block)
-            if pairs > _MOST_PAIRS:
+            if pairs > _MAX_PAIRS:
                 raise DataError(
-                    f"{scores}: more than {_MOST_PAIRS:,} pairs of pictures have a cosine of at least {at_least:g}; "
+                    f"{scores}: more than {_MAX_PAIRS:,} pairs of pictures have a cosine of at least {at_least:g}; "
                     "raise at_least"
                 )
             found.append(block)

@@ -50,7 +50,7 @@ def tombstones(store: Store, first: int | None = None) -> list[Tombstone]:
     return [Tombstone.model_validate_json(line) for line in lines[:first]]
 
 
-def bury(store: Store, added: Tombstone) -> int:
+def add_tombstone(store: Store, added: Tombstone) -> int:
     """Append a tombstone unless an equal one exists. Returns the number of tombstones."""
 
     def append(text: str | None) -> str:

@@ -76,7 +76,7 @@ class _Part:
     rows_in: int
     drops: Counter[str]
     not_read: Counter[str] = field(default_factory=Counter)
-    first_trouble: str = ""
+    first_error: str = ""
 
 
 def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstones: int | None = None) -> Manifest:
@@ -119,8 +119,8 @@ def mix(store: Store, mixture_name: str, pairs: Manifest | None, first_tombstone
             if not part.table.num_rows:
                 raise DataError(
                     f"{_named(mixture_name)}, components[{place}]: {component.source} has no usable sample left of "
-                    f"{part.rows_in} (dropped: {dict(part.drops) or 'none'}){part.first_trouble and '; '}"
-                    f"{part.first_trouble}"
+                    f"{part.rows_in} (dropped: {dict(part.drops) or 'none'}){part.first_error and '; '}"
+                    f"{part.first_error}"
                 )
             log.info(
                 "mix %s: %s as %s, %d samples", mixture_name, component.source, component.task, part.table.num_rows
@@ -186,7 +186,7 @@ def _annotated(store: Store, name: str, source: AnnotationsSource) -> _Part:
     while some := list(itertools.islice(samples, _BATCH)):
         rows = [_row(sample, source.images, reader.images) for sample in some]
         tables.append(pa.Table.from_pylist(rows, _SCHEMA))
-    return _Part(pa.concat_tables(tables), reader.rows_in, reader.drops, reader.not_read, reader.first_trouble)
+    return _Part(pa.concat_tables(tables), reader.rows_in, reader.drops, reader.not_read, reader.first_error)
 
 
 def _row(sample: Sample, root: str, images: Path) -> dict[str, Any]:
@@ -289,7 +289,7 @@ class MixedSamples:
             left_out = np.isin(np.arange(len(self._table)), np.load(store.file(usable, LEFT_OUT)))
             self._masked = left_out if self._masked is None else self._masked | left_out
         self.masks = self._masks(artifact)
-        self._root = functools.cache(functools.partial(root_place, store))
+        self._root = functools.cache(functools.partial(root_location, store))
 
     def order(self, seed: int, batch: int) -> Order:
         """The sampling order for a stage's order seed and global batch size."""
@@ -340,7 +340,7 @@ def _masked_rows(store: Store, artifact: str, samples: Path, wanted: list[Tombst
     return masked_rows(store, artifact, samples, wanted)
 
 
-def root_place(store: Store, root: str) -> str:
+def root_location(store: Store, root: str) -> str:
     """Resolve the root of a mixture's image paths: an artifact (local or on S3) or a definition's location."""
     if root.startswith(LOCATION_PREFIXES):
         return str(local_path(root, functools.partial(corpus_folder, store)))

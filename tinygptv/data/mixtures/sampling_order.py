@@ -66,7 +66,7 @@ class Cards:
         self._shares = np.array(weights) / math.fsum(weights)
         self._size = DECK * math.ceil(1 / (DECK * self._shares.min()))
         self._seed = seed
-        self._dealt = functools.lru_cache(maxsize=_KEPT_DECKS)(self._apportioned)
+        self._cards_before = functools.lru_cache(maxsize=_KEPT_DECKS)(self._apportioned)
         self._deck = functools.lru_cache(maxsize=_KEPT_DECKS)(self._shuffled)
         per_step = mixture.draw == "per_step"
         self.per_step = 1 if per_step else batch
@@ -87,7 +87,7 @@ class Cards:
         """(components,) The number of samples of each that the steps before `step` draw."""
         deck, place = divmod(step * self.per_step, self._size)
         begun = np.bincount(self._deck(deck)[:place], minlength=len(self._shares)) if place else 0
-        return (self._dealt(deck) + begun) * self.samples
+        return (self._cards_before(deck) + begun) * self.samples
 
     def _apportioned(self, decks: int) -> NDArray[np.int64]:
         """Cards of each component in the first decks, by largest remainder."""
@@ -99,7 +99,7 @@ class Cards:
 
     def _shuffled(self, deck: int) -> NDArray[np.int16]:
         # Never negative: a share of a deck is at least one card, and no remainder moves a sum by more.
-        counts = self._dealt(deck + 1) - self._dealt(deck)
+        counts = self._cards_before(deck + 1) - self._cards_before(deck)
         components = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
         return components[_order(self._size, self._seed, -1, deck)]
 

@@ -40,7 +40,7 @@ def shares_table(mixture: Mixture, sizes: Sequence[int], seed: int, steps: int, 
         yield row if most is None else f"{row} {most:>8g}"
 
 
-def refuse_repetition(
+def check_max_epochs(
     mixture_name: str, sizes: Sequence[int], mixture: Mixture, seed: int, steps: int, batch: int
 ) -> None:
     """Raise DefinitionError, with the numbers, if a component exceeds its `max_epochs`."""

@@ -32,7 +32,7 @@ from PIL import Image
 from tinygptv.data.pictures import frames, jpeg
 from tinygptv.data.pictures.formats import PictureError
 from tinygptv.data.pictures.storing import resize
-from tinygptv.data.shards.remote import ImagesAhead, is_remote, read_remote
+from tinygptv.data.shards.remote import ImagePrefetcher, is_remote, read_remote
 from tinygptv.definitions.recipe import Decoding
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference, Sample
@@ -123,19 +123,19 @@ class ImageReader:
         self._memory = decoding_memory()
         self._room = cache_bytes // (3 * side * side)
         self._kept: OrderedDict[ImageReference, Pixels] = OrderedDict()
-        self._ahead = ImagesAhead()
+        self._prefetcher = ImagePrefetcher()
 
-    def expect(self, samples: Iterable[Sample]) -> None:
+    def prefetch(self, samples: Iterable[Sample]) -> None:
         """Start prefetching the images of upcoming samples, if they are on S3."""
         images = ((image, sample.key) for sample in samples for image in sample.images)
-        self._ahead.expect((image, key) for image, key in images if image not in self._kept)
+        self._prefetcher.prefetch((image, key) for image, key in images if image not in self._kept)
 
     def read(self, image: ImageReference, key: str) -> Pixels:
         """An image as (3, side, side) RGB bytes. Raises DataError, naming file and key."""
         if (pixels := self._kept.get(image)) is not None:
             self._kept.move_to_end(image)
             return pixels
-        data = self._ahead.read(image, key) if is_remote(image) else read_bytes(image, key)
+        data = self._prefetcher.read(image, key) if is_remote(image) else read_bytes(image, key)
         pixels = decode(data, self.side, f"{image.path}, {key}", self._decoding, self._memory, image.upright)
         self._kept[image] = pixels
         if len(self._kept) > self._room:

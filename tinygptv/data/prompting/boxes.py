@@ -115,7 +115,7 @@ def read_box(text: str) -> Box | None:
     return next((box for codec in CODECS.values() for box in codec.read(text)), None)
 
 
-def respell(texts: Sequence[str], boxes: Sequence[Box], form: BoxForm) -> list[str]:
+def convert_boxes(texts: Sequence[str], boxes: Sequence[Box], form: BoxForm) -> list[str]:
     """Rewrite every box in a sample's texts, and the `<p>phrase</p>` before it, in another form.
 
     Uses the exact `boxes` if their number matches the boxes in the texts, else the truncated values.

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from tinygptv.data.prompting.boxes import respell
+from tinygptv.data.prompting.boxes import convert_boxes
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.definitions.template import IMAGES, INSTRUCTION, NUMBER
@@ -71,7 +71,7 @@ _PLAIN_INSTRUCTIONS = frozenset({"vqa", "refer", "explain"})
 _PLAIN_ANSWERS = frozenset({"caption_only", "caption", "vqa", "identify"})
 
 _PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
-_MOST_WORDS = 50
+_MAX_WORDS = 50
 
 
 def render(
@@ -126,13 +126,13 @@ def ask(sample: Sample, task: Task, inputs: Inputs) -> str:
 def plain(text: str) -> str:
     """The reference's `blip_caption`: lower case, without some punctuation, single spaces, the first 50 words."""
     text = re.sub(r"\s{2,}", " ", _PUNCTUATION.sub(" ", text.lower())).rstrip("\n").strip(" ")
-    return " ".join(text.split(" ")[:_MOST_WORDS])
+    return " ".join(text.split(" ")[:_MAX_WORDS])
 
 
 def _spelled(sample: Sample, inputs: Inputs) -> Sample:
     """The sample with boxes in the family's form and with text oddities applied."""
     texts = [text for turn in sample.turns for text in (turn.instruction, turn.answer)]
-    spelled = respell(texts, sample.boxes, inputs.boxes)
+    spelled = convert_boxes(texts, sample.boxes, inputs.boxes)
     if "plain_without_image" in inputs.oddities and not sample.images:
         spelled = [plain(text) for text in spelled]
     if spelled == texts:

@@ -50,12 +50,12 @@ def screen_batch(batch: pa.RecordBatch, tasks: Sequence[Task], sequences: Sequen
     inputs, turns, accepted = sequences.inputs, batch["turns"], batch["answers"]
     instructions, answers = (turns.flatten().field(side) for side in ("instruction", "answer"))
     texts = [(turns, instructions), (turns, answers), (accepted, accepted.flatten())]
-    special, markers = "|".join(map(re.escape, sequences.literal.special)), _turn_markers(inputs)
+    special, markers = "|".join(map(re.escape, sequences.escaper.special)), _turn_markers(inputs)
     return Screening(
         _max_tokens(batch, tasks, sequences),
         np.any([_any(lists, _may_end_early(flat, sequences)) for lists, flat in texts[1:]], axis=0),
         np.any([_any(lists, _matching(flat, special)) for lists, flat in texts], axis=0),
-        np.any([_any(lists, _holding(flat, markers)) for lists, flat in texts], axis=0),
+        np.any([_any(lists, _containing(flat, markers)) for lists, flat in texts], axis=0),
     )
 
 
@@ -74,14 +74,14 @@ def _max_tokens(batch: pa.RecordBatch, tasks: Sequence[Task], sequences: Sequenc
     each_turn = template + len(inputs.end_symbol.encode()) + _JOINING_BYTES
     following = _sums(turns, instructions) + _sums(turns, answers) + accepted
     following += _sums(turns, np.full(len(instructions), each_turn)) + pictures
-    most: NDArray[np.int64] = prompt + pictures + _JOINING_BYTES + np.minimum(following, inputs.max_text_tokens)
-    return most
+    bound: NDArray[np.int64] = prompt + pictures + _JOINING_BYTES + np.minimum(following, inputs.max_text_tokens)
+    return bound
 
 
 def _may_end_early(texts: pa.Array, sequences: Sequences) -> NDArray[np.bool_]:
     """Which texts contain the end symbol, in any case, or end in a part of it that completes one with what follows,
     like the `#` of `F####`."""
-    end = sequences.written_end
+    end = sequences.end_text
     parts = [end[:size] for size in range(1, len(end)) if end[size:] == end[:-size]]
     found = _matching(texts, re.escape(end))
     for part in parts:
@@ -96,7 +96,7 @@ def _turn_markers(inputs: Inputs) -> list[str]:
     return sorted({part for part in parts if len(part) > 1})
 
 
-def _holding(texts: pa.Array, parts: Sequence[str]) -> NDArray[np.bool_]:
+def _containing(texts: pa.Array, parts: Sequence[str]) -> NDArray[np.bool_]:
     found = np.zeros(len(texts), np.bool_)
     for part in parts:
         found |= np.asarray(pc.match_substring(texts, part), dtype=np.bool_)

@@ -5,7 +5,7 @@ between them, and the answer with its end symbol. A prompt's pieces are tokenize
 its end symbol, all without automatic special tokens; only answers and their ends have labels. Masks follow from
 lengths, never from ids. Source: TinyGPT-V `minigpt_base.py`, `preparing_embedding` and `tokenize_conversation`; its
 accidental deviations from this are reproduced by a stage's `oddities`. Special tokens in samples are escaped: see
-`literal`.
+`special_tokens`.
 """
 
 import functools
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.prompting.boxes import CODECS
-from tinygptv.data.prompting.literal import MARK, LiteralText
+from tinygptv.data.prompting.special_tokens import MARK, SpecialTokenEscaper
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DefinitionError
 from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, IMAGE_SLOT, Sample, Turn
@@ -53,7 +53,7 @@ class _Sequence:
 class Sequences:
     """Turns → Texts, for one tokenizer, one stage's inputs and `num_image_tokens` slots per image.
 
-    Generation stops at the end symbol of the inputs or at any of `other_ends`.
+    Generation stops at the end symbol of the inputs or at any of `extra_stop_strings`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Sequences:
         tokenizer: PreTrainedTokenizerFast,
         inputs: Inputs,
         num_image_tokens: int,
-        other_ends: Sequence[str] = (),
+        extra_stop_strings: Sequence[str] = (),
     ) -> None:
         if tokenizer.bos_token_id is None and inputs.begin != "never":
             raise DefinitionError(f"inputs.begin is '{inputs.begin}' but the tokenizer has no BOS token; use 'never'")
@@ -72,14 +72,14 @@ class Sequences:
         self.inputs = inputs
         backend = tokenizer.backend_tokenizer
         self._decode = functools.partial(backend.decode, skip_special_tokens=True)
-        self.literal = LiteralText(tokenizer, inputs)
-        self._encode = self.literal.encode
+        self.escaper = SpecialTokenEscaper(tokenizer, inputs)
+        self._encode = self.escaper.encode
         self._ids = functools.lru_cache(maxsize=2**16)(lambda text: tuple(self._encode(text).ids))
         self._begin = () if inputs.begin == "never" else (int(tokenizer.bos_token_id),)
         self._begin_later = self._begin if inputs.begin == "every_turn" else ()
         self._eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
         self._symbol = self._ids(inputs.end_symbol)
-        self._other_ends = [self._ids(end) for end in other_ends]
+        self._extra_stops = [self._ids(end) for end in extra_stop_strings]
         self._after_symbol = self._eos if inputs.ends_with_eos else ()
         self._end = self._symbol + self._after_symbol
         if not self._symbol or len(self._end) >= inputs.max_text_tokens:
@@ -97,7 +97,7 @@ class Sequences:
 
     def as_text(self, sample: Sample) -> Sample:
         """The sample, with special tokens of the tokenizer escaped, ready for rendering."""
-        return self.literal.sample(sample)
+        return self.escaper.escape_sample(sample)
 
     def images(self, input_ids: Tensor) -> list[int]:
         """The number of images in each row of (B, T) ids."""
@@ -111,12 +111,12 @@ class Sequences:
         not awaited, since the answer is already complete.
         """
         written = self._symbol[:-1] if self._symbol[-1:] == self._eos else self._symbol
-        return [stop for stop in (written, *self._other_ends, self._eos) if stop]
+        return [stop for stop in (written, *self._extra_stops, self._eos) if stop]
 
     def answer(self, written: Sequence[int]) -> str:
         """Decode generated ids: text without special tokens, up to the first end symbol."""
         text = str(self._decode(written))
-        for symbol in (self._symbol, *self._other_ends):
+        for symbol in (self._symbol, *self._extra_stops):
             if end := str(self._decode(symbol)):
                 text = text.split(end, maxsplit=1)[0]
         return text.strip()
@@ -127,11 +127,11 @@ class Sequences:
 
     def ends_early(self, answer: str) -> bool:
         """Whether a model that repeats this answer verbatim would be cut off before its end."""
-        text, end = answer.replace(MARK, "").rstrip(), self.written_end
+        text, end = answer.replace(MARK, "").rstrip(), self.end_text
         return bool(end) and (text + end).find(end) < len(text)
 
     @property
-    def written_end(self) -> str:
+    def end_text(self) -> str:
         """The end symbol as text, without its special tokens, which text never produces."""
         return str(self._decode(self._symbol))
 
@@ -139,15 +139,15 @@ class Sequences:
         """Right-padded, with labels; each conversation holds turns rendered by `prompts.render`."""
         return self._padded([self._conversation(turns) for turns in conversations], left=False)
 
-    def asking(self, prompts: Iterable[str]) -> Texts:
+    def prompts(self, prompts: Iterable[str]) -> Texts:
         """Left-padded prompts without labels, so that every answer starts after the last column."""
-        return self._padded([self._asking(prompt) for prompt in prompts], left=True)
+        return self._padded([self._prompt_sequence(prompt) for prompt in prompts], left=True)
 
-    def asking_length(self, prompt: str) -> int:
+    def prompt_length(self, prompt: str) -> int:
         """Tokens and image slots of a prompt for generation."""
-        return len(self._asking(prompt).ids)
+        return len(self._prompt_sequence(prompt).ids)
 
-    def _asking(self, prompt: str) -> _Sequence:
+    def _prompt_sequence(self, prompt: str) -> _Sequence:
         sequence = _Sequence()
         self._add_prompt(sequence, prompt, () if "no_bos_when_asking" in self.inputs.oddities else self._begin)
         return sequence

@@ -17,7 +17,7 @@ from tinygptv.store.artifacts import storage_errors
 
 _DRAWERS = 16
 _PARTIAL = ".partial"
-_LEFT = 0.9
+_FILL_AFTER_EVICTION = 0.9
 """Fill level of a drawer after an eviction, so that one scan makes room for many contents."""
 
 
@@ -41,7 +41,7 @@ class ContentCache:
             return None
         if hashlib.sha256(content).hexdigest() == digest:
             return content
-        with _alone(path.parent):
+        with _locked(path.parent):
             path.unlink(missing_ok=True)
         return None
 
@@ -52,14 +52,14 @@ class ContentCache:
             return
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(path.parent) as lock:
+            with _locked(path.parent) as lock:
                 if path.exists():
                     return
-                held = _noted(lock)
+                held = _recorded_size(lock)
                 if held is None or held + len(content) > self._room:
                     held = self._make_room(path.parent, len(content))
                 # Recorded before writing: a process killed in between leaves space unused until the next eviction.
-                _note(lock, held + len(content))
+                _record_size(lock, held + len(content))
                 partial = path.parent / _PARTIAL
                 partial.write_bytes(content)
                 partial.rename(path)
@@ -74,7 +74,7 @@ class ContentCache:
         held = sum(size for _, size, _ in files)
         if held + wanted > self._room:
             for _, size, path in files:
-                if held == 0 or held + wanted <= _LEFT * self._room:
+                if held == 0 or held + wanted <= _FILL_AFTER_EVICTION * self._room:
                     break
                 Path(path).unlink()  # concurrent readers have it open and are not affected
                 held -= size
@@ -82,21 +82,21 @@ class ContentCache:
 
 
 @contextmanager
-def _alone(drawer: Path) -> Iterator[TextIOWrapper]:
+def _locked(drawer: Path) -> Iterator[TextIOWrapper]:
     """Lock a drawer until the context or the process ends; the lock file records the drawer's size."""
     with drawer.with_suffix(".lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
 
 
-def _noted(lock: TextIOWrapper) -> int | None:
+def _recorded_size(lock: TextIOWrapper) -> int | None:
     """The recorded upper bound of the drawer's bytes; None if not recorded yet."""
     lock.seek(0)
     noted = lock.read()
     return int(noted) if noted else None
 
 
-def _note(lock: TextIOWrapper, held: int) -> None:
+def _record_size(lock: TextIOWrapper, held: int) -> None:
     lock.truncate(0)
     lock.write(f"{held}")
     lock.flush()

@@ -9,9 +9,9 @@ once per machine.
   the cache) below $TINYGPTV_CACHE, shared by all processes of a machine: see `content_cache`. An epoch uses no image
   twice, so a cache smaller than all images saves little more than what stages and ranks share: each image then costs
   one request per epoch, and throughput depends on the number of requests in flight.
-- *Prefetched.* The images of a step are requested concurrently (`ImagesAhead`) while the first of them are decoded.
-  Coming steps are prepared by the profile's `loader_workers`, at most `loading.AHEAD` each, so slow training throttles
-  fetching, and each worker has at most one step's share of requests in flight.
+- *Prefetched.* The images of a step are requested concurrently (`ImagePrefetcher`) while the first of them are decoded.
+  Coming steps are prepared by the profile's `loader_workers`, at most `loading.PREFETCH_STEPS` each, so slow training
+  throttles fetching, and each worker has at most one step's share of requests in flight.
 - *Verified.* Lost connections are retried with backoff. Images are checked against the sidecar's hash, and the sidecar
   against the manifest's, before they are used or cached.
 """
@@ -37,7 +37,7 @@ from tinygptv.sample import ImageReference
 from tinygptv.store.artifacts import MANIFEST, Manifest, cache_folder, sha256_of, storage_errors
 
 CACHE_GIB = "TINYGPTV_CACHE_GIB"
-SIDE_BY_SIDE = 16
+MAX_CONCURRENT_REQUESTS = 16
 """Concurrent requests per process."""
 
 _DEFAULT_GIB = 20.0
@@ -143,22 +143,22 @@ class RemoteShards:
             index.rename(path)
 
 
-class ImagesAhead:
+class ImagePrefetcher:
     """Fetches images from S3 concurrently while others are decoded."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, "images")
-        self._expected: dict[ImageReference, Future[bytes]] = {}
+        self._pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, "images")
+        self._requested: dict[ImageReference, Future[bytes]] = {}
 
-    def expect(self, images: Iterable[tuple[ImageReference, str]]) -> None:
+    def prefetch(self, images: Iterable[tuple[ImageReference, str]]) -> None:
         """Start fetching images, given with their sample's key; earlier ones that have not started are cancelled."""
-        for future in self._expected.values():
+        for future in self._requested.values():
             future.cancel()
-        self._expected = {
+        self._requested = {
             image: self._pool.submit(read_remote, image, key) for image, key in dict(images).items() if is_remote(image)
         }
 
     def read(self, image: ImageReference, key: str) -> bytes:
         """An image, waiting for it if it is being fetched. Raises as `read_remote`."""
-        expected = self._expected.get(image)
+        expected = self._requested.get(image)
         return read_remote(image, key) if expected is None else expected.result()

@@ -32,7 +32,7 @@ _ARROW = {
     "DOUBLE": pa.float64(),
     "BOOLEAN": pa.bool_(),
 }
-_PLACE = {
+_LOCATION = {
     "shard": pa.string(),
     "offset": pa.int64(),
     "length": pa.int64(),
@@ -46,7 +46,7 @@ def column_schema(columns: Mapping[str, str]) -> pa.Schema:
     return pa.schema([(name, _ARROW[kind]) for name, kind in columns.items()])
 
 
-SCHEMA = pa.unify_schemas([column_schema(SIDECAR_COLUMNS), pa.schema(list(_PLACE.items()))])
+SCHEMA = pa.unify_schemas([column_schema(SIDECAR_COLUMNS), pa.schema(list(_LOCATION.items()))])
 """Sidecar rows: the columns that filters can use, then the location of the image (file, offset and length in bytes) and
 the content hashes of the other two members; the image's is `sha256`."""
 
@@ -62,7 +62,7 @@ def content_hash(content: bytes) -> str:
 
 def sample_members(row: Mapping[str, Any], image: bytes) -> dict[str, bytes]:
     """The files of one sample by extension: image, caption, and sidecar row without its location."""
-    described = {name: value for name, value in row.items() if name not in _PLACE}
+    described = {name: value for name, value in row.items() if name not in _LOCATION}
     return {
         "jpg": image,
         "txt": row["caption"].encode(),
@@ -114,7 +114,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, samples_per_shard: int, columns: Mapping[str, str] = SIDECAR_COLUMNS) -> None:
         self._folder, self._samples_per_shard, self._columns = folder, samples_per_shard, columns
-        self._schema = pa.unify_schemas([column_schema(columns), pa.schema(list(_PLACE.items()))])
+        self._schema = pa.unify_schemas([column_schema(columns), pa.schema(list(_LOCATION.items()))])
         self._sidecar = pq.ParquetWriter(_partial(folder / SIDECAR), self._schema, compression="zstd")
         self._rows = RowGroups(self._sidecar, self._schema)
         self._shard: Shard | None = None

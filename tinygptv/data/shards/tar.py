@@ -15,7 +15,7 @@ BLOCK = 512
 END = bytes(2 * BLOCK)
 """Two empty blocks end an archive."""
 
-_NAME_BYTES, _LARGEST = 100, 8**11
+_NAME_BYTES, _MAX_SIZE = 100, 8**11
 _SIZE, _CHECKSUM, _KIND, _SPACES = slice(124, 136), slice(148, 156), slice(156, 157), b" " * 8
 _BETWEEN = b"0000644\0" + b"0000000\0" * 2
 """Mode, user and group: the fields between name and size."""
@@ -28,7 +28,7 @@ _REGULAR, _LONG_NAME, _PAX = (b"0", b"\0", b"7"), b"L", b"x"
 
 def header(name: str, size: int) -> bytes:
     """The 512-byte header of a regular file, as `tarfile` would write it. The name must be ASCII."""
-    if len(name) > _NAME_BYTES or size >= _LARGEST:
+    if len(name) > _NAME_BYTES or size >= _MAX_SIZE:
         raise ValueError(f"{name}: {size} bytes under a name of {len(name)} do not fit a USTAR header")
     start = name.encode("ascii").ljust(_NAME_BYTES, b"\0") + _BETWEEN + b"%011o\0" % size
     checksum = sum(start) - sum(_BETWEEN) + _CONSTANT_SUM

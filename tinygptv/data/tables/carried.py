@@ -19,7 +19,7 @@ COLUMN = "carried"
 _BATCH_ROWS = 10_000
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
-_MOST = 2**63
+_BIGINT_LIMIT = 2**63
 
 
 def packed(values: Mapping[str, Any]) -> str | None:
@@ -69,7 +69,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "BOOLEAN"
     if isinstance(value, int):
-        return "BIGINT" if -_MOST <= value < _MOST else "VARCHAR"
+        return "BIGINT" if -_BIGINT_LIMIT <= value < _BIGINT_LIMIT else "VARCHAR"
     if isinstance(value, float):
         return "DOUBLE"
     if isinstance(value, str):

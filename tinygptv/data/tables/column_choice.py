@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 _KNOWN_UNREAD = {"nsfw_score_gantman", "clip_similarity_vitl14", "aesthetic_score_laion_v2", "image_phash", "num_faces"}
 """Columns of COYO that are known to have no field of ours."""
 
-_TELLING = {
+_SENSITIVE = {
     "punsafe": re.compile(r"nsfw|unsafe|safe|porn|explicit|toxic|csam|(?<![a-z])(adult|nude|sexual)", re.I),
     "pwatermark": re.compile(r"watermark", re.I),
     "licence": re.compile(r"licen[sc]e|(?<![a-z])rights|copyright", re.I),
 }
 """Field → pattern of column names that suggest such data and must not be ignored silently."""
 
-_MOST_NAMES = 30
+_MAX_NAMES = 30
 
 
 class Column(NamedTuple):
@@ -150,13 +150,13 @@ def _report(file: TableFile, layout: str, columns: Columns) -> None:
     if columns.unread:
         parts.append(f"not read {_listed(columns.unread)}")
     logger.info("table %s: %s; %s", file.relative, layout, "; ".join(parts))
-    for field, pattern in _TELLING.items():
-        telling = [name for name in columns.unread if pattern.search(name) and name.lower() not in _KNOWN_UNREAD]
-        if telling:
+    for field, pattern in _SENSITIVE.items():
+        sensitive = [name for name in columns.unread if pattern.search(name) and name.lower() not in _KNOWN_UNREAD]
+        if sensitive:
             logger.warning(
                 "table %s: %s not read, although the name suggests data for filters; map it with `columns: {%s: %s}` "
                 "or keep it with `carry: [%s]`",
-                *(file.relative, _listed(telling), field, telling[0], telling[0]),
+                *(file.relative, _listed(sensitive), field, sensitive[0], sensitive[0]),
             )
 
 
@@ -217,5 +217,5 @@ class _Finder:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

@@ -17,7 +17,7 @@ NUMBERS = ("similarity", "punsafe", "pwatermark")
 PIXELS = ("table_width", "table_height")
 
 _SPACE = r"[\s\p{Z}\p{Cc}]+"
-_MOST_PIXELS = 2**31 - 1
+_MAX_SIDE_PIXELS = 2**31 - 1
 _DIGEST_BYTES = 32
 _DIGEST = "^[0-9a-f]{64}$"
 _NSFW = {
@@ -133,7 +133,7 @@ def as_numbers(column: pa.Array) -> Values:
 def as_pixels(column: pa.Array) -> Values:
     """Convert to lengths in px, above 0; 0 counts as missing, as some publishers write it."""
     numbers, bad = as_numbers(column)
-    possible = pc.and_(pc.greater(numbers, number(0)), pc.less(numbers, number(_MOST_PIXELS)))
+    possible = pc.and_(pc.greater(numbers, number(0)), pc.less(numbers, number(_MAX_SIDE_PIXELS)))
     pixels = pc.cast(pc.if_else(possible, numbers, pa.nulls(len(column), pa.float64())), pa.int32(), safe=False)
     impossible = pc.and_(pc.is_null(pixels), pc.fill_null(pc.not_equal(numbers, number(0)), False))
     return Values(pixels, pc.or_(bad, impossible))

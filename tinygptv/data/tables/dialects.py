@@ -18,7 +18,7 @@ from tinygptv.errors import DataError
 
 _DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", "\x01": "Ctrl-A"}
 _LOOKED_AT = 100
-_LONGEST_PREAMBLE = 10
+_MAX_PREAMBLE_RECORDS = 10
 """Records that may precede a header, such as Excel's `sep=;` or a comment."""
 _TOPIC = re.compile(r"/[mgt]/\w+(,/[mgt]/\w+)*")
 
@@ -184,7 +184,7 @@ def _header(records: Sequence[list[str]], table: Table) -> int | None:
         return 0 if table.header else None
     known = _known_names(table)
     bare = [{_bare(field) for field in record} for record in records]
-    for place, names in enumerate(bare[:_LONGEST_PREAMBLE]):
+    for place, names in enumerate(bare[:_MAX_PREAMBLE_RECORDS]):
         if any(map(looks_like_url, names)):
             break
         if names & known["url"] and names & known["caption"]:

@@ -7,7 +7,7 @@ from typing import IO, Any
 from tinygptv.errors import DataError
 
 _CHUNK = 1 << 20
-_LONGEST_ITEM = 1 << 24
+_MAX_ITEM_LENGTH = 1 << 24
 _SPACE = " \t\r\n"
 
 
@@ -94,7 +94,7 @@ class JsonScanner:
             except RecursionError as error:
                 raise DataError(f"{self._path}: nested too deeply after value {self._values}") from error
             except ValueError as error:
-                if len(self._text) - self._position > _LONGEST_ITEM or not self._more():
+                if len(self._text) - self._position > _MAX_ITEM_LENGTH or not self._more():
                     message = f"{self._path}: not valid JSON after value {self._values}: {error}"
                     raise DataError(message) from error
                 continue

@@ -52,7 +52,7 @@ _MARKS = {
 }
 _FEW_ZEROS, _MANY_ZEROS = 0.1, 0.5
 """UTF-16 without a mark: share of zero bytes at the positions of letters, and at those of their high bytes."""
-_SHORTEST = 20
+_MIN_BYTES = 20
 _NO_TEXT = "table-bytes"
 _DAMAGED = (EOFError, OSError, lzma.LZMAError)
 
@@ -227,7 +227,7 @@ def _encoding(head: bytes, table: Table) -> str:
         if head.startswith(mark):
             return encoding
     zeros = [head[place:400:2].count(0) / max(1, len(head[place:400:2])) for place in (0, 1)]
-    if len(head) > _SHORTEST and min(zeros) < _FEW_ZEROS and max(zeros) > _MANY_ZEROS:
+    if len(head) > _MIN_BYTES and min(zeros) < _FEW_ZEROS and max(zeros) > _MANY_ZEROS:
         return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
     return "utf-8"
 

@@ -18,7 +18,7 @@ _ARROW_STATE = "state.json"
 _ORDER = ("Parquet", "Arrow")
 _PARTITION = re.compile(r"([^/=]+)=([^/]*)")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-_MOST_NAMES = 5
+_MAX_NAMES = 5
 
 
 class TableFile(NamedTuple):
@@ -94,8 +94,8 @@ def _in_folder(filesystem: Any, folder: str) -> list[str]:
         raise DataError(f"{folder}: several kinds of files ({listed}); choose one, as `{folder}/*.tsv`")
     chosen = chosen or next(iter(kinds), None)
     if unread := others + [path for kind, paths in kinds.items() if kind != chosen for path in paths]:
-        names = ", ".join(path.removeprefix(folder).strip("/") for path in unread[:_MOST_NAMES])
-        more = f" and {len(unread) - _MOST_NAMES} more" if len(unread) > _MOST_NAMES else ""
+        names = ", ".join(path.removeprefix(folder).strip("/") for path in unread[:_MAX_NAMES])
+        more = f" and {len(unread) - _MAX_NAMES} more" if len(unread) > _MAX_NAMES else ""
         logger.warning("table %s: reading its %s; not read: %s%s", folder, chosen or "nothing", names, more)
     return kinds[chosen] if chosen else []
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tinygptv.data.columns.arrow import number, places, text, texts
+from tinygptv.data.columns.arrow import indices, number, text, texts
 from tinygptv.data.tables.carried import COLUMN, packed
 from tinygptv.data.tables.column_values import (
     NUMBERS,
@@ -56,7 +56,7 @@ or NULL; with a problem, `found` holds an excerpt of the record. Blank fields ar
 additional columns as JSON."""
 
 _BATCH_ROWS = 10_000
-_LONGEST_EXCERPT = 200
+_MAX_EXCERPT_LENGTH = 200
 
 
 @dataclass(frozen=True)
@@ -221,10 +221,12 @@ class RowMaker:
         is_undecodable = np.isin(without, parents[_mask(items.bad)])
         self.unusable["caption"] += items.bad_count - int(is_undecodable.sum())
         record = np.concatenate([parents[chosen], without])
-        order = places(np.argsort(record, kind="stable"))
-        values = pa.concat_arrays([items.values.take(places(chosen)), pa.nulls(len(without), pa.string())])
+        order = indices(np.argsort(record, kind="stable"))
+        values = pa.concat_arrays([items.values.take(indices(chosen)), pa.nulls(len(without), pa.string())])
         bad = np.concatenate([np.zeros(len(chosen), np.int64), is_undecodable.astype(np.int64)])
-        return places(record).take(order), Values(values.take(order), pc.not_equal(places(bad).take(order), number(0)))
+        return indices(record).take(order), Values(
+            values.take(order), pc.not_equal(indices(bad).take(order), number(0))
+        )
 
 
 def _blank_is_missing(column: pa.Array) -> pa.Array:
@@ -243,7 +245,7 @@ def _excerpts(records: Records, record: pa.Array, problem: pa.Array) -> pa.Array
         position = record[row].as_py()
         source = b"" if records.sources is None else _bytes(records.sources[position])
         shown = source or b"\t".join(_bytes(column[position]) for column in pair)
-        found[row] = shown.decode("utf-8", "backslashreplace")[:_LONGEST_EXCERPT]
+        found[row] = shown.decode("utf-8", "backslashreplace")[:_MAX_EXCERPT_LENGTH]
     return texts(found)
 
 

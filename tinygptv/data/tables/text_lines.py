@@ -13,8 +13,8 @@ from tinygptv.data.tables.table_bytes import Coding, open_coded
 from tinygptv.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
-_LONGEST_LINE = 1 << 24
-_MOST_LINES_IN_QUOTES = 100
+_MAX_LINE_LENGTH = 1 << 24
+_MAX_LINES_IN_QUOTES = 100
 
 
 class Bad(NamedTuple):
@@ -40,8 +40,8 @@ def line_batches(path: str, coding: Coding) -> Iterator[pa.Array]:
             whole, found, rest = (rest + more).rpartition(b"\n")
             if found:
                 yield _split(whole)
-            elif len(rest) > _LONGEST_LINE:
-                raise DataError(f"{path}: a line is longer than {_LONGEST_LINE >> 20} MB; this is not a text table")
+            elif len(rest) > _MAX_LINE_LENGTH:
+                raise DataError(f"{path}: a line is longer than {_MAX_LINE_LENGTH >> 20} MB; this is not a text table")
         if rest:
             yield _split(rest.removesuffix(b"\n"))
 
@@ -57,14 +57,14 @@ def csv_records(stream: IO[str], quoting: Quoting) -> Iterator[tuple[int, list[s
     Inside quotes a record continues on further lines. An unclosed quote would swallow the rest of the file: after a
     hundred lines it is reported as `bad_quotes`, which costs only its own line.
     """
-    csv.field_size_limit(_LONGEST_LINE)
+    csv.field_size_limit(_MAX_LINE_LENGTH)
     waiting: deque[str] = deque()
     taken: list[str] = []
     parameters = _parameters(quoting)
     escaped = _escaped(quoting)
 
     def lines() -> Iterator[str]:
-        while len(taken) < _MOST_LINES_IN_QUOTES and (line := waiting.popleft() if waiting else stream.readline()):
+        while len(taken) < _MAX_LINES_IN_QUOTES and (line := waiting.popleft() if waiting else stream.readline()):
             taken.append(line)
             yield escaped.sub(_doubled, line) if escaped else line
 

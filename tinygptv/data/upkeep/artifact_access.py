@@ -16,13 +16,13 @@ from tinygptv.store.artifacts import MANIFEST, Manifest, Store
 DRAFTS = ".drafts"
 
 
-class Place(ABC):
+class ArtifactFolder(ABC):
     """One artifact's folder. `name` is its path or URL."""
 
     name: str
 
     @abstractmethod
-    def at_hand(self, file: str) -> AbstractContextManager[Path]:
+    def local_file(self, file: str) -> AbstractContextManager[Path]:
         """A local copy of one file for the duration of the context; the path does not exist if the file is missing."""
 
     @abstractmethod
@@ -30,11 +30,11 @@ class Place(ABC):
         """All files in a local folder in which they may be changed."""
 
     @abstractmethod
-    def put_back(self, folder: Path, files: Collection[str], manifest: Manifest) -> None:
+    def write_back(self, folder: Path, files: Collection[str], manifest: Manifest) -> None:
         """Replace files of the artifact by those of the opened folder."""
 
     @abstractmethod
-    def give_up(self) -> None:
+    def invalidate(self) -> None:
         """Remove the manifest, so that the artifact no longer counts as complete."""
 
     def store(self, manifest: Manifest) -> Store | None:
@@ -43,7 +43,7 @@ class Place(ABC):
         return None if workdir == self.name else Store(workdir)
 
 
-def places(root: str) -> Iterator[Place]:
+def artifact_folders(root: str) -> Iterator[ArtifactFolder]:
     """Artifact folders at or below a path or an `s3://` URL: those with a manifest, and those with a sidecar, which
     shows that they had one."""
     if "://" not in root:
@@ -51,7 +51,7 @@ def places(root: str) -> Iterator[Place]:
             below[:] = sorted(name for name in below if name != DRAFTS)
             if MANIFEST in files or SIDECAR in files:
                 below.clear()
-                yield _Here(Path(folder))
+                yield _LocalFolder(Path(folder))
         return
     from tinygptv.store.s3 import S3Storage
 
@@ -60,27 +60,27 @@ def places(root: str) -> Iterator[Place]:
     claiming = {path.parent for path in found if path.name in (MANIFEST, SIDECAR)}
     for place in sorted(claiming):
         if claiming.isdisjoint(place.parents):
-            yield _OnS3(f"{root}/{place}".removesuffix("/."))
+            yield _S3Folder(f"{root}/{place}".removesuffix("/."))
 
 
-class _Here(Place):
+class _LocalFolder(ArtifactFolder):
     def __init__(self, folder: Path) -> None:
         self._folder, self.name = folder, str(folder)
 
-    def at_hand(self, file: str) -> AbstractContextManager[Path]:
+    def local_file(self, file: str) -> AbstractContextManager[Path]:
         return nullcontext(self._folder / file)
 
     def opened(self) -> AbstractContextManager[Path]:
         return nullcontext(self._folder)
 
-    def put_back(self, folder: Path, files: Collection[str], manifest: Manifest) -> None:
+    def write_back(self, folder: Path, files: Collection[str], manifest: Manifest) -> None:
         """Nothing to do: the files were changed in place."""
 
-    def give_up(self) -> None:
+    def invalidate(self) -> None:
         (self._folder / MANIFEST).unlink(missing_ok=True)
 
 
-class _OnS3(Place):
+class _S3Folder(ArtifactFolder):
     def __init__(self, address: str) -> None:
         from tinygptv.store.s3 import S3Storage
 
@@ -89,7 +89,7 @@ class _OnS3(Place):
         self._storage = S3Storage(parent)
 
     @contextmanager
-    def at_hand(self, file: str) -> Iterator[Path]:
+    def local_file(self, file: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / PurePosixPath(file).name
             self._storage.get(f"{self._folder}/{file}", path)
@@ -103,12 +103,12 @@ class _OnS3(Place):
                 self._storage.get(name, Path(scratch) / name)
             yield Path(scratch) / self._folder
 
-    def put_back(self, folder: Path, files: Collection[str], manifest: Manifest) -> None:
+    def write_back(self, folder: Path, files: Collection[str], manifest: Manifest) -> None:
         self._storage.remove([f"{self._folder}/{MANIFEST}"])
         self._storage.upload(folder, {file: (folder / file).stat().st_size for file in files}, self._folder)
         self._storage.put(f"{self._folder}/{MANIFEST}", (folder / MANIFEST).read_bytes())
         if store := self.store(manifest):
             store.drop_copy(manifest.artifact)
 
-    def give_up(self) -> None:
+    def invalidate(self) -> None:
         self._storage.remove([f"{self._folder}/{MANIFEST}"])

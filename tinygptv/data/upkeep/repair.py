@@ -22,7 +22,7 @@ from tinygptv.data.forget.forget import keys_named
 from tinygptv.data.forget.tombstones import tombstones
 from tinygptv.data.shards.shards import SIDECAR, Shard, ShardWriter, read_image, sample_members, shard_rows
 from tinygptv.data.shards.tar import Archive
-from tinygptv.data.upkeep.artifact_access import Place
+from tinygptv.data.upkeep.artifact_access import ArtifactFolder
 from tinygptv.data.upkeep.verify import Damage, examine, read_manifest, verify
 from tinygptv.definitions.filters import SCORE_COLUMNS, SIDECAR_COLUMNS
 from tinygptv.errors import DataError
@@ -57,28 +57,28 @@ def repair(root: str, refetch: Refetch = refetch) -> list[Repaired]:
     return [_repair(place, list(group), refetch) for place, group in groupby(damages, lambda damage: damage.place)]
 
 
-def _repair(place: Place, damages: list[Damage], refetch: Refetch) -> Repaired:
+def _repair(place: ArtifactFolder, damages: list[Damage], refetch: Refetch) -> Repaired:
     done = Repaired(place.name)
     with place.opened() as folder:
         try:
             manifest = read_manifest(folder)
-            neighbours = _Neighbours(place.store(manifest), manifest, refetch)
+            sources = _ImageSources(place.store(manifest), manifest, refetch)
             # The sidecar first, because the shards are restored from it.
             for file in sorted({damage.file for damage in damages}, key=lambda file: (file != SIDECAR, file)):
-                done.samples += _restore(folder, file, manifest, neighbours)
+                done.samples += _restore(folder, file, manifest, sources)
                 done.files.append(file)
             for damage in verify(str(folder)).damages:
                 raise DataError(f"{damage.file} {damage.problem}")
         except DataError as error:
             done.given_up = str(error)
-            place.give_up()
+            place.invalidate()
         else:
-            place.put_back(folder, done.files, manifest)
+            place.write_back(folder, done.files, manifest)
     return done
 
 
 @dataclass(frozen=True, slots=True)
-class _Neighbours:
+class _ImageSources:
     """Where an artifact's lost images may be found. `store` is its workdir, or None."""
 
     store: Store | None
@@ -110,20 +110,20 @@ class _Neighbours:
         return found
 
 
-def _restore(folder: Path, file: str, manifest: Manifest, neighbours: _Neighbours) -> int:
+def _restore(folder: Path, file: str, manifest: Manifest, sources: _ImageSources) -> int:
     """Restore one file of an artifact; returns the number of samples restored. Raises DataError if impossible."""
     if file == SIDECAR:
         return _restore_sidecar(folder, manifest)
     rows = shard_rows(folder, file) if (folder / SIDECAR).is_file() else []
     if not rows:
         raise DataError(f"{file} is not a shard, and only shards can be restored")
-    return _restore_shard(folder / file, rows, neighbours)
+    return _restore_shard(folder / file, rows, sources)
 
 
-def _restore_shard(path: Path, rows: Rows, neighbours: _Neighbours) -> int:
-    lost = [row for row, _, is_whole in examine(path, rows) if not is_whole]
+def _restore_shard(path: Path, rows: Rows, sources: _ImageSources) -> int:
+    lost = [row for row, _, is_intact in examine(path, rows) if not is_intact]
     wanted = [row for row, image, _ in examine(path, rows) if image is None]
-    found = neighbours.images(wanted, path.with_name(SIDECAR))
+    found = sources.images(wanted, path.with_name(SIDECAR))
     if nowhere := [row["key"] for row in wanted if row["sha256"] not in found]:
         raise DataError(f"{len(nowhere)} of {len(rows)} pictures of {path.name} are nowhere else (one is {nowhere[0]})")
     shard = Shard(path)

@@ -19,18 +19,18 @@ from pydantic import ValidationError
 
 from tinygptv.data.shards.shards import SIDECAR, content_hash, sample_bytes, shard_rows, sidecar_rows
 from tinygptv.data.shards.tar import BLOCK, Archive
-from tinygptv.data.upkeep.artifact_access import Place, places
+from tinygptv.data.upkeep.artifact_access import ArtifactFolder, artifact_folders
 from tinygptv.errors import DataError
 from tinygptv.store.artifacts import MANIFEST, FileEntry, Manifest, fingerprint, sha256_of
 
-_MOST_LISTED_KEYS = 100
+_MAX_LISTED_KEYS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
     """One damaged file of an artifact. `keys` are the affected samples, where known."""
 
-    place: Place
+    place: ArtifactFolder
     file: str
     problem: str
     keys: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Damage:
 
     def summary(self) -> dict[str, Any]:
         """The damage as JSON-like values, with at most a hundred keys."""
-        listed = list(self.keys[:_MOST_LISTED_KEYS])
+        listed = list(self.keys[:_MAX_LISTED_KEYS])
         return {
             "file": self.path,
             "problem": self.problem,
@@ -77,7 +77,7 @@ def verify(root: str) -> Verification:
     Raises DataError if there is none.
     """
     found = Verification()
-    for place in places(root):
+    for place in artifact_folders(root):
         found.artifacts += 1
         _verify_artifact(place, found)
     if not found.artifacts:
@@ -113,27 +113,27 @@ def examine(shard: Path, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[
             yield row, image, stream.read(len(expected)) == expected
 
 
-def _verify_artifact(place: Place, found: Verification) -> None:
+def _verify_artifact(place: ArtifactFolder, found: Verification) -> None:
     try:
-        with place.at_hand(MANIFEST) as path:
+        with place.local_file(MANIFEST) as path:
             manifest = read_manifest(path.parent)
     except DataError as error:
         found.damages.append(Damage(place, MANIFEST, str(error)))
         return
     found.files += len(manifest.files)
     found.bytes += sum(entry.bytes for entry in manifest.files.values())
-    seen = _seen(place, manifest)
-    changed = {name: one.problem for name, one in seen.items() if one.problem}
+    states = _file_states(place, manifest)
+    changed = {name: one.problem for name, one in states.items() if one.problem}
     if SIDECAR in manifest.files and SIDECAR not in changed:
         found.samples += manifest.rows_out
-        with place.at_hand(SIDECAR) as sidecar:
-            found.damages += _verify_samples(place, sidecar.parent, manifest, seen)
+        with place.local_file(SIDECAR) as sidecar:
+            found.damages += _verify_samples(place, sidecar.parent, manifest, states)
     else:
         found.damages += [Damage(place, name, problem) for name, problem in changed.items()]
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _FileState:
     """The state of a file: what is wrong with it, or, for an intact shard, its content."""
 
     problem: str | None
@@ -145,21 +145,21 @@ class _Content:
     """The number of samples in a shard and a hash of their locations; `problem` if it cannot be read."""
 
     samples: int = 0
-    places: str = ""
+    locations: str = ""
     problem: str | None = None
 
 
-def _seen(place: Place, manifest: Manifest) -> dict[str, _Seen]:
+def _file_states(place: ArtifactFolder, manifest: Manifest) -> dict[str, _FileState]:
     is_described = SIDECAR in manifest.files
 
-    def look(name: str) -> _Seen:
-        with place.at_hand(name) as path:
+    def inspect(name: str) -> _FileState:
+        with place.local_file(name) as path:
             problem = _problem(path, manifest.files[name])
             is_shard = is_described and path.suffix == ".tar"
-            return _Seen(problem, _content(path) if is_shard and problem is None else None)
+            return _FileState(problem, _content(path) if is_shard and problem is None else None)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
-        return dict(zip(manifest.files, pool.map(look, manifest.files), strict=True))
+        return dict(zip(manifest.files, pool.map(inspect, manifest.files), strict=True))
 
 
 def _problem(path: Path, written: FileEntry) -> str | None:
@@ -179,7 +179,9 @@ def _content(shard: Path) -> _Content:
     return _Content(len(held), fingerprint(held))
 
 
-def _verify_samples(place: Place, described: Path, manifest: Manifest, seen: Mapping[str, _Seen]) -> Iterator[Damage]:
+def _verify_samples(
+    place: ArtifactFolder, described: Path, manifest: Manifest, states: Mapping[str, _FileState]
+) -> Iterator[Damage]:
     """Yield the changed files with the affected samples, then disagreements of shards, sidecar and manifest.
 
     `described` is the folder of the sidecar. An artifact without shards points into those of another artifact; they are
@@ -191,16 +193,18 @@ def _verify_samples(place: Place, described: Path, manifest: Manifest, seen: Map
     for name, group in groupby(sidecar_rows(described, ["key", "shard", "offset", "length"]), lambda row: row["shard"]):
         rows = list(group)
         total += len(rows)
-        one = seen.get(name, _Seen(None, _Content(problem="this shard is not in the manifest")))
+        one = states.get(name, _FileState(None, _Content(problem="this shard is not in the manifest")))
         if one.problem:
             known = shard_rows(described, name)
-            with place.at_hand(name) as path:
-                lost = tuple(row["key"] for row, _, is_whole in examine(path, known) if not is_whole)
+            with place.local_file(name) as path:
+                lost = tuple(row["key"] for row, _, is_intact in examine(path, known) if not is_intact)
             reported.add(name)
             yield Damage(place, name, f"{one.problem}; {len(lost)} of {len(rows)} samples are damaged", lost)
         elif has_shards and one.holds and (problem := _disagreement(one.holds, rows)):
             yield Damage(place, name, problem)
-    yield from (Damage(place, name, one.problem) for name, one in seen.items() if one.problem and name not in reported)
+    yield from (
+        Damage(place, name, one.problem) for name, one in states.items() if one.problem and name not in reported
+    )
     if total != manifest.rows_out:
         yield Damage(place, SIDECAR, f"has {total} rows, but the manifest says {manifest.rows_out}")
     if manifest.rows_in != manifest.rows_out + sum(manifest.drops.values()):
@@ -212,6 +216,6 @@ def _verify_samples(place: Place, described: Path, manifest: Manifest, seen: Map
 
 def _disagreement(held: _Content, rows: list[dict[str, Any]]) -> str | None:
     """How an intact shard differs from what its sidecar says, or None."""
-    if held.problem or held.places == fingerprint([(row["key"], row["offset"], row["length"]) for row in rows]):
+    if held.problem or held.locations == fingerprint([(row["key"], row["offset"], row["length"]) for row in rows]):
         return held.problem
     return f"holds {held.samples} samples, and not the {len(rows)} of the sidecar"

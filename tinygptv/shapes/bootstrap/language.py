@@ -31,7 +31,7 @@ from tinygptv.shapes.bootstrap.loop import Step
 from tinygptv.shapes.bootstrap.mentions import mentions
 from tinygptv.shapes.bootstrap.settings import Settings
 from tinygptv.shapes.bootstrap.texts import TEMPLATE, Exchange, Turn, lesson
-from tinygptv.shapes.scenes import COLOURS, GRID, KINDS, MOST_OBJECTS, SIZES, Scene, SceneObject
+from tinygptv.shapes.scenes import COLOURS, GRID, KINDS, MAX_OBJECTS, SIZES, Scene, SceneObject
 
 _PARTS = (len(KINDS), len(COLOURS), len(SIZES), GRID, GRID)
 _OBJECT = 1 + sum(_PARTS) + BOX_CODE
@@ -74,7 +74,7 @@ class LanguagePretraining(nn.Module):
         self.phi = PhiForCausalLM(phi_config(settings))
         self.stand_in = nn.Linear(_OBJECT, settings.width)
         self.norms = Norms(self.phi)
-        self.objects, self.number = ObjectHead(settings.width), nn.Linear(settings.width, MOST_OBJECTS + 1)
+        self.objects, self.number = ObjectHead(settings.width), nn.Linear(settings.width, MAX_OBJECTS + 1)
 
     def step(self, number: int) -> Step:
         """The loss of one step on new scenes and wordings."""

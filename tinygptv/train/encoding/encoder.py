@@ -14,7 +14,7 @@ from torch import Tensor
 from tinygptv.data.batches.features import Features, references, write_piece
 from tinygptv.data.pictures.normalising import normalise
 from tinygptv.data.pictures.pixels import decode, decoding_memory, read_bytes
-from tinygptv.data.shards.remote import ImagesAhead, is_remote
+from tinygptv.data.shards.remote import ImagePrefetcher, is_remote
 from tinygptv.errors import DataError, StorageError
 from tinygptv.models.weights import Handoff, empty_model, load_weights
 from tinygptv.sample import ImageReference
@@ -46,7 +46,7 @@ class Encoder:
     def __init__(self, job: EncodeJob) -> None:
         self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
         self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
-        self._memory, self._ahead = decoding_memory(), ImagesAhead()
+        self._memory, self._ahead = decoding_memory(), ImagePrefetcher()
         self._store, self._earlier = Store(job.workdir), None
         if job.earlier is not None:
             self._earlier = Features(self._store, job.earlier)
@@ -71,7 +71,7 @@ class Encoder:
         side, decoding = self._inputs.image_size, self._inputs.decoding
         features = torch.full((len(images), *self.shape), torch.nan, dtype=self.dtype)
         pixels, told = {}, "to be encoded"
-        self._ahead.expect((image, told) for image in images)
+        self._ahead.prefetch((image, told) for image in images)
         for number, image in enumerate(images):
             try:
                 data = self._ahead.read(image, told) if is_remote(image) else read_bytes(image, told)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.data.faults.server import Site, in_turn, page, redirect, serving, silence, status
 from tinygptv.data.fetch.guard import FetchError
-from tinygptv.data.fetch.native import conduct, wire
+from tinygptv.data.fetch.native import crawl_policy, wire
 from tinygptv.data.fetch.native import crawler as crawling
 from tinygptv.data.fetch.native.crawler import Crawler
 from tinygptv.data.fetch.native.politeness import Request
@@ -202,7 +202,7 @@ def test_a_hop_to_a_private_address_is_refused_whoever_sends_it(site: Site, monk
     site.pages |= {"/away": redirect(f"http://localhost:{port}/secret"), "/secret": page(b"secret")}
     monkeypatch.setattr(crawling, "addresses", lambda host: ("127.0.0.1",))
     checked = _public_example_is_public(crawling.check_addresses)
-    for module in (crawling, conduct):
+    for module in (crawling, crawl_policy):
         monkeypatch.setattr(module, "check_addresses", checked)
     url = f"http://public.example:{port}/away"
     assert ask([url], allow_private=False) == {url: "private_address"}

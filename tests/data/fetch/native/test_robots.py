@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tinygptv.data.fetch.native.robots import LONGEST_DELAY_SECONDS, MAX_BYTES, Robots, parse, text_of
+from tinygptv.data.fetch.native.robots import MAX_BYTES, MAX_DELAY_SECONDS, Robots, parse, text_of
 
 GROUPS = """
 User-agent: otherbot
@@ -86,7 +86,7 @@ def test_a_hostile_pattern_costs_no_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("delay", "seconds"), [("2", 2.0), ("0.5", 0.5), (" .5 ", 0.5), ("86400", LONGEST_DELAY_SECONDS), ("soon", 0.0)]
+    ("delay", "seconds"), [("2", 2.0), ("0.5", 0.5), (" .5 ", 0.5), ("86400", MAX_DELAY_SECONDS), ("soon", 0.0)]
 )
 def test_a_crawl_delay_is_kept_up_to_a_limit(delay: str, seconds: float) -> None:
     text = f"User-agent: a\nCrawl-delay: {delay}\nDisallow: /x\n\nUser-agent: *\nCrawl-delay: 7"

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tinygptv.data.fetch.guard import CONTACT, FetchError, addresses, check_addresses, origin_of
-from tinygptv.data.fetch.native.conduct import Conduct
+from tinygptv.data.fetch.native.crawl_policy import CrawlPolicy
 from tinygptv.data.fetch.native.exchange import Exchange, Repeat
 from tinygptv.data.fetch.native.politeness import Request, Site
 from tinygptv.data.fetch.native.response import Answer
@@ -54,15 +54,15 @@ class Crawler:
         self._unresolved: queue.SimpleQueue[Site | None] = queue.SimpleQueue()
         self._answered: queue.SimpleQueue[tuple[Request, Answer | FetchError] | None] = queue.SimpleQueue()
         self._wire = Wire()
-        self._conduct = Conduct(limits, refuse, self._unresolved, self._hand_on)
+        self._policy = CrawlPolicy(limits, refuse, self._unresolved, self._pass_on)
         self._room = threading.Semaphore(_MAX_PENDING)
         self._is_stopping = self._is_abandoned = False
-        self._handed_on = self._held_bytes = 0
+        self._passed_on = self._held_bytes = 0
         self._is_full, self._counting = False, threading.Lock()
         self._low_water = limits.threads * 3 // 4
         work = [self._work] * (os.cpu_count() or 1)
         self._driver, *self._others = [
-            threading.Thread(target=self._guarded, args=(task,), daemon=True)
+            threading.Thread(target=self._run_task, args=(task,), daemon=True)
             for task in (self._drive, *work, *[self._resolve] * _RESOLVERS)
         ]
         self._workers = self._others[: len(work)]
@@ -98,14 +98,14 @@ class Crawler:
         while not self._room.acquire(timeout=_ROOM_SECONDS):
             if self._is_stopping:
                 return
-        self._post(lambda now: self._conduct.schedule.add(self._conduct.site(origin), request, now))
+        self._post(lambda now: self._policy.schedule.add(self._policy.site(origin), request, now))
 
     def stop(self) -> None:
         """Start no further requests. Safe to call from a signal handler."""
         self._is_stopping = True
         self._wire.wake()
 
-    def _guarded(self, task: Callable[[], None]) -> None:
+    def _run_task(self, task: Callable[[], None]) -> None:
         """Run a thread's task; an exception ends the whole crawl, not just the thread."""
         try:
             task()
@@ -127,7 +127,7 @@ class Crawler:
                 check_addresses(found, self._allow_private)
             except FetchError as refused:
                 found = refused
-            self._post(partial(self._conduct.resolved, site, found))
+            self._post(partial(self._policy.on_resolved, site, found))
 
     def _work(self) -> None:
         """Worker threads: pass answers to their callbacks."""
@@ -139,7 +139,7 @@ class Crawler:
                 self._room.release()
                 self._count(-1, -_size(answer))
 
-    def _hand_on(self, request: Request, answer: Answer | FetchError) -> None:
+    def _pass_on(self, request: Request, answer: Answer | FetchError) -> None:
         """Pass an answer to the workers; robots.txt is handled by the driver itself."""
         if request.is_for_robots:
             request.on_answer(request, answer)
@@ -150,9 +150,9 @@ class Crawler:
     def _count(self, answers: int, held_bytes: int) -> None:
         """Track the answers that workers have not handled yet, and the bytes they hold."""
         with self._counting:
-            self._handed_on += answers
+            self._passed_on += answers
             self._held_bytes += held_bytes
-        if self._is_full and answers < 0 and len(self._wire) + self._handed_on <= self._low_water:
+        if self._is_full and answers < 0 and len(self._wire) + self._passed_on <= self._low_water:
             self._wire.wake()
 
     def _drive(self) -> None:
@@ -161,15 +161,15 @@ class Crawler:
             now = time.monotonic()
             while not self._inbox.empty():
                 self._inbox.get()(now)
-            wait = self._begin_what_may_begin(now)
+            wait = self._start_requests(now)
             for exchange in self._wire.step(wait):
                 self._finish(exchange, time.monotonic())
 
-    def _begin_what_may_begin(self, now: float) -> float | None:
+    def _start_requests(self, now: float) -> float | None:
         """Start as many requests as the limits allow. Returns the seconds until the next is due, if known."""
-        schedule = self._conduct.schedule
+        schedule = self._policy.schedule
         while not self._is_stopping:
-            under_way = len(self._wire) + self._handed_on
+            under_way = len(self._wire) + self._passed_on
             most = self._low_water if self._is_full else self._limits.threads - 1
             self._is_full = under_way > most or self._held_bytes > _MAX_HELD_BYTES
             if self._is_full:
@@ -179,12 +179,12 @@ class Crawler:
                 due = schedule.next_due()
                 return None if due is None else max(0.0, due - now)
             site, request = taken
-            refused = self._conduct.refusal(site, request)
+            refused = self._policy.refusal(site, request)
             if refused is None:
                 self._wire.start(self._exchange(site, request))
             else:
                 schedule.finish(site, now)
-                self._hand_on(request, refused)
+                self._pass_on(request, refused)
         return None
 
     def _exchange(self, site: Site, request: Request, repeat: Repeat | None = None) -> Exchange:
@@ -198,7 +198,7 @@ class Crawler:
             self._limits,
             (site, request),
             max_bytes=MAX_BYTES if request.is_for_robots else self._limits.max_bytes,
-            agent_token=None if request.is_for_robots else self._conduct.agent_token,
+            agent_token=None if request.is_for_robots else self._policy.agent_token,
             is_cut=request.is_for_robots,
             is_conditional=bool(asked),
             repeat=repeat,
@@ -212,9 +212,9 @@ class Crawler:
         if exchange.connected_to in site.addresses:  # try the address that answered first next time
             others = (address for address in site.addresses if address != exchange.connected_to)
             site.addresses = (exchange.connected_to, *others)
-        self._conduct.schedule.finish(site, now)
+        self._policy.schedule.finish(site, now)
         assert exchange.outcome is not None
-        self._conduct.heard(site, request, exchange.outcome, now)
+        self._policy.on_outcome(site, request, exchange.outcome, now)
 
 
 def facts(request: Request, answer: Answer | FetchError) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Exchange:
         self._is_skipping = False
         self._size = self._received = 0
         self._counted_length: int | None = None
-        self._begun = self._heard = time.monotonic()
+        self._begun = self._last_received = time.monotonic()
 
     # Callbacks of libcurl, called within `Wire.step`.
 
@@ -96,7 +96,7 @@ class Exchange:
 
     def on_header(self, line: bytes) -> int | None:
         """One line of the head, or of the trailers after the body."""
-        self._hear(len(line))
+        self._count_received(len(line))
         if self._head.is_complete and line[:5].upper() != b"HTTP/":
             return None
         if not self._head.add(line):
@@ -105,7 +105,7 @@ class Exchange:
 
     def on_body(self, piece: bytes) -> int | None:
         """A piece of the body."""
-        self._hear(len(piece))
+        self._count_received(len(piece))
         self._size += len(piece)
         if self._is_skipping:
             return None if self._size <= _MAX_SKIPPED_BYTES else _ABORT
@@ -127,7 +127,7 @@ class Exchange:
         limits, seconds = self.limits, now - self._begun
         if seconds > limits.deadline_seconds:
             return FetchError("slow")
-        if now - self._heard > limits.timeout_seconds:
+        if now - self._last_received > limits.timeout_seconds:
             is_trickled_head = self._received and not self._head.is_complete
             return FetchError("slow" if is_trickled_head else "timeout")
         if seconds > limits.timeout_seconds and 0 < self._received < seconds * limits.min_bytes_per_second:
@@ -162,8 +162,8 @@ class Exchange:
             return Repeat.UNTIL_IT_CLOSES
         return None
 
-    def _hear(self, count: int) -> None:
-        self._heard = time.monotonic()
+    def _count_received(self, count: int) -> None:
+        self._last_received = time.monotonic()
         self._received += count
 
     def _judge_head(self) -> int | None:

@@ -51,7 +51,7 @@ class Site:
     addresses: tuple[str, ...] = ()
     robots: Robots | None = None
     opt_outs_in_a_row: int = 0
-    troubles_in_a_row: int = 0
+    failures_in_a_row: int = 0
     closed: FetchError | None = None
     slots: int = 0
     seconds_between: float = 0.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 MAX_BYTES = 512 << 10
 """The rest is not read; the RFC requires at least 500 KiB."""
 
-LONGEST_DELAY_SECONDS = 10.0
+MAX_DELAY_SECONDS = 10.0
 """Cap on Crawl-delay: delays of days are not meant for a crawler that fetches each picture once."""
 
 _PRODUCT = re.compile(r"[a-z0-9_-]+|\*")
@@ -67,7 +67,7 @@ def parse(text: str, agent_token: str) -> Robots:
             case "crawl-delay":
                 is_naming = False
                 if _NUMBER.fullmatch(value):
-                    delays |= dict.fromkeys(names, min(float(value), LONGEST_DELAY_SECONDS))
+                    delays |= dict.fromkeys(names, min(float(value), MAX_DELAY_SECONDS))
     ours = agent_token.lower() if agent_token.lower() in groups else "*"
     rules = sorted(groups.get(ours, []), key=lambda rule: (-len(rule[1]), not rule[0]))
     return Robots(tuple(rules), delays.get(ours, 0.0))

@@ -18,7 +18,7 @@ import pycurl
 
 from tinygptv.data.fetch.guard import FetchError
 from tinygptv.data.fetch.native.exchange import Exchange, Repeat
-from tinygptv.data.fetch.native.kept_sockets import KeptSockets
+from tinygptv.data.fetch.native.idle_sockets import IdleSockets
 
 _BUFFER_BYTES = 256 << 10
 _MAX_KEPT_CONNECTIONS = 256
@@ -42,7 +42,7 @@ class Wire:
         self._is_closed = False
         self._active: dict[pycurl.Curl, Exchange] = {}
         self._handles: list[pycurl.Curl] = []
-        self._kept = KeptSockets()
+        self._kept = IdleSockets()
         self._watched: set[int] = set()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)

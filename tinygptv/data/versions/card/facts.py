@@ -22,7 +22,7 @@ from tinygptv.errors import DataError
 from tinygptv.store.artifacts import Manifest, Store
 
 _BINS = 24
-_MOST_ROWS = 20
+_MAX_ROWS = 20
 _OPT_OUTS = ("opted_out", "robots_disallowed")
 
 _LEDGER_COLUMNS = dict.fromkeys(("url", "host", "final_host", "table_name", "outcome"), "VARCHAR")
@@ -193,7 +193,7 @@ def _before(store: Store, source: str, filtered: Manifest) -> tuple[int, Differe
 
 def _shares(database: duckdb.DuckDBPyConnection, what: str, kept: int) -> list[Share]:
     rows = database.execute(
-        f"SELECT {what} AS name, count(*) FROM kept GROUP BY name ORDER BY count(*) DESC, name LIMIT {_MOST_ROWS}"
+        f"SELECT {what} AS name, count(*) FROM kept GROUP BY name ORDER BY count(*) DESC, name LIMIT {_MAX_ROWS}"
     ).fetchall()
     return [Share(str(name), count, _percent(count, kept)) for name, count in rows]
 
@@ -202,7 +202,7 @@ def _tables(database: duckdb.DuckDBPyConnection, kept: int) -> list[Share]:
     rows = database.execute(
         f"""SELECT table_name, count(*) FILTER (kept), count(*) FILTER (NOT kept) FROM (
             SELECT table_name, FALSE AS kept FROM ledger UNION ALL SELECT table_name, TRUE FROM kept)
-        WHERE table_name IS NOT NULL GROUP BY table_name ORDER BY table_name LIMIT {_MOST_ROWS}"""
+        WHERE table_name IS NOT NULL GROUP BY table_name ORDER BY table_name LIMIT {_MAX_ROWS}"""
     ).fetchall()
     return [Share(name, count, _percent(count, kept), read) for name, count, read in rows]
 
@@ -247,7 +247,7 @@ def _copies(database: duckdb.DuckDBPyConnection, filtered: Manifest) -> list[Cop
     steps = [entry["rule"] for entry in filtered.details.get("funnel", []) if entry["kind"] in copying]
     rows = database.execute(
         f"""SELECT reason, count(*), min(caption), min(url) FROM reasons WHERE reason IN (SELECT unnest(?))
-        GROUP BY reason, coalesce(phash::VARCHAR, sha256) ORDER BY count(*) DESC, min(url) LIMIT {_MOST_ROWS // 2}""",
+        GROUP BY reason, coalesce(phash::VARCHAR, sha256) ORDER BY count(*) DESC, min(url) LIMIT {_MAX_ROWS // 2}""",
         [steps],
     ).fetchall()
     return [Copies(*row) for row in rows]
@@ -258,7 +258,7 @@ def _opt_outs(database: duckdb.DuckDBPyConnection, rows_in: int) -> list[Share]:
     outcomes = ", ".join(map(literal, _OPT_OUTS))
     rows = database.execute(
         f"""SELECT {_HOST} AS name, count(*) FROM ledger
-        WHERE outcome IN ({outcomes}) GROUP BY name ORDER BY count(*) DESC, name LIMIT {_MOST_ROWS}"""
+        WHERE outcome IN ({outcomes}) GROUP BY name ORDER BY count(*) DESC, name LIMIT {_MAX_ROWS}"""
     ).fetchall()
     return [Share(name, count, _percent(count, rows_in)) for name, count in rows]
 

@@ -13,7 +13,7 @@ from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name, fi
 
 CARD_PAGE, CARD_JSON = "card.html", "card.json"
 _PACKAGE, _TEMPLATE = "tinygptv.data.versions.card", "card.html.j2"
-_MOST_LETTERS = 140
+_MAX_CAPTION_LENGTH = 140
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _gallery(store: Store, filtered: Manifest) -> list[Shown]:
     for entry in json.loads((folder / INDEX).read_text(encoding="utf-8")):
         picture = base64.b64encode((folder / entry["file"]).read_bytes()).decode()
         caption = entry["caption"]
-        short = caption if len(caption) <= _MOST_LETTERS else f"{caption[: _MOST_LETTERS - 1].rstrip()}…"
+        short = caption if len(caption) <= _MAX_CAPTION_LENGTH else f"{caption[: _MAX_CAPTION_LENGTH - 1].rstrip()}…"
         size = f"{entry['width']} × {entry['height']}"
         shown.append(Shown(f"data:image/jpeg;base64,{picture}", short, entry["reason"] or "", size))
     return shown

@@ -14,7 +14,7 @@ from tinygptv.data.fetch.guard import Origin
 _TIMEOUT_ANSWER = b"HTTP/1.1 408", b"HTTP/1.0 408"
 
 
-class KeptSockets:
+class IdleSockets:
     """Idle file descriptors by origin. libcurl owns and closes them."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ MARK = "\ufdd0"
 _REPLACEMENT = "\ufffd"
 
 
-class LiteralText:
+class SpecialTokenEscaper:
     """Escapes special tokens in data and encodes escaped text, for one tokenizer and one stage's inputs.
 
     Special are the tokens that the tokenizer declares so, and other added tokens that the inputs' template uses; an
@@ -53,14 +53,14 @@ class LiteralText:
     def _cutting(self) -> Tokenizer:
         return _cutting_at_marks(self._plain)  # takes seconds for a large vocabulary, and is rarely needed
 
-    def sample(self, sample: Sample) -> Sample:
+    def escape_sample(self, sample: Sample) -> Sample:
         """The sample with its turns and accepted answers escaped; usually the sample itself."""
-        turns = tuple(Turn(self.text(turn.instruction), self.text(turn.answer)) for turn in sample.turns)
-        answers = tuple(map(self.text, sample.answers))
+        turns = tuple(Turn(self.escape(turn.instruction), self.escape(turn.answer)) for turn in sample.turns)
+        answers = tuple(map(self.escape, sample.answers))
         unchanged = turns == sample.turns and answers == sample.answers
         return sample if unchanged else replace(sample, turns=turns, answers=answers)
 
-    def text(self, text: str) -> str:
+    def escape(self, text: str) -> str:
         """Insert a mark into each special token outside boxes. Existing marks are replaced."""
         text = text.replace(MARK, _REPLACEMENT)
         if self._pattern is None or not self._pattern.search(text):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
-from tinygptv.data.pictures.likeness import COLOURS_BYTES, is_like_any, look
+from tinygptv.data.pictures.similarity import COLOURS_BYTES, matches_any, signature
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -25,9 +25,9 @@ def alike(one: Image.Image, other: Image.Image, quality: int = 92) -> bool:
 
 
 def like_any(one: bytes, others: list[bytes]) -> bool:
-    looks = [look(other) for other in others]
-    colours = np.array([each.colours for each in looks], np.uint8).reshape(len(looks), COLOURS_BYTES)
-    return is_like_any(look(one), colours, lambda place: looks[place].detail)
+    signatures = [signature(other) for other in others]
+    colours = np.array([each.colours for each in signatures], np.uint8).reshape(len(signatures), COLOURS_BYTES)
+    return matches_any(signature(one), colours, lambda place: signatures[place].detail)
 
 
 def sign(text: str, size: int = 90, colour: str = "black") -> Image.Image:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 
 from tinygptv.data.fetch.guard import (
-    WORTH_ASKING_AT_ONCE,
+    RETRY_AT_ONCE,
     FetchError,
     Origin,
     check_addresses,
     is_public,
-    joined_url,
     origin_of,
+    resolve_url,
     target_of,
 )
 from tinygptv.data.fetch.native.politeness import Request, Schedule, Site
@@ -30,7 +30,7 @@ PUBLIC_REQUESTS_PER_SECOND = 20.0
 _MAX_HOPS = 5
 _MAX_REMEMBERED_SITES = 20_000
 
-_OPT_OUTS_OF_A_SITE, _TROUBLES_OF_A_SITE = 10, 32
+_MAX_OPT_OUTS_IN_A_ROW, _MAX_FAILURES_IN_A_ROW = 10, 32
 """After so many in a row, nothing more is requested of a site in this run."""
 
 _NO_ROBOTS = frozenset({*range(300, 500)} - {408, 429})
@@ -39,7 +39,7 @@ _NO_ROBOTS = frozenset({*range(300, 500)} - {408, 429})
 _FIRST_BACKOFF_SECONDS = 1.0
 
 
-class Conduct:
+class CrawlPolicy:
     """Decides what is requested next.
 
     `unresolved` receives sites whose addresses are needed; `answer` receives each request with its outcome. `refuse`
@@ -68,7 +68,7 @@ class Conduct:
             self._unresolved.put(site)
         return site
 
-    def resolved(self, site: Site, found: tuple[str, ...] | FetchError, now: float) -> None:
+    def on_resolved(self, site: Site, found: tuple[str, ...] | FetchError, now: float) -> None:
         """Record a site's addresses, or that connecting to it is not allowed."""
         if isinstance(found, FetchError):
             self.schedule.close(site, found, now)
@@ -78,7 +78,7 @@ class Conduct:
             self._open(site, Robots(), now)
             return
         self.schedule.admit(site, 1, self._seconds_between(site), now)
-        robots = Request(f"{site.origin}/robots.txt", self._heed(site), is_for_robots=True, turn=0)
+        robots = Request(f"{site.origin}/robots.txt", self._robots_handler(site), is_for_robots=True, turn=0)
         self.schedule.add(site, robots, now)
 
     def refusal(self, site: Site, request: Request) -> FetchError | None:
@@ -95,12 +95,12 @@ class Conduct:
             return FetchError("robots_disallowed")
         return None
 
-    def heard(self, site: Site, request: Request, outcome: Answer | FetchError, now: float) -> None:
+    def on_outcome(self, site: Site, request: Request, outcome: Answer | FetchError, now: float) -> None:
         """Handle a request's outcome: answer it, retry it, or follow its redirect."""
         if isinstance(outcome, FetchError):
             self._after_failure(site, request, outcome, now)
             return
-        site.opt_outs_in_a_row = site.troubles_in_a_row = 0
+        site.opt_outs_in_a_row = site.failures_in_a_row = 0
         if outcome.status in REDIRECTS:
             self._redirect(site, request, outcome, now)
         else:
@@ -120,7 +120,7 @@ class Conduct:
         slots = 1 if delay else self._limits.connections_per_host
         self.schedule.admit(site, slots, max(delay, self._seconds_between(site)), now)
 
-    def _heed(self, site: Site) -> Callable[[Request, Answer | FetchError], None]:
+    def _robots_handler(self, site: Site) -> Callable[[Request, Answer | FetchError], None]:
         """The callback for a site's robots.txt. If the site does not answer, nothing may be requested."""
 
         def on_answer(_: Request, answer: Answer | FetchError) -> None:
@@ -149,7 +149,7 @@ class Conduct:
             return
         next_site = self.site(origin)
         request.hops.append(url)
-        request.has_left_its_origin |= _leaves(site.origin, origin)
+        request.has_left_its_origin |= _leaves_site(site.origin, origin)
         self.schedule.add(next_site, request, now)
 
     def _after_failure(self, site: Site, request: Request, failure: FetchError, now: float) -> None:
@@ -165,7 +165,7 @@ class Conduct:
             self._answer(request, failure)
             return
         self.schedule.pause(site, wait, now)
-        is_worth_it = failure.failure in WORTH_ASKING_AT_ONCE and not (request.is_for_robots and failure.status)
+        is_worth_it = failure.failure in RETRY_AT_ONCE and not (request.is_for_robots and failure.status)
         if is_worth_it and request.attempts < self._limits.retries:
             request.attempts += 1
             self.schedule.add(site, request, now, wait or backoff)
@@ -174,12 +174,12 @@ class Conduct:
 
     def _count_against(self, site: Site, failure: FetchError, now: float) -> None:
         """Give up on a site after too many opt-outs or failures in a row; any other answer resets the count."""
-        is_opt_out, is_trouble = failure.failure == "opted_out", failure.failure in WORTH_ASKING_AT_ONCE | {"slow"}
+        is_opt_out, is_failure = failure.failure == "opted_out", failure.failure in RETRY_AT_ONCE | {"slow"}
         site.opt_outs_in_a_row = site.opt_outs_in_a_row + 1 if is_opt_out else 0
-        site.troubles_in_a_row = site.troubles_in_a_row + 1 if is_trouble else 0
-        if site.opt_outs_in_a_row == _OPT_OUTS_OF_A_SITE:
+        site.failures_in_a_row = site.failures_in_a_row + 1 if is_failure else 0
+        if site.opt_outs_in_a_row == _MAX_OPT_OUTS_IN_A_ROW:
             self.schedule.close(site, FetchError("host_opted_out"), now)
-        if site.troubles_in_a_row == _TROUBLES_OF_A_SITE:
+        if site.failures_in_a_row == _MAX_FAILURES_IN_A_ROW:
             self.schedule.close(site, FetchError("host_down"), now)
 
 
@@ -192,11 +192,11 @@ def _location(url: str, answer: Answer) -> str:
     with contextlib.suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     try:
-        return joined_url(url, location)
+        return resolve_url(url, location)
     except FetchError as error:
         raise FetchError(error.failure, answer.status) from error
 
 
-def _leaves(before: Origin, after: Origin) -> bool:
+def _leaves_site(before: Origin, after: Origin) -> bool:
     """Whether a redirect leads to another site. From http to https of the same host does not count."""
     return before.host != after.host or after.port not in (before.port, 443)

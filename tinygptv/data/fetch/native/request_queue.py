@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from tinygptv.data.fetch.native.fetch_order import fetch_order
-from tinygptv.data.fetch.results import Asked
+from tinygptv.data.fetch.results import FetchRequest
 
 
-class Todo:
+class RequestQueue:
     """Iterates over (shard, request) in `fetch_order`; `sizes` are the numbers of URLs per shard."""
 
     def __init__(self, paths: list[Path]) -> None:
@@ -24,19 +24,19 @@ class Todo:
                 offset = 0
                 for line in lines:
                     starts.append(offset)
-                    sites.append(_site(Asked(*json.loads(line)).url))
+                    sites.append(_site(FetchRequest(*json.loads(line)).url))
                     offset += len(line)
             self.sizes.append(len(starts) - sum(self.sizes))
         self._starts = np.frombuffer(starts, np.int64) if starts else np.empty(0, np.int64)
         self._ends = np.cumsum(self.sizes)
         self._order = fetch_order(np.frombuffer(sites, np.uint64) if sites else np.empty(0, np.uint64))
 
-    def __iter__(self) -> Iterator[tuple[str, Asked]]:
+    def __iter__(self) -> Iterator[tuple[str, FetchRequest]]:
         for index in map(int, self._order):
             path = self.paths[int(np.searchsorted(self._ends, index, side="right"))]
             with path.open("rb") as lines:
                 lines.seek(int(self._starts[index]))
-                yield path.stem, Asked(*json.loads(lines.readline()))
+                yield path.stem, FetchRequest(*json.loads(lines.readline()))
 
 
 def _site(url: str) -> int:

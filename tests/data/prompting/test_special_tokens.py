@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from tests.data.prompting.test_sequences import SLOTS, inputs
 from tests.data.prompting.test_templates import of
 from tinygptv.data.batches.batching import load_tokenizer
-from tinygptv.data.prompting.literal import MARK, LiteralText
 from tinygptv.data.prompting.prompts import ask, render
 from tinygptv.data.prompting.sequences import Sequences
+from tinygptv.data.prompting.special_tokens import MARK, SpecialTokenEscaper
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.sample import IGNORE_INDEX, Sample, Turn
 
@@ -44,15 +44,15 @@ def test_no_special_token_comes_out_of_data(shared: Path, folder: str) -> None:
         turns = render(sequences.as_text(sample), "conversation", sequences.inputs)
         assert not special & set(sequences.training([turns]).input_ids[0].tolist())
         asked = ask(sequences.as_text(sample), "conversation", sequences.inputs)
-        assert not special & set(sequences.asking([asked]).input_ids[0].tolist())
+        assert not special & set(sequences.prompts([asked]).input_ids[0].tolist())
 
 
 @pytest.mark.parametrize("folder", [name for name in TOKENIZERS if "t5" not in name])
 def test_what_was_written_is_what_is_read_back(shared: Path, folder: str) -> None:
     tokenizer = load_tokenizer(shared / "golden" / folder)
-    literal = LiteralText(tokenizer, without_bos())
+    escaper = SpecialTokenEscaper(tokenizer, without_bos())
     for text in (f"a {token} b" for token in WRITTEN):
-        assert tokenizer.decode(literal.encode(literal.text(text)).ids) == text
+        assert tokenizer.decode(escaper.encode(escaper.escape(text)).ids) == text
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -62,17 +62,17 @@ def test_marks_never_reach_the_model_and_change_no_other_letter(parts: list[str]
     tokenizer = Tokenizer(models.BPE({"@": 0}, []))
     tokenizer.add_special_tokens(list(WRITTEN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    literal = LiteralText(PreTrainedTokenizerFast(tokenizer_object=tokenizer), without_bos())
+    escaper = SpecialTokenEscaper(PreTrainedTokenizerFast(tokenizer_object=tokenizer), without_bos())
     text = "".join(parts)
-    marked = literal.text(text)
+    marked = escaper.escape(text)
     assert marked.replace(MARK, "") == text.replace(MARK, "\ufffd")
     assert not any(token in marked for token in WRITTEN)
-    assert literal.encode(marked).ids == []  # the vocabulary has none of these letters, so all else were special ids
+    assert escaper.encode(marked).ids == []  # the vocabulary has none of these letters, so all else were special ids
 
 
 def test_a_text_without_special_tokens_is_left_alone(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     sample = Sample("key", (), (Turn("1 < 2 | 3 > 2", "### yes"),), answers=("yes",))
-    assert LiteralText(byte_tokenizer, inputs()).sample(sample) is sample
+    assert SpecialTokenEscaper(byte_tokenizer, inputs()).escape_sample(sample) is sample
 
 
 def test_a_templates_own_special_tokens_keep_their_meaning(shared: Path) -> None:
@@ -104,9 +104,9 @@ def test_an_added_token_is_a_word_unless_the_template_is_written_in_it(byte_toke
     tokenizer.add_tokens([AddedToken("[END]", normalized=False), AddedToken("tabby"), AddedToken("    ")])
     end, tabby, spaces = tokenizer.convert_tokens_to_ids(["[END]", "tabby", "    "])
     for end_symbol, special in (("###", []), ("[END]", ["[END]"])):
-        literal = LiteralText(tokenizer, inputs(end_symbol=end_symbol))
-        assert [token for token in literal.special if token != "<|endoftext|>"] == special
-        ids = literal.encode(literal.text("a tabby    [END]")).ids
+        escaper = SpecialTokenEscaper(tokenizer, inputs(end_symbol=end_symbol))
+        assert [token for token in escaper.special if token != "<|endoftext|>"] == special
+        ids = escaper.encode(escaper.escape("a tabby    [END]")).ids
         assert (tabby in ids, spaces in ids, end in ids) == (True, True, not special)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-LOOK_VERSION = 1
+SIGNATURE_VERSION = 1
 """Part of the hash of dependent artifacts: raise it when the set of detected copies changes."""
 
 _LUMA_SIDE, _CHROMA_SIDE, _COLOURS_SIDE = 160, 32, 16
@@ -31,7 +31,7 @@ _MAX_LUMA = {1: 45.0, 2: 30.0, 4: 20.0}
 """Cell size → maximum mean difference in grey levels (of 255), over 160 x 160 cells: larger areas may differ less."""
 _MARGIN = 4
 """Cells at the edge that are ignored, since a border or a crop of a pixel affects them."""
-_LEAST_SHIFT, _MOST_SHIFT = 0.1, 8.0
+_MIN_SHIFT, _MAX_SHIFT = 0.1, 8.0
 """In cells. After a shift larger than the minimum, the fit is repeated on the shifted picture."""
 _MAX_FITS = 16
 """Fits per picture, each of which takes milliseconds; only candidates nearest in colour are fitted."""
@@ -42,7 +42,7 @@ Plane = NDArray[np.float32]
 _PLACES = (np.arange(_LUMA_SIDE, dtype=np.float32) + 0.5) / _LUMA_SIDE - 0.5
 
 
-class Look(NamedTuple):
+class Signature(NamedTuple):
     """The data used to compare a picture with others."""
 
     colours: Bytes
@@ -51,7 +51,7 @@ class Look(NamedTuple):
     """(27648,) luma of 160 x 160 cells, then both chroma planes of 32 x 32."""
 
 
-def look(image: bytes) -> Look:
+def signature(image: bytes) -> Signature:
     """Compute the signature of an encoded picture."""
     with Image.open(io.BytesIO(image)) as picture:
         picture.draft("RGB", (4 * _LUMA_SIDE, 4 * _LUMA_SIDE))
@@ -61,10 +61,10 @@ def look(image: bytes) -> Look:
     parts = pixels.resize((_LUMA_SIDE, _LUMA_SIDE), Image.Resampling.BILINEAR).convert("YCbCr")
     luma, *chroma = parts.split()
     planes = [luma, *(plane.reduce(_LUMA_SIDE // _CHROMA_SIDE) for plane in chroma)]
-    return Look(np.asarray(colours).ravel(), np.concatenate([np.asarray(plane).ravel() for plane in planes]))
+    return Signature(np.asarray(colours).ravel(), np.concatenate([np.asarray(plane).ravel() for plane in planes]))
 
 
-def is_like_any(one: Look, colours: Bytes, detail_of: Callable[[int], Bytes]) -> bool:
+def matches_any(one: Signature, colours: Bytes, detail_of: Callable[[int], Bytes]) -> bool:
     """Whether `one` matches any of n others, given by their colours (n, 768) and a function that loads details."""
     mean = np.square(colours.astype(np.float32) - one.colours).mean(axis=1)
     candidates = np.flatnonzero(mean <= _MAX_MEAN**2)
@@ -88,7 +88,7 @@ def _explains(one: Plane, other: Plane) -> bool:
     if _is_small(left):
         return True
     furthest = max(float(np.abs(shift).max()) for shift in shifts)
-    return _LEAST_SHIFT <= furthest <= _MOST_SHIFT and _is_small(_fit(_moved(one, *shifts), other)[0])
+    return _MIN_SHIFT <= furthest <= _MAX_SHIFT and _is_small(_fit(_moved(one, *shifts), other)[0])
 
 
 def _fit(one: Plane, other: Plane) -> tuple[Plane, tuple[Plane, Plane]]:

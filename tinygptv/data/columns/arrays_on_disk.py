@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Spilled:
+class ArraysOnDisk:
     """Groups of arrays in a file, read in the order they were appended, any number of times."""
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +29,7 @@ class Spilled:
                 yield [np.load(file, allow_pickle=False) for _ in range(arrays)]
 
 
-class Records:
+class RecordFile:
     """Byte arrays of equal length in a file, read individually."""
 
     def __init__(self, path: Path, length: int) -> None:

@@ -15,7 +15,7 @@ from tinygptv.data.columns.arrow import parquet
 _DIGITS = 16
 
 
-class Known:
+class EarlierScores:
     """Looks up pairs in a scores table, if there is one. Memory: 16 bytes per row, plus one row group."""
 
     def __init__(self, table: Path | None) -> None:

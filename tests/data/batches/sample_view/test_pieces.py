@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.data.batches.showing import Piece, Shown, line, pieces, write_gallery
+from tinygptv.data.batches.sample_view import Piece, Shown, line, pieces, write_gallery
 from tinygptv.data.prompting.prompts import render
 from tinygptv.data.prompting.sequences import Sequences
 from tinygptv.definitions.recipe import Inputs

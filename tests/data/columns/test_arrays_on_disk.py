@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygptv.data.columns.spilled import Records, Spilled
+from tinygptv.data.columns.arrays_on_disk import ArraysOnDisk, RecordFile
 
 
 def test_groups_come_back_in_order_and_again(tmp_path: Path) -> None:
-    spilled = Spilled(tmp_path / "arrays")
+    spilled = ArraysOnDisk(tmp_path / "arrays")
     assert list(spilled) == []
     groups = [[np.arange(3, dtype=np.uint32), np.zeros((2, 4))], [np.empty(0, np.int64), np.ones((1, 1), np.uint8)]]
     for group in groups:
@@ -21,7 +21,7 @@ def test_groups_come_back_in_order_and_again(tmp_path: Path) -> None:
 
 
 def test_records_are_read_one_by_one_in_any_order(tmp_path: Path) -> None:
-    records = Records(tmp_path / "records", 3)
+    records = RecordFile(tmp_path / "records", 3)
     made = [np.full(3, number, np.uint8) for number in range(5)]
     assert records.extend(made[:2]) == 0
     assert records.extend([]) == 2
