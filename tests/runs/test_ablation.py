@@ -85,7 +85,7 @@ def test_at_full_length_the_whole_recipe_is_the_run_itself(store: Store) -> None
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"without": ["lorra"]}, "without 'lorra': not one of the ablations. Did you mean 'lora'?"),
         ({"without": ["input_norm"]}, "'without_input_norm' cannot be applied"),
@@ -93,10 +93,10 @@ def test_at_full_length_the_whole_recipe_is_the_run_itself(store: Store) -> None
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_made(
-    wrong: dict[str, object], told: str, tmp_path: Path
+    wrong: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "nothing"
-    with pytest.raises(DefinitionError, match=told):
+    with pytest.raises(DefinitionError, match=message):
         variants("first", RECIPE, SOURCE, HARDWARE, str(workdir), **{"without": [], "shuffled_tower": True} | wrong)
     assert not workdir.exists()
 
@@ -141,19 +141,19 @@ def test_the_comparison_shows_scores_losses_and_what_is_measurably_worse(two: li
 
 
 @pytest.mark.parametrize(
-    ("error", "events", "outcome", "told"),
+    ("error", "events", "outcome", "message"),
     [
         (LaunchError("rank 0"), ["loss_not_finite", "rank_failed"], "halted", "stage2, step 2: the loss is nan"),
         (GateError("stage2 falls short"), [], "stopped at a gate", "stage2 falls short"),
     ],
 )
 def test_a_training_that_ends_early_is_a_result(
-    error: Exception, events: list[str], outcome: str, told: str, two: list[Variant]
+    error: Exception, events: list[str], outcome: str, message: str, two: list[Variant]
 ) -> None:
     results = [follow(two[0], pretended(0.9, 0.3)), follow(two[1], failing(error, *events))]
-    assert (results[1].outcome, results[1].scores) == (outcome, {}) and told in results[1].told
+    assert (results[1].outcome, results[1].scores) == (outcome, {}) and message in results[1].message
     folder = two[0].journey.store.folder(compare("first", results, 0.25).artifact)
-    assert told in (folder / PAGE).read_text()
+    assert message in (folder / PAGE).read_text()
     assert table(results)[1] == {"variant": "without_lora", "outcome": outcome, "stage1": "loss 0.300"}
 
 

@@ -178,8 +178,8 @@ def test_what_another_machine_has_begun_on_s3_is_named(s3_workdir: str, monkeypa
     with store.exclusive("runs/first/stage1@1", "making it"):
         assert traces(store, WANTED).elsewhere == []
     monkeypatch.setattr("os.uname", lambda: SimpleNamespace(nodename="another"))
-    (told,) = traces(store, WANTED).elsewhere
-    assert told.startswith("runs/first/stage1@1: unfinished on ")
+    (line,) = traces(store, WANTED).elsewhere
+    assert line.startswith("runs/first/stage1@1: unfinished on ")
     assert traces(store, [tombstone("url", "http://nobody/has.jpg", "test")]).elsewhere == []
 
 
@@ -191,7 +191,7 @@ def test_an_unfinished_stage_is_judged_by_its_steps_so_far_and_names_its_checkpo
     (found,) = traces(store, WANTED).exposures
     assert (found.artifact, found.first_step, found.unfinished) == ("runs/first/stage1@1", first, True)
     assert found.checkpoints == (f"step{first:06d}", "step000040")
-    assert "ranks that run now go on until they are started again" in str(found)
+    assert "ranks that are running ignore the request until restarted" in str(found)
 
 
 def test_a_stage_that_left_samples_out_did_not_see_them(store: Store, mixture: Manifest) -> None:
