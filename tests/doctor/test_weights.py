@@ -1,4 +1,4 @@
-"""Weights: what ships is what was recorded, and what a recipe names is there or said to be missing."""
+"""Weight checks: shipped files match their recorded hashes, and missing weights of a recipe are reported."""
 
 import json
 from pathlib import Path
@@ -35,9 +35,9 @@ def test_every_weight_of_a_recipe_is_looked_for() -> None:
 
 
 def test_shipped_weights_are_opened() -> None:
-    told = [weights.weights_are_there(location) for location in weights.locations("tinygptv_tiny")]
-    assert ["tensors" in one for one in told] == [True, True, True, False]
-    assert "a tokenizer" in told[-1]
+    lines = [weights.weights_are_there(location) for location in weights.locations("tinygptv_tiny")]
+    assert ["tensors" in one for one in lines] == [True, True, True, False]
+    assert "a tokenizer" in lines[-1]
 
 
 def test_weights_that_are_not_there_say_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
