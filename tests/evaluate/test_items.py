@@ -52,10 +52,10 @@ def test_items_with_too_few_human_answers_are_counted_and_the_others_scored(tmp_
     assert drops["too_few_answers"] == 1
 
 
-def test_what_could_not_be_asked_is_counted_beside_what_was_answered(tmp_path: Path) -> None:
+def test_items_that_could_not_be_asked_are_counted(tmp_path: Path) -> None:
     samples = [Sample(str(n), (), (Turn("q", "a"),)) for n in range(2)]
     benchmark = Benchmark(about="t", source="t", task="vqa", metric="exact_match", max_new_tokens=4)
     asked, drops = choose_items(benchmark, Annotations(tmp_path, samples, 2), noise=False)
-    kept, said = answered_items("t", asked, [DataError("broken"), "a"], drops)
-    assert ([sample.key for sample, _ in kept], said, drops["unusable_item"]) == (["1"], ["a"], 1)
+    kept, texts = answered_items("t", asked, [DataError("broken"), "a"], drops)
+    assert ([sample.key for sample, _ in kept], texts, drops["unusable_item"]) == (["1"], ["a"], 1)
     assert kept[0][1] == Truth(("a",), group="q")

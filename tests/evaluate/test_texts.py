@@ -36,9 +36,9 @@ ALIKE = [
 @pytest.mark.parametrize(("one", "other"), ALIKE)
 @pytest.mark.parametrize("metric", ["exact_match", "vqa_accuracy", "caption_bleu"])
 def test_two_spellings_of_one_text_match(metric: str, one: str, other: str) -> None:
-    for said, right in ((one, other), (other, one)):
+    for answer, right in ((one, other), (other, one)):
         truth = Truth((right.lower(),) * 10)  # the official VQA script compares lower-case answers
-        assert mark(metric, said, truth).strict == pytest.approx(1)  # type: ignore[arg-type]
+        assert mark(metric, answer, truth).strict == pytest.approx(1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_letters_that_differ_stay_different(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "right"),
+    ("answer", "right"),
     [
         ("红色。", "红色"),
         ("“红色”", '"红色"'),
@@ -59,10 +59,10 @@ def test_letters_that_differ_stay_different(one: str, other: str) -> None:
         ("ja！", "ja!"),
     ],
 )
-def test_punctuation_of_other_scripts_is_that_of_english(said: str, right: str) -> None:
-    assert mark("exact_match", said, Truth((right,))).strict == 1
+def test_punctuation_of_other_scripts_is_that_of_english(answer: str, right: str) -> None:
+    assert mark("exact_match", answer, Truth((right,))).strict == 1
     bare = right.strip('"?!')
-    assert mark("vqa_accuracy", said, Truth((*[bare] * 9, "another"))).strict == 1
+    assert mark("vqa_accuracy", answer, Truth((*[bare] * 9, "another"))).strict == 1
 
 
 @pytest.mark.parametrize(
