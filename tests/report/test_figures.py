@@ -28,7 +28,7 @@ def test_each_stage_has_a_panel_with_its_axes_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_stage_that_has_not_begun_is_an_empty_panel(tmp_path: Path) -> None:
+def test_a_stage_without_steps_is_an_empty_panel(tmp_path: Path) -> None:
     assert "no steps recorded" in loss_curve_svg({"stage1": tmp_path / "absent.jsonl"})
 
 
