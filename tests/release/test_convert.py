@@ -70,13 +70,13 @@ def test_there_and_back_again(tmp_path: Path, trained: Path, capsys: pytest.Capt
     assert convert(trained, tmp_path / "there", layout) == 0
     assert convert(tmp_path / "there", tmp_path / "back", "tinygptv") == 0
     assert same_tensors(tmp_path / "back" / "trained.safetensors", trained)
-    told = capsys.readouterr().out
-    assert f"{len(load_file(trained))} parameters loaded: {len(load_file(trained))} from trained.safetensors" in told
-    assert f"written to {tmp_path / 'back'}" in told
+    printed = capsys.readouterr().out
+    assert f"{len(load_file(trained))} parameters loaded: {len(load_file(trained))} from trained.safetensors" in printed
+    assert f"written to {tmp_path / 'back'}" in printed
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_a_stages_folder_is_as_good_as_its_file(tmp_path: Path, trained: Path) -> None:
+def test_a_stages_folder_is_accepted_like_its_file(tmp_path: Path, trained: Path) -> None:
     assert convert(trained.parent, tmp_path / "there", "tinygptv") == 0
     assert same_tensors(tmp_path / "there" / "trained.safetensors", trained)
 
@@ -110,8 +110,8 @@ def test_a_decoder_without_attention_norms_is_transformers_own(tmp_path: Path, r
     _define(recipe, tmp_path)
     trained = write_trained(tmp_path / "stage2", recipe)
     assert convert(trained, tmp_path / "merged", "merged") == 0
-    stock, told = PhiForCausalLM.from_pretrained(tmp_path / "merged" / "language_model", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    stock, loading = PhiForCausalLM.from_pretrained(tmp_path / "merged" / "language_model", output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
     ids = torch.randint(1, 300, (2, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = loaded(recipe, trained).language_model(ids).logits
@@ -127,14 +127,16 @@ def test_a_pretrained_part_becomes_ours_and_nothing_else(
     tensors = load_file(tmp_path / "ours" / "trained.safetensors")
     assert torch.equal(tensors["language_model.lm_head.weight"], load_file(part)["lm_head.weight"])
     assert convert(part, tmp_path / "theirs.pth", "reference") == 1
-    assert "a pretrained part, which --to reference has no place for" in capsys.readouterr().err
+    assert "a pretrained part, which --to reference cannot hold" in capsys.readouterr().err
     assert not (tmp_path / "theirs.pth").exists()
 
 
-def test_what_is_there_is_not_overwritten(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_output_is_not_overwritten(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "there.pth").write_text("precious")
     assert convert(trained, tmp_path / "there.pth", "reference") == 1
-    assert "StorageError: " in (told := capsys.readouterr().err) and "exists already" in told
+    assert "StorageError: " in (printed := capsys.readouterr().err) and "already exists" in printed
     assert (tmp_path / "there.pth").read_text() == "precious"
 
 
