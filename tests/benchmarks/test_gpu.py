@@ -1,4 +1,4 @@
-"""The GPU benchmark in miniature, on the CPU: both sides of a tiny stage, what does not fit, what fails, the goals."""
+"""The GPU benchmark in miniature, on the CPU: both sides of a tiny stage, memory limits, failures, goals."""
 
 import json
 import math
@@ -35,7 +35,7 @@ GIB = 2**30
 
 
 def miniature() -> Recipe:
-    """The tiny recipe in batches of four."""
+    """The tiny recipe with batches of four."""
     recipe = catalog.recipe("tinygptv_tiny")
     return recipe.model_copy(
         update={"stages": [one.model_copy(update={"global_batch_size": 4}) for one in recipe.stages]}
@@ -62,7 +62,7 @@ def processes(folder: Path) -> Processes:
 
 @pytest.fixture(scope="module")
 def measured(order: Order, processes: Processes) -> tuple[Outcome, Outcome]:
-    """Ours in a process of its own, as the only rank; the other one here."""
+    """Ours in a separate process, as the only rank; the reference in this one."""
     return measure(order, "ours", processes.ask), measure(order, "reference", in_this_process(order))
 
 
@@ -117,7 +117,7 @@ def test_the_published_loop_gives_the_same_loss_in_its_gpu_types(
 
 
 def full_above(samples: int) -> Callable[..., torch.Tensor]:
-    """The published forward pass on a device that cannot hold more than so many samples."""
+    """The published forward pass on a device that holds only a few samples."""
     real = ReferenceLoop.forward
 
     def forward(self: ReferenceLoop, images: torch.Tensor, *texts: Any) -> torch.Tensor:
@@ -170,7 +170,7 @@ def test_longest_sequences_that_do_not_fit_do_not_affect_the_speed_of_usual_ones
 
 
 def answered(seconds: float, gib: float, first_loss: float = 10.8) -> Answer:
-    """Two steps of four samples and 200 tokens; a plan of 20 GiB, and half a TFLOP for a step."""
+    """Two steps of four samples and 200 tokens; a plan of 20 GiB and half a TFLOP per step."""
     step = Step(seconds=seconds, samples=4, tokens=200, loss=10.0)
     held = Held(allocated=int((gib - 1) * GIB), reserved=int((gib - 0.5) * GIB), beside=GIB // 2)
     planned = Planned(
@@ -266,7 +266,7 @@ def test_memory_of_a_process_without_a_gpu_is_its_resident_memory() -> None:
 
 
 class PretendedProcesses:
-    """Stands in for Processes: ours fails in stage 1, the reference never fits."""
+    """A fake Processes: ours fails in stage 1, the reference never fits."""
 
     def __init__(self, *_: Any) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What is asked between two stages: a few items, an outcome that is written down, and what follows from it."""
+"""Gates: a few items are scored, the decision is recorded, and the run continues or stops."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def run(recipe_file: Path) -> ResolvedRun:
 
 @pytest.fixture
 def model(store: Store) -> Manifest:
-    """A released model, which loads without a run around it, in the place of a stage's."""
+    """A released model in place of a stage's; it loads without a run."""
 
     def build(folder: Path) -> Outcome:
         released = adapted_model()

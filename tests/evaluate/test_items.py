@@ -1,4 +1,4 @@
-"""Which items of a benchmark are asked, and why the others are not."""
+"""Selection of a benchmark's items, and drop counts of the others."""
 
 from pathlib import Path
 

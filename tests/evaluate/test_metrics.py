@@ -1,4 +1,4 @@
-"""Scores: strict and lenient rules side by side, intervals, chance levels, and published marks."""
+"""Scores: strict and lenient rules, intervals, chance levels, and published results."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Evaluation end to end with a tiny release: items in an original format, answers, marks, chance, counted drops."""
+"""Evaluation end to end with a tiny release: original file formats, answers, scores, chance levels, drop counts."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ BENCHMARK = Benchmark(
 
 @pytest.fixture
 def source(tmp_path: Path) -> AnnotationsSource:
-    """Forty true and false statements in VSR's layout; the picture of two more is missing."""
+    """Forty true and false statements in VSR's layout, and two with missing images."""
     lines = []
     for number in range(42):
         if number < 40:
@@ -151,7 +151,7 @@ def test_a_benchmark_without_usable_items_is_an_error(
 
 @pytest.fixture
 def mixed(tmp_path: Path, run: ResolvedRun) -> ResolvedRun:
-    """Items of one picture, of two, and in words alone, in LLaVA's layout: benchmarks `mixed` and `words`."""
+    """Items with one image, two images and text only, in LLaVA's layout: benchmarks `mixed` and `words`."""
     for number in range(3):
         Image.new("RGB", (20, 20), (80 * number, 80, 90)).save(tmp_path / f"p{number}.png")
     records = [

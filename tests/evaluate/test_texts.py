@@ -1,4 +1,4 @@
-"""Texts that are the same to a reader are the same to every score, whatever their script and spelling."""
+"""Texts that look the same to a reader get the same score, in any script and spelling."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""VQA accuracy: given/expect tables, and every mark of two published models' answers."""
+"""VQA accuracy: input/output tables, and every score of two published models' answers."""
 
 import ast
 import csv

@@ -1,4 +1,4 @@
-"""Answers: whatever the batch, the same; and nothing of the picture is left when it becomes noise."""
+"""Answers do not depend on the batch, and noise leaves nothing of the image."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A released folder answers about a picture."""
+"""A released model answers questions about an image."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`tinygptv convert`: every layout into every other, each tensor accounted for, complete or absent."""
+"""`tinygptv convert`: every layout to every other; each tensor is accounted for, and outputs are complete or absent."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from tinygptv.train.freezing import trainable_names
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Two small stages, the second with adapters, as the recipe `small`."""
+    """The recipe `small`: two small stages, the second with adapters."""
     recipe = small_recipe(tmp_path)
     write_backbones(tmp_path, recipe)
     _define(recipe, tmp_path)
@@ -30,7 +30,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 @pytest.fixture
 def trained(tmp_path: Path, recipe: Recipe) -> Path:
-    """What the second stage leaves, random in every tensor."""
+    """The second stage's trained tensors, with random values."""
     return write_trained(tmp_path / "stage2", recipe)
 
 

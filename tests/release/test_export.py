@@ -1,4 +1,4 @@
-"""A stage becomes a release, a release its int8 variant; both say what they weigh, cost and descend from."""
+"""Export of a stage and its int8 variant; both record their size, cost and lineage."""
 
 import sys
 from dataclasses import replace
@@ -22,7 +22,7 @@ COST = Cost(before_loading_bytes=400_000_000, peak_bytes=432_000_000, load_secon
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedRun:
-    """The tiny recipe around a tiny random model; measuring, which has tests of its own, is not done."""
+    """The tiny recipe with a tiny random model; cost measurement is tested separately."""
     tokenizer().save_pretrained(tmp_path / "tokenizer")
     decoder = MODEL.language_model.model_copy(update={"tokenizer": str(tmp_path / "tokenizer")})
     resolved = resolve_run("tinygptv_tiny", "shapes", "cpu")

@@ -1,4 +1,4 @@
-"""Release folders: what is written is what answers, whole or int8, and a damaged one is refused with a reason."""
+"""Release folders: full precision and int8 round trips, and errors for damaged folders."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cost is measured in a process of its own, and belongs to that process alone."""
+"""Cost is measured in a separate process and covers only that process."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Curves: every stage has its panel, whatever its metrics file looks like."""
+"""Curves: every stage has a panel, whatever its metrics file contains."""
 
 import base64
 import json

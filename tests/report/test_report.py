@@ -1,4 +1,4 @@
-"""The report: complete, self-contained, and deaf to what captions try to say to the browser."""
+"""The report: complete, self-contained, and safe against markup in captions."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,7 @@ VOID = {"meta", "img", "br", "line", "polyline", "rect", "link"}
 
 
 class Structure(HTMLParser):
-    """Counts tags, checks that they nest, and gathers addresses."""
+    """Counts tags, checks that they nest, and collects URLs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def test_the_verdict_rests_on_chance_and_noise(manifests: list[Manifest]) -> Non
 
 
 def with_noise(manifests: list[Manifest], **details: object) -> list[Manifest]:
-    """The manifests, with other details in the noise score of the first benchmark."""
+    """The manifests with changed details in the noise score of the first benchmark."""
     first = next(manifest for manifest in manifests if manifest.details.get("noise"))
     changed = first.model_copy(update={"details": first.details | details})
     return [changed if manifest is first else manifest for manifest in manifests]
