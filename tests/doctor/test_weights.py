@@ -23,7 +23,7 @@ def test_a_damaged_or_missing_backbone_is_found(
         weights.backbones_are_complete()
 
 
-def test_every_weight_of_a_recipe_is_looked_for() -> None:
+def test_every_weight_file_of_a_recipe_is_checked() -> None:
     assert weights.locations("tinygptv") == [
         "data:eva_vit_g.pth",
         "data:blip2_pretrained_flant5xxl.pth",
@@ -40,7 +40,7 @@ def test_shipped_weights_are_opened() -> None:
     assert "a tokenizer" in lines[-1]
 
 
-def test_weights_that_are_not_there_say_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_weights_say_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TINYGPTV_DATA", raising=False)
     with pytest.raises(DefinitionError, match="TINYGPTV_DATA is not set"):
         weights.weights_are_there("data:eva_vit_g.pth")

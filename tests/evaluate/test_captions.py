@@ -32,11 +32,11 @@ def test_a_right_caption_scores_one_in_every_script_and_a_wrong_one_less(caption
     assert 0 < bleu([caption[: len(caption) // 2]], [caption]) < 0.7
 
 
-def test_chinese_scores_what_sacrebleu_gives_it() -> None:
+def test_chinese_scores_equal_sacrebleu() -> None:
     assert bleu(WRITTEN, CHINESE) == pytest.approx(BLEU(tokenize="zh").corpus_score(WRITTEN, [CHINESE]).score / 100)
 
 
-def test_english_scores_are_sacrebleus_to_the_bit(shared: Path) -> None:
+def test_english_scores_equal_sacrebleu_exactly(shared: Path) -> None:
     folder = shared / "data/oracles/nlg_eval"
     answers, first, second = ((folder / f"{name}.txt").read_text().splitlines() for name in ("hyp", "ref1", "ref2"))
     counts = [captions.count(*row) for row in zip(answers, zip(first, second, strict=True), strict=True)]

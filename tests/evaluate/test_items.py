@@ -21,7 +21,7 @@ def test_a_limited_choice_does_not_depend_on_the_order_of_the_file() -> None:
     assert chosen(samples, None) == samples
 
 
-def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
+def test_boxes_are_scored_at_the_size_of_their_image(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     image = ImageReference(str(tmp_path / "a.png"))
     truth = truth_of(Sample("k", (image,), (Turn("the dog", "{<0><0><50><50>}"),), boxes=((0, 0, 0.5, 0.5),)))
@@ -29,7 +29,7 @@ def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
     assert truth.answers == ("{<0><0><50><50>}",)
 
 
-def test_an_item_whose_picture_has_no_readable_size_is_counted(tmp_path: Path) -> None:
+def test_an_item_with_an_unreadable_image_size_is_counted(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>gone</html>")
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     samples = [

@@ -98,7 +98,7 @@ def test_items_too_long_for_the_decoder_are_left_out_by_count(
     assert manifest.rows_in == manifest.rows_out + sum(manifest.drops.values())
 
 
-def test_noise_is_an_evaluation_of_its_own(store: Store, run: ResolvedRun, released: Manifest) -> None:
+def test_evaluation_with_noise_is_a_separate_artifact(store: Store, run: ResolvedRun, released: Manifest) -> None:
     (seen,) = evaluate_model(store, run, "first", "export", released, ["statements"]).values()
     (noise,) = evaluate_model(store, run, "first", "export", released, ["statements"], noise=True).values()
     assert noise.artifact.startswith("runs/first/scores-export-statements-noise@")

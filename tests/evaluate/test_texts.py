@@ -76,19 +76,19 @@ def test_punctuation_of_other_scripts_is_that_of_english(answer: str, right: str
         ("검은 개", "검은 개"),
     ],
 )
-def test_letters_of_scripts_without_blanks_are_words(text: str, words: str) -> None:
+def test_letters_of_scripts_without_spaces_are_words(text: str, words: str) -> None:
     assert words_apart(text).split() == words.split()
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
 @ANYTHING
-def test_ascii_is_only_lowered(text: str) -> None:
+def test_ascii_is_only_lower_cased(text: str) -> None:
     assert folded(text) == comparable(text) == words_apart(text) == text.lower()
 
 
 @given(st.text())
 @ANYTHING
-def test_folding_does_not_depend_on_the_form_and_changes_nothing_twice(text: str) -> None:
+def test_folding_is_idempotent_and_independent_of_the_unicode_form(text: str) -> None:
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         assert folded(unicodedata.normalize(form, text)) == folded(text)  # type: ignore[arg-type]
     assert folded(folded(text)) == folded(text)
@@ -97,7 +97,7 @@ def test_folding_does_not_depend_on_the_form_and_changes_nothing_twice(text: str
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
 @ANYTHING
-def test_every_text_is_right_about_itself(text: str) -> None:
+def test_every_text_matches_itself(text: str) -> None:
     if comparable(text).strip(" ."):
         assert mark("exact_match", text, Truth((text,))).strict == 1
     if any(sign.isalnum() for sign in words_apart(text)):

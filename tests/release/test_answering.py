@@ -47,7 +47,7 @@ def test_answers_come_in_the_order_of_the_samples(release: Release, samples: lis
     assert backwards[::-1] == answer_all(release, samples, "vqa", 12)
 
 
-def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[Sample]) -> None:
+def test_with_noise_the_image_does_not_matter(release: Release, samples: list[Sample]) -> None:
     swapped = [
         Sample(sample.key, other.images, sample.turns) for sample, other in zip(samples, samples[::-1], strict=True)
     ]
@@ -55,7 +55,7 @@ def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[
     assert noisy == answer_all(release, swapped, "vqa", 12, noise=True)
 
 
-def test_noise_belongs_to_the_key_and_has_the_exposure_it_is_given(release: Release, samples: list[Sample]) -> None:
+def test_noise_depends_on_the_key_and_has_the_given_exposure(release: Release, samples: list[Sample]) -> None:
     collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
     both = noise_pictures(collator.prompts(samples[:2], "vqa"), [1, 1], 0.5, 0.125)
     again = noise_pictures(collator.prompts(samples[1:3], "vqa"), [1, 1], 0.5, 0.125)
@@ -77,7 +77,7 @@ def test_a_question_too_long_for_the_decoder_is_refused_with_both_counts(
     assert answers == answer_all(release, samples, "conversation", 12)
 
 
-def test_an_answer_stops_where_the_positions_end_whatever_the_batch(release: Release, samples: list[Sample]) -> None:
+def test_an_answer_stops_at_the_last_position_for_any_batch_size(release: Release, samples: list[Sample]) -> None:
     free = [str(one) for one in answer_all(release, samples, "conversation", 40)]
     longest = max(
         Collator(release.tokenizer, release.inputs, release.model.num_image_tokens).prompt_length(one, "conversation")

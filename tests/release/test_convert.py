@@ -66,7 +66,9 @@ def same_tensors(first: Path, second: Path) -> bool:
 
 
 @pytest.mark.parametrize("layout", ["reference", "peft", "tinygptv"])
-def test_there_and_back_again(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str], layout: str) -> None:
+def test_every_layout_round_trips(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
     assert convert(trained, tmp_path / "there", layout) == 0
     assert convert(tmp_path / "there", tmp_path / "back", "tinygptv") == 0
     assert same_tensors(tmp_path / "back" / "trained.safetensors", trained)
@@ -81,7 +83,7 @@ def test_a_stages_folder_is_accepted_like_its_file(tmp_path: Path, trained: Path
     assert same_tensors(tmp_path / "there" / "trained.safetensors", trained)
 
 
-def test_a_published_checkpoint_goes_to_peft_without_ours_in_between(tmp_path: Path, trained: Path) -> None:
+def test_a_published_checkpoint_is_converted_directly_to_peft(tmp_path: Path, trained: Path) -> None:
     assert convert(trained, tmp_path / "published.pth", "reference") == 0
     assert convert(tmp_path / "published.pth", tmp_path / "adapter", "peft") == 0
     assert convert(tmp_path / "adapter", tmp_path / "again.pth", "reference") == 0
@@ -103,7 +105,7 @@ def test_merged_weights_answer_as_the_adapted_model_does(tmp_path: Path, recipe:
     assert torch.equal(norms["model.layers.1.attention_norm.weight"], kept)
 
 
-def test_a_decoder_without_attention_norms_is_transformers_own(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_decoder_without_attention_norms_loads_in_transformers(tmp_path: Path, recipe: Recipe) -> None:
     content = recipe.model_dump()
     content["model"]["language_model"]["attention_norm"] = False
     recipe = Recipe.model_validate(content)
@@ -168,7 +170,7 @@ def test_an_unknown_stage_is_a_wrong_parameter(
     assert "Did you mean 'stage2'?" in capsys.readouterr().err
 
 
-def test_an_adapter_of_peft_is_merged_with_the_scale_of_its_own_configuration(
+def test_a_peft_adapter_is_merged_with_the_scale_of_its_configuration(
     tmp_path: Path, recipe: Recipe, trained: Path
 ) -> None:
     assert convert(trained, tmp_path / "adapter", "peft") == 0
@@ -189,7 +191,7 @@ def test_an_adapter_of_peft_is_merged_with_the_scale_of_its_own_configuration(
 
 
 @pytest.mark.parametrize("layout", ["tinygptv", "reference", "peft"])
-def test_adapters_converted_are_not_taken_for_others_of_another_alpha(
+def test_converted_adapters_keep_their_alpha(
     tmp_path: Path, recipe: Recipe, trained: Path, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:
     assert convert(trained, tmp_path / "there", layout) == 0
@@ -200,7 +202,7 @@ def test_adapters_converted_are_not_taken_for_others_of_another_alpha(
     assert "alpha 16.0 (recipe: 64.0)" in capsys.readouterr().err
 
 
-def test_a_stage_may_begin_new_adapters_on_what_was_merged(tmp_path: Path, recipe: Recipe, trained: Path) -> None:
+def test_a_stage_may_start_new_adapters_on_merged_weights(tmp_path: Path, recipe: Recipe, trained: Path) -> None:
     assert convert(trained, tmp_path / "merged", "merged") == 0
     lora = recipe.stage("stage2").lora
     model = empty_model(recipe.model, 48, lora)

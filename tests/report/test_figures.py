@@ -39,7 +39,7 @@ def test_odd_curves_are_drawn(tmp_path: Path, losses: list[float]) -> None:
     ElementTree.fromstring(svg)
 
 
-def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_left_out(tmp_path: Path) -> None:
     path = metrics(tmp_path / "m.jsonl", [3.0, 2.0])
     path.write_text(path.read_text() + '{"step": 3, "lo')
     assert read_curve("stage1", path).steps == [1, 2]

@@ -80,7 +80,7 @@ def test_a_stage_saw_it_exactly_when_it_was_drawn(store: Store, mixture: Manifes
         assert found == []
 
 
-def test_some_stage_length_has_not_seen_it_and_some_has(store: Store, mixture: Manifest) -> None:
+def test_short_stages_have_not_seen_it_and_long_ones_have(store: Store, mixture: Manifest) -> None:
     """Guards the test above, which could otherwise pass trivially."""
     first = drawn(store, mixture, "stage1", range(40))[0][0]
     assert 1 < first < 40
@@ -115,7 +115,7 @@ def test_steps_whose_ranks_knew_the_request_did_not_see_it(store: Store, mixture
     assert drawn(store, mixture, "stage1", range(10, 40), known=1) == []
 
 
-def test_batches_that_were_rolled_back_are_not_counted_and_those_drawn_instead_are(
+def test_batches_skipped_by_a_roll_back_are_not_counted_and_their_replacements_are(
     store: Store, mixture: Manifest
 ) -> None:
     rows = [json.loads(line) for line in rows_of(40).splitlines()]
