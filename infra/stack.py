@@ -86,7 +86,7 @@ def run(deployment: str, parameters: dict[str, str]) -> int:
             deployed.id, parameters=parameters, job_variables={"env": inherited}
         )
         page = f"{address}/runs/flow-run/{flow_run.id}"
-        print(f"{deployment}: follow it at {page}", flush=True)
+        print(f"{deployment}: watch it at {page}", flush=True)
         try:
             return _follow(client, flow_run.id, page)
         except KeyboardInterrupt:
