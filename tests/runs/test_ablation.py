@@ -89,7 +89,7 @@ def test_at_full_length_the_full_recipe_is_the_run_itself(store: Store) -> None:
     [
         ({"without": ["lorra"]}, "without 'lorra': not one of the ablations. Did you mean 'lora'?"),
         ({"without": ["input_norm"]}, "'without_input_norm' cannot be applied"),
-        ({"steps_scale": 0.0}, "want more than 0 and at most 1"),
+        ({"steps_scale": 0.0}, "must be above 0 and at most 1"),
     ],
 )
 def test_impossible_ablations_are_refused_before_anything_is_made(
