@@ -5,7 +5,8 @@ import logging
 from collections.abc import Iterator
 
 from tinygptv.cli.options import AddVerb, add_dry_run, add_run_options, printing
-from tinygptv.journey import Arrow, Journey, plan, summary
+from tinygptv.journey import Arrow, Journey, summary
+from tinygptv.runs.plan import plan
 from tinygptv.store.artifacts import Manifest
 
 

@@ -17,7 +17,8 @@ from tinygptv.cli.encode import add_encode_options, encode_share, refuse_live
 from tinygptv.cli.mix import add_mix_options, mix_lines
 from tinygptv.cli.options import AddVerb, Command, add_dry_run, add_run_options, journey_of
 from tinygptv.errors import DefinitionError
-from tinygptv.journey import SOURCE, Arrow, Journey, Planned, Verb, plan, summary
+from tinygptv.journey import SOURCE, Arrow, Journey, Verb, summary
+from tinygptv.runs.plan import Planned, plan
 from tinygptv.store.artifacts import Manifest
 from tinygptv.store.memory import PeakMemory
 

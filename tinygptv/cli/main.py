@@ -22,7 +22,7 @@ from tinygptv.cli.options import add_run_options as _add_run_options
 from tinygptv.cli.options import journey_of as _journey
 from tinygptv.cli.upkeep import add_upkeep_verbs
 from tinygptv.errors import DefinitionError, TinyGPTVError
-from tinygptv.journey import plan
+from tinygptv.runs.plan import plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
