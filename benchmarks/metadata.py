@@ -192,7 +192,7 @@ def compare_with_pandas(sidecar: Path, folder: Path, rounds: int) -> None:
 
 
 def growth(sidecar: Path, folder: Path, rounds: int) -> None:
-    """Time and memory for four sizes with a linear fit, of the comparison with pandas and of the full chain."""
+    """Time and memory for four sizes, with a linear fit: of the steps that pandas can do, and of the full chain."""
     counts: list[int] = []
     figures: dict[str, list[dict[str, float]]] = {"ours": [], "whole_chain": []}
     total = pq.read_metadata(sidecar).num_rows

@@ -131,7 +131,7 @@ class Processes:
         return Device.model_validate_json(answer) if answer else message
 
     def ask(self, side: Side, order: Order) -> Answer | str:
-        """An `Ask`."""
+        """Run a side in a separate process; see `Ask`."""
         name = f"{order.job.stage.stage}-{side}-{order.job.hardware.micro_batch_size}"
         (self._folder / name).mkdir(exist_ok=True)
         file = self._folder / name / "order.json"

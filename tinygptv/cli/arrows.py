@@ -145,7 +145,7 @@ def _mix(options: argparse.Namespace) -> int:
 
 
 def _selected(journey: Journey, options: argparse.Namespace) -> list[Arrow]:
-    """The arrows of a verb, only those of --stage or --model if given. Raises DefinitionError if there is no such."""
+    """The arrows of a verb, only those of --stage or --model if given. Raises DefinitionError if it is unknown."""
     arrows = journey.arrows(*options.verbs)
     if options.stage:
         journey.arrow(options.verbs[0], options.stage)

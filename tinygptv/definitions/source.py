@@ -93,7 +93,7 @@ class Table(Definition):
     columns: Columns = Field(default_factory=dict, exclude_if=_is_unset)
     """Row field (`COLUMN_NAMES`) → the table's column: a name, `a.b` for a member of a struct, or a position from 0."""
     carry: Carry = Field(default_factory=list, exclude_if=_is_unset)
-    """Further columns to copy into sidecar and shards, or `all` that are not read as a field."""
+    """Further columns to copy into sidecar and shards, or `all` for every column not read as a field."""
     compression: Compression | None = Field(default=None, exclude_if=_is_unset)
     encoding: str | None = Field(default=None, exclude_if=_is_unset)
     """Text encoding: a name that Python knows, such as `cp1252`. Null: byte order mark, else UTF-8."""
@@ -126,7 +126,7 @@ class Table(Definition):
 
     @property
     def declared_columns(self) -> Columns:
-        """Row field → column, from both ways to declare it."""
+        """Row field → column: `columns`, with `url_column` and `caption_column` as fallbacks."""
         older = {"url": self.url_column, "caption": self.caption_column}
         return {field: column for field, column in older.items() if column is not None} | self.columns
 

@@ -107,7 +107,7 @@ def _elsewhere(store: Store) -> Iterator[str]:
 def annotated_copies(store: Store, digest: str) -> list[str]:
     """Annotated images of the workdir's mixtures with this SHA-256, as `root/path`.
 
-    Reads every image once. Too slow for readers of a mixture, so the result becomes tombstones.
+    Reads every image once. That is too slow for readers of a mixture, so they are given these paths instead.
     """
     places: set[tuple[str, str]] = set()
     for mixture in store.names("mixtures/"):
