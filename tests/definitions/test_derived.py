@@ -13,7 +13,7 @@ BASE: dict[str, Any] = {
 }
 
 
-def test_mappings_are_merged_key_by_key_and_the_base_is_unchanged() -> None:
+def test_mappings_are_merged_key_by_key_and_the_base_is_left_alone() -> None:
     found = derive(BASE, {"seed": 2, "stages": [{"stage": "one", "inputs": {"size": 3}}]})
     assert found == BASE | {
         "seed": 2,
@@ -35,6 +35,6 @@ def test_other_lists_are_replaced() -> None:
     assert found["model"]["language_model"] == BASE["model"]["language_model"]
 
 
-def test_a_part_that_names_its_architecture_is_replaced() -> None:
+def test_a_part_that_names_its_architecture_stands_for_itself() -> None:
     llama = {"architecture": "llama", "width": 8}
     assert derive(BASE, {"model": {"language_model": llama}})["model"]["language_model"] == llama

@@ -1,4 +1,4 @@
-"""Derived recipes: `base: NAME`, followed by the differences. Pure."""
+"""A recipe that is another one with changes: `base: NAME`, then only what differs. Pure."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ ARCHITECTURE = "architecture"
 
 
 def derive(base: Any, changes: Any) -> Any:
-    """Apply `changes` to `base`; both are parsed YAML.
+    """`changes` over `base`, both as YAML gives them.
 
-    Mappings are merged key by key. Stages are merged by name, and new ones appended. Everything else is replaced:
-    values, lists, and any part of the model that names its `architecture`, because architectures do not share keys.
+    Mappings are merged key by key, and stages by their name, new ones at the end. All else takes the place of what was
+    there: values, lists, and a part of the model that names its `architecture`, because the keys of one architecture
+    mean nothing to another.
     """
     if isinstance(base, dict) and isinstance(changes, dict) and ARCHITECTURE not in changes:
         return base | {key: derive(base.get(key), value) for key, value in changes.items()}

@@ -1,10 +1,10 @@
-"""Overlap of boxes. A box is (x0, y0, x1, y1), in fractions of the image or in px."""
+"""How well two boxes agree. A box is (x0, y0, x1, y1), in fractions of the image or in px."""
 
 from tinygptv.data.prompting.boxes import Box
 
 
 def iou(a: Box, b: Box, one: float = 0.0) -> float:
-    """Intersection over union, 0..1. `one` is added to every side; scripts that count pixels inclusively use 1."""
+    """Intersection over union, 0..1. `one` is added to every side: old scripts count pixels inclusively and take 1."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + one
     height = min(a[3], b[3]) - max(a[1], b[1]) + one
     shared = max(width, 0.0) * max(height, 0.0)
@@ -13,11 +13,11 @@ def iou(a: Box, b: Box, one: float = 0.0) -> float:
 
 
 def in_pixels(box: Box, size: tuple[int, int]) -> Box:
-    """Convert a box from fractions to px, for an image of (width, height) px."""
+    """The box on an image of (width, height) px."""
     width, height = size
     return box[0] * width, box[1] * height, box[2] * width, box[3] * height
 
 
 def _side(start: float, end: float, one: float) -> float:
-    """Length of a side; 0 if the corners are swapped, which models do write."""
+    """Length of a side; a box turned inside out, which a model may well write, has none."""
     return max(end - start + one, 0.0)
