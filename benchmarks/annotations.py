@@ -1,11 +1,11 @@
-"""A million annotated records read: in how much memory, and how fast, beside loading the files whole.
+"""Memory and speed of reading a million annotation records, compared with loading whole files.
 
     python benchmarks/annotations.py [RECORDS]
 
-Each kind is a process of its own, once with a thousand records and once with all, so that what a record costs in memory
-can be told from what the interpreter does. One record in a hundred is broken. What is kept of a record is its key, by
-which duplicates are known, and, where a second file holds the questions, those. The peer is what the published readers
-do: `json.load` of every file. Times are CPU seconds.
+Each kind of file is read in a separate process, once with a thousand records and once with all, to separate the memory
+per record from that of the interpreter. One record in a hundred is broken. The reader keeps each record's key, to find
+duplicates, and the questions if they are in a second file. The peer does what the published readers do: `json.load` of
+every file. Times are CPU seconds.
 """
 
 import argparse
@@ -34,7 +34,7 @@ FEW = 1000
 
 
 def records(kind: str, count: int) -> Iterator[str]:
-    """As JSON; one in a hundred has no answer."""
+    """Records as JSON; one in a hundred has no answer."""
     for number in range(count):
         answer = "" if number % BROKEN_EVERY == 0 else "holding an umbrella"
         if kind == "two_files_joined":
@@ -45,7 +45,7 @@ def records(kind: str, count: int) -> Iterator[str]:
 
 
 def write(folder: Path, kind: str, count: int) -> AnnotationsSource:
-    """The files of a kind, and the source that names them."""
+    """Write the files of a kind; returns their source."""
     files = {"annotations": folder / "annotations.json"}
     before, between, after = {"lines": ("", "\n", "\n"), "list": ("[", ",\n", "]")}.get(
         kind, ('{"annotations": [', ",\n", "]}")
@@ -74,7 +74,7 @@ def _write_all(path: Path, before: str, between: str, after: str, items: Iterato
 
 
 def read(source: AnnotationsSource, folder: Path, count: int) -> None:
-    """Every record, by our reader."""
+    """Read every record with our reader."""
     reader = AnnotationReader(Store(str(folder)), "made_up", source)
     kept = sum(1 for _ in reader)
     assert reader.drops == {"empty_answer": -(-count // BROKEN_EVERY)}
@@ -82,13 +82,13 @@ def read(source: AnnotationsSource, folder: Path, count: int) -> None:
 
 
 def load(source: AnnotationsSource, lines: bool) -> list[object]:
-    """Every file, whole."""
+    """Load every file at once, as the peer does."""
     texts = [Path(place).read_text(encoding="utf-8") for place in source.files.values()]
     return [[json.loads(line) for line in text.splitlines()] if lines else json.loads(text) for text in texts]
 
 
 def measure(kind: str, count: int, peer: bool) -> None:
-    """Print what reading cost this process."""
+    """Read in this process, and print the cost as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         source = write(Path(folder), kind, count)
         size, start = sum(Path(place).stat().st_size for place in source.files.values()), time.process_time()

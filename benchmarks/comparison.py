@@ -1,7 +1,7 @@
-"""Ours beside the peer: the same work, in one process, in turns, as a ratio.
+"""Compare our code with a peer: the same work, alternating, reported as a ratio.
 
 Each figure is one JSON line, printed and appended to benchmarks/results/DATE.jsonl. Times are CPU seconds of this
-process unless a benchmark says otherwise: on a machine that others use too they say more than the clock does.
+process unless stated otherwise, because they are more reliable than wall time on a shared machine.
 """
 
 import json
@@ -18,18 +18,18 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "images"
-"""Real photographs beside the checkout; the benchmarks say `generated` where they are not there."""
+"""Real photographs next to the checkout. Without them, benchmarks use generated images and say so."""
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
-    """CPU seconds that one call takes."""
+    """CPU seconds of one call."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def in_turns(ours: Callable[[], Any], peer: Callable[[], Any], rounds: int = 7) -> tuple[float, float]:
-    """Median CPU seconds of each; the first round, which fills caches, does not count."""
+    """Median CPU seconds of each, alternating. A first round, which fills caches, is not counted."""
     times = [(seconds_of(ours), seconds_of(peer)) for _ in range(rounds + 1)][1:]
     return statistics.median(mine for mine, _ in times), statistics.median(theirs for _, theirs in times)
 
@@ -37,7 +37,7 @@ def in_turns(ours: Callable[[], Any], peer: Callable[[], Any], rounds: int = 7) 
 def report(
     name: str, ours: float | None, peer: float | None, unit: str, goal: str, folder: Path = RESULTS, **details: Any
 ) -> None:
-    """One figure. `goal` is about the ratio, or about ours where there is no peer. None: it could not be measured."""
+    """Report one figure. `goal` refers to the ratio, or to `ours` without a peer. None: could not be measured."""
     figure = {
         "name": name,
         "ours": None if ours is None else round(ours, 4),
@@ -55,16 +55,16 @@ def report(
         stream.write(line + "\n")
 
 
-def photographs(least: int) -> tuple[list[bytes], str]:
-    """JPEGs to work on, at least so many, and what they are: `real`, or `generated` where none are at hand."""
+def photographs(minimum: int) -> tuple[list[bytes], str]:
+    """At least `minimum` JPEGs, repeated if necessary, and their kind: `real`, or `generated` if there are none."""
     found = sorted((PHOTOGRAPHS / "coco").rglob("*.jpg")) + sorted((PHOTOGRAPHS / "llava_pretrain").rglob("*.jpg"))
     kind = "real" if found else "generated"
     pictures = [path.read_bytes() for path in found] or generated(100)
-    return (pictures * (least // len(pictures) + 1))[:least] if len(pictures) < least else pictures, kind
+    return (pictures * (minimum // len(pictures) + 1))[:minimum] if len(pictures) < minimum else pictures, kind
 
 
 def generated(count: int, megapixels: float = 0.46) -> list[bytes]:
-    """JPEGs of gradients with grain, in sizes and shapes as the web has them."""
+    """JPEGs of noisy gradients with sizes and aspect ratios like images on the web."""
     import numpy as np
     import simplejpeg
 

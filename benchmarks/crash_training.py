@@ -1,9 +1,10 @@
-"""A training killed ten times at random steps, each time a rank, the launcher or the whole flow: does it end the same?
+"""Kill a training ten times at random steps (a rank, the launcher or the whole flow) and compare the result.
 
     python benchmarks/crash_training.py [RANKS] [SEED]
 
-Not a race but a proof too long for the suite, which kills less often. One rank must end with the same bits as a run
-that was left alone, several within a tolerance; all with the same metrics. Exit code 1 if they do not.
+Not a benchmark but a check that is too slow for the test suite, which kills less often. With one rank, weights and
+metrics must be identical to those of an undisturbed run; with several, weights may differ within a tolerance. Exit code
+1 on failure.
 """
 
 import os
@@ -20,7 +21,7 @@ import small_stage
 import torch
 from comparison import report
 from safetensors.torch import load_file
-from small_stage import STAGE, left_by, write_data
+from small_stage import STAGE, stage_folder, write_data
 
 from tinygptv.catalog import OWN_DEFINITIONS
 from tinygptv.train.events import read_events
@@ -28,12 +29,12 @@ from tinygptv.train.job import METRICS, TRAINED, read_metrics
 
 STEPS, CHECKPOINT_EVERY, KILLS = 60, 5, 10
 TOLERANCE = 1e-4
-LASTING = ("step", "round", "batch", "loss", "losses", "lr", "grad_norm", "tombstones")
+REPRODUCIBLE = ("step", "round", "batch", "loss", "losses", "lr", "grad_norm", "tombstones")
 VICTIMS = ("rank", "launcher", "flow")
 
 
 def main() -> None:
-    """Train once in peace and once under fire, then compare."""
+    """Train once undisturbed and once with kills, then compare."""
     if sys.argv[1:2] == ["train"]:
         folder, name, ranks = sys.argv[2:]
         train(Path(folder), name, int(ranks))
@@ -43,51 +44,51 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_data(folder)
-        assert start(folder, "peace", ranks).wait() == 0, (folder / "peace.log").read_text()
-        killed = under_fire(folder, ranks, random.Random(seed))
-        peace, fire = (left_by(folder, name) for name in ("peace", "fire"))
-        farthest = compare(peace, fire, exactly=ranks == 1)
-        events = [event["event"] for event in read_events(fire)]
+        assert start(folder, "undisturbed", ranks).wait() == 0, (folder / "undisturbed.log").read_text()
+        killed = with_kills(folder, ranks, random.Random(seed))
+        undisturbed, disturbed = (stage_folder(folder, name) for name in ("undisturbed", "disturbed"))
+        farthest = compare(undisturbed, disturbed, exactly=ranks == 1)
+        events = [event["event"] for event in read_events(disturbed)]
         goal = "same bits and metrics" if ranks == 1 else f"<= {TOLERANCE}"
         name = f"crash_training: farthest weight after {KILLS} kills, {ranks} rank{'s' * (ranks > 1)}"
         report(name, farthest, None, "", goal, killed=killed, restarts_by_itself=events.count("restarted"))
 
 
 def train(folder: Path, name: str, ranks: int) -> None:
-    """What the flow would do: the stage, from its last good checkpoint."""
+    """Train the stage, resuming from its last good checkpoint, as the flow does."""
     stage = {"checkpoint_every": CHECKPOINT_EVERY, "global_batch_size": 8}
     small_stage.train(folder, name, STEPS, stage, {"ranks": ranks, "micro_batch_size": 4, "restarts": KILLS})
 
 
 def start(folder: Path, name: str, ranks: int) -> subprocess.Popen[bytes]:
-    """The training in a process of its own, with a log."""
+    """Start the training in a separate process, with a log."""
     command = [sys.executable, __file__, "train", str(folder), name, str(ranks)]
     environment = os.environ | {OWN_DEFINITIONS: str(folder / "definitions")}
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
-def under_fire(folder: Path, ranks: int, chance: random.Random) -> dict[str, int]:
-    """Train to the end, killing on the way; how often each victim was hit."""
+def with_kills(folder: Path, ranks: int, chance: random.Random) -> dict[str, int]:
+    """Train to the end with kills on the way; returns how often each kind of process was killed."""
     killed = dict.fromkeys(VICTIMS, 0)
-    flow = start(folder, "fire", ranks)
+    flow = start(folder, "disturbed", ranks)
     for step in sorted(chance.sample(range(1, STEPS - 5), KILLS)):
         while steps_taken(folder) < step:
             if flow.poll() is not None:
                 assert flow.returncode != 0, "the training ended before all kills"
-                flow = start(folder, "fire", ranks)
+                flow = start(folder, "disturbed", ranks)
             time.sleep(0.01)
         victim = chance.choice(VICTIMS)
         if process := find(flow, victim):
             process.kill()
             killed[victim] += 1
     while flow.wait() != 0:
-        flow = start(folder, "fire", ranks)
+        flow = start(folder, "disturbed", ranks)
     return killed
 
 
 def find(flow: subprocess.Popen[bytes], victim: str) -> psutil.Process | None:
-    """A rank, the agent that started it, or the process that asked for both."""
+    """Find a rank, the agent that started it, or the process that launched both."""
     children = psutil.Process(flow.pid).children(recursive=True)
     ranks = [
         process
@@ -100,28 +101,28 @@ def find(flow: subprocess.Popen[bytes], victim: str) -> psutil.Process | None:
 
 
 def steps_taken(folder: Path) -> int:
-    """Lines of the metrics so far, also of those that will be taken again."""
-    found = list(folder.glob(f"work/.drafts/runs/fire/{STAGE}@*/{METRICS}"))
+    """Number of lines in the metrics, including steps that will be repeated."""
+    found = list(folder.glob(f"work/.drafts/runs/disturbed/{STAGE}@*/{METRICS}"))
     return len(read_metrics(found[0])) if found else 0
 
 
-def compare(peace: Path, fire: Path, exactly: bool) -> float:
-    """The farthest that a weight is off; raises AssertionError if that, or a metric, is too far."""
-    quiet, loud = (load_file(folder / TRAINED) for folder in (peace, fire))
-    assert quiet.keys() == loud.keys()
-    farthest = max(float((quiet[name] - loud[name]).abs().max()) for name in quiet)
+def compare(undisturbed: Path, disturbed: Path, exactly: bool) -> float:
+    """Largest difference between weights. Raises AssertionError if it, or a metric, differs too much."""
+    expected_weights, weights = (load_file(folder / TRAINED) for folder in (undisturbed, disturbed))
+    assert expected_weights.keys() == weights.keys()
+    farthest = max(float((expected_weights[name] - weights[name]).abs().max()) for name in expected_weights)
     assert farthest <= (0 if exactly else TOLERANCE), farthest
-    expected, found = (lasting(folder / METRICS) for folder in (peace, fire))
+    expected, found = (reproducible(folder / METRICS) for folder in (undisturbed, disturbed))
     assert [row["step"] for row in found] == [row["step"] for row in expected] == list(range(1, STEPS + 1))
     if exactly:
         assert found == expected
-        assert all(torch.equal(quiet[name], loud[name]) for name in quiet)
+        assert all(torch.equal(expected_weights[name], weights[name]) for name in expected_weights)
     return farthest
 
 
-def lasting(metrics: Path) -> list[dict[str, Any]]:
-    """What is no measurement of time or memory."""
-    return [{field: row[field] for field in LASTING} for row in read_metrics(metrics)]
+def reproducible(metrics: Path) -> list[dict[str, Any]]:
+    """The metrics without measurements of time and memory."""
+    return [{field: row[field] for field in REPRODUCIBLE} for row in read_metrics(metrics)]
 
 
 if __name__ == "__main__":

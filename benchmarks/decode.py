@@ -1,4 +1,4 @@
-"""From shards to 224 x 224 pixels, beside webdataset with Pillow; and how near the two are.
+"""Decode shards to 224 x 224 pixels, compared in speed and result with webdataset and Pillow.
 
 python benchmarks/decode.py
 """
@@ -22,38 +22,37 @@ from tinygptv.data.shards.tar import Archive
 
 SIDE = 224
 SAMPLES = 200
-MOST_PIXELS = 16_000_000
+MAX_PIXELS = 16_000_000
 
 
 def by_us(path: Path) -> Iterator[Pixels]:
-    """libjpeg-turbo at full size, then an antialiased bicubic."""
+    """libjpeg-turbo at full size, then antialiased bicubic resizing."""
     for pixels in decode_only(path):
         yield resize(pixels, SIDE, SIDE)[..., :3]
 
 
 def decode_only(path: Path) -> Iterator[Pixels]:
-    """The part of `by_us` that everybody shares: no resize can make the ratio better than this one. Each picture is
-    decoded into the memory of the one before."""
-    memory = np.empty(4 * MOST_PIXELS, np.uint8)
+    """Only the decoding of `by_us`, which bounds the possible speed-up. All images are decoded into the same buffer."""
+    memory = np.empty(4 * MAX_PIXELS, np.uint8)
     with Archive(path) as archive:
         for files in archive.samples.values():
             yield simplejpeg.decode_jpeg(archive.read(files["jpg"]), "RGBX", buffer=memory)
 
 
 def by_peer(path: Path) -> Iterator[Pixels]:
-    """webdataset's own decoder, and Pillow's antialiased bicubic, which is what the published models saw."""
+    """webdataset's own decoder and Pillow's antialiased bicubic resizing, as used by the published models."""
     for sample in webdataset.WebDataset([str(path)], shardshuffle=False).decode("pil"):
         yield np.asarray(sample["jpg"].resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def decibels(ours: Pixels, theirs: Pixels) -> float:
-    """Peak signal to noise; 99 where nothing differs."""
+    """Peak signal-to-noise ratio; 99 for identical images."""
     error = float(np.mean((ours.astype(np.float64) - theirs) ** 2))
     return 10 * math.log10(255**2 / error) if error else 99.0
 
 
 def compare(pictures: list[bytes], kind: str, folder: Path) -> None:
-    """Speed and nearness on one set of pictures."""
+    """Measure speed and similarity on one set of images."""
     with ShardWriter(folder, len(pictures)) as shards:
         for number, image in enumerate(pictures):
             shards.write({"key": f"{number:06d}", "caption": "a picture", "sha256": content_hash(image)}, image)
@@ -77,7 +76,7 @@ def compare(pictures: list[bytes], kind: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Photographs as they are found, and generated ones of 0.46 megapixels."""
+    """Compare on real photographs, and on generated images of 0.46 megapixels."""
     found, kind = photographs(SAMPLES)
     sets = {kind: found[:: len(found) // SAMPLES][:SAMPLES], "generated": generated(SAMPLES)}
     for name, pictures in sets.items():

@@ -1,4 +1,4 @@
-"""Drawing a million steps of the full stage-4 mixture, both ways: CPU time, growth of memory, and realised shares.
+"""Plan a million steps of the full stage-4 mixture, in both modes: CPU time, memory growth and realised shares.
 
 python benchmarks/drawing.py
 """
@@ -15,11 +15,11 @@ from tinygptv.definitions.mixture import Mixture
 STEPS, DRAWS, SEED = 1_000_000, 10_000, 42
 MIXTURES, BATCHES = ("stage4_multitask", "stage4_by_sample"), (32, 64)
 SIZES = (1_000_000, 5_400_000, *[100_000] * 20)
-"""Samples by component: about as many as the published sets hold, so that some are cut into hands."""
+"""Samples per component, about as many as in the published datasets."""
 
 
 def main() -> None:
-    """Draw, then count."""
+    """Measure planning, then compare realised and declared shares."""
     for name in MIXTURES:
         mixture = catalog.mixture(name)
         for batch in BATCHES:
@@ -30,13 +30,13 @@ def main() -> None:
 
 
 def with_equal_steps(mixture: Mixture) -> Mixture:
-    """Without batch sizes of its components: more samples per step, so more work."""
+    """The mixture without batch sizes of its components: more samples per step, and so more work."""
     components = [component.model_copy(update={"batch_size": None}) for component in mixture.components]
     return mixture.model_copy(update={"components": components})
 
 
 def measure_plans(name: str, mixture: Mixture, batch: int) -> None:
-    """Plan all steps, block by block, and look at the peak of memory after a hundredth and at the end."""
+    """Plan all steps, block by block, and compare peak memory after 1 % of the steps and at the end."""
     order = Order(mixture, SIZES, SEED, batch)
 
     def draw(steps: range) -> int:
@@ -51,7 +51,7 @@ def measure_plans(name: str, mixture: Mixture, batch: int) -> None:
 
 
 def peak_megabytes() -> float:
-    """The most that this process has held so far."""
+    """Peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,4 +1,4 @@
-"""Drawn pictures with captions of any length, in the layout of MiniGPT-4's curated set, and mixtures of them."""
+"""Drawn images with captions of any length, in the layout of MiniGPT-4's curated dataset, and mixtures of them."""
 
 import json
 import shutil
@@ -12,13 +12,13 @@ from tinygptv.shapes.scenes import draw, scene
 
 SIDE = 448
 WORDS = "red circle"
-"""Two words, each of them one token of the embedded tokenizer."""
+"""Two words, each a single token of the embedded tokenizer."""
 
 
 def draw_pictures(folder: Path, different: int, count: int, side: int = SIDE) -> None:
-    """`count` JPEGs of side x side px, named by their numbers, below `folder`; after the `different` ones come copies.
+    """Write `count` JPEGs of side x side px, named by number; the first `different` are drawn, the others are copies.
 
-    To a reader that keeps what it has decoded, copies are new pictures.
+    Readers cache decoded images by file, so copies cost as much as new images.
     """
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -29,12 +29,12 @@ def draw_pictures(folder: Path, different: int, count: int, side: int = SIDE) ->
 
 
 def caption_of(tokens: int) -> str:
-    """A caption that the embedded tokenizer cuts into so many tokens."""
+    """A caption with exactly this many tokens of the embedded tokenizer."""
     return " ".join((WORDS.split() * tokens)[:tokens])
 
 
 def write_mixture(folder: Path, name: str, task: Task, captions: Sequence[str]) -> None:
-    """Definitions below `folder` of a source and a mixture of it, both called `name`: a picture for each caption."""
+    """Write definitions of a source and its mixture, both called `name`, with one image per caption."""
     rows = [{"image_id": str(number), "caption": caption} for number, caption in enumerate(captions)]
     (folder / f"{name}.json").write_text(json.dumps({"annotations": rows}))
     source = {

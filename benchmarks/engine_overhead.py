@@ -1,11 +1,11 @@
-"""What DeepSpeed and our loop cost: a stage as it is trained, beside the same steps in the barest PyTorch loop.
+"""Overhead of DeepSpeed and our training loop, compared with the same steps in a minimal PyTorch loop.
 
     python benchmarks/engine_overhead.py
 
-Stage 1 of the tiny recipe on one rank and one thread; both sides draw the same batches, in the same pieces, and must
-have the same losses. Ours is started by the launcher, under DeepSpeed, and beats, watches, measures and writes metrics;
-the other one is forward, backward, clipping and AdamW. They run in turns, each in processes of its own. The figure is
-the median step's seconds by the clock, drawing included.
+Stage 1 of the tiny recipe on one rank and one thread. Both sides use the same batches and micro-batches, and must reach
+the same losses. Ours is started by the launcher and runs DeepSpeed, heartbeats, watchdogs and metrics; the other does
+only forward, backward, clipping and AdamW. They alternate, in separate processes. The figure is the median wall time of
+a step, including the loading of its batch.
 """
 
 import json
@@ -20,7 +20,7 @@ from pathlib import Path
 import small_stage
 import torch
 from comparison import report
-from small_stage import left_by
+from small_stage import stage_folder
 
 from tinygptv.catalog import OWN_DEFINITIONS
 from tinygptv.sample import IGNORE_INDEX
@@ -34,7 +34,7 @@ LOSS_TOLERANCE = 1e-4
 
 
 def main() -> None:
-    """Both in turns."""
+    """Measure both, alternating."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         small_stage.write_data(folder)
@@ -43,7 +43,7 @@ def main() -> None:
         for number in range(ROUNDS):
             one_rank = {"ranks": 1, "zero_stage": 2}
             small_stage.train(folder, f"ours{number}", STEPS, {"checkpoint_every": 10 * STEPS}, one_rank)
-            left = left_by(folder, f"ours{number}")
+            left = stage_folder(folder, f"ours{number}")
             ours = [(row["loss"], row["seconds"]) for row in read_metrics(left / METRICS)]
             command = [sys.executable, __file__, "bare", str(left / JOB)]
             bare = json.loads(subprocess.run(command, check=True, capture_output=True).stdout.splitlines()[-1])
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def bare(job: Job) -> list[tuple[float, float]]:
-    """Loss and seconds of every step."""
+    """Train with the minimal loop; returns loss and seconds of every step."""
     torch.set_num_threads(1)
     model, schedule, settings = build_model(job), job.stage.schedule, job.stage.optimizer
     batches = open_loader(job, model.num_image_tokens)

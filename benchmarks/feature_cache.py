@@ -1,11 +1,11 @@
-"""A stage-1 step at full size: images through the frozen parts each time, beside features computed before.
+"""A stage-1 step at full size with precomputed features, compared with running the frozen parts in every step.
 
     python benchmarks/feature_cache.py [FOLDER]
 
-Random weights of 3.9 billion parameters in the published layouts (8 GB of disk, in FOLDER or a temporary one; those of
-full_size.py are used again), in bf16. `encode` computes the features of 16 pictures in a process of its own; then the
-same batches of two are drawn, run forward and backward and stepped on, in turns, with a rate of zero, so that both
-losses must be the same number. Nine GB of memory and five minutes on an idle core.
+Uses random weights of 3.9 billion parameters in the published layouts, in bf16 (8 GB of disk, in FOLDER or a temporary
+one; those of full_size.py are reused). `encode` computes the features of 16 images in a separate process. Then both
+variants take the same steps on batches of two, alternating, with a learning rate of zero, so that their losses must be
+equal. Takes 9 GB of memory and five minutes on an idle core.
 """
 
 import itertools
@@ -38,7 +38,7 @@ TEXTS = {"captions of 16 tokens": 16, "the longest captions": 32}
 
 
 def main() -> None:
-    """Write the weights and the data, encode, then step in turns."""
+    """Write weights and data, encode, then compare steps."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
         recipe = prepare(folder)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def run_of(recipe: Recipe) -> ResolvedRun:
-    """What `encode` needs of a run: one process, pictures in pairs as the steps take them."""
+    """A run for `encode`: one process, and images in batches of two, as in the steps."""
     hardware = catalog.hardware(HARDWARE)
     cached = hardware.model_copy(update={"features": "cached", "micro_batch_size": BATCH, "threads_per_rank": 1})
     source, chain = PairsSource.model_construct(), FilterChain.model_construct()
@@ -60,10 +60,10 @@ def run_of(recipe: Recipe) -> ResolvedRun:
 
 
 class Comparison:
-    """One model, its frozen parts apart from what is trained behind them."""
+    """One model, with its frozen parts split from the trained ones."""
 
     def __init__(self, recipe: Recipe, store: Store, mixture: str, features: Features) -> None:
-        torch.set_num_threads(1)  # several would wait for each other, which is CPU time too
+        torch.set_num_threads(1)  # several threads would spin while waiting, which counts as CPU time
         self._stage, self._store, self._mixture, self._features = recipe.stages[0], store, mixture, features
         self._tokenizer = load_tokenizer(local_path(recipe.model.language_model.tokenizer))
         self._model = empty_model(recipe.model, self._stage.inputs.image_size)
@@ -73,14 +73,14 @@ class Comparison:
         self._optimizer = torch.optim.AdamW(parameter_groups(self._model, self._stage.optimizer), lr=0.0)
 
     def measure(self, about: str, text_tokens: int) -> None:
-        """One figure: CPU seconds of a step on features and of one on images. Raises SystemExit if losses differ."""
+        """Report the speed of steps on features and on images. Raises SystemExit if the losses differ."""
         live, cached = (self._loader(text_tokens, features) for features in (None, self._features))
         losses: dict[str, list[float]] = {"live": [], "cached": []}
         steps: dict[str, Iterator[int]] = {name: itertools.count() for name in losses}
 
         def step(name: str, loader: Loader) -> None:
             number = next(steps[name])
-            torch.manual_seed(number)  # as training does, for the dropout of the decoder
+            torch.manual_seed(number)  # as in training, for the decoder's dropout
             losses[name].append(self._step(loader.batch(number)))
 
         ours, theirs = in_turns(lambda: step("cached", cached), lambda: step("live", live), ROUNDS)
@@ -97,7 +97,7 @@ class Comparison:
         )
 
     def _step(self, batch: Batch) -> float:
-        """Forward, backward and AdamW; the loss."""
+        """Forward, backward and AdamW; returns the loss."""
         images = batch.images(dtype=torch.bfloat16)
         if batch.image_features is None:
             images = self._front(images)

@@ -1,13 +1,12 @@
-"""TinyGPT-V at its full size on this machine: memory and seconds of every stage, beside what `plan` says.
+"""TinyGPT-V at full size on this machine: memory and time of every stage, compared with what `plan` predicts.
 
     python benchmarks/full_size.py [FOLDER]
 
-Random weights of 3.9 billion parameters are written in the published layouts (8 GB of disk, in FOLDER or a temporary
-one), loaded by the real loader, and trained by the real ranks with the profile `cpu_bf16`: a step of every stage, each
-from what the one before left, and of stage 2 once more beside a base in 4 bits. The recipe is the published one but for
-its data, drawn pictures with captions longer than any stage takes, so that sequences have their full length; its
-tokenizer, the embedded one; and its global batch, cut down to what a CPU does in minutes. Takes a quarter of an hour
-and 12 GB of memory on two idle cores.
+Writes random weights of 3.9 billion parameters in the published layouts (8 GB of disk, in FOLDER or a temporary one),
+loads them with the real loader, and trains one step of every stage with the profile `cpu_bf16`, each starting from the
+stage before; then stage 2 again with a base in 4 bits. The recipe is the published one with three changes: the data
+(drawn images with captions longer than any stage's limit, so that sequences have full length), the tokenizer (the
+embedded one), and a smaller global batch. Takes 15 minutes and 12 GB of memory on two idle cores.
 """
 
 import importlib.util
@@ -42,11 +41,11 @@ GLOBAL_BATCH = {"stage1": 4, "stage2": 4, "stage3": 2, "stage4": 1}
 PICTURES, CAPTION_TOKENS = 16, 2400
 TOKENIZER = "embedded:backbones/shapes/tokenizer"
 TASKS: dict[str, Task] = {"bench_pairs": "caption_only", "bench_described": "describe"}
-MOST_GB, CLOSE = 20, 0.1
+MAX_GB, PLAN_TOLERANCE = 20, 0.1
 
 
 def main() -> None:
-    """Write the weights and the data, then load, run and train."""
+    """Write weights and data, then measure loading and training."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
         recipe = prepare(folder)
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> Recipe:
-    """Weights, pictures and definitions below `folder`; what is there already is used again."""
+    """Write weights, images and definitions to `folder`, unless they exist; returns the recipe."""
     recipe_file = folder / "recipe.json"
     os.environ[OWN_DEFINITIONS] = str(folder / "definitions")
     if not recipe_file.is_file():
@@ -72,34 +71,34 @@ def prepare(folder: Path) -> Recipe:
 
 
 def write_data(folder: Path) -> None:
-    """Drawn pictures with endless captions, and a mixture of them for each way to read them."""
+    """Write drawn images with long captions, and a mixture of them for each task."""
     draw_pictures(folder, PICTURES, PICTURES)
     for mixture, task in TASKS.items():
         write_mixture(folder, mixture, task, [caption_of(CAPTION_TOKENS)] * PICTURES)
 
 
 def measure_loading(recipe: Recipe) -> None:
-    """Load in a process of its own and look at one picture."""
+    """Load the model and process one image in a separate process."""
     answers: multiprocessing.Queue[dict[str, Any]] = multiprocessing.get_context("spawn").Queue()
-    process = multiprocessing.get_context("spawn").Process(target=load_and_look, args=(recipe, answers))
+    process = multiprocessing.get_context("spawn").Process(target=load_and_run, args=(recipe, answers))
     process.start()
     measured = answers.get()
     process.join()
     report("full size: load", measured["load_seconds"], None, "s", "none", parameters=measured["parameters"])
     report("full size: forward pass", measured["forward_seconds"], None, "s", "none")
     peak = measured["peak_bytes"] / 1e9
-    report("full size: peak memory of loading and a forward pass", peak, None, "GB", f"<= {MOST_GB}")
+    report("full size: peak memory of loading and a forward pass", peak, None, "GB", f"<= {MAX_GB}")
 
 
-def load_and_look(recipe: Recipe, answers: "multiprocessing.Queue[dict[str, Any]]") -> None:
-    """Load the first stage's model in bf16 and run it on one picture."""
+def load_and_run(recipe: Recipe, answers: "multiprocessing.Queue[dict[str, Any]]") -> None:
+    """Load the first stage's model in bf16 and run it on one image."""
     import torch
 
     from tinygptv.models.weights import empty_model, load_weights
     from tinygptv.sample import IMAGE_SLOT
 
     torch.set_num_threads(os.cpu_count() or 1)
-    began = time.monotonic()
+    started = time.monotonic()
     model = empty_model(recipe.model, recipe.stages[0].inputs.image_size)
     load_weights(model, recipe.model, dtype=torch.bfloat16)
     loaded = time.monotonic()
@@ -111,7 +110,7 @@ def load_and_look(recipe: Recipe, answers: "multiprocessing.Queue[dict[str, Any]
     assert bool(logits.isfinite().all())
     answers.put(
         {
-            "load_seconds": loaded - began,
+            "load_seconds": loaded - started,
             "forward_seconds": time.monotonic() - loaded,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "peak_bytes": peak_bytes(),
@@ -120,7 +119,7 @@ def load_and_look(recipe: Recipe, answers: "multiprocessing.Queue[dict[str, Any]
 
 
 def measure_training(folder: Path, recipe: Recipe) -> None:
-    """Train every stage from what the one before left; then stage 2 again, beside a base in 4 bits."""
+    """Train every stage from the one before; then stage 2 again with a base in 4 bits."""
     run = ResolvedRun(
         RECIPE,
         recipe,
@@ -143,31 +142,31 @@ def measure_training(folder: Path, recipe: Recipe) -> None:
 
 
 def measure_stage(store: Store, run: ResolvedRun, run_name: str, stage: Stage, previous: Manifest | None) -> Manifest:
-    """Train one stage, or find it trained; its peak beside the plan's, and the seconds of its last step."""
+    """Train one stage unless it is finished, and report its peak memory, the plan's, and the time of its last step."""
     made = train_stage(store, run, run_name, stage.stage, mix(store, stage.mixture, None), previous, on_line=print)
     step = read_metrics(store.folder(made.artifact) / METRICS)[-1]
     estimator = StageEstimator(run.recipe, stage.stage)
     planned = estimator.memory(run.hardware).total / 1e9
     measured = made.details["peak_memory_bytes"] / 1e9
-    told = f"full size {stage.stage}" + (", base in 4 bits" if run.hardware.quantize_base == "nf4" else "")
+    title = f"full size {stage.stage}" + (", base in 4 bits" if run.hardware.quantize_base == "nf4" else "")
     report(
-        f"{told}: peak memory of the rank",
+        f"{title}: peak memory of the rank",
         measured,
         None,
         "GB",
-        f"<= {MOST_GB}, plan within {CLOSE:.0%}",
+        f"<= {MAX_GB}, plan within {PLAN_TOLERANCE:.0%}",
         planned=round(planned, 3),
         planned_by_measured=round(planned / measured, 4),
         micro_batch_size=estimator.micro_batch_size(run.hardware),
         tokens=estimator.tokens(stage.inputs.max_text_tokens),
     )
     details = {"global_batch_size": stage.global_batch_size, "loss": round(step["loss"], 4)}
-    report(f"{told}: a step", step["seconds"], None, "s", "none", **details)
+    report(f"{title}: a step", step["seconds"], None, "s", "none", **details)
     return made
 
 
 def peak_bytes() -> int:
-    """The most memory this process has had resident."""
+    """Peak resident memory of this process."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024

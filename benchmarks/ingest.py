@@ -1,16 +1,16 @@
-"""A list of URLs to shards, beside img2dataset: the same pictures from the same server, start-up included.
+"""Download a list of URLs to shards, compared with img2dataset: same images, same server, including start-up.
 
     python benchmarks/ingest.py [IMAGES ...]
 
-Both begin as a command and end with shards of 1,000, their shorter side brought down to 448 px at quality 95. The
-pictures lie on fifty sites, of one server on loopback; the table is shuffled, or sorted by site. Measured from outside,
-over the whole tree of processes: the clock, CPU seconds, the most memory at one moment, and when the first shard was
-finished. The peer runs with the number of threads that served it best on two cores. Where sites are far away, order
-matters more: ours is measured once more with answers that take 50 ms, in both orders.
+Both run as commands that write shards of 1,000 images, with the shorter side reduced to 448 px, at quality 95. One
+local server plays fifty sites; the table is shuffled, or sorted by site. The whole process tree is measured: wall time,
+CPU seconds, peak memory, and the time until the first shard is finished. The peer uses the number of threads that was
+best for it on two cores. With distant sites the order matters more, so ours is measured again, in both orders, with
+responses that take 50 ms.
 
-What nobody can do without is measured first: the pictures alone, in memory, decoded, brought down and encoded by a
-thread per core; and the plainest program, bare sockets to the same server on the same cores, no robots.txt, limits,
-ledger, hashes or table, and the JPEGs put into tar files one after the other.
+Two lower bounds are measured first: processing the images alone (decode, resize and encode in memory, one thread per
+core), and a minimal program that fetches over plain sockets and writes tar files, without robots.txt, limits, ledger,
+hashes or table.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one command took: seconds by the clock and of CPU, bytes at the worst moment, seconds to the first shard."""
+    """Cost of one command: wall and CPU seconds, peak memory in bytes, and seconds until the first shard."""
 
     wall: float
     cpu: float
@@ -73,7 +73,7 @@ class Cost:
 
 
 class Tree:
-    """A process and its descendants, watched until the first one ends."""
+    """A process and its descendants, measured until the process ends."""
 
     def __init__(self, command: list[str], log: Path) -> None:
         environment = os.environ | {"TINYGPTV_ALLOW_PRIVATE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
@@ -84,7 +84,7 @@ class Tree:
         self._peak = 0
 
     def watch(self, first_shard: Callable[[], bool]) -> Cost:
-        """Until it ends. Raises RuntimeError if it fails."""
+        """Measure until the process ends. Raises RuntimeError if it fails."""
         started, first = time.monotonic(), 0.0
         while self._process.poll() is None:
             self._look()
@@ -110,8 +110,10 @@ class Tree:
 
 @contextmanager
 def serving(folder: Path, delay_seconds: float = 0.0) -> Iterator[list[str]]:
-    """Fifty sites of a server in a process of its own, so that its time is nobody's: /N is the file N of the folder,
-    counted round and round."""
+    """Run the server in a separate process, which is not measured; yields the addresses of its fifty sites.
+
+    /N is file N of the folder, modulo the number of files.
+    """
     command = [sys.executable, __file__, "--serve", str(folder), str(delay_seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -120,7 +122,7 @@ def serving(folder: Path, delay_seconds: float = 0.0) -> Iterator[list[str]]:
 
 
 def serve(folder: Path, delay_seconds: float) -> None:
-    """The server's side of `serving`: as little work as possible for each request."""
+    """The server process of `serving`, with as little work per request as possible."""
     pictures = [(folder / str(number)).read_bytes() for number in range(len(list(folder.iterdir())))]
 
     class Pictures(asyncio.Protocol):
@@ -155,8 +157,8 @@ def serve(folder: Path, delay_seconds: float) -> None:
     asyncio.run(listen())
 
 
-def made_small(picture: bytes) -> bytes:
-    """Decoded, brought down and encoded, if it is large; as everybody has to."""
+def reduced(picture: bytes) -> bytes:
+    """Decode, resize and encode a large image; this work is necessary in any implementation."""
     pixels = simplejpeg.decode_jpeg(picture, "RGBX")
     height, width, _ = pixels.shape
     if (scale := SIDE / min(height, width)) >= 1:
@@ -165,18 +167,18 @@ def made_small(picture: bytes) -> bytes:
     return bytes(simplejpeg.encode_jpeg(small, QUALITY, "RGBX", "420"))
 
 
-def pictures_alone(folder: Path) -> None:
-    """Print the seconds by the clock that the pictures of a folder take if they are all that is done."""
+def process_images(folder: Path) -> None:
+    """Print the wall time of processing the images of a folder, and nothing else."""
     pictures = [path.read_bytes() for path in folder.iterdir()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         started = time.monotonic()
-        for _ in pool.map(made_small, pictures):
-            """One after the other, until all are made."""
+        for _ in pool.map(reduced, pictures):
+            """Wait for all results."""
         print(time.monotonic() - started)
 
 
-def plainest(address: str, images: int, target: Path) -> None:
-    """Fetch /0 to /`images`, make them small, and put them into tar files of 1,000; nothing else."""
+def minimal_download(address: str, images: int, target: Path) -> None:
+    """Fetch images 0 to `images`, reduce them, and write them to tar files of 1,000; nothing else."""
     host, _, port = address.removeprefix("http://").partition(":")
     local = threading.local()
 
@@ -189,7 +191,7 @@ def plainest(address: str, images: int, target: Path) -> None:
         while line := local.stream.readline().strip():
             if line.startswith(b"Content-Length:"):
                 length = int(line.partition(b":")[2])
-        return made_small(local.stream.read(length))
+        return reduced(local.stream.read(length))
 
     with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
         for first in range(0, images, 1000):
@@ -201,28 +203,28 @@ def plainest(address: str, images: int, target: Path) -> None:
                     tar.addfile(member, io.BytesIO(picture))
 
 
-def floor(folder: Path) -> float:
-    """What `pictures_alone` prints, with memory kept as our engine keeps it."""
-    command = [sys.executable, __file__, "--pictures-alone", str(folder)]
+def processing_floor(folder: Path) -> float:
+    """Run `process_images` with the allocator settings of our engine; returns its wall time."""
+    command = [sys.executable, __file__, "--process-images", str(folder)]
     return float(subprocess.run(command, capture_output=True, check=True, env=os.environ | ENVIRONMENT).stdout)
 
 
-def floor_with_fetching(address: str, images: int, folder: Path) -> float:
-    """Seconds by the clock of `plainest`, start-up included."""
-    command = [sys.executable, __file__, "--plainest", address, str(images), str(folder)]
+def fetching_floor(address: str, images: int, folder: Path) -> float:
+    """Wall time of `minimal_download`, including start-up."""
+    command = [sys.executable, __file__, "--minimal_download", address, str(images), str(folder)]
     started = time.monotonic()
     subprocess.run(command, check=True, env=os.environ | ENVIRONMENT)
     return time.monotonic() - started
 
 
 def ours(table: Path, folder: Path) -> Cost:
-    """`tinygptv download`: shards, their sidecar, the ledger and the manifest."""
+    """Run `tinygptv download`: shards, sidecar, ledger and manifest."""
     command = [sys.executable, "-m", "tinygptv.cli", "download", "--source", str(table), "--workdir", str(folder)]
     return Tree(command, folder / "log").watch(lambda: any(folder.rglob("00000.tar")))
 
 
 def peer(table: Path, folder: Path) -> Cost:
-    """img2dataset, called as its command line calls itself."""
+    """Run img2dataset as its own command line does."""
     script = folder / "peer.py"
     script.write_text(_PEER)
     command = [sys.executable, str(script), str(table), str(folder / "out")]
@@ -230,7 +232,7 @@ def peer(table: Path, folder: Path) -> Cost:
 
 
 def write_table(path: Path, sites: list[str], images: int, order: str) -> None:
-    """So many addresses, evenly on all sites, in an order."""
+    """Write a table of URLs, distributed evenly over all sites, in the given order."""
     rows = [(f"{sites[number * SITES // images]}/{number}", f"picture number {number}") for number in range(images)]
     if order == "shuffled":
         random.Random(0).shuffle(rows)
@@ -239,7 +241,7 @@ def write_table(path: Path, sites: list[str], images: int, order: str) -> None:
 
 
 def compare(served: Path, scratch: Path, images: int, order: str, details: dict[str, object]) -> Cost:
-    """Ours and the peer in turns; report their costs, and return ours."""
+    """Measure ours and the peer, alternating; reports both and returns ours."""
     mine, theirs = [], []
     with serving(served) as sites:
         table = scratch / "pairs.parquet"
@@ -248,44 +250,44 @@ def compare(served: Path, scratch: Path, images: int, order: str, details: dict[
             for costs, run in ((mine, ours), (theirs, peer)):
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     costs.append(run(table, Path(folder)))
-    middle = {
+    medians = {
         name: [statistics.median(getattr(cost, name) for cost in costs) for costs in (mine, theirs)]
         for name in Cost.__slots__
     }
-    told = details | {"images": images, "order": order, "sites": SITES, "rounds": len(mine)}
-    rates = [[images / seconds for seconds in middle[name]] for name in ("cpu", "wall")]
-    report("ingest: images per CPU second", *rates[0], "images/CPU s", "ratio >= 1.25", **told)
-    report("ingest: images per second", *rates[1], "images/s", GOALS.get(images, "ratio >= 3"), **told)
-    report("ingest: peak memory", *middle["peak_bytes"], "bytes", "ours <= 400e6", **told)
-    report("ingest: first shard", *middle["first_shard"], "s", "ratio <= 0.5", **told)
-    return Cost(*(middle[name][0] for name in Cost.__slots__))
+    about = details | {"images": images, "order": order, "sites": SITES, "rounds": len(mine)}
+    rates = [[images / seconds for seconds in medians[name]] for name in ("cpu", "wall")]
+    report("ingest: images per CPU second", *rates[0], "images/CPU s", "ratio >= 1.25", **about)
+    report("ingest: images per second", *rates[1], "images/s", GOALS.get(images, "ratio >= 3"), **about)
+    report("ingest: peak memory", *medians["peak_bytes"], "bytes", "ours <= 400e6", **about)
+    report("ingest: first shard", *medians["first_shard"], "s", "ratio <= 0.5", **about)
+    return Cost(*(medians[name][0] for name in Cost.__slots__))
 
 
 def measure_floors(served: Path, scratch: Path, images: int, details: dict[str, object]) -> None:
-    """Report what nobody can do without."""
-    tars = scratch / "plainest"
+    """Report the two lower bounds."""
+    tars = scratch / "minimal"
     tars.mkdir()
     with serving(served) as sites:
-        plain = floor_with_fetching(sites[0], images, tars)
-    alone = floor(served) * images / len(list(served.iterdir()))
+        plain = fetching_floor(sites[0], images, tars)
+    alone = processing_floor(served) * images / len(list(served.iterdir()))
     report("ingest: the pictures alone", alone, None, "s", "none", images=images, **details)
-    report("ingest: the plainest program", plain, None, "s", "none", images=images, **details)
+    report("ingest: the minimal_download program", plain, None, "s", "none", images=images, **details)
 
 
 def measure_far_sites(served: Path, scratch: Path, images: int, details: dict[str, object]) -> None:
-    """Report the two orders against each other where every answer takes its time."""
+    """Compare the two orders with slow responses."""
     walls = []
     for order in ORDERS:
         with serving(served, DELAY_SECONDS) as sites, tempfile.TemporaryDirectory(dir=scratch) as folder:
             table = scratch / "pairs.parquet"
             write_table(table, sites, images, order)
             walls.append(ours(table, Path(folder)).wall)
-    told = details | {"images": images, "sites": SITES, "delay_seconds": DELAY_SECONDS}
-    report("ingest: sorted by site and far away, against shuffled", *reversed(walls), "s", "ratio <= 1.2", **told)
+    about = details | {"images": images, "sites": SITES, "delay_seconds": DELAY_SECONDS}
+    report("ingest: sorted by site and far away, against shuffled", *reversed(walls), "s", "ratio <= 1.2", **about)
 
 
 def main(sizes: list[int]) -> None:
-    """Half photographs, half generated."""
+    """Run all comparisons with half photographs, half generated images."""
     found, kind = photographs(1000)
     made = generated(100)
     details: dict[str, object] = {"pictures": f"half {kind}, half generated", "peer_is": "img2dataset 1.47.0"}
@@ -297,17 +299,17 @@ def main(sizes: list[int]) -> None:
         measure_floors(served, Path(scratch), sizes[0], details)
         for images in sizes:
             walls = [compare(served, Path(scratch), images, order, details).wall for order in ORDERS]
-            told = details | {"images": images, "sites": SITES}
-            report("ingest: sorted by site, against shuffled", *reversed(walls), "s", "ratio <= 1.2", **told)
+            about = details | {"images": images, "sites": SITES}
+            report("ingest: sorted by site, against shuffled", *reversed(walls), "s", "ratio <= 1.2", **about)
         measure_far_sites(served, Path(scratch), sizes[-1], details)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]), float(sys.argv[3]))
-    elif sys.argv[1:2] == ["--pictures-alone"]:
-        pictures_alone(Path(sys.argv[2]))
-    elif sys.argv[1:2] == ["--plainest"]:
-        plainest(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    elif sys.argv[1:2] == ["--process-images"]:
+        process_images(Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["--minimal_download"]:
+        minimal_download(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
     else:
         main([int(given) for given in sys.argv[1:]] or list(IMAGES))

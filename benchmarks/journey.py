@@ -1,8 +1,8 @@
-"""What the default journey costs on this machine: one JSON line per figure, under benchmarks/results/.
+"""Cost of the default run on this machine: one JSON line per figure, in benchmarks/results/.
 
     python benchmarks/journey.py [RUN]
 
-Finished arrows are not repeated: their manifests say how long they took when they were made.
+Finished steps are not repeated; their manifests record how long they took.
 """
 
 import json
@@ -22,7 +22,7 @@ RATES = {"samples_per_second": "samples/s", "peak_memory_bytes": "bytes", "weigh
 
 
 def figures(arrow: Arrow, manifest: Manifest) -> Iterator[dict[str, object]]:
-    """Seconds of an arrow, and the rates and sizes its manifest tells."""
+    """Seconds of an arrow, and rates and sizes from its manifest."""
     yield {"figure": f"{arrow}: time", "value": manifest.seconds, "unit": "s"}
     for name, unit in RATES.items():
         if name in manifest.details:
@@ -30,7 +30,7 @@ def figures(arrow: Arrow, manifest: Manifest) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    """Run what is not finished, then write the figures."""
+    """Finish the run, then write the figures."""
     journey = open_journey(*sys.argv[1:2] or [RUN])
     train_all(journey)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)

@@ -1,12 +1,13 @@
-"""Photographs from shards to batches, beside webdataset with Pillow in a DataLoader of as many workers; and what
-collating costs of a tiny step. `ratio_if_all_but_decoding_were_free` is what libjpeg-turbo alone would come to.
+"""Load photographs from shards into batches, compared with webdataset and Pillow in a DataLoader.
+
+Also the share of collation in a tiny training step. `ratio_if_all_but_decoding_were_free` is the upper bound set by
+libjpeg-turbo.
 
     python benchmarks/loader.py [SIDE…]
 
-Ours also draws by the mixture's order, renders and tokenises the captions, which the peer leaves as they are. Both
-end as values in this process: ours are computed here, the peer's in its workers, as its users do. Both are measured
-while they run, so that nothing of their start counts; seconds are those of the clock, CPU seconds those of all their
-processes.
+Ours also samples in the mixture's order, renders prompts and tokenises captions; the peer leaves captions untouched.
+Both produce normalised tensors in this process: ours normalises here, the peer in its workers, as usual. Both use the
+same number of workers and are measured after start-up, in wall time and in CPU seconds of all processes.
 """
 
 import functools
@@ -50,14 +51,14 @@ from tinygptv.train.engine import parameter_groups
 WORKERS = len(os.sched_getaffinity(0))
 BATCH, STEPS, ROUNDS, SHARDS = 32, 24, 5, 8
 WARM_UP = 3 * WORKERS
-"""Steps before those that are measured: what was made ahead, while nobody measured, does not count."""
+"""Unmeasured steps that use up what was prefetched while nothing was measured."""
 _QUIET_SECONDS = 0.2
 SAMPLES = BATCH * (ROUNDS * (WARM_UP + STEPS) + 4 * WORKERS)
 TINY = catalog.recipe("tinygptv_tiny")
 
 
 def main() -> None:
-    """Both sides of stages 1 to 4, or those named; then collation."""
+    """Measure the image sizes of all stages, or those given, then collation."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def write_photographs(store: Store) -> tuple[str, list[str], str]:
-    """A mixture of photographs, each several times; the shards it lies in, and what they are."""
+    """Make a mixture of repeated photographs; returns it, its shards and the kind of images."""
     found, kind = photographs(1)
     pictures = [found[number % len(found)] for number in range(SAMPLES)]
 
@@ -85,7 +86,7 @@ def write_photographs(store: Store) -> tuple[str, list[str], str]:
 
 
 def compare(store: Store, mixture: str, shards: list[str], side: int, kind: str) -> None:
-    """Images per second and per CPU second at one size, in turns."""
+    """Report images per second and per CPU second at one size, alternating."""
     ours, peer = by_us(store, mixture, side), by_peer(shards, side)
     rounds = [(seconds_and_cpu(ours), seconds_and_cpu(peer)) for _ in range(ROUNDS)]
     count, peer_is = BATCH * STEPS, f"webdataset {webdataset.__version__} + Pillow {Image.__version__} + DataLoader"
@@ -100,7 +101,7 @@ def compare(store: Store, mixture: str, shards: list[str], side: int, kind: str)
 
 
 def decoding_seconds() -> float:
-    """Of CPU, for one photograph on average and nothing else, in memory that is kept."""
+    """Average CPU seconds to decode one photograph into a reused buffer."""
     pictures, memory = photographs(1)[0], decoding_memory()
 
     def decode() -> None:
@@ -111,7 +112,7 @@ def decoding_seconds() -> float:
 
 
 def by_us(store: Store, mixture: str, side: int) -> Iterator[Tensor]:
-    """Our loader as training opens it, in workers."""
+    """Our loader with workers, as in training."""
     inputs = TINY.stages[0].inputs.model_copy(update={"image_size": side, "decoding": "fast"})
     opened = functools.partial(open_loader, store.workdir, mixture, inputs)
     ahead = PrefetchedBatches([], opened, WORKERS, 600, print)
@@ -121,13 +122,13 @@ def by_us(store: Store, mixture: str, side: int) -> Iterator[Tensor]:
 
 
 def open_loader(workdir: str, mixture: str, inputs: Inputs) -> Loader:
-    """What every worker opens."""
+    """Open the loader in a worker."""
     tokenizer = load_tokenizer(local_path(TINY.model.language_model.tokenizer))
     return Loader(Store(workdir), mixture, inputs, tokenizer, num_image_tokens=16, global_batch_size=BATCH, seed=1)
 
 
 def by_peer(shards: list[str], side: int) -> Iterator[Tensor]:
-    """The published reader's pipeline: Pillow, torchvision's resize and normalisation restated, batches of a worker."""
+    """The published pipeline: Pillow, torchvision's resizing and normalisation (reimplemented), batched in workers."""
     pairs = webdataset.WebDataset(shards, shardshuffle=False).decode("pilrgb").to_tuple("jpg", "txt")
     batches = pairs.map_tuple(functools.partial(published_transform, side)).batched(BATCH)
     for pixel_values, _ in DataLoader(batches, batch_size=None, num_workers=WORKERS, prefetch_factor=2):
@@ -142,7 +143,7 @@ def published_transform(side: int, image: Image.Image) -> Tensor:
 
 
 def seconds_and_cpu(batches: Iterator[Tensor]) -> tuple[float, float]:
-    """What the next steps take, once the other side's workers have made what they make ahead."""
+    """Wall and CPU seconds of the next steps, measured once the other side's workers are idle."""
     used = None
     while (now_used := cpu_seconds()) != used:
         used = now_used
@@ -156,13 +157,13 @@ def seconds_and_cpu(batches: Iterator[Tensor]) -> tuple[float, float]:
 
 
 def cpu_seconds() -> float:
-    """Of this process and all below it."""
+    """CPU seconds of this process and its descendants."""
     this = psutil.Process()
     return sum(sum(process.cpu_times()[:2]) for process in (this, *this.children(recursive=True)))
 
 
 def collation() -> None:
-    """Texts that are new and pictures that are decoded → a batch, as a share of the tiny recipe's step on it."""
+    """Report the time to collate new texts and decoded images, as a share of the tiny recipe's training step."""
     stage, model = TINY.stages[-1], training_step.build("tiny")
     tokenizer = load_tokenizer(local_path(TINY.model.language_model.tokenizer))
     collator = Collator(tokenizer, stage.inputs, model.num_image_tokens)
@@ -180,7 +181,7 @@ def collation() -> None:
 
 
 def pictured(number: int, folder: Path, side: int) -> list[tuple[Sample, Task]]:
-    """A rank's samples of a step, with pictures."""
+    """One rank's samples of a step, with images."""
     drawn = [*training_step.samples(2 * number), *training_step.samples(2 * number + 1)]
     paths = [folder / f"{number}-{place}.jpg" for place in range(len(drawn))]
     for place, path in enumerate(paths):

@@ -1,12 +1,11 @@
-"""Two million rows filtered and freed of copies, beside pandas; previews; growth from half a million to four.
+"""Filter and deduplicate two million rows, compared with pandas; previews; scaling from 0.5 to 4 million rows.
 
     python benchmarks/metadata.py [ROWS] [--rounds 3]
 
-Every measurement is a process of its own, ours and the peer's in turns: so the peak of memory is its own. The metadata
-is made up in the shape of LAION's: Zipf-like words and hosts, every eighth picture a copy, captions that recur. Both
-sides apply the same rules and drop the same copies, which is checked; ours also says what each step drops first, alone
-and only. Times are CPU seconds; `seconds` is the clock's. The first look at a chain measures all
-rows; every later one compares numbers.
+Every measurement runs in a separate process, so that peak memory can be attributed; ours and the peer alternate. The
+metadata is synthetic but resembles LAION's: Zipf-like words and hosts, 12 % duplicate images, repeated captions. Both
+sides apply the same rules and must keep the same rows; ours also attributes drops to rules. Times are CPU seconds,
+`seconds` is wall time. The first preview of a chain evaluates all rows; later ones only compare numbers.
 """
 
 import argparse
@@ -42,7 +41,7 @@ FIGURES = ("cpu", "seconds", "peak_bytes", "mapped_bytes")
 
 
 def chain() -> FilterChain:
-    """The rules of the LAION chain, and the copies that pandas can find too."""
+    """The LAION chain with only those duplicate steps that pandas can do too."""
     whole = catalog.filter_chain(CHAIN)
     duplicates = [step for step in whole.duplicates if step.name in COPIES]
     others = {"placeholders": [], "decontaminate": None, "balance": None}
@@ -50,7 +49,7 @@ def chain() -> FilterChain:
 
 
 def ours(sidecar: Path, kept: Path) -> None:
-    """The keys of the rows that our filter keeps."""
+    """Write the keys of the rows that our filter keeps."""
     from tinygptv.data.columns.arrow import parquet
     from tinygptv.data.columns.database import connect
     from tinygptv.data.filters.rows import Rows
@@ -62,14 +61,14 @@ def ours(sidecar: Path, kept: Path) -> None:
     with parquet(sidecar) as file, pq.ParquetWriter(kept, pa.schema([("key", pa.string())])) as writer:
         for batch in file.iter_batches(20_000, columns=["key"]):
             is_kept = np.packbits(judgement.verdicts[first : first + batch.num_rows] == KEPT, bitorder="little")
-            # Not by pa.array, which would import pandas.
+            # Not pa.array, which would import pandas.
             mask = pa.BooleanArray.from_buffers(pa.bool_(), batch.num_rows, [None, pa.py_buffer(is_kept)])
             writer.write_batch(batch.filter(mask))
             first += batch.num_rows
 
 
 def pandas(sidecar: Path, kept: Path) -> None:
-    """The same rules and copies, as one writes them with pandas."""
+    """The same rules and duplicates in pandas."""
     import pandas as pd
 
     columns = ["key", "caption", "language", "width", "height", "content_sha256", "sha256", "similarity", "punsafe"]
@@ -88,14 +87,14 @@ def pandas(sidecar: Path, kept: Path) -> None:
     keep &= (
         rows.table_sha256.isna() | rows.content_sha256.isna() | (rows.content_sha256 == rows.table_sha256.str.lower())
     )
-    left = rows[keep].assign(picture=rows.content_sha256.fillna(rows.sha256), said=lower)
+    left = rows[keep].assign(picture=rows.content_sha256.fillna(rows.sha256), lower_caption=lower)
     left = left.sort_values(["similarity", "table_row", "key"], ascending=[False, True, True])
-    left = left.drop_duplicates("picture").drop_duplicates("said")
+    left = left.drop_duplicates("picture").drop_duplicates("lower_caption")
     left[["key"]].sort_index().to_parquet(kept)
 
 
 def near_copies(sidecar: Path, _: Path) -> None:
-    """All pairs of perceptual hashes within four bits, and who of them stays."""
+    """Find all pairs of perceptual hashes within four bits, and choose the survivors."""
     from tinygptv.data.columns.database import connect
     from tinygptv.data.filters.duplicates import compare
     from tinygptv.data.filters.rows import Rows
@@ -108,7 +107,7 @@ def near_copies(sidecar: Path, _: Path) -> None:
 
 
 def whole_chain(sidecar: Path, _: Path) -> None:
-    """Every step of the chain: also near copies, placeholders and balance. Looks are not compared: there are none."""
+    """Run the full chain, including near-duplicates, placeholders and balance, but without comparing images."""
     from tinygptv.data.columns.database import connect
     from tinygptv.data.filters.rows import Rows
     from tinygptv.data.filters.rule_attribution import attribute
@@ -121,7 +120,7 @@ def whole_chain(sidecar: Path, _: Path) -> None:
 
 
 def describe(sidecar: Path, _: Path) -> None:
-    """Captions cleaned, languages told."""
+    """Clean captions and detect their languages."""
     from tinygptv.data.filters import captions
 
     raw = stored(sidecar)
@@ -129,7 +128,7 @@ def describe(sidecar: Path, _: Path) -> None:
 
 
 def previews(sidecar: Path, _: Path) -> dict[str, float]:
-    """Seconds by the clock to the counts and the places of the pictures: the first look, which measures, and others."""
+    """Wall time of the first preview, which evaluates the rules, and of later ones."""
     from tinygptv.data.filters import preview as module
 
     store, raw = stored(sidecar)
@@ -144,7 +143,7 @@ def previews(sidecar: Path, _: Path) -> dict[str, float]:
 
 
 def stored(sidecar: Path) -> tuple[Store, Manifest]:
-    """The sidecar as a raw artifact without pictures."""
+    """Store the sidecar as a raw artifact without images."""
     store = Store(tempfile.mkdtemp(dir=sidecar.parent))
 
     def build(draft: Path) -> Outcome:
@@ -160,26 +159,26 @@ WORK: dict[str, Callable[[Path, Path], Any]] = {
 
 
 def measured(name: str, sidecar: Path, kept: Path) -> dict[str, Any]:
-    """One piece of work in a process of its own: CPU seconds, seconds, peak bytes, and what it answers."""
+    """Run one kind of work in a separate process; returns its cost and result."""
     command = [sys.executable, __file__, "--work", name, str(sidecar), str(kept)]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
 def median(name: str, sidecars: Path, kept: Path, rounds: int) -> dict[str, float]:
-    """Medians of several processes."""
+    """Median costs of several runs."""
     runs = [measured(name, sidecars, kept) for _ in range(rounds)]
     return {figure: statistics.median(run[figure] for run in runs) for figure in FIGURES}
 
 
-def beside_pandas(sidecar: Path, folder: Path, rounds: int) -> None:
-    """In turns, so that a busy minute of the machine falls on both."""
+def compare_with_pandas(sidecar: Path, folder: Path, rounds: int) -> None:
+    """Compare with pandas, alternating, so that other load on the machine affects both."""
     runs: dict[str, list[dict[str, Any]]] = {"ours": [], "pandas": []}
     for _ in range(rounds):
         for name, done in runs.items():
             done.append(measured(name, sidecar, folder / name))
     keys = [sorted(pq.read_table(folder / name)["key"].to_pylist()) for name in runs]
     if keys[0] != keys[1]:
-        raise SystemExit(f"ours keeps {len(keys[0])} rows, pandas {len(keys[1])}, or others")
+        raise SystemExit(f"ours keeps {len(keys[0])} rows, pandas {len(keys[1])}, or the rows differ")
     count = pq.read_metadata(sidecar).num_rows
     for figure, unit, goal in (
         ("cpu", "CPU s", "<= 0.25 of pandas"),
@@ -193,7 +192,7 @@ def beside_pandas(sidecar: Path, folder: Path, rounds: int) -> None:
 
 
 def growth(sidecar: Path, folder: Path, rounds: int) -> None:
-    """Time and memory for four sizes, and the line through them: of what pandas can do, and of the whole chain."""
+    """Time and memory for four sizes, with a linear fit: of the steps that pandas can do, and of the full chain."""
     counts: list[int] = []
     figures: dict[str, list[dict[str, float]]] = {"ours": [], "whole_chain": []}
     total = pq.read_metadata(sidecar).num_rows
@@ -217,14 +216,16 @@ def growth(sidecar: Path, folder: Path, rounds: int) -> None:
 
 
 def memory_bytes(field: str) -> int:
-    """Of this process alone: `VmHWM`, the peak (`getrusage` begins with what its parent held), or `RssFile`, what of
-    the libraries' files is mapped now. How much that is depends on how the system came to hold those files."""
+    """`VmHWM` (peak memory) or `RssFile` (resident pages of mapped files, such as libraries) of this process.
+
+    Not from getrusage, which starts at the memory of the parent.
+    """
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) << 10
 
 
 def make_rows(path: Path, count: int) -> None:
-    """Metadata of `count` rows as a described sidecar holds it."""
+    """Write synthetic metadata of `count` rows in the schema of a sidecar."""
     from tinygptv.data.shards.shards import SCHEMA
 
     chance = np.random.default_rng(0)
@@ -275,7 +276,7 @@ def _columns(chance: np.random.Generator, words: Any, places: Any) -> dict[str, 
 
 
 def main() -> None:
-    """All figures, or with --work one measurement, printed as JSON."""
+    """Report all figures, or with --work print one measurement as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="?", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -296,7 +297,7 @@ def main() -> None:
         folder = Path(place)
         sidecar = folder / SIDECAR
         make_rows(sidecar, options.rows)
-        beside_pandas(sidecar, folder, options.rounds)
+        compare_with_pandas(sidecar, folder, options.rounds)
         for name, seconds in measured("previews", sidecar, folder / "kept")["answer"].items():
             report(name, seconds, None, "s", "-" if name.startswith("first") else "< 1 s", rows=options.rows)
         for name in ("near_copies", "describe"):

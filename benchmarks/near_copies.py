@@ -1,12 +1,12 @@
-"""What the look at near copies finds and what it confuses: distinct pictures of one layout, and harmless changes.
+"""Recall and false positives of near-duplicate detection: distinct images of one layout, and harmless edits.
 
     python benchmarks/near_copies.py
 
-Layouts are drawn: families of pictures that differ only in what is written or drawn on them; none is a copy of another.
-Photographs are those beside the checkout. Each is changed as hosts change pictures, stored as a download stores it, and
-held against its original as the filter does: hashes within four bits, then a look. `hash` is the share of copies with
-near hashes, the most that a look can confirm; `means` is what the means of 16 x 16 colours alone would confirm; `look`
-is what is confirmed. The tables are in docs/near_copies.md.
+Layouts are drawn: families of images that differ only in a text or detail; none is a copy of another. Photographs are
+those next to the checkout. Each image is edited as web hosts do, stored as in a download, and compared with its
+original as in the filter: hashes within four bits, then a comparison of the images (`look`). `hash` is the share of
+copies with similar hashes, an upper bound for the others; `means` is the share confirmed by comparing 16 x 16 mean
+colours alone; `look` is the share confirmed by the filter. The tables are in docs/near_copies.md.
 """
 
 import io
@@ -31,29 +31,29 @@ WORDS = [
     *("bread", "ocean", "quiet", "engine", "seven", "market", "garden", "stone"),
 ]
 CYRILLIC = ["река", "гора", "стол", "лампа", "окно", "хлеб", "море", "двигатель", "рынок", "сад", "камень", "письмо"]
-MOST_DIFFERENCE = 8.0
+MAX_DIFFERENCE = 8.0
 
 
 class Stored(NamedTuple):
-    """What is compared of a stored picture."""
+    """The parts of a stored image that are compared."""
 
     phash: int
     look: Signature
 
 
 def font(size: int, number: int = 0) -> ImageFont.FreeTypeFont:
-    """One of four fonts, which hold Latin, Greek, Cyrillic, Hebrew and Arabic letters."""
+    """One of four fonts that cover Latin, Greek, Cyrillic, Hebrew and Arabic."""
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf" / f"{FONTS[number % 4]}.ttf"), size)
 
 
 def canvas(width: int, height: int, colour: str | tuple[int, ...]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An empty picture."""
+    """An empty image."""
     picture = Image.new("RGB", (width, height), colour)
     return picture, ImageDraw.Draw(picture)
 
 
 def sign(number: int) -> Image.Image:
-    """A speed limit."""
+    """A speed limit sign."""
     picture, draw = canvas(400, 400, (0, 90, 0))
     draw.ellipse([40, 40, 360, 360], fill="white", outline="red", width=30)
     draw.text((200, 200), str(5 * (number + 1)), fill="black", font=font(90, number // 20), anchor="mm")
@@ -61,7 +61,7 @@ def sign(number: int) -> Image.Image:
 
 
 def calendar(number: int) -> Image.Image:
-    """A leaf of a calendar."""
+    """A calendar sheet."""
     picture, draw = canvas(400, 500, "white")
     draw.rectangle([0, 0, 400, 110], fill=(190, 30, 30))
     draw.text((120, 30), "March", fill="white", font=font(50))
@@ -70,7 +70,7 @@ def calendar(number: int) -> Image.Image:
 
 
 def slide(number: int) -> Image.Image:
-    """Four lines below a title."""
+    """A slide with four lines below a title."""
     chance, (picture, draw) = np.random.default_rng(number), canvas(640, 480, (20, 40, 110))
     draw.rectangle([0, 0, 640, 70], fill=(240, 180, 40))
     draw.text((30, 22), "Quarterly numbers", fill="black", font=font(28))
@@ -81,7 +81,7 @@ def slide(number: int) -> Image.Image:
 
 
 def label(number: int) -> Image.Image:
-    """A packet with one word."""
+    """A package with one word."""
     picture, draw = canvas(500, 500, "white")
     draw.rounded_rectangle([150, 90, 350, 420], 20, fill=(200, 200, 205), outline="gray", width=3)
     word = (WORDS + CYRILLIC + ["שמן", "מלח", "ملح", "زيت"])[number]
@@ -106,7 +106,7 @@ def product(number: int) -> Image.Image:
 
 
 def fine_print(number: int) -> Image.Image:
-    """A box with a model number as small as can be read."""
+    """A box with a barely readable model number."""
     picture, draw = canvas(640, 640, "white")
     draw.rounded_rectangle([120, 140, 520, 500], 30, fill=(70, 75, 85))
     draw.text((320, 430), f"MODEL X{100 + 7 * number}", fill="white", font=font(18), anchor="mm")
@@ -135,7 +135,7 @@ def plate(number: int) -> Image.Image:
 
 
 def chart(number: int) -> Image.Image:
-    """Bars of another height."""
+    """A bar chart; pairs differ in the height of one bar."""
     chance, (picture, draw) = np.random.default_rng(number // 2), canvas(640, 480, "white")
     draw.line([60, 40, 60, 430, 610, 430], fill="black", width=3)
     heights = chance.integers(100, 360, 8)
@@ -156,7 +156,7 @@ def line_chart(number: int) -> Image.Image:
 
 
 def map_pin(number: int) -> Image.Image:
-    """One map, the pin at another place."""
+    """The same map with the pin in different places."""
     chance, (picture, draw) = np.random.default_rng(0), canvas(600, 450, (235, 230, 215))
     for _ in range(30):
         ends = chance.integers(0, 600, 4).tolist()
@@ -168,7 +168,7 @@ def map_pin(number: int) -> Image.Image:
 
 
 def meme(number: int) -> Image.Image:
-    """One photograph-like template with another line of text."""
+    """The same photo-like background with different text."""
     chance = np.random.default_rng(7)
     picture = Image.fromarray(chance.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
         (640, 480), Image.Resampling.BICUBIC
@@ -181,7 +181,7 @@ def meme(number: int) -> Image.Image:
 
 
 def screenshot(number: int) -> Image.Image:
-    """A form in which one field differs."""
+    """A form; one field differs."""
     picture, draw = canvas(800, 600, (246, 246, 248))
     draw.rectangle([0, 0, 800, 48], fill=(45, 50, 60))
     for row in range(6):
@@ -199,7 +199,7 @@ def screenshot(number: int) -> Image.Image:
 
 
 def comic(number: int) -> Image.Image:
-    """Two figures, another word in the bubble."""
+    """The same two figures with different words in the bubble."""
     picture, draw = canvas(480, 480, (250, 240, 200))
     for x, colour in ((90, (200, 80, 60)), (320, (70, 90, 190))):
         draw.ellipse([x, 220, x + 80, 300], fill=(240, 200, 170), outline="black", width=3)
@@ -233,7 +233,7 @@ def scoreboard(number: int) -> Image.Image:
 
 
 def shirt_colour(number: int) -> Image.Image:
-    """One shirt in other colours, some of them of equal brightness."""
+    """The same shirt in different colours, some of equal brightness."""
     picture, draw = canvas(500, 560, "white")
     colour = [(200, 40, 40), (40, 105, 40), (60, 70, 230), (89, 89, 89), (120, 75, 60), (150, 60, 130)][number]
     draw.polygon(
@@ -250,8 +250,8 @@ FAMILIES: list[tuple[Callable[[int], Image.Image], int]] = [
 ]
 
 
-def coded(kind: str, **options: object) -> Callable[[Image.Image], bytes]:
-    """As a file."""
+def encoded(kind: str, **options: object) -> Callable[[Image.Image], bytes]:
+    """Encode without further changes."""
 
     def save(picture: Image.Image) -> bytes:
         stream = io.BytesIO()
@@ -262,19 +262,19 @@ def coded(kind: str, **options: object) -> Callable[[Image.Image], bytes]:
 
 
 def changed(change: Callable[[Image.Image], Image.Image]) -> Callable[[Image.Image], bytes]:
-    """Changed, then coded as most hosts do."""
-    return lambda picture: coded("JPEG", quality=85)(change(picture))
+    """Edit, then encode as most hosts do."""
+    return lambda picture: encoded("JPEG", quality=85)(change(picture))
 
 
 def scaled(across: float, down: float) -> Callable[[Image.Image], bytes]:
-    """Another size."""
+    """Resize."""
     return changed(
         lambda one: one.resize((round(one.width * across), round(one.height * down)), Image.Resampling.LANCZOS)
     )
 
 
 def cropped(share: float) -> Callable[[Image.Image], bytes]:
-    """The middle of a picture."""
+    """Crop to the centre."""
 
     def crop(one: Image.Image) -> Image.Image:
         left, top = round(one.width * (1 - share) / 2), round(one.height * (1 - share) / 2)
@@ -284,7 +284,7 @@ def cropped(share: float) -> Callable[[Image.Image], bytes]:
 
 
 def with_logo(share: float) -> Callable[[Image.Image], bytes]:
-    """A small white mark with a black word in a corner."""
+    """Add a white logo with black text in a corner."""
 
     def mark(one: Image.Image) -> Image.Image:
         one, width, height = one.copy(), round(one.width * share), round(one.height * share / 2)
@@ -299,17 +299,17 @@ def with_logo(share: float) -> Callable[[Image.Image], bytes]:
 
 
 def gamma(power: float) -> Callable[[Image.Image], bytes]:
-    """Another tone curve."""
+    """Change the tone curve."""
     return changed(lambda one: one.point([round(255 * (value / 255) ** power) for value in range(256)] * 3))
 
 
 CHANGES: dict[str, Callable[[Image.Image], bytes]] = {
-    "JPEG, quality 95": coded("JPEG", quality=95),
-    "JPEG, quality 50": coded("JPEG", quality=50),
-    "JPEG, quality 30": coded("JPEG", quality=30),
-    "JPEG, colours at full size": coded("JPEG", quality=80, subsampling=0),
-    "PNG": coded("PNG"),
-    "WebP, quality 60": coded("WEBP", quality=60),
+    "JPEG, quality 95": encoded("JPEG", quality=95),
+    "JPEG, quality 50": encoded("JPEG", quality=50),
+    "JPEG, quality 30": encoded("JPEG", quality=30),
+    "JPEG, colours at full size": encoded("JPEG", quality=80, subsampling=0),
+    "PNG": encoded("PNG"),
+    "WebP, quality 60": encoded("WEBP", quality=60),
     "scaled to 0.3": scaled(0.3, 0.3),
     "scaled to 0.5": scaled(0.5, 0.5),
     "scaled to 2": scaled(2, 2),
@@ -337,32 +337,32 @@ CHANGES: dict[str, Callable[[Image.Image], bytes]] = {
 
 
 def stored(body: bytes) -> Stored:
-    """A file, stored as a download stores it."""
+    """Store an image as in a download."""
     picture = store_picture(body, Download(min_side=1, max_aspect=100.0))
     return Stored(picture.phash, signature(picture.jpeg))
 
 
 def is_near(one: Stored, other: Stored) -> bool:
-    """By the hash."""
+    """Compare hashes."""
     return distance(one.phash, other.phash) <= WITHIN
 
 
 def confirmed_by_means(one: Stored, other: Stored) -> bool:
-    """By the hash and the means of colours."""
+    """Compare hashes and mean colours."""
     difference = one.look.colours.astype(np.float32) - other.look.colours
-    return is_near(one, other) and bool(np.sqrt(np.square(difference).mean()) <= MOST_DIFFERENCE)
+    return is_near(one, other) and bool(np.sqrt(np.square(difference).mean()) <= MAX_DIFFERENCE)
 
 
 def confirmed_by_look(one: Stored, other: Stored) -> bool:
-    """By the hash and the look, as the filter does."""
+    """Compare hashes and images, as the filter does."""
     return is_near(one, other) and matches_any(one.look, other.look.colours[None], lambda _: other.look.detail)
 
 
-WAYS = (is_near, confirmed_by_means, confirmed_by_look)
+METHODS = (is_near, confirmed_by_means, confirmed_by_look)
 
 
 def dropped(pictures: list[Stored], is_copy: Callable[[Stored, Stored], bool]) -> int:
-    """How many are copies of a survivor, one after the other."""
+    """Number of images that are copies of an earlier survivor."""
     survivors: list[Stored] = []
     for picture in pictures:
         if not any(is_copy(picture, survivor) for survivor in survivors):
@@ -371,7 +371,7 @@ def dropped(pictures: list[Stored], is_copy: Callable[[Stored, Stored], bool]) -
 
 
 def photographs() -> list[bytes]:
-    """All that are none of another's copies."""
+    """All photographs that are not copies of another one."""
     paths = sorted(path for path in PHOTOGRAPHS.rglob("*.jpg") if "repo_fixtures" not in str(path))
     return [path.read_bytes() for path in paths]
 
@@ -379,13 +379,13 @@ def photographs() -> list[bytes]:
 def main() -> None:
     """Print both tables."""
     print("| distinct pictures | number | dropped by hash | by means | by look |\n|---|---|---|---|---|")
-    files = {draw.__name__: [coded("PNG")(draw(number)) for number in range(count)] for draw, count in FAMILIES}
+    files = {draw.__name__: [encoded("PNG")(draw(number)) for number in range(count)] for draw, count in FAMILIES}
     layouts = [body for bodies in files.values() for body in bodies[::5]]
     real = photographs()
-    totals = np.zeros(len(WAYS), int)
+    totals = np.zeros(len(METHODS), int)
     for name, bodies in (files | {"photographs": real}).items():
         pictures = [stored(body) for body in bodies]
-        counts = [dropped(pictures, way) for way in WAYS]
+        counts = [dropped(pictures, method) for method in METHODS]
         totals += counts
         print(f"| {name.replace('_', ' ')} | {len(bodies)} | {' | '.join(map(str, counts))} |")
     print(f"| all | {sum(map(len, files.values())) + len(real)} | {' | '.join(map(str, totals))} |\n")
@@ -396,7 +396,7 @@ def main() -> None:
         shares = []
         for those in originals:
             pairs = [(one, stored(change(Image.open(io.BytesIO(body)).convert("RGB")))) for body, one in those]
-            shares += [f"{sum(way(*pair) for pair in pairs) / max(len(pairs), 1):.0%}" for way in WAYS]
+            shares += [f"{sum(method(*pair) for pair in pairs) / max(len(pairs), 1):.0%}" for method in METHODS]
         print(f"| {name} | {' | '.join(shares)} |")
 
 

@@ -1,4 +1,4 @@
-"""Random weights at any size in the files and under the names in which the parts of TinyGPT-V were published."""
+"""Random weights of any size, in the file layouts and names in which TinyGPT-V's parts were published."""
 
 import json
 import re
@@ -34,9 +34,9 @@ QFORMER = [
 
 
 def write_published(folder: Path, model: Model) -> Model:
-    """Write `eva_vit_g.pth`, BLIP-2's and MiniGPT-4's files and a folder `phi-2`; the model that reads them there.
+    """Write `eva_vit_g.pth`, BLIP-2's and MiniGPT-4's files and a folder `phi-2`; returns the model that reads them.
 
-    As published, numbers are of 16 bits but for BLIP-2's and MiniGPT-4's, and EVA has one block more than is used.
+    As in the published files, weights are 16-bit except BLIP-2's and MiniGPT-4's, and EVA has one unused block.
     """
     torch.manual_seed(0)
     empty = empty_model(model, model.vision_encoder.image_size)
@@ -63,7 +63,7 @@ def write_published(folder: Path, model: Model) -> Model:
 
 
 def _vision(shapes: Shapes, model: Model) -> Shapes:
-    """EVA-CLIP as LAVIS names it; keys have no bias."""
+    """EVA-CLIP with the names of LAVIS; keys have no bias."""
     width, depth = model.vision_encoder.width, model.vision_encoder.depth
     names = _renamed({name: shape for name, shape in shapes.items() if not name.startswith("post_layernorm.")}, VISION)
     for name in [name for name in names if name.endswith(".qkv.bias")]:
@@ -75,14 +75,14 @@ def _vision(shapes: Shapes, model: Model) -> Shapes:
 
 
 def _qformer(shapes: Shapes, model: Model) -> Shapes:
-    """BLIP-2 with FLAN-T5 as LAVIS saves it, which also holds the vision encoder's output norm."""
+    """BLIP-2 with FLAN-T5 as saved by LAVIS, including the vision encoder's output norm."""
     width = {f"ln_vision.{kind}": torch.Size([model.vision_encoder.width]) for kind in ("weight", "bias")}
     unused = {"t5_proj.weight": torch.Size([4096, shapes["query_tokens"][-1]]), "t5_proj.bias": torch.Size([4096])}
     return _renamed(shapes, QFORMER) | width | unused
 
 
 def _write_phi(folder: Path, shapes: Shapes, definition: Phi) -> None:
-    """The stock layout in shards with an index, and the configuration beside it."""
+    """Write transformers' own layout: shards with an index, and config.json."""
     stock: Shapes = {}
     for name, shape in shapes.items():
         if ".query_key_value." in name:
@@ -105,7 +105,7 @@ def _write_phi(folder: Path, shapes: Shapes, definition: Phi) -> None:
 
 
 def _random(shapes: Shapes, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Small numbers, but ones for the weights of norms, so that a deep model stays within 16 bits."""
+    """Small random values, and ones for norm weights, so that activations of a deep model fit into 16 bits."""
     is_norm = re.compile(r"(norm\d?|LayerNorm|layernorm|ln_vision)\.weight$")
     return {
         name: torch.ones(shape, dtype=dtype)

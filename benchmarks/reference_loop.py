@@ -1,11 +1,10 @@
-"""The published training forward pass, restated: what TinyGPT-V computes for a batch, the way it computes it.
+"""A reimplementation of the published training forward pass, as slow as the original.
 
-Restated from `minigpt_base.py` (MiniGPT-4, which TinyGPT-V uses unchanged) and TinyGPT-V's `modeling_phi.py` for
-transformers 4.36: prompts are tokenised segment by segment, embedded and joined sample by sample; answers are put
-between each prompt and its padding; attention is written out; every layer asks whether anything is not a number; logits
-of the whole vocabulary are made for every position. Function names are the published ones. Weights and linear maps
-are those of a model of ours, so that the same numbers must come out. Vision encoder and Q-Former are the library's on
-both sides, here with the attention written out.
+Follows `minigpt_base.py` (MiniGPT-4, which TinyGPT-V uses unchanged) and TinyGPT-V's `modeling_phi.py` for transformers
+4.36: prompts are tokenised segment by segment, embedded and concatenated sample by sample; answers are inserted between
+each prompt and its padding; attention is not fused; every layer checks for NaN; logits over the full vocabulary are
+computed for every position. Function names are the published ones. It runs on the weights of one of our models, so the
+results must be the same. Vision encoder and Q-Former are transformers' on both sides, here with eager attention.
 """
 
 import math
@@ -23,7 +22,7 @@ from tinygptv.models.vlm import VisionLanguageModel
 
 
 class ReferenceLoop(nn.Module):
-    """The published `forward` on the weights of `model`, whose decoder must be a Phi."""
+    """The published `forward`, on the weights of `model`, which must have a Phi decoder."""
 
     def __init__(self, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerFast, inputs: Inputs) -> None:
         super().__init__()
@@ -36,7 +35,7 @@ class ReferenceLoop(nn.Module):
                 part.model.set_attn_implementation("eager")
 
     def forward(self, images: Tensor, instructions: Sequence[str], answers: Sequence[str]) -> Tensor:
-        """The loss of a batch: images (B, 3, H, W), prompts with `<ImageHere>` in them, and answers."""
+        """The loss of a batch: images (B, 3, H, W), prompts that contain `<ImageHere>`, and answers."""
         embeds = self.model.connector(self.model.vision_encoder(images))
         cond_embeds, cond_atts = self.prompt_wrap(embeds, instructions)
         regress = self.tokenizer(
@@ -81,7 +80,7 @@ class ReferenceLoop(nn.Module):
     def concat_emb_input_output(
         self, input_embs: Tensor, input_atts: Tensor, output_embs: Tensor, output_atts: Tensor
     ) -> tuple[Tensor, Tensor, list[int]]:
-        """Each answer right behind its prompt, the prompt's padding behind both."""
+        """Insert each answer between its prompt and the prompt's padding."""
         input_lens, cat_embs, cat_atts = [], [], []
         for row in range(len(input_embs)):
             input_len = int(input_atts[row].sum())
@@ -91,7 +90,7 @@ class ReferenceLoop(nn.Module):
         return torch.stack(cat_embs), torch.stack(cat_atts), input_lens
 
     def embed_text(self, text: str) -> Tensor:
-        """A piece of a prompt: (1, T, D)."""
+        """Embed a segment of a prompt: (1, T, D)."""
         ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
         return self.embed_tokens(ids.to(self.model.language_model.get_input_embeddings().weight.device))
 
@@ -116,7 +115,7 @@ class ReferenceLoop(nn.Module):
 
 
 def causal_mask(attention_mask: Tensor) -> Tensor:
-    """(B, T) -> (B, 1, T, T), to be added to the scores."""
+    """(B, T) -> additive mask (B, 1, T, T)."""
     length = attention_mask.shape[1]
     device = attention_mask.device
     seen = torch.ones(length, length, device=device).tril().bool() & attention_mask[:, None, None].bool()
@@ -124,7 +123,7 @@ def causal_mask(attention_mask: Tensor) -> Tensor:
 
 
 def decoder_layer(layer: PhiLayer, residual: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(B, T, D) -> (B, T, D): attention and feed-forward side by side on one normalised input."""
+    """(B, T, D) -> (B, T, D): parallel attention and feed-forward on one normalised input."""
     hidden_states = layer.input_layernorm(residual)
     attended = rms_norm(attention(layer, hidden_states, mask, cos, sin), layer.attention_norm.get_parameter("weight"))
     feed_forward = layer.mlp.fc2(gelu_new(layer.mlp.fc1(hidden_states)))
@@ -149,7 +148,7 @@ def attention(layer: PhiLayer, hidden_states: Tensor, mask: Tensor, cos: Tensor,
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in halves."""
+    """Rotary embedding with split halves."""
     first, second = states.chunk(2, dim=-1)
     return states * cos + torch.cat([-second, first], dim=-1) * sin
 
@@ -161,6 +160,6 @@ def rms_norm(hidden_states: Tensor, weight: Tensor) -> Tensor:
 
 
 def gelu_new(states: Tensor) -> Tensor:
-    """GELU by tanh, as transformers 4.36 writes it."""
+    """Tanh approximation of GELU, as in transformers 4.36."""
     inner = math.sqrt(2.0 / math.pi) * (states + 0.044715 * torch.pow(states, 3.0))
     return 0.5 * states * (1.0 + torch.tanh(inner))

@@ -1,4 +1,4 @@
-"""Shards beside webdataset's: written, read and weighed, with the same samples.
+"""Write and read shards, and their size, compared with webdataset on the same samples.
 
 python benchmarks/shards.py
 """
@@ -19,7 +19,7 @@ SAMPLES, SAMPLES_PER_SHARD = 3000, 1000
 
 
 class Shards:
-    """One set of samples, and the two ways to keep it."""
+    """One set of samples, stored by us and by webdataset."""
 
     def __init__(self, folder: Path) -> None:
         pictures, self.kind = photographs(SAMPLES)
@@ -40,14 +40,14 @@ class Shards:
         return dict.fromkeys(SIDECAR_COLUMNS) | known
 
     def write(self) -> None:
-        """Shards with hashes and a sidecar, on disk when it returns."""
+        """Write shards with hashes and a sidecar, flushed to disk."""
         _empty(self.ours)
         with ShardWriter(self.ours, SAMPLES_PER_SHARD) as shards:
             for row, image in zip(self.rows, self.images, strict=True):
                 shards.write(row, image)
 
     def write_as_peer(self) -> None:
-        """Only the tars; webdataset has no sidecar, and does not wait for the disk."""
+        """Write tars only; webdataset has no sidecar and does not flush to disk."""
         _empty(self.peers)
         for start in range(0, SAMPLES, SAMPLES_PER_SHARD):
             with webdataset.TarWriter(str(self.peers / f"{start // SAMPLES_PER_SHARD:05d}.tar")) as writer:
@@ -58,7 +58,7 @@ class Shards:
                     )
 
     def read(self) -> int:
-        """All contents of all samples."""
+        """Read all members of all samples."""
         count = 0
         for path in _tars(self.ours):
             with Archive(path) as archive:
@@ -68,7 +68,7 @@ class Shards:
         return count
 
     def read_as_peer(self) -> int:
-        """The same, by webdataset, of its own tars."""
+        """The same with webdataset, from its own tars."""
         shards = webdataset.WebDataset([str(path) for path in _tars(self.peers)], shardshuffle=False)
         count = sum("json" in sample for sample in shards)
         assert count == SAMPLES
@@ -76,7 +76,7 @@ class Shards:
 
 
 def main() -> None:
-    """Write, weigh, read."""
+    """Measure writing, reading and size."""
     with tempfile.TemporaryDirectory() as folder:
         shards = Shards(Path(folder))
         ours, peer = in_turns(shards.write, shards.write_as_peer, rounds=3)

@@ -1,4 +1,4 @@
-"""Stage 1 of the tiny recipe on drawn pictures, trained as a flow trains it: what benchmarks of training share."""
+"""Trains stage 1 of the tiny recipe on drawn images, for several benchmarks."""
 
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,16 @@ PICTURES = 64
 
 
 def write_data(folder: Path) -> None:
-    """Drawn pictures with captions, and a mixture of them, in `definitions` below the folder."""
+    """Write drawn images with captions, and definitions of a mixture in the folder's `definitions`."""
     draw_pictures(folder, PICTURES, PICTURES, side=48)
     shown = [scene("train", number).objects[0] for number in range(PICTURES)]
     write_mixture(folder, MIXTURE, "caption_only", [f"a picture with a {one.colour} {one.kind}" for one in shown])
 
 
 def train(folder: Path, name: str, steps: int, stage: dict[str, Any], hardware: dict[str, Any]) -> Manifest:
-    """The stage with these fields changed, under the profile `cpu` with those; from its last good checkpoint, if any.
+    """Train the stage, or resume it. `stage` and `hardware` override fields of the stage and of the profile `cpu`.
 
-    Needs $TINYGPTV_DEFINITIONS to name the folder's `definitions`.
+    $TINYGPTV_DEFINITIONS must point to the folder's `definitions`.
     """
     content = catalog.recipe(RECIPE).model_dump()
     content["stages"] = content["stages"][:1]
@@ -51,7 +51,7 @@ def train(folder: Path, name: str, steps: int, stage: dict[str, Any], hardware: 
     return train_stage(store, run, name, STAGE, mix(store, MIXTURE, None), None)
 
 
-def left_by(folder: Path, name: str) -> Path:
-    """What a finished run left behind."""
+def stage_folder(folder: Path, name: str) -> Path:
+    """The stage's artifact folder of a finished run."""
     (found,) = folder.glob(f"work/runs/{name}/{STAGE}@*")
     return found

@@ -1,10 +1,9 @@
-"""Our training step beside the published one: token sequences, forward, backward and AdamW, on the same weights.
+"""Our training step compared with the published one: tokenisation, forward, backward and AdamW on the same weights.
 
     python benchmarks/training_step.py [tiny | middle | wide]…
 
-Batches of eight mix short answers, boxes, captions and descriptions of drawn scenes; every round has a batch of its
-own, so that nothing is remembered from the round before. Pictures are decoded already, on both sides. Before anything
-is measured, both must give the same loss.
+Batches of eight mix short answers, boxes, captions and descriptions of drawn scenes. Every round uses a new batch, so
+that no texts are cached. Images are already decoded, on both sides. Before measuring, both must give the same loss.
 """
 
 import copy
@@ -61,18 +60,18 @@ SIZES: dict[str, tuple[str, int, int, Change, Change, int, Change]] = {
         {"width": 2560, "depth": 2, "heads": 32, "mlp_width": 10240, "vocabulary": 51200, "rotary_fraction": 0.4},
     ),
 }
-"""About, image size (px), rounds; what differs from the tiny recipe: vision encoder, Q-Former, projection, decoder."""
+"""Description, image size (px), rounds, and changes to the tiny recipe: vision, Q-Former, projection, decoder."""
 
 
 def main() -> None:
-    """Measure the sizes named on the command line, or tiny and middle."""
-    torch.set_num_threads(1)  # several would wait for each other, which is CPU time too
+    """Measure the sizes given on the command line, or tiny and middle."""
+    torch.set_num_threads(1)  # several threads would spin while waiting, which counts as CPU time
     for name in sys.argv[1:] or ["tiny", "middle"]:
         measure(name)
 
 
 def measure(name: str) -> None:
-    """One figure: training samples per CPU second, ours and theirs."""
+    """Report training samples per CPU second, ours and the peer's."""
     about, image_size, rounds, *_ = SIZES[name]
     inputs = STAGE.inputs.model_copy(update={"image_size": image_size})
     tokenizer = load_tokenizer(local_path(RECIPE.model.language_model.tokenizer))
@@ -92,7 +91,7 @@ def measure(name: str) -> None:
     with torch.no_grad():
         difference = abs(ours(batches[0]).item() - theirs(batches[0]).item())
     if difference > LOSS_TOLERANCE:
-        raise SystemExit(f"{name}: the losses differ by {difference}; a comparison of times would mean nothing")
+        raise SystemExit(f"{name}: the losses differ by {difference}, so times cannot be compared")
     mine = step(ours, torch.optim.AdamW(parameter_groups(model, STAGE.optimizer), lr=RATE, fused=True), batches[1:])
     peer = step(theirs, torch.optim.AdamW(parameter_groups(published.model, STAGE.optimizer), lr=RATE), batches[1:])
     my_seconds, peer_seconds = in_turns(mine, peer, rounds)
@@ -110,7 +109,7 @@ def measure(name: str) -> None:
 
 
 def build(name: str) -> VisionLanguageModel:
-    """A model of that size with random weights; adapters do something, and what stage 4 trains requires gradients."""
+    """A model of this size with random weights, non-zero adapters, and gradients for what stage 4 trains."""
     _, image_size, _, vision, qformer, projection, decoder = SIZES[name]
     content = RECIPE.model.model_dump()
     content["vision_encoder"] |= vision
@@ -135,7 +134,7 @@ def step(
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Sequence[tuple[Turn, ...]]],
 ) -> Callable[[], None]:
-    """Each call takes one training step, on the next batch."""
+    """A function that takes one training step on the next batch."""
     following = iter(batches)
 
     def take() -> None:
@@ -147,7 +146,7 @@ def step(
 
 
 def samples(number: int) -> list[tuple[Sample, Task]]:
-    """Eight samples of unlike lengths about scenes of their own."""
+    """Eight samples of different lengths, each about a different scene."""
     rng = random.Random(number)
     tasks: list[Task] = ["vqa", "vqa", "statement", "identify", "caption", "caption", "describe", "describe"]
     pictures = (scene("train", 8 * number + place) for place in range(len(tasks)))
@@ -158,14 +157,14 @@ def samples(number: int) -> list[tuple[Sample, Task]]:
 
 
 def turn(picture: Scene, task: Task, rng: random.Random) -> Turn:
-    """What is asked about a picture, and the answer."""
+    """An instruction about an image, and the answer."""
     match task:
         case "vqa":
-            asked = language.count_question(picture, rng)
-            return Turn(asked.text, asked.answer)
+            question = language.count_question(picture, rng)
+            return Turn(question.text, question.answer)
         case "statement":
-            said = language.attribute_statement(picture, rng, truth=True)
-            return Turn(said.text, "true")
+            statement = language.attribute_statement(picture, rng, truth=True)
+            return Turn(statement.text, "true")
         case "identify":
             thing = picture.objects[0]
             return Turn(language.box_text(thing.box), language.region_description(thing))

@@ -1,6 +1,6 @@
-"""Orchestration only: order, retries, limits, run names and artifacts. The work is in `tinygptv/`."""
+"""Orchestration only: order, retries, limits, run names and artifacts. The work is done in `tinygptv/`."""
 
 import logging
 
-# Prefect shows on a run's page what this logger lets through, and leaves its level alone.
+# Prefect shows this logger's records on a run's page, but does not set its level.
 logging.getLogger("tinygptv").setLevel(logging.INFO)

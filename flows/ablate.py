@@ -1,4 +1,4 @@
-"""A recipe whole and without one thing at a time, and what each of them learned."""
+"""Train a full recipe and its ablations, then compare them."""
 
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_table_artifact
@@ -14,7 +14,7 @@ from flows.train import pass_gate, train
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey
 from tinygptv.report.figures import data_uri
 from tinygptv.runs.ablation import PAPER, Trained, Variant, follow, variants
-from tinygptv.runs.comparison import CURVES, PAGE, compare, table, told
+from tinygptv.runs.comparison import CURVES, PAGE, compare, describe, table
 from tinygptv.store.artifacts import Manifest
 
 _TASKS = {
@@ -31,7 +31,7 @@ _TASKS = {
 
 @task(name="compare", task_run_name="compare {run}", cache_policy=NO_CACHE)
 def compare_variants(run: str, results: list[Trained], steps_scale: float) -> Manifest:
-    """Write the table, the curves and the page."""
+    """Write the comparison: table, loss curves and HTML page."""
     return compare(run, results, steps_scale)
 
 
@@ -46,9 +46,9 @@ def ablate(
     shuffled_tower: bool = False,
     steps_scale: float = 1.0,
 ) -> State:
-    """Train every variant, one after the other, and set them side by side. The same parameters continue.
+    """Train every variant in turn and compare them. Running again with the same parameters resumes.
 
-    One whose training halts, or stops at a gate, is compared as far as it came.
+    A variant whose training halts, or is stopped by a gate, is compared as far as it got.
     """
     compared = variants(
         run,
@@ -78,5 +78,5 @@ def _follow(variant: Variant) -> Trained:
         return _TASKS[arrow.verb](journey, arrow)
 
     result = follow(variant, make)
-    get_run_logger().info(told(result))
+    get_run_logger().info(describe(result))
     return result

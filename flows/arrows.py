@@ -1,8 +1,8 @@
-"""What the flows share: one artifact key per thing shown in the UI."""
+"""Keys of the artifacts that the flows show in the Prefect UI."""
 
 import re
 
 
 def artifact_key(*parts: str) -> str:
-    """`("loss", "first", "stage1")` → `loss-first-stage1`: all that Prefect's keys may hold."""
+    """`("loss", "first", "stage1")` → `loss-first-stage1`: lower-case letters, digits and dashes only."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")

@@ -1,4 +1,4 @@
-"""source → raw shards → scores, if the filter asks for them → filtered shards."""
+"""source → raw shards → scores, if the filter uses them → filtered shards."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from tinygptv.store.artifacts import Manifest
 
 
 def is_worth_retrying(_task: Any, _run: TaskRun, state: State) -> bool:
-    """Whether a failed download may go better next time: the network and S3 fail with OSError, a bug does not."""
+    """Whether a retry may succeed: network and S3 failures are OSErrors, bugs are not."""
     return isinstance(state.data, OSError)
 
 
@@ -31,19 +31,19 @@ def is_worth_retrying(_task: Any, _run: TaskRun, state: State) -> bool:
     retry_condition_fn=is_worth_retrying,
 )
 def download(journey: Journey, arrow: Arrow) -> Manifest:
-    """Fetch what the source's tables point at. Dead links are counted, not retried here."""
+    """Fetch the images listed in the source's tables. Dead links are counted, not retried here."""
     return journey.make(arrow)
 
 
 @task(task_run_name="{arrow}", cache_policy=NO_CACHE)
 def score(journey: Journey, arrow: Arrow) -> Manifest:
-    """Ask the frozen model that the source's filter names how well the pairs match."""
+    """Score how well image and caption match, with the frozen model that the source's filter names."""
     return journey.make(arrow)
 
 
 @task(name="filter", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def filter_pairs(journey: Journey, arrow: Arrow) -> Manifest:
-    """Keep the pairs that every rule of the source's filter keeps."""
+    """Keep the pairs that pass every rule of the source's filter."""
     return journey.make(arrow)
 
 
@@ -51,7 +51,7 @@ def filter_pairs(journey: Journey, arrow: Arrow) -> Manifest:
 def curate(
     run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
 ) -> State:
-    """Download a source's pairs, score them if its filter asks for it, and filter them."""
+    """Download a source's pairs, score them if its filter uses scores, and filter them."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     raw = download(journey, journey.arrows("download")[0])
     for arrow in journey.arrows("score"):
@@ -60,14 +60,14 @@ def curate(
     create_table_artifact(
         key=artifact_key("funnel", journey.run.source_name),
         table=_funnel(raw, kept),
-        description=f"### {journey.run.source_name}: what was kept, and what was dropped for which reason",
+        description=f"### {journey.run.source_name}: pairs kept and dropped, by reason",
     )
     return Completed(message=f"{kept.rows_out} of {raw.rows_in} pairs kept")
 
 
 @task(name="refresh", task_run_name="refresh {journey.run.source_name}", cache_policy=NO_CACHE)
 def refresh_source(journey: Journey, accept: list[str]) -> Refreshed:
-    """Fetch what changed, filter it, ask the checks, publish. Not retried: the next night goes on from here."""
+    """Fetch changes, filter them, run the checks and publish. Not retried: the next scheduled run resumes from here."""
     run = journey.run
     return refresh(
         journey.store, run.source_name, run.source, accept, benchmarks=run.benchmark_sources, score=score_source
@@ -76,7 +76,7 @@ def refresh_source(journey: Journey, accept: list[str]) -> Refreshed:
 
 @task(name="card", task_run_name="card {filtered.artifact}", cache_policy=NO_CACHE)
 def write_card(journey: Journey, filtered: Manifest) -> Manifest:
-    """Describe a version for people."""
+    """Write the data card of a version."""
     return card(journey.store, filtered)
 
 
@@ -89,14 +89,14 @@ def refresh_data(
     workdir: str = WORKDIR,
     accept: list[str] | None = None,
 ) -> State:
-    """Bring a source up to date. A new version is published if it passes its checks, but for those in `accept`."""
+    """Bring a source up to date. A new version is published if it passes every check not listed in `accept`."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     done = refresh_source(journey, accept or [])
     name = journey.run.source_name
     create_table_artifact(key=artifact_key("changes", name), table=done.report(), description=f"### {done}")
     rot = done.rot()
-    told = "the hosts that lost most addresses" if rot else "no host lost an address"
-    create_table_artifact(key=artifact_key("rot", name), table=rot, description=f"### {name}: {told}")
+    summary = "hosts with the most dead URLs" if rot else "no host lost a URL"
+    create_table_artifact(key=artifact_key("rot", name), table=rot, description=f"### {name}: {summary}")
     if done.outcome == "refused":
         return Failed(message=str(done))
     if done.filtered:
@@ -106,7 +106,7 @@ def refresh_data(
 
 
 def _card(folder: Path) -> str:
-    """What a data card says in short, and where the whole is: a page of Prefect's cannot link to a file."""
+    """A summary of the data card and its path. Pages in the Prefect UI cannot link to local files."""
     facts = json.loads((folder / CARD_JSON).read_text())
     lines = [f"### {facts['source']}: {facts['kept']} samples of {facts['rows_in']} rows", f"`{folder / CARD_PAGE}`"]
     for title in ("licences", "tables", "hosts"):
@@ -116,7 +116,7 @@ def _card(folder: Path) -> str:
 
 
 def _funnel(raw: Manifest, kept: Manifest) -> list[dict[str, Any]]:
-    """Rows of the funnel table: every drop by arrow and reason, between the count in and the count kept."""
+    """Rows of the funnel table: rows in, drops by step and reason, and rows kept."""
     rows: list[dict[str, Any]] = [{"step": "source", "reason": "rows in the tables", "rows": raw.rows_in}]
     for step, manifest in (("download", raw), ("filter", kept)):
         rows += [{"step": step, "reason": why, "rows": -count} for why, count in manifest.drops.items() if count]

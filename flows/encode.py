@@ -1,4 +1,4 @@
-"""mixture → features, for a stage whose hardware profile wants them computed before training."""
+"""mixture → features, for hardware profiles that compute them before training (`features: cached`)."""
 
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -10,7 +10,7 @@ from tinygptv.store.artifacts import Manifest
 
 @task(name="encode", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def encode_images(journey: Journey, arrow: Arrow) -> Manifest:
-    """Run the frozen parts on every image, in processes of their own. Run again, it goes on with what is missing."""
+    """Run the frozen parts on every image, in separate processes. Running it again computes only what is missing."""
     return journey.make(arrow, get_run_logger().info)
 
 
@@ -24,7 +24,7 @@ def encode(
     *,
     stage: str,
 ) -> State:
-    """Compute once what a stage's frozen parts make of the images of its mixture."""
+    """Precompute the output of a stage's frozen parts for every image of its mixture."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     made = encode_images(journey, journey.arrow("encode", stage))
     return Completed(message=f"features of {made.rows_out} of {made.rows_in} images in {made.details['pieces']} pieces")

@@ -12,7 +12,7 @@ from tinygptv.store.artifacts import Manifest
 
 @task(name="evaluate", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def evaluate_model(journey: Journey, arrow: Arrow) -> Manifest:
-    """Put one benchmark's questions to one model and score its answers."""
+    """Run one model on one benchmark and score its answers."""
     return journey.make(arrow)
 
 
@@ -20,7 +20,7 @@ def evaluate_model(journey: Journey, arrow: Arrow) -> Manifest:
 def evaluate(
     run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
 ) -> State:
-    """Score every stage, the export and its quantized form, and the export on noise instead of images."""
+    """Score every stage, the export, the quantized export, and the export with noise in place of images."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     scores = {arrow: evaluate_model(journey, arrow) for arrow in journey.arrows("evaluate")}
     create_markdown_artifact(key=artifact_key("scores", run), markdown=_score_table(scores))
@@ -34,7 +34,7 @@ def evaluate(
 
 @task(name="report", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def write_report(journey: Journey, arrow: Arrow) -> Manifest:
-    """Gather everything the run left into one self-contained page."""
+    """Collect the run's results in one self-contained page."""
     return journey.make(arrow)
 
 
@@ -42,11 +42,11 @@ def write_report(journey: Journey, arrow: Arrow) -> Manifest:
 def report(
     run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
 ) -> State:
-    """Write report.html and link it."""
+    """Write report.html and show its path."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     manifest = write_report(journey, journey.arrows("report")[0])
     page = journey.store.folder(manifest.artifact) / "report.html"
-    # Not a link: a browser does not follow one from Prefect's pages to a file.
+    # Not a link: browsers do not follow links from Prefect's pages to local files.
     create_markdown_artifact(key=artifact_key("report", run), markdown=f"### The report of run {run}\n\n`{page}`")
     return Completed(message=f"report: {page}")
 
@@ -56,7 +56,7 @@ def _score_table(scores: dict[Arrow, Manifest]) -> str:
     models = list(dict.fromkeys(_column(arrow) for arrow in scores))
     cells: dict[str, dict[str, str]] = {}
     for arrow, manifest in scores.items():
-        value = manifest.details["value"]  # None with noise where no item has a picture
+        value = manifest.details["value"]  # None with noise if no item has an image
         cells.setdefault(arrow.benchmark, {})[_column(arrow)] = "–" if value is None else f"{value:.3f}"
     rows = [
         f"| {benchmark} | {' | '.join(found.get(model, '') for model in models)} |"

@@ -16,7 +16,7 @@ from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, open_journe
 def train_all(
     run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
 ) -> State:
-    """From URL tables to a report. The same `run` continues: what is finished is recognised by its manifest.
+    """From URL tables to a report. Running again with the same `run` resumes: finished artifacts are reused.
 
     Every definition is checked before the first subflow starts.
     """

@@ -10,7 +10,7 @@ from tinygptv.store.artifacts import Manifest
 
 @task(name="mix", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def mix_one(journey: Journey, arrow: Arrow) -> Manifest:
-    """Read one mixture's components into one table of samples."""
+    """Read the components of one mixture into a single table of samples."""
     return journey.make(arrow)
 
 
@@ -18,7 +18,7 @@ def mix_one(journey: Journey, arrow: Arrow) -> Manifest:
 def mix(
     run: str = RUN, recipe: str = RECIPE, source: str = SOURCE, hardware: str = HARDWARE, workdir: str = WORKDIR
 ) -> State:
-    """Make every mixture that the recipe's stages draw from."""
+    """Build every mixture that the recipe's stages sample from."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     made = [mix_one(journey, arrow) for arrow in journey.arrows("mix")]
     return Completed(message=f"{len(made)} mixtures, {sum(manifest.rows_out for manifest in made)} samples")

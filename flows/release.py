@@ -10,13 +10,13 @@ from tinygptv.store.artifacts import Manifest
 
 @task(task_run_name="{arrow}", cache_policy=NO_CACHE)
 def export(journey: Journey, arrow: Arrow) -> Manifest:
-    """Merge the adapters and write one folder that loads without this recipe."""
+    """Merge the adapters and write a folder that loads without the recipe."""
     return journey.make(arrow)
 
 
 @task(name="quantize", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def quantize_export(journey: Journey, arrow: Arrow) -> Manifest:
-    """Store the export's linear layers in eight bits."""
+    """Store the export's linear layers in 8 bits."""
     return journey.make(arrow)
 
 

@@ -1,4 +1,4 @@
-"""mixture → stage, one stage at a time, each handed the checkpoint of the stage before it."""
+"""mixture → stage, one stage at a time, each starting from the previous stage's checkpoint."""
 
 import json
 import re
@@ -26,9 +26,9 @@ STEP = re.compile(r"^\w+ (\d+)/(\d+) loss ")
 
 
 class StageProgress:
-    """Passes a stage's lines on to the run's log and its progress artifact, at most every few seconds.
+    """Forwards a stage's output to the run's log and progress artifact, at most once every few seconds.
 
-    A line per step would swell Prefect's database; the stage's own log file has them all.
+    A record per step would bloat Prefect's database; the stage's own log file has every line.
     """
 
     def __init__(self, run: str, stage: str) -> None:
@@ -40,7 +40,7 @@ class StageProgress:
         self._artifact = artifact
 
     def line(self, text: str) -> None:
-        """Take one line of the training process."""
+        """Handle one line of the training process's output."""
         steps = STEP.search(text)
         if steps is None:
             self._logger.info(text)
@@ -50,13 +50,13 @@ class StageProgress:
             update_progress_artifact(self._artifact, 100 * int(steps[1]) / int(steps[2]), description=text)
 
     def finish(self, description: str) -> None:
-        """Say that the stage is complete, also when it was found so."""
+        """Mark the stage as complete, including one that was complete before this run."""
         update_progress_artifact(self._artifact, 100.0, description=description)
 
 
 @task(name="train", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def train(journey: Journey, arrow: Arrow) -> Manifest:
-    """Run one stage under DeepSpeed. Never retried blindly: started again, it continues from its last checkpoint."""
+    """Run one stage under DeepSpeed. Not retried by Prefect: a new run resumes from the last checkpoint."""
     progress = StageProgress(journey.name, arrow.subject)
     manifest = journey.make(arrow, progress.line)
     progress.finish(manifest.artifact)
@@ -65,13 +65,13 @@ def train(journey: Journey, arrow: Arrow) -> Manifest:
 
 @task(name="gate", task_run_name="{arrow}", cache_policy=NO_CACHE)
 def pass_gate(journey: Journey, arrow: Arrow) -> Manifest:
-    """Ask a trained stage what its gate wants to know. Fails if that says stop; a lower one reads the same answers."""
-    asked = journey.make(arrow)
+    """Score a trained stage on its gate's items. Fails if the score is too low and the gate says `stop`."""
+    scores = journey.make(arrow)
     (gate,) = (one for one in journey.run.recipe.stage(arrow.subject).gates if one.benchmark == arrow.benchmark)
-    found = verdict(gate, asked)
-    say = get_run_logger().info if found.passed else get_run_logger().warning
-    say(str(found))
-    return asked
+    outcome = verdict(gate, scores)
+    log = get_run_logger().info if outcome.passed else get_run_logger().warning
+    log(str(outcome))
+    return scores
 
 
 @flow(flow_run_name="train {stage}")
@@ -84,7 +84,7 @@ def train_stage(
     *,
     stage: str,
 ) -> State:
-    """Train one stage of a run, from what the stage before it left, and see whether it passes its gates."""
+    """Train one stage of a run, starting from the previous stage's checkpoint, and check its gates."""
     journey = open_journey(run, recipe, source, hardware, workdir)
     manifest = train(journey, journey.arrow("train", stage))
     curve = read_curve(stage, journey.store.folder(manifest.artifact) / "metrics.jsonl")
@@ -104,10 +104,10 @@ def train_stage(
 
 
 def _show_gates(journey: Journey, stage: str) -> None:
-    """What the gates of a stage said so far, newest last, as a table; nothing if none was asked."""
+    """Publish a stage's gate decisions so far as a table, newest last. Without any, publish nothing."""
     recorded = journey.store.read(events_document(journey.name, stage))
     if recorded:
         rows = [json.loads(line) for line in recorded.splitlines()]
         create_table_artifact(
-            key=artifact_key("gates", journey.name, stage), table=rows, description=f"### {stage}: what its gates said"
+            key=artifact_key("gates", journey.name, stage), table=rows, description=f"### {stage}: gate decisions"
         )

@@ -1,11 +1,11 @@
-"""The embedded stack: one Prefect server and one process worker on this machine, bound to loopback.
+"""The embedded stack: a Prefect server and a process worker on this machine, bound to loopback.
 
     python infra/stack.py up                                    start what is not running, deploy prefect.yaml
     python infra/stack.py run train-all/local -p source=shapes  the same, then run a deployment and follow it
-    python infra/stack.py down                                  stop everything it started, runs included
+    python infra/stack.py down                                  stop everything it started, including runs
 
-Every process it starts carries $TINYGPTV_STACK, the folder of this checkout's state, and its children inherit it. So
-"ours" is asked of the living processes, never of a pid file that may be stale, and nothing can be left behind unseen.
+All processes it starts have $TINYGPTV_STACK, the path of this checkout's state folder, in their environment, and so
+have their children. Our processes are found by that variable instead of pid files, which can be stale or incomplete.
 """
 
 import argparse
@@ -39,8 +39,8 @@ STOP_TIMEOUT_SECONDS = 15
 
 
 def up() -> str:
-    """Start the server and the worker if they do not run, deploy if definitions changed; the server's address."""
-    with _one_at_a_time():
+    """Start server and worker if needed, and deploy if definitions changed. Returns the server's address."""
+    with _exclusive():
         port = _running_port()
         if port is None:
             port = free_port()
@@ -50,13 +50,13 @@ def up() -> str:
         CLIENT_SETTINGS.write_text(f'# Written by `make up`, removed by `make down`.\n[api]\nurl = "{address}/api"\n')
         _deploy()
         if not _find("worker"):
-            _clear_what_a_lost_worker_left()
+            _clean_up_after_lost_worker()
             _spawn("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL)
     return address
 
 
 def down() -> None:
-    """Stop the worker, its runs and the server. Raises LaunchError if something survives."""
+    """Stop the worker, its runs and the server. Raises LaunchError if a process survives."""
     processes = _ours()
     worker = _find("worker")
     for process in [*worker, *(p for p in processes if p not in worker)]:
@@ -68,57 +68,78 @@ def down() -> None:
             process.kill()
     _, alive = psutil.wait_procs(_ours(), timeout=STOP_TIMEOUT_SECONDS)
     if alive:
-        raise LaunchError(f"these processes do not end: {', '.join(str(process.pid) for process in alive)}")
+        raise LaunchError(f"these processes could not be stopped: {', '.join(str(process.pid) for process in alive)}")
     CLIENT_SETTINGS.unlink(missing_ok=True)
     print(f"stopped {len(processes)} processes" if processes else "nothing was running")
 
 
 def run(deployment: str, parameters: dict[str, str]) -> int:
-    """Run a deployment and follow it to its end. The exit code: 0 if it completed, 1 if not, 130 if interrupted."""
+    """Run a deployment and follow it. Returns the exit code: 0 if it completed, 1 if not, 130 if interrupted."""
     address = up()
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         deployed = client.read_deployment_by_name(deployment)
-        known = (deployed.parameter_openapi_schema or {}).get("properties", {})
-        for name in parameters:
-            if name not in known:
-                raise DefinitionError(f"-p {name}=…: {deployment} has no such parameter. {did_you_mean(name, known)}")
-        ours = {name: value for name, value in os.environ.items() if name.startswith("TINYGPTV_") and name != MARK}
+        _refuse_unknown(parameters, deployed, deployment)
+        inherited = {name: value for name, value in os.environ.items() if name.startswith("TINYGPTV_") and name != MARK}
         flow_run = client.create_flow_run_from_deployment(
-            deployed.id, parameters=parameters, job_variables={"env": ours}
+            deployed.id, parameters=parameters, job_variables={"env": inherited}
         )
         page = f"{address}/runs/flow-run/{flow_run.id}"
         print(f"{deployment}: watch it at {page}", flush=True)
         try:
             return _follow(client, flow_run.id, page)
         except KeyboardInterrupt:
-            print(f"\nno longer watching; the run goes on at {page}\nto end it: make down")
+            print(f"\nstopped following; the run continues at {page}\nto stop it: make down")
             return 130
 
 
-def _follow(client: Any, flow_run_id: Any, page: str) -> int:
-    """Print a line when a step begins and ends, and now and then one about its progress."""
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
-    from prefect.client.schemas.sorting import FlowRunSort
+def _refuse_unknown(parameters: dict[str, str], deployed: Any, deployment: str) -> None:
+    """Raise DefinitionError for a parameter that the deployment does not have."""
+    known = (deployed.parameter_openapi_schema or {}).get("properties", {})
+    for name in parameters:
+        if name not in known:
+            raise DefinitionError(f"-p {name}=…: {deployment} has no such parameter. {did_you_mean(name, known)}")
 
-    shown: dict[Any, str] = {}
-    progress = _Progress(client)
-    children = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
+
+def _follow(client: Any, flow_run_id: Any, page: str) -> int:
+    """Print the steps of a run as they start, progress and finish. Returns the exit code."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    steps = _Steps(client, flow_run_id)
     while True:
         if not _find("worker"):
-            raise LaunchError(f"the worker has gone (see {STATE / 'worker.log'}); the same command starts it again")
+            raise LaunchError(f"the worker is gone (see {STATE / 'worker.log'}); run the same command to restart it")
         (whole,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
-        for step in client.read_flow_runs(flow_run_filter=children, sort=FlowRunSort.START_TIME_ASC):
-            if step.state.name != shown.get(step.id) and (step.state.is_running() or step.state.is_final()):
-                shown[step.id] = step.state.name
-                _print_step(step)
-            if step.state.is_running():
-                progress.show(step)
+        steps.print_changes()
         if whole.state.is_final():
             print(f"{whole.state.name}: {whole.state.message or ''}\n{page}", flush=True)
             return 0 if whole.state.is_completed() else 1
         time.sleep(1)
+
+
+class _Steps:
+    """Prints the steps of a run: a line when one starts or finishes, and progress of the running one."""
+
+    def __init__(self, client: Any, flow_run_id: Any) -> None:
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+
+        self._client = client
+        self._children = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
+        self._printed: dict[Any, str] = {}
+        self._progress = _Progress(client)
+
+    def print_changes(self) -> None:
+        """Print what changed since the last call."""
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        for step in self._client.read_flow_runs(flow_run_filter=self._children, sort=FlowRunSort.START_TIME_ASC):
+            state = step.state
+            if state.name != self._printed.get(step.id) and (state.is_running() or state.is_final()):
+                self._printed[step.id] = state.name
+                _print_step(step)
+            if state.is_running():
+                self._progress.show(step)
 
 
 def _print_step(step: Any) -> None:
@@ -128,7 +149,7 @@ def _print_step(step: Any) -> None:
 
 
 class _Progress:
-    """The latest progress artifact of the running step, as a line, at most every ten seconds."""
+    """Prints the latest progress artifact of the running step, at most every ten seconds."""
 
     every_seconds = 10
 
@@ -155,8 +176,8 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Two commands at once must not start two servers: the second waits for the first."""
+def _exclusive() -> Iterator[None]:
+    """Lock the state folder, so that two commands at once do not start two servers."""
     with storage_errors(STATE):
         STATE.mkdir(exist_ok=True)
         lock: IO[str]
@@ -166,7 +187,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def _ours() -> list[psutil.Process]:
-    """All living processes started from here, or by one that was."""
+    """All running processes started by this stack, including their children."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -186,7 +207,7 @@ def _find(role: str) -> list[psutil.Process]:
 
 
 def _running_port() -> int | None:
-    """The port of our server if it lives and answers, else None. A server that does not answer in time is an error."""
+    """The port of our running server, or None. Raises LaunchError if the server does not respond in time."""
     servers = _find("server")
     if not servers:
         return None
@@ -197,20 +218,20 @@ def _running_port() -> int | None:
 
 
 def free_port() -> int:
-    """$TINYGPTV_PORT, or the first free port from 4200 on. Raises SetupError if the port asked for is taken."""
+    """$TINYGPTV_PORT, or the first free port from 4200 on. Raises SetupError if the requested port is taken."""
     wanted = os.environ.get("TINYGPTV_PORT")
     if wanted is not None:
         if not wanted.isdigit() or not 0 < int(wanted) < 65536:
-            raise SetupError(f"TINYGPTV_PORT is {wanted!r}; want a number between 1 and 65535")
+            raise SetupError(f"TINYGPTV_PORT is {wanted!r}; expected a number between 1 and 65535")
         if not _is_free(int(wanted)):
-            raise SetupError(f"port {wanted} (from TINYGPTV_PORT) is used by another program; choose another")
+            raise SetupError(f"port {wanted} (from TINYGPTV_PORT) is in use by another program; choose another")
         return int(wanted)
     for port in range(DEFAULT_PORT, DEFAULT_PORT + 100):
         if _is_free(port):
             if port != DEFAULT_PORT:
-                print(f"port {DEFAULT_PORT} is used by another program; taking {port} (TINYGPTV_PORT chooses)")
+                print(f"port {DEFAULT_PORT} is in use by another program; using {port} (set TINYGPTV_PORT to choose)")
             return port
-    raise SetupError(f"no free port between {DEFAULT_PORT} and {DEFAULT_PORT + 99}; set TINYGPTV_PORT to one")
+    raise SetupError(f"no free port between {DEFAULT_PORT} and {DEFAULT_PORT + 99}; set TINYGPTV_PORT to a free one")
 
 
 def _is_free(port: int) -> bool:
@@ -225,21 +246,23 @@ def _is_free(port: int) -> bool:
 
 def _start_server(port: int) -> None:
     print(f"starting the Prefect server on http://127.0.0.1:{port}", flush=True)
-    # Without this the pages ask port 4200 for their content, wherever they came from.
+    # Without this, the UI requests its data from port 4200, whatever port serves it.
     os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
     server = _spawn("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
     _wait_for_health(port, lambda: server.poll() is None)
 
 
-def _wait_for_health(port: int, lives: Callable[[], bool]) -> None:
+def _wait_for_health(port: int, is_alive: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         if _is_healthy(port):
             return
-        if not lives():
-            raise LaunchError(f"the Prefect server ended while starting; its last words:\n{_tail('server')}")
+        if not is_alive():
+            raise LaunchError(f"the Prefect server exited during start-up; its last lines:\n{_tail('server')}")
         time.sleep(0.2)
-    raise LaunchError(f"the Prefect server does not answer after {START_TIMEOUT_SECONDS} s; see {STATE / 'server.log'}")
+    raise LaunchError(
+        f"the Prefect server did not respond within {START_TIMEOUT_SECONDS} s; see {STATE / 'server.log'}"
+    )
 
 
 def _is_healthy(port: int) -> bool:
@@ -255,7 +278,7 @@ def _client_environment(address: str) -> dict[str, str]:
 
 
 def _quiet_environment() -> dict[str, str]:
-    """Settings of every process here: own home, nothing sent to anybody, library logs shown in the runs."""
+    """Settings of all processes: a separate Prefect home, no telemetry, and our log records shown in runs."""
     return {
         "PREFECT_HOME": str(STATE / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -268,7 +291,7 @@ def _quiet_environment() -> dict[str, str]:
 
 
 def _spawn(name: str, *command: str) -> subprocess.Popen[bytes]:
-    """Start `prefect <command>` in its own session, so that Ctrl-C here does not reach it; output goes to a file."""
+    """Start `prefect <command>` in its own session, out of reach of Ctrl-C, with output to a log file."""
     with (STATE / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, PREFECT, *command],
@@ -286,7 +309,7 @@ def _tail(name: str) -> str:
 
 
 def _deploy() -> None:
-    """Create the work pool and apply prefect.yaml, unless neither it nor the flows changed since the last time."""
+    """Create the work pool and apply prefect.yaml, unless it and the flows are unchanged."""
     definitions = [CHECKOUT / "prefect.yaml", *sorted((CHECKOUT / "flows").glob("*.py"))]
     state = fingerprint([path.read_text() for path in definitions])
     stamp = STATE / "deployed"
@@ -312,8 +335,8 @@ def _prefect(*command: str) -> None:
         raise LaunchError(f"`prefect {' '.join(command)}` failed:\n{done.stdout}{done.stderr}")
 
 
-def _clear_what_a_lost_worker_left() -> None:
-    """A killed worker leaves runs that look alive and hold the only slot, and perhaps their processes: end both."""
+def _clean_up_after_lost_worker() -> None:
+    """Kill processes of a killed worker, and mark its runs as crashed: they would still hold the only slot."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
@@ -334,12 +357,12 @@ def _clear_what_a_lost_worker_left() -> None:
 def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r}: want name=value")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected name=value")
     return name, value
 
 
 def main() -> int:
-    """The command line. Errors a user can act on are printed as one message; exit code 1."""
+    """Run the command line. Errors meant for users are printed without traceback, with exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up")

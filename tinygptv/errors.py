@@ -1,18 +1,18 @@
-"""Every error a user can meet, as one tree.
+"""The tree of errors that users may see.
 
     TinyGPTVError
     ├── DefinitionError     a YAML file, a parameter or a reference in it is wrong; nothing has started
-    ├── DataError           data on disk or from the web cannot be used
-    │   ├── StorageError    it cannot be read or written: full disk, no permission, unreachable bucket
-    │   └── PromptTooLongError  a prompt leaves the decoder no position to answer in
-    ├── ShapeError          tensors do not fit together
-    ├── HandoffError        a checkpoint is not what the next stage starts from
-    ├── LaunchError         a process could not be started, or ended badly
-    ├── TrainingError       training cannot go on: the loss is no longer a number
-    ├── GateError           a trained stage falls short of what its gate wants before the next one
-    └── SetupError          this machine or environment cannot run what was asked for
+    ├── DataError           data on disk or from the web is unusable
+    │   ├── StorageError    data cannot be read or written: full disk, no permission, unreachable bucket
+    │   └── PromptTooLongError  a prompt leaves no room for an answer
+    ├── ShapeError          tensor shapes do not match
+    ├── HandoffError        a checkpoint does not fit the stage that starts from it
+    ├── LaunchError         a process could not be started, or failed
+    ├── TrainingError       training cannot continue, for example because the loss is NaN
+    ├── GateError           a trained stage does not reach the score that its gate requires
+    └── SetupError          this machine or environment cannot do what was requested
 
-A message says where (file, field), what was found, why it matters and what to do.
+Messages name the file and field, what was found, why it matters, and what to do.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 
 class TinyGPTVError(Exception):
-    """Base of all errors meant for users; the CLI prints its message without a traceback."""
+    """Base of all errors meant for users. The CLI prints the message without a traceback."""
 
 
 class DefinitionError(TinyGPTVError):
@@ -28,43 +28,43 @@ class DefinitionError(TinyGPTVError):
 
 
 class DataError(TinyGPTVError):
-    """Data that was found cannot be used."""
+    """Data exists but is unusable."""
 
 
 class StorageError(DataError):
-    """Data cannot be read or written where it was asked for."""
+    """Data cannot be read or written at the given location."""
 
 
 class PromptTooLongError(DataError):
-    """A prompt leaves the decoder no position to answer in."""
+    """A prompt fills the decoder's context and leaves no room for an answer."""
 
 
 class ShapeError(TinyGPTVError):
-    """Two tensors, or a tensor and a definition, disagree about shape."""
+    """The shapes of two tensors, or of a tensor and a definition, do not match."""
 
 
 class HandoffError(TinyGPTVError):
-    """A checkpoint is missing, damaged, or made by something else than what the stage starts from."""
+    """A checkpoint is missing, damaged, or not from the stage or model it should come from."""
 
 
 class LaunchError(TinyGPTVError):
-    """A process could not be started or ended badly."""
+    """A process could not be started, or failed."""
 
 
 class TrainingError(TinyGPTVError):
-    """Training cannot go on, although every process and every file is in order."""
+    """Training cannot continue, although all processes and files are healthy."""
 
 
 class GateError(TinyGPTVError):
-    """A trained stage falls short of its gate, so the next one is not begun."""
+    """A trained stage does not pass its gate, so the next stage is not started."""
 
 
 class SetupError(TinyGPTVError):
-    """This machine or environment cannot run what was asked for."""
+    """This machine or environment cannot do what was requested."""
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """A closing sentence that offers the nearest known name, or lists all of them."""
+    """A sentence that suggests the closest known name, or lists all of them."""
     names = sorted(known)
     if close := difflib.get_close_matches(found, names, n=1):
         return f"Did you mean '{close[0]}'?"

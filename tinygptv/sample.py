@@ -1,15 +1,15 @@
-"""The values the journey carries: a sample, its turns, where its image lies, and the two marks in a batch's ids."""
+"""A sample, its turns and image references, and the special values in `input_ids` and `labels`."""
 
 from dataclasses import dataclass
 
 IMAGE_PLACE = "<ImageHere>"
-"""In an instruction or prompt: an image is shown here. It is never tokenised itself."""
+"""Placeholder for an image in an instruction or prompt. Never tokenised."""
 
 IMAGE_SLOT = -1
-"""In `input_ids`: one image embedding goes here. Images fill the slots of a batch in reading order."""
+"""Placeholder in `input_ids` for one image embedding. Images fill the slots of a batch in reading order."""
 
 IGNORE_INDEX = -100
-"""In `labels`: nothing is learned here."""
+"""Value in `labels` of positions without loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
-    """Where image bytes lie: a whole file (`length` 0) or `length` bytes from `offset` inside a shard.
+    """The location of image bytes: a whole file (`length` 0), or `length` bytes from `offset` inside a shard.
 
-    `path` is absolute, an `s3://` address, or relative to the artifact that names it. `upright` asks for the rotation
-    that EXIF says, as people see a photograph; pictures beside annotations are read as they are coded.
+    `path` is absolute, an `s3://` URL, or relative to the artifact that refers to it. `upright` applies the EXIF
+    rotation; images of annotated datasets are read without it, because their boxes refer to the stored pixels.
     """
 
     path: str
@@ -36,11 +36,11 @@ class ImageReference:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training or evaluation item; text only without `images`. `answers` are accepted answers, for scoring.
+    """One training or evaluation item, text only if `images` is empty. `answers` lists accepted answers, for scoring.
 
-    Images are in reading order: each is shown where an instruction says IMAGE_PLACE, or all before the first one if
-    there are not as many places. `boxes` are those that the turns write, in reading order, as (x0, y0, x1, y1) in
-    fractions of width and height; the first is the ground truth of referring items.
+    Images are in reading order: one for each IMAGE_PLACE in the instructions, or all before the first instruction if
+    the counts differ. `boxes` are those written in the turns, in reading order, as (x0, y0, x1, y1) in fractions of
+    width and height; the first is the ground truth of referring items.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""What the device is and can do at best.
+"""The device's name, memory and peak speed.
 
 python -m benchmarks.gpu.device cuda|cpu ANSWER
 """
@@ -20,20 +20,20 @@ PEAKS = {
     "H100": 989.0,
     "H200": 989.0,
 }
-"""Dense bf16 TFLOP/s, products added up in 32 bits, by the data sheets; the first name that fits counts."""
+"""Dense bf16 TFLOP/s with fp32 accumulation, from data sheets; the first matching name is used."""
 SIDE, TIMES = {"cuda": 8192, "cpu": 512}, 10
 
 
 def main() -> None:
-    """Write the answer, or say in a line that there is no such device."""
+    """Write the answer, or exit with a message if there is no such device."""
     kind, answer = sys.argv[1:]
     if kind == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(f"torch {torch.__version__} sees no GPU; nvidia-smi says whether the machine has one")
+        raise SystemExit(f"torch {torch.__version__} sees no GPU; check nvidia-smi")
     Path(answer).write_text(describe(kind).model_dump_json())
 
 
 def describe(kind: str) -> Device:
-    """The first device of its kind."""
+    """Describe the first device of this kind."""
     name, memory_gib = platform.processor() or platform.machine(), None
     if kind == "cuda":
         name, memory_gib = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory / 2**30
@@ -47,12 +47,12 @@ def describe(kind: str) -> Device:
 
 
 def peak_tflops(name: str) -> float | None:
-    """By the data sheet of a device called `name`; None if it is not known here."""
+    """Peak from the data sheet of the device `name`; None if unknown."""
     return next((peak for known, peak in PEAKS.items() if known in name), None)
 
 
 def measured_tflops(kind: str) -> float:
-    """Of a large product in bf16: what no model can exceed here."""
+    """Speed of a large bf16 matrix product, an upper bound for any model."""
     side = SIDE[kind]
     one, other = (torch.randn(side, side, device=kind, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):

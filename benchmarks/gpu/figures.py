@@ -1,4 +1,4 @@
-"""Outcomes → figures, judged by the goals; pure."""
+"""Outcomes → figures, checked against goals. Pure."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,15 +9,14 @@ from benchmarks.gpu.measuring import Outcome
 from benchmarks.gpu.orders import Answer, Device, Order, Planned, Step
 
 GIB = 2**30
-FASTER, BUSY, BUSY_STAGE, CLOSE = 2.0, 0.45, "stage2", 0.1
-SAME_LOSS = 0.05
-"""Part by which the first losses may differ: dropout falls elsewhere, and 16 bits round in two ways."""
+MIN_SPEEDUP, MIN_UTILISATION, UTILISATION_STAGE, PLAN_TOLERANCE = 2.0, 0.45, "stage2", 0.1
+LOSS_TOLERANCE = 0.05
+"""Relative difference allowed between the first losses: dropout masks and 16-bit rounding differ."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Ours beside the peer's, None where it could not be measured; whether the goal is met, None where it is unknown or
-    there is none."""
+    """Our value and the peer's (None: not measured), and whether the goal is met (None: unknown, or no goal)."""
 
     name: str
     ours: float | None
@@ -29,14 +28,14 @@ class Figure:
 
 
 def judge(order: Order, ours: Outcome, peer: Outcome, device: Device) -> list[Figure]:
-    """Speed, utilisation and memory of a stage."""
+    """Figures of a stage: speed, utilisation and memory."""
     facts = {
         "device": device.name,
         "torch": device.torch,
         "limit_gib": order.job.hardware.memory_gib,
         "precision": order.job.hardware.precision,
-        "told": ours.told,
-        "peer_told": peer.told,
+        "told": ours.message,
+        "peer_told": peer.message,
     }
     return [
         _speed(order, ours, peer, facts),
@@ -66,16 +65,15 @@ def _speed(order: Order, ours: Outcome, peer: Outcome, facts: dict[str, Any]) ->
     met = None
     if ours.answer and peer.answer and mine is not None and theirs is not None:
         details["same_loss"] = _same(ours.answer.first_loss, peer.answer.first_loss)
-        # Of sides that compute different things a comparison of times would mean nothing.
-        met = mine >= FASTER * theirs if details["same_loss"] else None
+        # Times are only comparable if both sides compute the same.
+        met = mine >= MIN_SPEEDUP * theirs if details["same_loss"] else None
     return Figure(
-        f"gpu {order.job.stage.stage}: speed", mine, theirs, "samples/s", f"ratio >= {FASTER:g}", met, details
+        f"gpu {order.job.stage.stage}: speed", mine, theirs, "samples/s", f"ratio >= {MIN_SPEEDUP:g}", met, details
     )
 
 
 def _utilisation(order: Order, ours: Outcome, peer: Outcome, device: Device, facts: dict[str, Any]) -> Figure:
-    """Of both, by the operations that the model needs for what was learned: neither padding nor what is computed twice
-    counts."""
+    """Model-FLOP utilisation: padding and recomputation do not count."""
     planned, tflops = ours.answer.planned if ours.answer else None, order.job.hardware.tflops
     mine, theirs = (_share(one.answer.taken if one.answer else [], planned, tflops) for one in (ours, peer))
     longest = [ours.answer.longest] if ours.answer and ours.answer.longest else []
@@ -86,15 +84,18 @@ def _utilisation(order: Order, ours: Outcome, peer: Outcome, device: Device, fac
         "longest": _rounded(_share(longest, planned, tflops)),
     }
     stage = order.job.stage.stage
-    wanted = stage == BUSY_STAGE
-    goal, met = f">= {BUSY}" if wanted else "none", None if mine is None or not wanted else mine >= BUSY
+    wanted = stage == UTILISATION_STAGE
+    goal, met = (
+        f">= {MIN_UTILISATION}" if wanted else "none",
+        None if mine is None or not wanted else mine >= MIN_UTILISATION,
+    )
     return Figure(f"gpu {stage}: model-FLOP utilisation", mine, theirs, "share", goal, met, details)
 
 
 def _memory(order: Order, ours: Outcome, peer: Outcome, facts: dict[str, Any]) -> Figure:
-    """Of the longest sequences."""
+    """Peak memory with the longest sequences."""
     mine, theirs = (one.answer.held.total / GIB if one.answer and one.answer.longest else None for one in (ours, peer))
-    most, planned = order.job.hardware.memory_gib, ours.answer.planned if ours.answer else None
+    limit_gib, planned = order.job.hardware.memory_gib, ours.answer.planned if ours.answer else None
     details, met = facts | {"longest_fit": mine is not None, "peer_longest_fit": theirs is not None}, None
     if ours.did_not_fit or (ours.answer and mine is None):
         met = False
@@ -109,22 +110,22 @@ def _memory(order: Order, ours: Outcome, peer: Outcome, facts: dict[str, Any]) -
             "allocator": _rounded(held.reserved / GIB),
             "beside": _rounded(held.beside / GIB),
         }
-        met = abs(ratio - 1) <= CLOSE and (most is None or mine <= most)
-    within = f"<= {most:g} GiB, " if most is not None else ""
-    goal = f"{within}plan within {CLOSE:.0%}"
+        met = abs(ratio - 1) <= PLAN_TOLERANCE and (limit_gib is None or mine <= limit_gib)
+    within = f"<= {limit_gib:g} GiB, " if limit_gib is not None else ""
+    goal = f"{within}plan within {PLAN_TOLERANCE:.0%}"
     return Figure(f"gpu {order.job.stage.stage}: peak memory", mine, theirs, "GiB", goal, met, details)
 
 
 def table(figures: Sequence[Figure]) -> list[str]:
-    """A line per figure."""
+    """Format one line per figure."""
     verdicts = {True: "met", False: "missed", None: ""}
     lines = [f"{'':<46}{'ours':>10}{'reference':>12}{'ratio':>8}  {'goal':<30}"]
     for one in figures:
         ratio = one.ours / one.peer if one.ours is not None and one.peer is not None else None
         cells = f"{_cell(one.ours):>10}{_cell(one.peer):>12}{_cell(ratio):>8}  "
         lines.append(f"{f'{one.name}, {one.unit}':<46}{cells}{one.goal:<30}{verdicts[one.met]}".rstrip())
-        told = {"ours": one.details["told"], "reference": one.details["peer_told"]}
-        lines += [f"    {side}: {why}" for side, why in told.items() if why and one.unit == "samples/s"]
+        messages = {"ours": one.details["told"], "reference": one.details["peer_told"]}
+        lines += [f"    {side}: {why}" for side, why in messages.items() if why and one.unit == "samples/s"]
     return lines
 
 
@@ -142,7 +143,7 @@ def _share(taken: Sequence[Step], planned: Planned | None, tflops: float | None)
 
 
 def _same(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and abs(one - other) <= SAME_LOSS * other
+    return one is not None and other is not None and abs(one - other) <= LOSS_TOLERANCE * other
 
 
 def _rounded(value: float | None) -> float | None:

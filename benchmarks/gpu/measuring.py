@@ -1,6 +1,6 @@
-"""The stages one after the other, each side in a process of its own: what fails there harms nothing else.
+"""Measures stage after stage, each side in a separate process, so that a failure does not affect the others.
 
-A side whose memory does not suffice is asked again with half as many samples at a time.
+A side that runs out of memory is run again with half the micro-batch size.
 """
 
 import os
@@ -33,26 +33,26 @@ USUAL = {
     "stage3": (37, 47, 55, 61, 68, 77, 85, 108),
     "stage4": (1, 2, 9, 9, 9, 18, 51, 106),
 }
-"""Tokens of answers, the middles of eighths: of BLIP's web captions; of cc_sbu_align's descriptions; of the tasks of
-stage 4's sets, mixed as `padding.py` does. By vocabularies as large as Phi-2's, learned from the texts themselves."""
+"""Answer lengths in tokens (midpoints of octiles) of BLIP's web captions, of cc_sbu_align's descriptions, and of stage
+4's tasks, mixed as in `padding.py`. Measured with vocabularies of Phi-2's size, trained on the texts."""
 DIFFERENT_PICTURES = 32
-LEAST_SECONDS = 20
-"""With less time left no side is begun."""
+MIN_SECONDS = 20
+"""No side is started with less time left."""
 TAIL_LINES = 20
 _GRACE_SECONDS = 10
 
 Ask = Callable[[Side, Order], Answer | str]
-"""A side's answer, or why there is none."""
+"""Runs a side; returns its answer, or why there is none."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A side of a stage at so many samples at a time; those that did not fit; and in words why there is no answer."""
+    """The result of one side, the micro-batch sizes that did not fit, and why there is no answer, if so."""
 
     answer: Answer | None
     micro_batch_size: int
     did_not_fit: tuple[int, ...] = ()
-    told: str | None = None
+    message: str | None = None
 
 
 def prepare(
@@ -64,7 +64,7 @@ def prepare(
     steps: int,
     pictures: int = 1024,
 ) -> list[Order]:
-    """What either side of each stage is asked, and the data for it below `folder`."""
+    """Write data to `folder`; returns the order of each stage, for both sides."""
     os.environ[OWN_DEFINITIONS] = str(folder / "definitions")
     language_model = recipe.model.language_model.model_copy(update={"tokenizer": TOKENIZER})
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"language_model": language_model})})
@@ -98,7 +98,7 @@ def prepare(
 
 
 def measure(order: Order, side: Side, ask: Ask) -> Outcome:
-    """A side's answer with as many samples at a time as fit: at most the profile's, or the reference's whole batch."""
+    """Measure a side with the largest micro-batch that fits, up to the profile's or the reference's whole batch."""
     total, hardware = order.job.stage.global_batch_size, order.job.hardware
     size = total if side == "reference" else total // accumulation_steps(total, 1, hardware.micro_batch_size)
     did_not_fit: list[int] = []
@@ -120,30 +120,30 @@ def _memory(hardware: Hardware) -> str:
 
 
 class Processes:
-    """Asks sides in processes of their own, which see one GPU and end by `deadline` (of time.monotonic)."""
+    """Runs sides in separate processes, which see one GPU and end by `deadline` (time.monotonic)."""
 
     def __init__(self, folder: Path, hardware: Hardware, deadline: float) -> None:
         self._folder, self._hardware, self._deadline = folder, hardware, deadline
 
     def device(self) -> Device | str:
-        """What it all runs on."""
-        answer, told = self._run("device", "benchmarks.gpu.device", self._hardware.device)
-        return Device.model_validate_json(answer) if answer else told
+        """Describe the device."""
+        answer, message = self._run("device", "benchmarks.gpu.device", self._hardware.device)
+        return Device.model_validate_json(answer) if answer else message
 
     def ask(self, side: Side, order: Order) -> Answer | str:
-        """See Ask."""
+        """Run a side in a separate process; see `Ask`."""
         name = f"{order.job.stage.stage}-{side}-{order.job.hardware.micro_batch_size}"
         (self._folder / name).mkdir(exist_ok=True)
         file = self._folder / name / "order.json"
         file.write_text(order.model_dump_json())
-        answer, told = self._run(name, "benchmarks.gpu.sides", side, str(file))
-        return Answer.model_validate_json(answer) if answer else told
+        answer, message = self._run(name, "benchmarks.gpu.sides", side, str(file))
+        return Answer.model_validate_json(answer) if answer else message
 
     def _run(self, name: str, module: str, *arguments: str) -> tuple[str | None, str]:
-        """What `module` wrote, or None and why it wrote nothing."""
+        """The answer that `module` wrote, or None and the reason."""
         left = self._deadline - time.monotonic()
-        if left < LEAST_SECONDS:
-            return None, "not measured: the time is used up"
+        if left < MIN_SECONDS:
+            return None, "not measured: no time left"
         answer, log = self._folder / f"{name}.answer.json", self._folder / f"{name}.log"
         with log.open("w") as sink:
             process = subprocess.Popen(
@@ -158,13 +158,13 @@ class Processes:
         try:
             code = process.wait(timeout=left)
         except subprocess.TimeoutExpired:
-            return None, f"not measured: it had not ended after {left:.0f} s"
+            return None, f"not measured: timed out after {left:.0f} s"
         finally:
             _end(process)
         if code == 0:
             return answer.read_text(), ""
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        # A temporary folder takes its logs along.
+        # Logs in a temporary folder are deleted.
         print(f"{name} failed; its last lines:", *lines[-TAIL_LINES:], sep="\n", file=sys.stderr, flush=True)
         return None, f"failed: {lines[-1] if lines else f'exit code {code}'}"
 
@@ -179,7 +179,7 @@ class Processes:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """The process and those it started, which have a group of their own."""
+    """End the process and its children, which share a process group."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sent)

@@ -1,4 +1,4 @@
-"""A limit on what one process may take of a GPU, and what it took. Without a GPU there is no limit."""
+"""Limits and measures the GPU memory of this process. Without a GPU there is no limit."""
 
 import resource
 
@@ -10,24 +10,21 @@ from tinygptv.train.planning.estimate import RUNTIME_BYTES, limit
 
 
 def limit_memory(hardware: Hardware) -> None:
-    """From now on the allocator refuses what a device of the profile's `memory_gib` would not have.
-
-    Context and libraries take some of it first: as much as `plan` reckons with is left to them.
-    """
-    if hardware.device == "cuda" and (most := limit(hardware)) is not None:
-        there = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (most - RUNTIME_BYTES["cuda"]) / there))
+    """Limit the allocator to the profile's `memory_gib`, minus what `plan` reserves for CUDA itself."""
+    if hardware.device == "cuda" and (limit_bytes := limit(hardware)) is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (limit_bytes - RUNTIME_BYTES["cuda"]) / total))
 
 
-def begin_counting(hardware: Hardware) -> None:
-    """Give back what building a model left behind, and count from here."""
+def reset_peak(hardware: Hardware) -> None:
+    """Free cached memory and reset the peak counters."""
     if hardware.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
-def held_at_most(hardware: Hardware) -> Held:
-    """The most that this process has held."""
+def peak_memory(hardware: Hardware) -> Held:
+    """Peak memory of this process."""
     if hardware.device == "cpu":
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return Held(allocated=resident, reserved=resident, beside=0)

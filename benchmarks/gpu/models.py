@@ -1,4 +1,4 @@
-"""A stage's model with random weights, made where it is used: nothing is read, written or sent."""
+"""A stage's model with random weights, created on the device."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _IN_FULL = re.compile(r"(position_embedding|class_embedding|\.qkv\.bias)$")
 
 
 def random_model(job: Job, dtype_of: Callable[[str], torch.dtype]) -> VisionLanguageModel:
-    """On the job's device; `dtype_of` a parameter's plain name is its type. The same numbers for everybody."""
+    """Create the model on the job's device. `dtype_of` maps parameter names to types. Same values for both sides."""
     model = empty_model(job.model, job.stage.inputs.image_size, job.lora)
     generator = torch.Generator(job.hardware.device).manual_seed(job.seed)
     for prefix, module in model.named_modules():
@@ -29,15 +29,13 @@ def random_model(job: Job, dtype_of: Callable[[str], torch.dtype]) -> VisionLang
 
 
 def as_published(name: str) -> torch.dtype:
-    """The type in which TinyGPT-V kept a parameter on the GPU: frozen maps in 16 bits, what is trained, norms and the
-    Q-Former in 32."""
+    """A parameter's type in TinyGPT-V: fp16 for frozen linear layers, fp32 for trained parts, norms and Q-Former."""
     frozen = name.startswith(("vision_encoder.", "language_model.")) and not LORA.search(name)
     return torch.float16 if frozen and not _NORM.search(name) and not _IN_FULL.search(name) else torch.float32
 
 
 def _first_value(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Small numbers, but ones for the weights of norms and zeros for what adapters begin with, so that a deep model
-    stays within 16 bits."""
+    """Small random values, ones for norm weights and zeros for `lora_B`, so that activations fit into 16 bits."""
     if _NORM.search(name) and name.endswith("weight"):
         return torch.ones(shape, device=generator.device)
     if ".lora_B." in name or _NORM.search(name):

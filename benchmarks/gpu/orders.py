@@ -1,4 +1,4 @@
-"""What a side is asked to do, and what it answers: files between the processes of the benchmark."""
+"""Orders and answers: the files exchanged between the processes of the benchmark."""
 
 from typing import Literal
 
@@ -10,11 +10,11 @@ Side = Literal["ours", "reference"]
 SIDES: tuple[Side, ...] = ("ours", "reference")
 
 LONGEST_STEPS = 2
-"""Steps with the longest sequences at the end; the last one counts, as new sizes cost the first one something."""
+"""Steps with the longest sequences at the end. Only the last one counts: the first one warms up new shapes."""
 
 
 class Order(Definition):
-    """`warm_up` and `steps` on the job's mixture, whose lengths are usual ones, then LONGEST_STEPS on `longest`."""
+    """`warm_up` and `steps` on the job's mixture of typical lengths, then LONGEST_STEPS on `longest`."""
 
     recipe: Recipe
     job: Job
@@ -24,7 +24,7 @@ class Order(Definition):
 
 
 class Step(Definition):
-    """One optimizer step: seconds, samples, tokens without padding, mean loss (None if it is no number)."""
+    """One optimizer step: seconds, samples, tokens without padding, mean loss (None if not finite)."""
 
     seconds: float
     samples: int
@@ -33,9 +33,9 @@ class Step(Definition):
 
 
 class Held(Definition):
-    """Bytes at the highest point: in tensors, in the allocator's blocks, and what the process holds beside these.
+    """Peak memory in bytes: in tensors, reserved by the allocator, and outside the allocator.
 
-    Without a GPU all three are one number, of the whole process.
+    Without a GPU, the first two are the resident memory of the process.
     """
 
     allocated: int
@@ -44,13 +44,12 @@ class Held(Definition):
 
     @property
     def total(self) -> int:
-        """What the device sees of the process."""
+        """Memory of the process on the device."""
         return self.reserved + self.beside
 
 
 class Planned(Definition):
-    """Of `tinygptv plan`: bytes of all at the highest point, and of what is no tensor; operations of a sample and of a
-    token; and whether the decoder's layers run twice."""
+    """Predictions of `tinygptv plan`: peak bytes, bytes outside tensors, FLOPs, and gradient checkpointing."""
 
     total: int
     runtime: int
@@ -60,8 +59,10 @@ class Planned(Definition):
 
 
 class Answer(Definition):
-    """What a side did before its memory was at an end: then `taken` is empty or `longest` is None. `first_loss` is that
-    of the first step, before anything was learned."""
+    """What a side measured. If it ran out of memory, `taken` is empty or `longest` is None.
+
+    `first_loss` is the loss of the first step, before any update.
+    """
 
     device: str
     first_loss: float | None
@@ -72,8 +73,7 @@ class Answer(Definition):
 
 
 class Device(Definition):
-    """The device's name, its memory, operations per second of a large product in bf16, measured, and by its data sheet
-    (None if unknown); and torch's version."""
+    """The device: memory in GiB, bf16 TFLOP/s measured with a large product and from the data sheet (None: unknown)."""
 
     name: str
     memory_gib: float | None

@@ -1,4 +1,4 @@
-"""Which packages the benchmark needs and does not find, before anything heavy is imported."""
+"""Finds missing packages before anything heavy is imported."""
 
 import importlib.metadata
 import tomllib
@@ -26,13 +26,13 @@ NEEDED = (
     "torch",
     "transformers",
 )
-"""Of the project's own requirements; the others may be absent."""
+"""The project's requirements that the benchmark needs."""
 WITH_ALL_OF_ITS_OWN = "deepspeed"
-"""Where there is no network it is carried, and its own requirements are forgotten easily."""
+"""A package whose own requirements are checked too: it may have been installed without them, offline."""
 
 
 def missing() -> list[str]:
-    """Requirements, as pip reads them, that are not here, or not in the version that is wanted."""
+    """Missing or outdated requirements, in pip's syntax."""
     try:
         import packaging.requirements  # noqa: F401
     except ModuleNotFoundError:
@@ -45,7 +45,7 @@ def missing() -> list[str]:
 
 
 def _lacking(requirements: Iterable[str], names: Iterable[str] | None = None) -> list[str]:
-    """Those among `requirements`, of `names` alone if there are any, that are not met."""
+    """The requirements that are not met, considering only `names` if given."""
     from packaging.requirements import Requirement
 
     wanted = [one for one in map(Requirement, requirements) if names is None or one.name in names]

@@ -1,11 +1,11 @@
-"""What one process measures: a stage as we train it, or as the published loop would.
+"""Measures one stage in this process, with our training loop or the published one.
 
     python -m benchmarks.gpu.sides ours|reference ORDER ANSWER
 
-Both sides draw the same samples of the same mixtures, on the same random weights. Ours is the training loop itself with
-its loader, DeepSpeed and metrics. The other side is the loop of LAVIS around the restated forward pass: the whole batch
-or equal pieces of it in 16 bits by autocast, a gradient scaler, AdamW; its pictures are decoded beforehand and cost it
-nothing. Memory that does not suffice ends a side early, and is an answer.
+Both sides use the same samples and the same random weights. Ours is the real training loop with loader, DeepSpeed and
+metrics. The reference is LAVIS's loop around the reimplemented forward pass: fp16 autocast, gradient scaler and AdamW
+on the whole batch or equal parts of it; decoding its images is not timed. A side that runs out of memory ends early,
+with an answer.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.memory import begin_counting, held_at_most, limit_memory
+from benchmarks.gpu.memory import limit_memory, peak_memory, reset_peak
 from benchmarks.gpu.models import as_published, random_model
 from benchmarks.gpu.orders import LONGEST_STEPS, Answer, Held, Order, Planned, Step
 from benchmarks.reference_loop import ReferenceLoop
@@ -42,7 +42,7 @@ from tinygptv.train.planning.fitting import settle
 
 
 def ours(order: Order, folder: Path) -> Answer:
-    """The project's training loop, in this process, as the only rank."""
+    """Run our training loop in this process as the only rank."""
     planned, job = plan(order)
     limit_memory(job.hardware)
     job_file = folder / "job.json"
@@ -50,7 +50,7 @@ def ours(order: Order, folder: Path) -> Answer:
     (folder / METRICS).unlink(missing_ok=True)
     with contextlib.suppress(torch.OutOfMemoryError):
         worker.train(job_file, functools.partial(_our_batches, order), lambda doing: None, _our_model)
-    held = held_at_most(job.hardware)  # before anything else is asked of the device
+    held = peak_memory(job.hardware)  # before anything else is allocated
     taken = [
         Step(
             seconds=row["seconds"],
@@ -64,7 +64,7 @@ def ours(order: Order, folder: Path) -> Answer:
 
 
 def reference(order: Order, folder: Path) -> Answer:
-    """The published loop."""
+    """Run the published loop."""
     limit_memory(order.job.hardware)
     taken: list[Step] = []
     with contextlib.suppress(torch.OutOfMemoryError):
@@ -73,11 +73,11 @@ def reference(order: Order, folder: Path) -> Answer:
             taken.append(loop.step(order.job.mixture, number))
         for number in range(LONGEST_STEPS):
             taken.append(loop.step(order.longest, number))
-    return _answer(order, taken, held_at_most(order.job.hardware), None)
+    return _answer(order, taken, peak_memory(order.job.hardware), None)
 
 
 def plan(order: Order) -> tuple[Planned, Job]:
-    """What `tinygptv plan` says about the stage, and the job that knows it."""
+    """The plan of the stage, and the job with the plan's settings."""
     estimator = StageEstimator(order.recipe, order.job.stage.stage)
     hardware = settle(estimator, order.job.hardware)
     memory, (per_sample, per_token) = estimator.memory(hardware), estimator.flops(hardware)
@@ -89,7 +89,7 @@ def plan(order: Order) -> tuple[Planned, Job]:
 
 @dataclass(frozen=True)
 class _UsualThenLongest:
-    """Batches of one mixture until step `change_at`, then those of another from its beginning."""
+    """Batches of one mixture until step `change_at`, then those of another from its first step."""
 
     usual: Batches
     longest: Batches
@@ -113,17 +113,17 @@ def _our_batches(order: Order, job: Job, num_image_tokens: int, on_loss: Callabl
 
 def _our_model(job: Job) -> VisionLanguageModel:
     model = random_model(job, lambda name: DTYPES[job.hardware.precision])
-    begin_counting(job.hardware)
+    reset_peak(job.hardware)
     return set_up(model, job.stage.trains, bool(job.hardware.gradient_checkpointing))
 
 
 class PublishedLoop:
-    """LAVIS' loop around the published forward pass, on random weights, in 16 bits where it was: on a GPU."""
+    """LAVIS's loop around the published forward pass with random weights; mixed fp16 precision on a GPU."""
 
     def __init__(self, job: Job, in_halves: bool) -> None:
         self._job, self._device = job, job.hardware.device
         model = random_model(job, as_published if in_halves else lambda name: torch.float32)
-        begin_counting(job.hardware)
+        reset_peak(job.hardware)
         set_up(model, job.stage.trains, gradient_checkpointing=False)
         self._tokens_per_image = model.num_image_tokens
         tokenizer = load_tokenizer(local_path(job.model.language_model.tokenizer))
@@ -134,7 +134,7 @@ class PublishedLoop:
         self._autocast = functools.partial(torch.autocast, self._device, torch.float16, enabled=in_halves)
 
     def step(self, mixture: str, number: int) -> Step:
-        """Step `number` of a mixture's order, in pieces of the profile's size."""
+        """Take step `number` of a mixture, in micro-batches of the profile's size."""
         tokens, pieces = self._drawn(mixture, number)
         self._wait()
         started, losses = time.perf_counter(), list[float]()
@@ -152,7 +152,7 @@ class PublishedLoop:
         return Step(seconds=seconds, samples=self._job.stage.global_batch_size, tokens=tokens, loss=loss_or_none)
 
     def _drawn(self, mixture: str, number: int) -> tuple[int, list[tuple[Tensor, list[str], list[str]]]]:
-        """Tokens without padding; and pictures on the device, instructions and answers, piece by piece."""
+        """Number of non-padding tokens; and images, instructions and answers of each micro-batch."""
         loader, total = self._loader(mixture), self._job.stage.global_batch_size
         size = total // accumulation_steps(total, 1, self._job.hardware.micro_batch_size)
         batches = loader.micro_batches(number, 0, 1, size)
@@ -164,7 +164,7 @@ class PublishedLoop:
             for batch, some in zip(batches, texts, strict=True)
         ]
 
-    @functools.cache  # noqa: B019 - the loop lives as long as its process
+    @functools.cache  # noqa: B019 - lives as long as the process
     def _loader(self, mixture: str) -> Loader:
         apart = self._job.hardware.model_copy(update={"packing": False})
         job = self._job.model_copy(update={"mixture": mixture, "hardware": apart})
@@ -176,7 +176,7 @@ class PublishedLoop:
 
 
 def _answer(order: Order, taken: list[Step], held: Held, planned: Planned | None) -> Answer:
-    """Steps of usual lengths count if all of them were taken; of the longest, the last one."""
+    """Build the answer. Typical steps count only if all were taken; of the longest, only the last counts."""
     usual, name = order.warm_up + order.steps, platform.processor() or platform.machine()
     if order.job.hardware.device == "cuda":
         name = torch.cuda.get_device_name(0)
@@ -191,12 +191,12 @@ def _answer(order: Order, taken: list[Step], held: Held, planned: Planned | None
 
 
 def main() -> None:
-    """Write the answer of a side."""
+    """Run one side and write its answer."""
     side, order, answer = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     measure = {"ours": ours, "reference": reference}[side]
     answer.write_text(measure(Order.model_validate_json(order.read_text()), order.parent).model_dump_json())
     sys.stdout.flush()
-    os._exit(0)  # a regular end would wait for a collective that nobody else is in
+    os._exit(0)  # a normal exit would wait for a collective operation without peers
 
 
 if __name__ == "__main__":

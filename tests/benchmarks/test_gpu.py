@@ -1,4 +1,4 @@
-"""The GPU benchmark in miniature, on the CPU: both sides of a tiny stage, what does not fit, what fails, the goals."""
+"""The GPU benchmark in miniature, on the CPU: both sides of a tiny stage, memory limits, failures, goals."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from benchmarks.gpu import measuring, requirements, sides
 from benchmarks.gpu.device import peak_tflops
 from benchmarks.gpu.figures import Figure, judge, table
 from benchmarks.gpu.measuring import Outcome, Processes, measure, prepare
-from benchmarks.gpu.memory import held_at_most
+from benchmarks.gpu.memory import peak_memory
 from benchmarks.gpu.models import as_published, random_model
 from benchmarks.gpu.orders import Answer, Device, Held, Order, Planned, Step
 from benchmarks.reference_loop import ReferenceLoop
@@ -35,7 +35,7 @@ GIB = 2**30
 
 
 def miniature() -> Recipe:
-    """The tiny recipe in batches of four."""
+    """The tiny recipe with batches of four."""
     recipe = catalog.recipe("tinygptv_tiny")
     return recipe.model_copy(
         update={"stages": [one.model_copy(update={"global_batch_size": 4}) for one in recipe.stages]}
@@ -62,7 +62,7 @@ def processes(folder: Path) -> Processes:
 
 @pytest.fixture(scope="module")
 def measured(order: Order, processes: Processes) -> tuple[Outcome, Outcome]:
-    """Ours in a process of its own, as the only rank; the other one here."""
+    """Ours in a separate process, as the only rank; the reference in this one."""
     return measure(order, "ours", processes.ask), measure(order, "reference", in_this_process(order))
 
 
@@ -70,7 +70,7 @@ def in_this_process(order: Order) -> measuring.Ask:
     return lambda side, asked: sides.reference(asked, Path())
 
 
-def test_both_sides_begin_with_the_same_loss_on_the_same_samples(measured: tuple[Outcome, Outcome]) -> None:
+def test_both_sides_start_with_the_same_loss_on_the_same_samples(measured: tuple[Outcome, Outcome]) -> None:
     ours, peer = (outcome.answer for outcome in measured)
     assert ours is not None and peer is not None
     assert ours.first_loss == pytest.approx(peer.first_loss, abs=1e-4)
@@ -79,12 +79,12 @@ def test_both_sides_begin_with_the_same_loss_on_the_same_samples(measured: tuple
     assert ours.longest.tokens > max(step.tokens for step in ours.taken)
 
 
-def test_each_side_takes_the_samples_at_a_time_that_are_its_own(measured: tuple[Outcome, Outcome]) -> None:
+def test_each_side_uses_its_own_micro_batch_size(measured: tuple[Outcome, Outcome]) -> None:
     assert [outcome.micro_batch_size for outcome in measured] == [2, 4]
     assert [len(outcome.answer.taken) for outcome in measured if outcome.answer] == [2, 2]
 
 
-def test_a_stage_leaves_a_line_of_finite_numbers_for_each_figure(
+def test_a_stage_reports_a_line_of_finite_numbers_for_each_figure(
     order: Order, measured: tuple[Outcome, Outcome], tmp_path: Path
 ) -> None:
     for one in judge(order, *measured, HERE):
@@ -108,7 +108,7 @@ def test_a_stage_leaves_a_line_of_finite_numbers_for_each_figure(
     assert memory["planned_by_measured"] == pytest.approx(memory["planned"] / memory["ours"], rel=1e-2)
 
 
-def test_the_published_loop_gives_the_same_loss_in_the_types_it_had_on_a_gpu(
+def test_the_published_loop_gives_the_same_loss_in_its_gpu_types(
     order: Order, measured: tuple[Outcome, Outcome]
 ) -> None:
     first = sides.PublishedLoop(order.job, in_halves=True).step(order.job.mixture, 0)
@@ -117,7 +117,7 @@ def test_the_published_loop_gives_the_same_loss_in_the_types_it_had_on_a_gpu(
 
 
 def full_above(samples: int) -> Callable[..., torch.Tensor]:
-    """The published forward pass on a device that cannot hold more than so many samples."""
+    """The published forward pass on a device that holds only a few samples."""
     real = ReferenceLoop.forward
 
     def forward(self: ReferenceLoop, images: torch.Tensor, *texts: Any) -> torch.Tensor:
@@ -128,16 +128,16 @@ def full_above(samples: int) -> Callable[..., torch.Tensor]:
     return forward
 
 
-def test_a_side_that_does_not_fit_is_measured_with_half_as_many_samples_at_a_time(
+def test_a_side_that_does_not_fit_is_measured_with_half_the_micro_batch(
     order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ReferenceLoop, "forward", full_above(1))
     outcome = measure(order, "reference", in_this_process(order))
-    assert (outcome.micro_batch_size, outcome.did_not_fit, outcome.told) == (1, (4, 2), None)
+    assert (outcome.micro_batch_size, outcome.did_not_fit, outcome.message) == (1, (4, 2), None)
     assert outcome.answer is not None and len(outcome.answer.taken) == 2
 
 
-def test_a_side_that_does_not_fit_at_all_says_so_and_loses_nothing_else(
+def test_a_side_that_does_not_fit_at_all_is_reported_and_affects_no_other(
     order: Order, measured: tuple[Outcome, Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ReferenceLoop, "forward", full_above(0))
@@ -145,14 +145,14 @@ def test_a_side_that_does_not_fit_at_all_says_so_and_loses_nothing_else(
         update={"job": order.job.model_copy(update={"hardware": ONE_RANK.model_copy(update={"memory_gib": 24.0})})}
     )
     peer = measure(on_a_card, "reference", in_this_process(order))
-    assert (peer.answer, peer.did_not_fit, peer.told) == (None, (4, 2, 1), "does not fit in 24 GB")
+    assert (peer.answer, peer.did_not_fit, peer.message) == (None, (4, 2, 1), "does not fit in 24 GB")
     figures = judge(on_a_card, measured[0], peer, HERE)
     assert all(one.ours is not None and one.peer is None for one in figures)
     assert figures[0].met is None
     assert "    reference: does not fit in 24 GB" in table(figures)
 
 
-def test_longest_sequences_that_do_not_fit_leave_the_speed_of_usual_ones(
+def test_longest_sequences_that_do_not_fit_do_not_affect_the_speed_of_usual_ones(
     order: Order, measured: tuple[Outcome, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"seconds": 0.5, "tokens_per_second": 100.0, "loss": 6.0 - step} for step in range(3)]
@@ -170,7 +170,7 @@ def test_longest_sequences_that_do_not_fit_leave_the_speed_of_usual_ones(
 
 
 def answered(seconds: float, gib: float, first_loss: float = 10.8) -> Answer:
-    """Two steps of four samples and 200 tokens; a plan of 20 GiB, and half a TFLOP for a step."""
+    """Two steps of four samples and 200 tokens; a plan of 20 GiB and half a TFLOP per step."""
     step = Step(seconds=seconds, samples=4, tokens=200, loss=10.0)
     held = Held(allocated=int((gib - 1) * GIB), reserved=int((gib - 0.5) * GIB), beside=GIB // 2)
     planned = Planned(
@@ -205,26 +205,28 @@ def test_ours_misses_its_goal_if_it_fits_only_with_fewer_samples_than_planned(or
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_process_that_fails_is_told_by_its_last_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_fails_is_reported_with_its_last_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     on_a_gpu = ONE_RANK.model_copy(update={"device": "cuda"})
-    told = Processes(folder, on_a_gpu, time.monotonic() + 60).device()
-    assert isinstance(told, str)
-    assert told.startswith(f"failed: torch {torch.__version__} sees no GPU")
+    message = Processes(folder, on_a_gpu, time.monotonic() + 60).device()
+    assert isinstance(message, str)
+    assert message.startswith(f"failed: torch {torch.__version__} sees no GPU")
     assert "device failed; its last lines:\ntorch" in capfd.readouterr().err
 
 
-def test_without_time_left_nothing_is_begun(order: Order, folder: Path) -> None:
-    told = Processes(folder, ONE_RANK, time.monotonic()).ask("ours", order)
-    assert told == "not measured: the time is used up"
+def test_without_time_left_nothing_is_started(order: Order, folder: Path) -> None:
+    message = Processes(folder, ONE_RANK, time.monotonic()).ask("ours", order)
+    assert message == "not measured: no time left"
 
 
-def test_what_hangs_is_ended_with_the_time(order: Order, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "LEAST_SECONDS", 0)
-    told = Processes(folder, ONE_RANK, time.monotonic() + 1).ask("ours", order)
-    assert isinstance(told, str) and told.startswith("not measured: it had not ended after")
+def test_a_hanging_process_is_ended_at_the_deadline(
+    order: Order, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "MIN_SECONDS", 0)
+    message = Processes(folder, ONE_RANK, time.monotonic() + 1).ask("ours", order)
+    assert isinstance(message, str) and message.startswith("not measured: timed out after")
 
 
-def test_the_models_of_both_sides_hold_the_same_numbers(order: Order) -> None:
+def test_the_models_of_both_sides_have_the_same_weights(order: Order) -> None:
     ours = parameters_by_name(random_model(order.job, lambda name: torch.bfloat16))
     theirs = parameters_by_name(random_model(order.job, as_published))
     assert ours.keys() == theirs.keys()
@@ -236,13 +238,13 @@ def test_the_models_of_both_sides_hold_the_same_numbers(order: Order) -> None:
     assert theirs["language_model.lm_head.weight"].dtype == torch.float16
 
 
-def test_buffers_of_a_random_model_keep_what_they_mean(order: Order) -> None:
+def test_buffers_of_a_random_model_are_not_randomised(order: Order) -> None:
     rotary = random_model(order.job, lambda name: torch.bfloat16).language_model.model.rotary_emb.inv_freq
     assert rotary.dtype == torch.float32
     assert rotary[0].item() == 1.0
 
 
-def test_requirements_are_told_as_pip_reads_them(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_missing_requirements_are_listed_in_pips_syntax(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     assert requirements.missing() == []
     wanted = ["torch>=999", "no-such-package", "numpy", "no-such-extra; extra == 'dev'"]
     assert requirements._lacking(wanted) == ["torch>=999", "no-such-package"]
@@ -259,12 +261,12 @@ def test_a_device_is_known_by_its_data_sheet(name: str, peak: float | None) -> N
     assert peak_tflops(name) == peak
 
 
-def test_memory_of_a_process_without_a_gpu_is_what_is_resident() -> None:
-    assert held_at_most(ONE_RANK).total > 10**8
+def test_memory_of_a_process_without_a_gpu_is_its_resident_memory() -> None:
+    assert peak_memory(ONE_RANK).total > 10**8
 
 
 class PretendedProcesses:
-    """Stands in for Processes: ours fails in stage 1, the reference never fits."""
+    """A fake Processes: ours fails in stage 1, the reference never fits."""
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -277,7 +279,7 @@ class PretendedProcesses:
         return "failed: CUDA error" if order.job.stage.stage == "stage1" else answered(10, 20)
 
 
-def test_a_stage_that_fails_loses_no_other(
+def test_a_stage_that_fails_does_not_affect_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(catalog.OWN_DEFINITIONS, "")
@@ -293,7 +295,7 @@ def test_a_stage_that_fails_loses_no_other(
     assert "reference: does not fit in this machine" in printed
 
 
-def test_a_table_leaves_out_what_is_not_known() -> None:
+def test_a_table_leaves_out_unknown_values() -> None:
     unknown = Figure("gpu stage1: speed", None, 3.0, "samples/s", "ratio >= 2", None, {"told": None, "peer_told": None})
     assert table([unknown])[1].split() == [
         "gpu",

@@ -1,4 +1,4 @@
-"""The files that the full-size benchmark writes, at a small size, through the real loader."""
+"""The weight files of the full-size benchmark, at a small size, read by the real loader."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What our training step is measured against is the published one: it gives the recorded losses and gradients."""
+"""The reimplemented reference loop reproduces the recorded losses and gradients of the published code."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tinygptv.models.weights.published import reference_file
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3", "stage4"])
-def test_the_restated_loop_gives_the_recorded_loss_and_gradients(shared: Path, stage: str) -> None:
+def test_the_reference_loop_gives_the_recorded_loss_and_gradients(shared: Path, stage: str) -> None:
     case = GoldenCase(shared / "golden" / "tinygptv" / stage)
     loop = ReferenceLoop(load_case(case), case.tokenizer, case.inputs(case.io))
     turns = case.turns()

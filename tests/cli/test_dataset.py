@@ -1,4 +1,4 @@
-"""The verbs about data that is there, from the command line: what they print and how they end."""
+"""The verbs that manage existing data: what they print, and their exit codes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ GONE = "__BASE_URL__/images/03.png"
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A workdir with two versions of the miniature's source: all pictures, then all but two."""
+    """A workdir with two versions of the miniature's source: all images, then all but two."""
     folder = tmp_path_factory.mktemp("verbs")
     environment = write_miniature(folder / "mini", {"stage1": 2})
     with pytest.MonkeyPatch.context() as monkeypatch, serve(folder / "mini") as address:
@@ -45,10 +45,8 @@ def test_versions_are_listed_and_the_current_one_is_marked(workdir: Path, capsys
     assert f"{PICTURES - 2} samples" in second
 
 
-def test_a_workdir_without_versions_says_how_there_come_to_be_some(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "nothing is published; `tinygptv refresh` publishes" in printed(capsys, "versions", workdir=tmp_path)[0]
+def test_a_workdir_without_versions_says_how_to_publish_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no published versions; `tinygptv refresh` publishes one" in printed(capsys, "versions", workdir=tmp_path)[0]
 
 
 def test_a_difference_is_counted_and_its_keys_are_listed(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +57,7 @@ def test_a_difference_is_counted_and_its_keys_are_listed(workdir: Path, capsys: 
     assert backwards[:3] == ["2 added", "0 removed", "0 changed"]
 
 
-def test_a_long_difference_is_cut_unless_all_is_asked_for(
+def test_a_long_difference_is_cut_without_all(
     workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "_SHOWN_KEYS", 1)
@@ -73,15 +71,17 @@ def test_an_unknown_version_is_refused_with_the_nearest_one(workdir: Path, capsy
     assert f"Did you mean '{SOURCE}@" in capsys.readouterr().err
 
 
-def test_a_card_is_where_it_says(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_is_written_to_the_printed_paths(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, facts = printed(capsys, "card", f"{SOURCE}@1", workdir=workdir)
     assert "</html>" in Path(page).read_text() and f'"rows_in": {PICTURES + DEAD_LINKS}' in Path(facts).read_text()
 
 
-def test_a_card_of_what_is_no_version_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_of_something_that_is_not_a_version_is_refused(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = Store(str(workdir)).names("raw/")[0]
     assert main(["card", raw, "--workdir", str(workdir)]) == 2
-    assert "want source@number, or the name of a filtered artifact" in capsys.readouterr().err
+    assert "expected source@number or the name of a filtered artifact" in capsys.readouterr().err
 
 
 def test_a_refused_refresh_ends_with_one_and_names_the_check(
@@ -96,19 +96,19 @@ def test_a_refused_refresh_ends_with_one_and_names_the_check(
     assert f"DataError: {SOURCE}: refused, version 2 stays current: shrunk: 1 rows" in error
 
 
-def test_forgetting_lists_what_holds_it_and_a_dry_run_writes_nothing_down(
+def test_forgetting_lists_what_holds_a_sample_and_a_dry_run_records_nothing(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    request = ["forget", "--url", GONE, "--why", "asked for by its owner"]
+    request = ["forget", "--url", GONE, "--why", "requested by its owner"]
     would = printed(capsys, *request, "--dry-run", workdir=workdir)
-    assert would[0] == f"would forget what url {GONE} names:"
+    assert would[0] == f"would forget samples with url {GONE}:"
     assert sum("(version 2): holds 1" in line for line in would) == 2
     assert tombstones(Store(str(workdir))) == []
     done = printed(capsys, *request, workdir=workdir)
-    assert done[0] == f"tombstone 1: url {GONE}; masked from now on, left out of what is made later"
+    assert done[0] == f"tombstone 1: url {GONE}; masked from now on and left out of new artifacts"
     assert done[1:] == would[1:]
     nothing = printed(capsys, "forget", "--domain", "elsewhere.net", "--why", "test", "--dry-run", workdir=workdir)
-    assert nothing[-1] == "  nothing here holds or saw it"
+    assert nothing[-1] == "  no artifact in this workdir holds it or was trained on it"
 
 
 def test_a_request_names_exactly_one_thing(workdir: Path) -> None:

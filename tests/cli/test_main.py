@@ -1,4 +1,4 @@
-"""The command line: help with examples, dry runs, exit codes; and no torch until there is work."""
+"""The command line: help with examples, dry runs, exit codes, and no torch import before work starts."""
 
 import json
 import subprocess
@@ -87,9 +87,9 @@ def test_a_plan_that_cannot_fit_is_refused_with_a_remedy(
     profile = {"about": "little", "device": "cuda", "ranks": 1, "micro_batch_size": 4, "precision": "fp32"}
     (tmp_path / "little.yaml").write_text(yaml.safe_dump(profile | {"zero_stage": 2, "memory_gib": 0.1}))
     assert main(["plan", *options, "--hardware", str(tmp_path / "little.yaml")]) == 2
-    told = capsys.readouterr()
-    assert "memory per rank" in told.out
-    assert told.err.startswith("DefinitionError: ") and "the least is " in told.err
+    printed = capsys.readouterr()
+    assert "memory per rank" in printed.out
+    assert printed.err.startswith("DefinitionError: ") and "the least is " in printed.err
 
 
 def test_a_wrong_definition_is_one_line_and_exit_code_two(
@@ -104,8 +104,8 @@ def test_a_wrong_definition_is_one_line_and_exit_code_two(
 def test_an_unknown_stage_or_model_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *options, "--stage", "stage9"]) == 2
     assert main(["evaluate", *options, "--model", "int4"]) == 2
-    assert "train 'stage9': recipe 'mini' has no such thing" in (told := capsys.readouterr().err)
-    assert "Did you mean 'int8'?" in told
+    assert "train 'stage9': recipe 'mini' has no such thing" in (errors := capsys.readouterr().err)
+    assert "Did you mean 'int8'?" in errors
 
 
 def test_work_that_cannot_be_done_is_exit_code_one(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,18 +136,21 @@ def test_a_bootstrap_dry_run_names_the_phases_it_would_train(
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ([], "infra/hardware/cpu.yaml, features: live"),
-        (["--hardware", "cpu_cached", "--part", "5/4"], "--part 5/4: write 1/4 for the first of four parts"),
+        (
+            ["--hardware", "cpu_cached", "--part", "5/4"],
+            "--part 5/4: expected K/N, such as 1/4 for the first of four parts",
+        ),
         (["--hardware", "cpu_cached", "--stage", "stage9"], "encode 'stage9'"),
     ],
 )
 def test_what_cannot_be_encoded_is_refused(
-    given: list[str], told: str, options: list[str], capsys: pytest.CaptureFixture[str]
+    given: list[str], message: str, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["encode", *options, *given]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -160,8 +163,8 @@ def test_what_cannot_be_encoded_is_refused(
         ["bootstrap", "--phase", "\udce9"],
     ],
 )
-def test_text_that_is_no_utf_8_is_one_clear_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_utf_8_is_one_clear_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     message = capsys.readouterr().err
-    assert "is not UTF-8; write it in UTF-8" in message
+    assert "is not valid UTF-8" in message
     assert message.count("\n") == 1

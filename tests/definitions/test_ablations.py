@@ -11,7 +11,7 @@ def trained(recipe: Recipe, stage: str) -> set[Trainable]:
 
 
 @pytest.mark.parametrize("switch", ABLATIONS)
-def test_what_a_switch_leaves_is_still_a_recipe_and_the_original_is_untouched(switch: str) -> None:
+def test_a_switch_gives_a_valid_recipe_and_leaves_the_original_unchanged(switch: str) -> None:
     original = catalog.recipe("tinygptv")
     ablated = ablate(original, [switch])
     assert ablated != original
@@ -20,7 +20,7 @@ def test_what_a_switch_leaves_is_still_a_recipe_and_the_original_is_untouched(sw
 
 
 @pytest.mark.parametrize("switch", ABLATIONS)
-def test_what_is_not_there_cannot_be_taken_away(switch: str) -> None:
+def test_removing_what_a_recipe_does_not_have_is_refused(switch: str) -> None:
     once = ablate(catalog.recipe("tinygptv"), [switch])
     with pytest.raises(DefinitionError, match=f"'{switch}' cannot be applied"):
         ablate(once, [switch])
@@ -33,7 +33,7 @@ def test_without_lora_no_stage_has_adapters_or_trains_them() -> None:
         assert set(stage.trains) == {"connector.projections", "language_model.norms"}
 
 
-def test_without_input_norms_the_added_and_final_ones_go_on_training() -> None:
+def test_without_input_norms_the_added_and_final_ones_still_train() -> None:
     ablated = ablate(catalog.recipe("tinygptv"), ["without_input_norm"])
     assert trained(ablated, "stage1") == {
         "connector.projections",

@@ -1,4 +1,4 @@
-"""Kinds are found by their file names, wherever their package looks."""
+"""Kinds are found by file name in their package."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""All checks together, and the command line. The whole round is `make doctor`."""
+"""All checks together, and the command line. `make doctor` runs the real checks."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tinygptv.doctor import Finding
 from tinygptv.errors import SetupError
 
 
-def test_one_failed_check_does_not_hide_the_next_and_makes_the_exit_code(
+def test_one_failed_check_does_not_hide_the_next_and_sets_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails() -> str:
@@ -23,7 +23,7 @@ def test_one_failed_check_does_not_hide_the_next_and_makes_the_exit_code(
     ]
     assert main(["doctor", "--workdir", str(tmp_path)]) == 1
     out = capsys.readouterr().out
-    assert "FAIL  first" in out and "ok    second" in out and "1 of these need attention" in out
+    assert "FAIL  first" in out and "ok    second" in out and "checks failed: 1" in out
 
 
 def test_an_unknown_recipe_is_refused_before_anything_is_tried(
@@ -34,7 +34,7 @@ def test_an_unknown_recipe_is_refused_before_anything_is_tried(
     assert (out, "no recipe named" in err) == ("", True)
 
 
-def test_a_release_is_asked_in_place_of_the_shipped_language_model(tmp_path: Path) -> None:
+def test_a_release_is_checked_instead_of_the_shipped_language_model(tmp_path: Path) -> None:
     without = [name for name, _ in doctor.checks(tmp_path, "tinygptv_tiny", None)]
     given = [name for name, _ in doctor.checks(tmp_path, "tinygptv_tiny", tmp_path)]
     assert ("shipped language model" in without, "release" in without) == (True, False)

@@ -1,4 +1,4 @@
-"""The machine: room to write, and devices that compute."""
+"""The machine checks: disk space and devices."""
 
 import re
 from pathlib import Path
@@ -26,12 +26,12 @@ def test_a_full_disk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         machine.workdir_is_writable(tmp_path)
 
 
-def test_a_device_says_what_it_is_and_how_bf16_fares() -> None:
+def test_a_device_reports_its_model_and_its_speed_in_bf16() -> None:
     assert re.search(r"\d+ cores, \d+ GiB, torch .*, bf16 \d+\.\d x as fast", machine.processor_computes())
     assert machine.accelerators_compute().startswith("cuda:0" if torch.cuda.is_available() else "none")
 
 
 def test_a_device_that_computes_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "ones", lambda *size, **options: torch.full(size, 1.5, **options))
-    with pytest.raises(SetupError, match="computes wrongly on cpu"):
+    with pytest.raises(SetupError, match="torch is wrong on cpu"):
         machine.computes(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Servers and processes of their own: tried as they are used, and never left behind."""
+"""Checks in separate processes, none of which is left running."""
 
 import contextlib
 import sys
@@ -11,14 +11,14 @@ from tinygptv.doctor import processes
 from tinygptv.errors import SetupError
 
 
-def test_the_server_accepts_null_fields_and_plans_scheduled_runs() -> None:
+def test_the_server_accepts_null_fields_and_schedules_runs() -> None:
     with contextlib.ExitStack() as stack:
         server = processes.TemporaryServer(stack)
         assert processes.null_fields_are_accepted(server) == "accepted"
-        assert processes.scheduled_runs_are_planned(server).startswith("planned")
+        assert processes.scheduled_runs_are_planned(server).startswith("scheduled")
 
 
-def test_a_process_that_fails_is_reported_with_its_last_words() -> None:
+def test_a_process_that_fails_is_reported_with_its_last_lines() -> None:
     with pytest.raises(SetupError, match="RuntimeError: no interface"):
         processes.run_quietly([sys.executable, "-c", "raise RuntimeError('no interface')"])
 
@@ -32,7 +32,7 @@ def test_a_process_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeyp
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
         "time.sleep(600)"
     )
-    with pytest.raises(SetupError, match="no answer after 5 s"):
+    with pytest.raises(SetupError, match="no result after 5 s"):
         processes.run_quietly([sys.executable, "-c", code])
     pid = int((tmp_path / "pid").read_text())
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Weights: what ships is what was recorded, and what a recipe names is there or said to be missing."""
+"""Weight checks: shipped files match their recorded hashes, and missing weights of a recipe are reported."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_a_damaged_or_missing_backbone_is_found(
         weights.backbones_are_complete()
 
 
-def test_every_weight_of_a_recipe_is_looked_for() -> None:
+def test_every_weight_file_of_a_recipe_is_checked() -> None:
     assert weights.locations("tinygptv") == [
         "data:eva_vit_g.pth",
         "data:blip2_pretrained_flant5xxl.pth",
@@ -35,12 +35,12 @@ def test_every_weight_of_a_recipe_is_looked_for() -> None:
 
 
 def test_shipped_weights_are_opened() -> None:
-    told = [weights.weights_are_there(location) for location in weights.locations("tinygptv_tiny")]
-    assert ["tensors" in one for one in told] == [True, True, True, False]
-    assert "a tokenizer" in told[-1]
+    lines = [weights.weights_are_there(location) for location in weights.locations("tinygptv_tiny")]
+    assert ["tensors" in one for one in lines] == [True, True, True, False]
+    assert "a tokenizer" in lines[-1]
 
 
-def test_weights_that_are_not_there_say_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_weights_say_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TINYGPTV_DATA", raising=False)
     with pytest.raises(DefinitionError, match="TINYGPTV_DATA is not set"):
         weights.weights_are_there("data:eva_vit_g.pth")

@@ -1,4 +1,4 @@
-"""A finished run that never ran: every artifact the report reads, with plausible figures, in a second."""
+"""A fake finished run: every artifact that the report reads, with plausible figures."""
 
 import json
 import math
@@ -21,7 +21,7 @@ _COLOURS = ("red", "blue", "green", "gold", "purple", "teal")
 
 
 def resolved() -> ResolvedRun:
-    """The recipe and source that `train-all` uses by default, with gates behind two of its stages."""
+    """The default recipe and source of `train-all`, with gates after two stages."""
     run = resolve_run("tinygptv_tiny", "shapes", "cpu")
     gates = [Gate(benchmark="shapes_statements", at_least=0.6, then="warn")]
     stages = [
@@ -32,7 +32,7 @@ def resolved() -> ResolvedRun:
 
 
 def finished_run(store: Store, run: ResolvedRun, images: Path) -> list[Manifest]:
-    """All manifests of a run but the report's; `images` gets the pictures that benchmarks ask about."""
+    """Write all artifacts of a run except the report; benchmark images go to `images`."""
     rng = random.Random(7)
     draw_pictures(images)
     made = [_raw(store)]
@@ -57,7 +57,7 @@ def finished_run(store: Store, run: ResolvedRun, images: Path) -> list[Manifest]
 
 
 def draw_pictures(folder: Path) -> None:
-    """Twelve little scenes."""
+    """Twelve small scenes."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(12):
         image = Image.new("RGB", (64, 64), (236, 236, 228))
@@ -199,7 +199,7 @@ def _scores(
 
 
 def _gate(store: Store, stage: str, gate: Gate) -> Manifest:
-    """Answers of a stage to a few items, which reach every gate but the last stage's."""
+    """Scores of one gate: every stage passes, except stage 4."""
     value = gate.at_least + (0.05 if stage != "stage4" else -0.05)
     details = {"model": stage, "benchmark": gate.benchmark, "noise": False, "value": value, "n": gate.items}
     return _make(store, f"runs/{RUN}/gate-{stage}-{gate.benchmark}", "evaluate", [], Outcome(details=details))

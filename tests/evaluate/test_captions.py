@@ -32,11 +32,11 @@ def test_a_right_caption_scores_one_in_every_script_and_a_wrong_one_less(caption
     assert 0 < bleu([caption[: len(caption) // 2]], [caption]) < 0.7
 
 
-def test_chinese_scores_what_sacrebleu_gives_it() -> None:
+def test_chinese_scores_equal_sacrebleu() -> None:
     assert bleu(WRITTEN, CHINESE) == pytest.approx(BLEU(tokenize="zh").corpus_score(WRITTEN, [CHINESE]).score / 100)
 
 
-def test_english_scores_are_sacrebleus_to_the_bit(shared: Path) -> None:
+def test_english_scores_equal_sacrebleu_exactly(shared: Path) -> None:
     folder = shared / "data/oracles/nlg_eval"
     answers, first, second = ((folder / f"{name}.txt").read_text().splitlines() for name in ("hyp", "ref1", "ref2"))
     counts = [captions.count(*row) for row in zip(answers, zip(first, second, strict=True), strict=True)]
@@ -45,7 +45,7 @@ def test_english_scores_are_sacrebleus_to_the_bit(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(("caption", "order"), [("dog", 1), ("a dog", 2), ("a black dog", 3), ("狗", 1)])
-def test_right_captions_too_short_for_bleu_4_score_one_by_what_they_have(caption: str, order: int) -> None:
+def test_correct_captions_too_short_for_bleu_4_score_one(caption: str, order: int) -> None:
     found = score("caption_bleu", [caption] * 3, [Truth((caption,))] * 3)
     assert found.value == pytest.approx(1)
     assert found.extra == {"ngram_order": order}
@@ -57,11 +57,11 @@ def test_one_long_caption_makes_it_bleu_4() -> None:
     assert (found.value, found.extra) == (pytest.approx(1), {})
 
 
-def test_short_answers_to_long_references_are_punished_as_before() -> None:
+def test_short_answers_to_long_references_are_penalised() -> None:
     assert bleu(["dog"], ["a black dog runs over the grass"]) < 0.01
 
 
-def test_nothing_said_scores_nothing() -> None:
+def test_empty_captions_score_zero() -> None:
     found = score("caption_bleu", ["", " "], [Truth(("a dog",))] * 2)
     assert (found.value, found.extra) == (0, {})
     assert chance("caption_bleu", [Truth(("狗在跑",))] * 3) == pytest.approx(1)

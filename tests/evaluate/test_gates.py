@@ -1,4 +1,4 @@
-"""What is asked between two stages: a few items, an outcome that is written down, and what follows from it."""
+"""Gates: a few items are scored, the decision is recorded, and the run continues or stops."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def run(recipe_file: Path) -> ResolvedRun:
 
 @pytest.fixture
 def model(store: Store) -> Manifest:
-    """A released model, which loads without a run around it, in the place of a stage's."""
+    """A released model in place of a stage's; it loads without a run."""
 
     def build(folder: Path) -> Outcome:
         released = adapted_model()
@@ -72,30 +72,30 @@ def test_a_gate_asks_the_same_few_items_every_time(store: Store, run: ResolvedRu
     ]
 
 
-def test_a_stage_that_falls_short_stops_the_run_and_a_lower_gate_reads_the_same_answers(
+def test_a_stage_that_falls_short_stops_the_run_and_a_lower_gate_reuses_its_answers(
     store: Store, run: ResolvedRun, model: Manifest
 ) -> None:
     strict = GATE.model_copy(update={"at_least": 1.0})
-    told = r"falls short of 1 on mini_benchmark: \S+ on 5 items, and its gate says stop.*lower at_least"
+    message = r"falls short of 1 on mini_benchmark: \S+ on 5 items, and its gate says stop.*lower at_least"
     for _ in range(2):
-        with pytest.raises(GateError, match=told):
+        with pytest.raises(GateError, match=message):
             pass_gate(store, run, "first", "export", model, strict)
     (refused,) = store.names("runs/first/gate-export-")
     assert pass_gate(store, run, "first", "export", model, GATE).artifact == refused
     assert [(one["event"], one["at_least"]) for one in events(store)] == [("gate_failed", 1.0), ("gate_passed", 0.0)]
 
 
-def test_a_gate_that_warns_lets_the_run_go_on_and_says_so(
+def test_a_gate_that_warns_lets_the_run_continue(
     store: Store, run: ResolvedRun, model: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
     warning = Gate(benchmark="mini_benchmark", metric="lenient", at_least=1.0, items=5, then="warn")
     with caplog.at_level(logging.WARNING):
         pass_gate(store, run, "first", "export", model, warning)
-    assert "falls short of 1 on mini_benchmark (lenient)" in caplog.text and "training goes on" in caplog.text
+    assert "falls short of 1 on mini_benchmark (lenient)" in caplog.text and "training continues" in caplog.text
     assert [one["event"] for one in events(store)] == ["gate_failed"]
 
 
-def test_a_gate_does_not_change_what_its_stage_is(recipe_file: Path, run: ResolvedRun) -> None:
+def test_a_gate_does_not_change_the_identity_of_its_stage(recipe_file: Path, run: ResolvedRun) -> None:
     other = gated(recipe_file, {"benchmark": "mini_benchmark", "at_least": 0.9, "then": "stop"})
     assert other.recipe.stages[0].gates and not run.recipe.stages[0].gates
     named = [plan_stage(one.recipe, "first", "stage1", "mixtures/m@1", None).artifact for one in (run, other)]
@@ -103,7 +103,7 @@ def test_a_gate_does_not_change_what_its_stage_is(recipe_file: Path, run: Resolv
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             {"benchmark": "mini_benchmrk"},
@@ -114,8 +114,8 @@ def test_a_gate_does_not_change_what_its_stage_is(recipe_file: Path, run: Resolv
         ({"at_lest": 0.3}, r"stages\[0\].gates\[0\].at_lest: unknown key"),
     ],
 )
-def test_a_wrong_gate_is_refused_before_any_work(recipe_file: Path, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(DefinitionError, match=told):
+def test_a_wrong_gate_is_refused_before_any_work(recipe_file: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DefinitionError, match=message):
         gated(recipe_file, {"benchmark": "mini_benchmark", "at_least": 0.3, "then": "stop"} | change)
 
 

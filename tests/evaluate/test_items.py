@@ -1,4 +1,4 @@
-"""Which items of a benchmark are asked, and why the others are not."""
+"""Selection of a benchmark's items, and drop counts of the others."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_a_limited_choice_does_not_depend_on_the_order_of_the_file() -> None:
     assert chosen(samples, None) == samples
 
 
-def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
+def test_boxes_are_scored_at_the_size_of_their_image(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     image = ImageReference(str(tmp_path / "a.png"))
     truth = truth_of(Sample("k", (image,), (Turn("the dog", "{<0><0><50><50>}"),), boxes=((0, 0, 0.5, 0.5),)))
@@ -29,7 +29,7 @@ def test_boxes_are_judged_on_the_size_of_their_picture(tmp_path: Path) -> None:
     assert truth.answers == ("{<0><0><50><50>}",)
 
 
-def test_an_item_whose_picture_has_no_readable_size_is_counted(tmp_path: Path) -> None:
+def test_an_item_with_an_unreadable_image_size_is_counted(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>gone</html>")
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     samples = [
@@ -52,10 +52,10 @@ def test_items_with_too_few_human_answers_are_counted_and_the_others_scored(tmp_
     assert drops["too_few_answers"] == 1
 
 
-def test_what_could_not_be_asked_is_counted_beside_what_was_answered(tmp_path: Path) -> None:
+def test_items_that_could_not_be_asked_are_counted(tmp_path: Path) -> None:
     samples = [Sample(str(n), (), (Turn("q", "a"),)) for n in range(2)]
     benchmark = Benchmark(about="t", source="t", task="vqa", metric="exact_match", max_new_tokens=4)
     asked, drops = choose_items(benchmark, Annotations(tmp_path, samples, 2), noise=False)
-    kept, said = answered_items("t", asked, [DataError("broken"), "a"], drops)
-    assert ([sample.key for sample, _ in kept], said, drops["unusable_item"]) == (["1"], ["a"], 1)
+    kept, texts = answered_items("t", asked, [DataError("broken"), "a"], drops)
+    assert ([sample.key for sample, _ in kept], texts, drops["unusable_item"]) == (["1"], ["a"], 1)
     assert kept[0][1] == Truth(("a",), group="q")

@@ -1,4 +1,4 @@
-"""Scores: strict and lenient rules side by side, intervals, chance levels, and published marks."""
+"""Scores: strict and lenient rules, intervals, chance levels, and published results."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def test_a_statement_is_judged_by_its_first_word(answer: str, strict: int, lenie
     assert (judged.strict, judged.lenient, judged.parsed) == (strict, lenient, parsed)
 
 
-def test_only_the_lenient_rule_believes_an_answer_that_says_both() -> None:
+def test_only_the_lenient_rule_accepts_an_answer_that_says_both() -> None:
     judged = mark("true_false_accuracy", "true or false", FALSE)
     assert (judged.strict, judged.lenient) == (0, 1)
 
@@ -62,7 +62,7 @@ def test_referring_reports_overlap_accuracy_and_unparsed_answers() -> None:
     assert found.extra["mean_iou"] == pytest.approx(1.5 / 4)
 
 
-def test_the_inclusive_pixel_convention_of_the_reference_is_kind_to_small_pictures() -> None:
+def test_the_inclusive_pixel_convention_of_the_reference_favours_small_images() -> None:
     truth = Truth((), box=(0.0, 0.0, 0.5, 1.0), image_size=(10, 10))
     judged = mark("referring_iou", "{<0><0><100><90>}", truth)
     assert (judged.strict, judged.lenient) == (0, 1)
@@ -101,7 +101,7 @@ def test_chance_works_for_boxes_and_captions() -> None:
     assert chance("caption_bleu", [Truth(("a red circle and a blue star",))] * 3) == pytest.approx(1.0)
 
 
-def test_intervals_hold_the_mean_and_never_leave_zero_to_one() -> None:
+def test_intervals_contain_the_mean_and_stay_within_zero_and_one() -> None:
     assert wilson(0, 20)[0] == 0 and 0.1 < wilson(0, 20)[1] < 0.2
     low, high = interval([0.3, 0.6, 1.0, 0.0] * 30)
     assert low < 0.475 < high
@@ -118,7 +118,7 @@ def test_exact_match_reproduces_a_published_gqa_accuracy(shared: Path) -> None:
     assert 100 * found.value == pytest.approx(63.51824087956022)
 
 
-def test_groups_are_scored_apart_and_their_spread_is_within_a_kind() -> None:
+def test_groups_are_scored_separately_and_their_spread_is_within_a_kind() -> None:
     truths = [Truth(("red",), group=f"colour/{form}") for form in "aabb"]
     truths += [Truth(("two",), group="count/a")]
     scores = by_group("exact_match", ["red", "red", "red", "blue", "four"], truths)

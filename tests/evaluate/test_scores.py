@@ -1,4 +1,4 @@
-"""Evaluation end to end with a tiny release: items in an original format, answers, marks, chance, counted drops."""
+"""Evaluation end to end with a tiny release: original file formats, answers, scores, chance levels, drop counts."""
 
 import json
 from dataclasses import replace
@@ -19,10 +19,10 @@ from tinygptv.evaluate import scores
 from tinygptv.evaluate.scores import (
     ANSWERS,
     SCORES,
-    asking_inputs,
+    eval_inputs,
     evaluate,
     evaluate_model,
-    other_ends,
+    extra_stop_strings,
 )
 from tinygptv.models.lora import merge_lora
 from tinygptv.store.artifacts import Manifest, Outcome, Store
@@ -35,7 +35,7 @@ BENCHMARK = Benchmark(
 
 @pytest.fixture
 def source(tmp_path: Path) -> AnnotationsSource:
-    """Forty true and false statements in VSR's layout; the picture of two more is missing."""
+    """Forty true and false statements in VSR's layout, and two with missing images."""
     lines = []
     for number in range(42):
         if number < 40:
@@ -98,7 +98,7 @@ def test_items_too_long_for_the_decoder_are_left_out_by_count(
     assert manifest.rows_in == manifest.rows_out + sum(manifest.drops.values())
 
 
-def test_noise_is_an_evaluation_of_its_own(store: Store, run: ResolvedRun, released: Manifest) -> None:
+def test_evaluation_with_noise_is_a_separate_artifact(store: Store, run: ResolvedRun, released: Manifest) -> None:
     (seen,) = evaluate_model(store, run, "first", "export", released, ["statements"]).values()
     (noise,) = evaluate_model(store, run, "first", "export", released, ["statements"], noise=True).values()
     assert noise.artifact.startswith("runs/first/scores-export-statements-noise@")
@@ -130,9 +130,13 @@ def test_a_benchmark_may_have_its_groups_compared(store: Store, run: ResolvedRun
     assert manifest.details["extra"]["spread"] == pytest.approx(abs(groups["is/low"] - groups["is/high"]))
 
 
-def test_an_impossible_question_is_refused_before_any_work(store: Store, run: ResolvedRun, released: Manifest) -> None:
+def test_a_task_without_matching_items_is_refused_before_any_work(
+    store: Store, run: ResolvedRun, released: Manifest
+) -> None:
     wrong = replace(run, benchmarks={"statements": BENCHMARK.model_copy(update={"task": "refer"})})
-    with pytest.raises(DefinitionError, match=r"benchmarks/statements\.yaml, task: vsr items cannot be asked 'refer'"):
+    with pytest.raises(
+        DefinitionError, match=r"benchmarks/statements\.yaml, task: vsr items do not support the task 'refer'"
+    ):
         evaluate(store, wrong, "first", "export", released, "statements")
 
 
@@ -147,7 +151,7 @@ def test_a_benchmark_without_usable_items_is_an_error(
 
 @pytest.fixture
 def mixed(tmp_path: Path, run: ResolvedRun) -> ResolvedRun:
-    """Items of one picture, of two, and in words alone, in LLaVA's layout: benchmarks `mixed` and `words`."""
+    """Items with one image, two images and text only, in LLaVA's layout: benchmarks `mixed` and `words`."""
     for number in range(3):
         Image.new("RGB", (20, 20), (80 * number, 80, 90)).save(tmp_path / f"p{number}.png")
     records = [
@@ -176,7 +180,7 @@ def talk(question: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": "blue"}]
 
 
-def test_noise_stands_for_each_picture_and_words_alone_are_left_out_of_it(
+def test_noise_replaces_each_image_and_text_only_items_are_dropped(
     store: Store, mixed: ResolvedRun, released: Manifest
 ) -> None:
     seen = evaluate(store, mixed, "first", "export", released, "mixed")
@@ -189,7 +193,7 @@ def test_noise_stands_for_each_picture_and_words_alone_are_left_out_of_it(
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_benchmark_in_words_alone_has_no_value_with_noise(
+def test_a_text_only_benchmark_has_no_value_with_noise(
     store: Store, mixed: ResolvedRun, released: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert evaluate(store, mixed, "first", "export", released, "words").details["n"] == 1
@@ -201,7 +205,7 @@ def test_a_benchmark_in_words_alone_has_no_value_with_noise(
 
 
 @pytest.mark.parametrize("noise", [False, True])
-def test_a_picture_that_cannot_be_decoded_costs_its_item_and_no_other(
+def test_an_undecodable_image_drops_only_its_item(
     store: Store, run: ResolvedRun, released: Manifest, tmp_path: Path, noise: bool
 ) -> None:
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
@@ -214,12 +218,12 @@ def test_a_picture_that_cannot_be_decoded_costs_its_item_and_no_other(
     }
 
 
-def test_a_benchmark_none_of_whose_pictures_can_be_decoded_is_an_error(
+def test_a_benchmark_without_decodable_images_is_an_error(
     store: Store, run: ResolvedRun, released: Manifest, tmp_path: Path
 ) -> None:
     for picture in tmp_path.glob("*.png"):
         picture.write_text("<html>gone</html>")
-    with pytest.raises(DataError, match=r"no item can be asked \(missing_image 2, unusable_item 40\): .*not_image"):
+    with pytest.raises(DataError, match=r"no item could be asked \(missing_image 2, unusable_item 40\): .*not_image"):
         evaluate(store, run, "first", "export", released, "statements")
 
 
@@ -227,7 +231,7 @@ def test_a_benchmark_none_of_whose_pictures_can_be_decoded_is_an_error(
     ("metric", "reason"),
     [("vqa_accuracy", "too_few_answers 40; `metric: exact_match`"), ("referring_iou", "no_box 40")],
 )
-def test_a_metric_that_no_item_is_made_for_is_refused_before_a_model_is_loaded(
+def test_a_metric_that_suits_no_item_is_refused_before_a_model_is_loaded(
     store: Store,
     run: ResolvedRun,
     released: Manifest,
@@ -241,21 +245,21 @@ def test_a_metric_that_no_item_is_made_for_is_refused_before_a_model_is_loaded(
         evaluate(store, wrong, "first", "export", released, "statements")
 
 
-def test_a_stage_trained_without_prompt_is_asked_with_the_template_of_the_others() -> None:
+def test_a_stage_trained_without_a_prompt_is_evaluated_with_that_of_another() -> None:
     recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
-    inputs, words = asking_inputs(recipe, "stage1"), recipe.stage("stage4").inputs
+    inputs, words = eval_inputs(recipe, "stage1"), recipe.stage("stage4").inputs
     assert (inputs.template, inputs.end_symbol) == (words.template, words.end_symbol)
     assert inputs.image_size == recipe.stage("stage1").inputs.image_size
-    assert asking_inputs(recipe, "stage4") == words
+    assert eval_inputs(recipe, "stage4") == words
 
 
-def test_a_stage_asked_in_borrowed_words_may_end_its_answers_as_it_learned_to() -> None:
+def test_a_stage_evaluated_with_a_borrowed_prompt_may_stop_at_its_own_end_symbol() -> None:
     recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
-    assert other_ends(recipe, "stage1") == (recipe.stage("stage1").inputs.end_symbol,)
-    assert other_ends(recipe, "stage4") == ()
+    assert extra_stop_strings(recipe, "stage1") == (recipe.stage("stage1").inputs.end_symbol,)
+    assert extra_stop_strings(recipe, "stage4") == ()
 
 
-def test_scores_of_a_stage_asked_in_borrowed_words_are_others_in_other_words(
+def test_scores_with_a_borrowed_prompt_depend_on_that_prompt(
     store: Store, run: ResolvedRun, released: Manifest
 ) -> None:
     asked = []
@@ -276,4 +280,4 @@ def test_scores_of_a_stage_asked_in_borrowed_words_are_others_in_other_words(
         stages.append(stage.model_copy(update={"inputs": inputs}))
     reworded = run.recipe.model_copy(update={"stages": stages})
     assert ask(run.recipe, "stage1") != ask(reworded, "stage1")
-    assert ask(run.recipe, "stage4") == ask(reworded, "stage4")  # its own words are in the name of its artifact
+    assert ask(run.recipe, "stage4") == ask(reworded, "stage4")  # its own prompt is part of its artifact's hash

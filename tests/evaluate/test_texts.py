@@ -1,4 +1,4 @@
-"""Texts that are the same to a reader are the same to every score, whatever their script and spelling."""
+"""Texts that look the same to a reader get the same score, in any script and spelling."""
 
 import unicodedata
 
@@ -36,9 +36,9 @@ ALIKE = [
 @pytest.mark.parametrize(("one", "other"), ALIKE)
 @pytest.mark.parametrize("metric", ["exact_match", "vqa_accuracy", "caption_bleu"])
 def test_two_spellings_of_one_text_match(metric: str, one: str, other: str) -> None:
-    for said, right in ((one, other), (other, one)):
+    for answer, right in ((one, other), (other, one)):
         truth = Truth((right.lower(),) * 10)  # the official VQA script compares lower-case answers
-        assert mark(metric, said, truth).strict == pytest.approx(1)  # type: ignore[arg-type]
+        assert mark(metric, answer, truth).strict == pytest.approx(1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_letters_that_differ_stay_different(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "right"),
+    ("answer", "right"),
     [
         ("红色。", "红色"),
         ("“红色”", '"红色"'),
@@ -59,10 +59,10 @@ def test_letters_that_differ_stay_different(one: str, other: str) -> None:
         ("ja！", "ja!"),
     ],
 )
-def test_punctuation_of_other_scripts_is_that_of_english(said: str, right: str) -> None:
-    assert mark("exact_match", said, Truth((right,))).strict == 1
+def test_punctuation_of_other_scripts_is_that_of_english(answer: str, right: str) -> None:
+    assert mark("exact_match", answer, Truth((right,))).strict == 1
     bare = right.strip('"?!')
-    assert mark("vqa_accuracy", said, Truth((*[bare] * 9, "another"))).strict == 1
+    assert mark("vqa_accuracy", answer, Truth((*[bare] * 9, "another"))).strict == 1
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,19 @@ def test_punctuation_of_other_scripts_is_that_of_english(said: str, right: str) 
         ("검은 개", "검은 개"),
     ],
 )
-def test_letters_of_scripts_without_blanks_are_words(text: str, words: str) -> None:
+def test_letters_of_scripts_without_spaces_are_words(text: str, words: str) -> None:
     assert words_apart(text).split() == words.split()
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
 @ANYTHING
-def test_ascii_is_only_lowered(text: str) -> None:
+def test_ascii_is_only_lower_cased(text: str) -> None:
     assert folded(text) == comparable(text) == words_apart(text) == text.lower()
 
 
 @given(st.text())
 @ANYTHING
-def test_folding_does_not_depend_on_the_form_and_changes_nothing_twice(text: str) -> None:
+def test_folding_is_idempotent_and_independent_of_the_unicode_form(text: str) -> None:
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         assert folded(unicodedata.normalize(form, text)) == folded(text)  # type: ignore[arg-type]
     assert folded(folded(text)) == folded(text)
@@ -97,7 +97,7 @@ def test_folding_does_not_depend_on_the_form_and_changes_nothing_twice(text: str
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
 @ANYTHING
-def test_every_text_is_right_about_itself(text: str) -> None:
+def test_every_text_matches_itself(text: str) -> None:
     if comparable(text).strip(" ."):
         assert mark("exact_match", text, Truth((text,))).strict == 1
     if any(sign.isalnum() for sign in words_apart(text)):

@@ -1,4 +1,4 @@
-"""VQA accuracy: given/expect tables, and every mark of two published models' answers."""
+"""VQA accuracy: input/output tables, and every score of two published models' answers."""
 
 import ast
 import csv
@@ -53,7 +53,7 @@ def test_too_few_human_answers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("model", ["base", "moe"])
-def test_every_published_mark_is_reproduced(shared: Path, model: str) -> None:
+def test_every_published_score_is_reproduced(shared: Path, model: str) -> None:
     with (shared / "data/oracles/vqa_accuracy/vqa_two_models.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     ours = [100 * vqa_accuracy(row[f"{model}_pred"], ast.literal_eval(row["gt_answer"])) for row in rows]

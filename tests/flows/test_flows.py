@@ -1,4 +1,4 @@
-"""The flows around a library that only pretends to work: order, names, retries, artifacts, refusals."""
+"""The flows with a fake library: order, names, retries, artifacts, errors."""
 
 import importlib
 import json
@@ -41,7 +41,7 @@ def parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
 
 @pytest.fixture
 def followed(monkeypatch: pytest.MonkeyPatch) -> list[Arrow]:
-    """The arrows in the order they were followed; what they leave is made up."""
+    """The arrows in the order they were followed; their artifacts are fake."""
     arrows: list[Arrow] = []
 
     def make(journey: Journey, arrow: Arrow, on_line: Callable[[str], None] | None = None) -> Manifest:
@@ -97,7 +97,7 @@ def test_pairs_are_scored_before_they_are_filtered_if_the_filter_asks(
     assert [arrow.verb for arrow in followed] == ["download", "score", "filter"]
 
 
-def test_what_the_interface_shows_is_made_along_the_way(parameters: dict[str, str], followed: list[Arrow]) -> None:
+def test_ui_artifacts_are_created_along_the_way(parameters: dict[str, str], followed: list[Arrow]) -> None:
     train_all(**parameters)
     run = parameters["run"].lower().replace("_", "-")
 
@@ -124,7 +124,7 @@ def test_a_wrong_name_fails_with_our_message_before_any_work(
 @pytest.mark.parametrize(
     ("error", "attempts"), [(OSError("connection reset"), 2), (ValueError("a bug"), 1), (DefinitionError("bad"), 1)]
 )
-def test_a_download_is_retried_only_where_the_world_is_flaky(
+def test_a_download_is_retried_only_after_network_errors(
     error: Exception, attempts: int, parameters: dict[str, str], followed: list[Arrow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretended, tried = Journey.make, []
@@ -149,7 +149,7 @@ def test_no_other_task_is_retried() -> None:
     assert len(tasks) == 14
 
 
-def test_a_refresh_shows_what_changed_what_rotted_and_the_card_and_fails_where_a_check_did(
+def test_a_refresh_shows_changes_dead_urls_and_the_card_and_fails_with_a_failed_check(
     parameters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve(tmp_path / "mini") as address:
@@ -171,7 +171,7 @@ def test_a_refresh_shows_what_changed_what_rotted_and_the_card_and_fails_where_a
         assert refresh_data(**parameters, accept=["shrunk"], return_state=True).is_completed()
 
 
-def test_what_a_gate_said_is_shown_and_one_that_stops_fails_the_flow(
+def test_gate_decisions_are_shown_and_a_gate_that_stops_fails_the_flow(
     parameters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make(journey: Journey, arrow: Arrow, on_line: Callable[[str], None] | None = None) -> Manifest:
@@ -210,13 +210,13 @@ def test_ablations_are_trained_one_after_the_other_and_compared(
     assert artifact(artifact_key("ablations-losses", parameters["run"])).data.startswith("data:image/svg+xml;base64,")
 
 
-def test_a_stage_can_be_run_alone_and_says_what_it_needs_first(parameters: dict[str, str]) -> None:
+def test_a_stage_run_alone_says_what_it_needs_first(parameters: dict[str, str]) -> None:
     state = train_stage(**parameters, stage="stage2", return_state=True)
     assert state.is_failed()
     assert "first run `download` for mini_pairs" in state.message
 
 
-def test_the_deployments_are_the_promised_ones_and_point_at_flows() -> None:
+def test_the_documented_deployments_exist_and_point_at_flows() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     found = set()
     for deployment in deployments:

@@ -1,4 +1,4 @@
-"""A journey whose whole process group is killed in its third stage, and what the same command then does."""
+"""A run whose process group is killed in its third stage, and resumed by the same command."""
 
 import json
 import os
@@ -24,14 +24,14 @@ PATIENCE_SECONDS = 400
 
 @pytest.fixture
 def miniature(tmp_path: Path, prefect_server: None) -> Iterator[dict[str, str]]:
-    """The environment of a flow process: its definitions, its pictures' address, its Prefect server."""
+    """The environment of a flow process: definitions, image server, Prefect server."""
     environment = write_miniature(tmp_path / "mini", STEPS)
     with serve(tmp_path / "mini") as address:
         yield os.environ | environment | {"TINYGPTV_BASE_URL": address, "PREFECT_API_URL": PREFECT_API_URL.value()}
 
 
 def start(environment: dict[str, str], workdir: Path) -> subprocess.Popen[str]:
-    """The flow in a process group of its own, as a worker starts it."""
+    """Start the flow in its own process group, as a worker does."""
     arguments = {"run": "killed", "recipe": RECIPE, "source": SOURCE, "workdir": str(workdir)}
     code = f"from flows.journey import train_all; print(train_all(**{arguments!r}, return_state=True).message)"
     return subprocess.Popen(
@@ -46,7 +46,7 @@ def start(environment: dict[str, str], workdir: Path) -> subprocess.Popen[str]:
 
 
 def kill_at_a_checkpoint(flow: subprocess.Popen[str], workdir: Path) -> int:
-    """SIGKILL to the process group once stage 3 has a checkpoint; returns the checkpoint's step."""
+    """Kill the process group once stage 3 has a checkpoint; returns the checkpoint's step."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := sorted(workdir.glob(".drafts/runs/killed/stage3@*/checkpoints/step*"))):
         assert flow.poll() is None, "the flow ended before it could be killed"
@@ -60,7 +60,7 @@ def kill_at_a_checkpoint(flow: subprocess.Popen[str], workdir: Path) -> int:
 
 
 def manifest_times(workdir: Path) -> dict[str, int]:
-    """When each finished artifact was finished."""
+    """Modification time of each finished artifact's manifest."""
     return {
         str(path.parent.relative_to(workdir)): path.stat().st_mtime_ns
         for path in workdir.rglob(MANIFEST)

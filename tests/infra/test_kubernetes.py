@@ -1,4 +1,4 @@
-"""The manifest for Kubernetes, held to what the code reads; no cluster is needed to find the two apart."""
+"""The Kubernetes manifest matches what the code expects; no cluster is needed."""
 
 import re
 import shlex
@@ -28,7 +28,7 @@ def container(objects: dict[str, Any]) -> dict[str, Any]:
 
 
 def commands(container: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What pod 0 runs, and what the others do."""
+    """The command of pod 0, and that of the other pods."""
     shell, flag, script = container["command"]
     assert (shell, flag) == ("/bin/sh", "-c")
     first, others = re.findall(r"exec ([^;]+);", script)
@@ -36,7 +36,7 @@ def commands(container: dict[str, Any]) -> tuple[list[str], list[str]]:
     return shlex.split(first), shlex.split(others)
 
 
-def test_the_pods_are_as_many_as_the_machines_of_the_profile_and_have_its_gpus(
+def test_the_number_of_pods_and_their_gpus_match_the_profile(
     objects: dict[str, Any], container: dict[str, Any]
 ) -> None:
     first, _ = commands(container)
@@ -47,7 +47,7 @@ def test_the_pods_are_as_many_as_the_machines_of_the_profile_and_have_its_gpus(
     assert job["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
 
 
-def test_pod_0_trains_what_fits_together_and_the_others_wait_for_its_call(container: dict[str, Any]) -> None:
+def test_pod_0_trains_and_the_others_wait_for_work(container: dict[str, Any]) -> None:
     (program, verb, *arguments), others = commands(container)
     assert (program, verb) == (".venv/bin/tinygptv", "train")
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
@@ -56,9 +56,7 @@ def test_pod_0_trains_what_fits_together_and_the_others_wait_for_its_call(contai
     assert others == [".venv/bin/python", "-m", pods.__name__]
 
 
-def test_the_ranks_meet_in_pod_0_under_the_name_that_the_service_gives_it(
-    objects: dict[str, Any], container: dict[str, Any]
-) -> None:
+def test_the_rendezvous_is_pod_0_under_its_service_name(objects: dict[str, Any], container: dict[str, Any]) -> None:
     service, job = objects["Service"], objects["Job"]
     pod = job["spec"]["template"]
     name = service["metadata"]["name"]
@@ -66,7 +64,7 @@ def test_the_ranks_meet_in_pod_0_under_the_name_that_the_service_gives_it(
     assert service["spec"]["publishNotReadyAddresses"] is True
     assert service["spec"]["selector"] == pod["metadata"]["labels"]
     assert pod["spec"]["subdomain"] == name
-    # What Kubernetes sets in a pod of an indexed Job, and what the manifest does.
+    # Variables set by Kubernetes in a pod of an indexed Job, and those of the manifest.
     environment = {nodes.POD: "0", "HOSTNAME": f"{job['metadata']['name']}-0"}
     environment |= {variable["name"]: variable["value"] for variable in container["env"]}
     (command,) = agent_commands(catalog.hardware("pods"), ["agent"], ["ranks"], environment)
@@ -74,7 +72,7 @@ def test_the_ranks_meet_in_pod_0_under_the_name_that_the_service_gives_it(
     assert endpoint == f"{job['metadata']['name']}-0.{name}:{nodes.PORT}"
 
 
-def test_all_pods_share_the_folder_of_the_call_of_the_data_and_of_the_artifacts(container: dict[str, Any]) -> None:
+def test_all_pods_share_the_folders_of_calls_data_and_artifacts(container: dict[str, Any]) -> None:
     (shared,) = (mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "shared")
     first, _ = commands(container)
     values = {variable["name"]: variable["value"] for variable in container["env"]}

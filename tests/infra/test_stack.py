@@ -1,4 +1,4 @@
-"""The embedded stack, on a copy of the flows: it starts, runs, recovers, refuses, and leaves nothing behind."""
+"""The embedded stack, on a copy of the flows: it starts, runs, recovers, reports errors, and stops completely."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 300
 
 
 def copy_checkout(folder: Path) -> Path:
-    """The parts of a checkout that the stack reads; the package itself is the installed one."""
+    """Copy the parts of a checkout that the stack reads; the package is the installed one."""
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "infra").mkdir()
     shutil.copy(ROOT / "infra" / "stack.py", folder / "infra")
@@ -34,7 +34,7 @@ def copy_checkout(folder: Path) -> Path:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> ModuleType:
-    """The module, with a state folder of its own."""
+    """The module, with its own state folder."""
     path = copy_checkout(tmp_path / "checkout") / "infra" / "stack.py"
     specification = importlib.util.spec_from_file_location("stack", path)
     assert specification and specification.loader
@@ -87,55 +87,55 @@ def test_the_stack_runs_recovers_from_a_killed_worker_and_leaves_no_process(tmp_
 
     run = ("run", "curate/local", "-p", f"source={SOURCE}", "-p", f"workdir={tmp_path / 'work'}", "-p")
     try:
-        code, told = stack(*run, "recipe=minni")
-        assert code == 1 and "Did you mean 'mini'?" in told
+        code, output = stack(*run, "recipe=minni")
+        assert code == 1 and "Did you mean 'mini'?" in output
         server = f"http://127.0.0.1:{environment['TINYGPTV_PORT']}"
         assert f"{server}/api" in (checkout / "prefect.toml").read_text()
 
-        code, told = stack(*run, "resipe=mini")
-        assert code == 1 and "curate/local has no such parameter. Did you mean 'recipe'?" in told
+        code, output = stack(*run, "resipe=mini")
+        assert code == 1 and "curate/local has no such parameter. Did you mean 'recipe'?" in output
 
         (worker,) = [process for process in processes_of(checkout) if "worker" in process.cmdline()]
         worker.kill()
         with serve(tmp_path / "mini") as address:
             environment["TINYGPTV_BASE_URL"] = address
-            code, told = stack(*run, f"recipe={RECIPE}")
+            code, output = stack(*run, f"recipe={RECIPE}")
         with urllib.request.urlopen(f"{server}/ui-settings", timeout=10) as answer:
-            assert json.load(answer)["api_url"] == f"{server}/api", "the pages ask another server"
-        assert code == 0 and f"{PICTURES} of {PICTURES + DEAD_LINKS} pairs kept" in told
+            assert json.load(answer)["api_url"] == f"{server}/api", "the UI requests data from another server"
+        assert code == 0 and f"{PICTURES} of {PICTURES + DEAD_LINKS} pairs kept" in output
     finally:
-        code, told = stack("down")
-    assert code == 0 and told.startswith("stopped")
+        code, output = stack("down")
+    assert code == 0 and output.startswith("stopped")
     assert processes_of(checkout) == []
     assert not (checkout / "prefect.toml").exists()
 
 
-def test_a_port_that_was_asked_for_and_is_taken_is_refused(
+def test_a_requested_port_that_is_taken_is_refused(
     stack: ModuleType, taken_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINYGPTV_PORT", str(taken_port))
-    with pytest.raises(SetupError, match=f"port {taken_port} .* is used by another program; choose another"):
+    with pytest.raises(SetupError, match=f"port {taken_port} .* is in use by another program; choose another"):
         stack.up()
 
 
 @pytest.mark.parametrize("port", ["http", "0", "70000"])
-def test_a_port_that_is_none_is_refused(port: str, stack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_port_is_refused(port: str, stack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYGPTV_PORT", port)
     with pytest.raises(SetupError, match="between 1 and 65535"):
         stack.up()
 
 
-def test_a_taken_default_port_makes_way_for_the_next_free_one_and_is_named(
+def test_a_taken_default_port_is_replaced_by_the_next_free_one(
     stack: ModuleType, taken_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("TINYGPTV_PORT", raising=False)
     monkeypatch.setattr(stack, "DEFAULT_PORT", taken_port)
     chosen = stack.free_port()
     assert taken_port < chosen < taken_port + 100
-    assert f"port {taken_port} is used by another program; taking {chosen}" in capsys.readouterr().out
+    assert f"port {taken_port} is in use by another program; using {chosen}" in capsys.readouterr().out
 
 
-def test_a_server_that_ends_while_starting_is_reported_with_its_last_words(
+def test_a_server_that_exits_during_start_up_is_reported_with_its_last_lines(
     stack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "prefect"
@@ -146,6 +146,6 @@ def test_a_server_that_ends_while_starting_is_reported_with_its_last_words(
         stack.up()
 
 
-def test_stopping_what_does_not_run_is_no_error(stack: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopping_a_stopped_stack_is_not_an_error(stack: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     stack.down()
     assert capsys.readouterr().out == "nothing was running\n"

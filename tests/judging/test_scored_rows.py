@@ -113,8 +113,8 @@ def test_a_chain_that_names_no_scorer_has_neither_its_columns_nor_its_fields() -
     [
         ({"better_caption": True}, "better_caption needs a scorer"),
         ({"duplicates": [{"name": "alike", "by": "embedding", "at_least": 0.9, "why": "x"}]}, "alike needs a scorer"),
-        ({"duplicates": [{"name": "alike", "by": "embedding", "why": "x"}]}, "need each other"),
-        ({"duplicates": [{"name": "alike", "by": "phash", "at_least": 0.9, "why": "x"}]}, "need each other"),
+        ({"duplicates": [{"name": "alike", "by": "embedding", "why": "x"}]}, "must be given together"),
+        ({"duplicates": [{"name": "alike", "by": "phash", "at_least": 0.9, "why": "x"}]}, "must be given together"),
     ],
 )
 def test_what_needs_a_scorer_is_refused_without_one(fields: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Answers: whatever the batch, the same; and nothing of the picture is left when it becomes noise."""
+"""Answers do not depend on the batch, and noise leaves nothing of the image."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_answers_come_in_the_order_of_the_samples(release: Release, samples: lis
     assert backwards[::-1] == answer_all(release, samples, "vqa", 12)
 
 
-def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[Sample]) -> None:
+def test_with_noise_the_image_does_not_matter(release: Release, samples: list[Sample]) -> None:
     swapped = [
         Sample(sample.key, other.images, sample.turns) for sample, other in zip(samples, samples[::-1], strict=True)
     ]
@@ -55,7 +55,7 @@ def test_with_noise_the_picture_does_not_matter(release: Release, samples: list[
     assert noisy == answer_all(release, swapped, "vqa", 12, noise=True)
 
 
-def test_noise_belongs_to_the_key_and_has_the_exposure_it_is_given(release: Release, samples: list[Sample]) -> None:
+def test_noise_depends_on_the_key_and_has_the_given_exposure(release: Release, samples: list[Sample]) -> None:
     collator = Collator(release.tokenizer, release.inputs, release.model.num_image_tokens)
     both = noise_pictures(collator.prompts(samples[:2], "vqa"), [1, 1], 0.5, 0.125)
     again = noise_pictures(collator.prompts(samples[1:3], "vqa"), [1, 1], 0.5, 0.125)
@@ -71,21 +71,21 @@ def test_a_question_too_long_for_the_decoder_is_refused_with_both_counts(
     release: Release, samples: list[Sample]
 ) -> None:
     long = replace(samples[0], key="long", turns=(Turn("what is it? " * 30, "yes"),))
-    *said, refused = answer_all(release, [*samples, long], "conversation", 12)
+    *answers, refused = answer_all(release, [*samples, long], "conversation", 12)
     assert isinstance(refused, PromptTooLongError)
-    assert "long: the prompt has 386 tokens, and the decoder has 256 positions" in str(refused)
-    assert said == answer_all(release, samples, "conversation", 12)
+    assert "long: the prompt has 386 tokens, but the decoder has 256 positions" in str(refused)
+    assert answers == answer_all(release, samples, "conversation", 12)
 
 
-def test_an_answer_stops_where_the_positions_end_whatever_the_batch(release: Release, samples: list[Sample]) -> None:
-    free = [str(said) for said in answer_all(release, samples, "conversation", 40)]
+def test_an_answer_stops_at_the_last_position_for_any_batch_size(release: Release, samples: list[Sample]) -> None:
+    free = [str(one) for one in answer_all(release, samples, "conversation", 40)]
     longest = max(
         Collator(release.tokenizer, release.inputs, release.model.num_image_tokens).prompt_length(one, "conversation")
         for one in samples
     )
     release.model.max_positions = longest + 3
     alone, together = (
-        [str(said) for said in answer_all(release, samples, "conversation", 40, batch_size=size)] for size in (1, 5)
+        [str(one) for one in answer_all(release, samples, "conversation", 40, batch_size=size)] for size in (1, 5)
     )
     assert alone == together
     assert all(whole.startswith(cut) for whole, cut in zip(free, alone, strict=True))
@@ -98,7 +98,7 @@ def test_special_tokens_in_a_question_are_text(release: Release, samples: list[S
     assert ids.count(release.tokenizer.eos_token_id) == 1  # which begins the prompt
 
 
-def test_each_picture_of_a_sample_is_replaced_and_words_alone_show_none(
+def test_noise_replaces_each_image_of_a_sample_and_none_of_text_only_ones(
     release: Release, samples: list[Sample]
 ) -> None:
     two = Sample("two", samples[0].images + samples[1].images, (Turn("the same?", "yes"),))
@@ -108,19 +108,19 @@ def test_each_picture_of_a_sample_is_replaced_and_words_alone_show_none(
     noise = noise_pictures(batch, collator.sequences.images(batch.input_ids), 0.5, 0.125)
     assert noise.shape == batch.pixels.shape == (3, 3, 16, 16)
     assert not torch.equal(noise[0], noise[1])
-    said = answer_all(release, [two, words, samples[2]], "conversation", 12, noise=True)
-    assert said[1] == answer_all(release, [words], "conversation", 12)[0]
+    answers = answer_all(release, [two, words, samples[2]], "conversation", 12, noise=True)
+    assert answers[1] == answer_all(release, [words], "conversation", 12)[0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 @pytest.mark.parametrize("noise", [False, True])
-def test_a_sample_that_cannot_be_asked_takes_no_other_with_it(
+def test_a_sample_that_cannot_be_asked_does_not_affect_others(
     release: Release, samples: list[Sample], tmp_path: Path, batch_size: int, noise: bool
 ) -> None:
     good = answer_all(release, samples, "vqa", 12)
     (tmp_path / "2.png").write_bytes(b"")
-    said = answer_all(release, samples, "vqa", 12, batch_size=batch_size, noise=noise)
-    assert isinstance(said[2], DataError)
-    assert "2.png, key2: 0 bytes that do not decode" in str(said[2])
-    assert all(isinstance(said[row], str) for row in (0, 1, 3, 4))
-    assert noise or said[:2] + said[3:] == good[:2] + good[3:]
+    answers = answer_all(release, samples, "vqa", 12, batch_size=batch_size, noise=noise)
+    assert isinstance(answers[2], DataError)
+    assert "2.png, key2: 0 bytes that do not decode" in str(answers[2])
+    assert all(isinstance(answers[row], str) for row in (0, 1, 3, 4))
+    assert noise or answers[:2] + answers[3:] == good[:2] + good[3:]

@@ -1,4 +1,4 @@
-"""A released folder answers about a picture."""
+"""A released model answers questions about an image."""
 
 from pathlib import Path
 
@@ -11,19 +11,22 @@ from tinygptv.models.lora import merge_lora
 from tinygptv.release.chat import answer
 
 
-def test_a_released_model_answers_and_always_the_same(tmp_path: Path) -> None:
+def test_a_released_model_answers_deterministically(tmp_path: Path) -> None:
     model = adapted_model()
     merge_lora(model.language_model)
     folder = write_release(tmp_path / "release", model)
     Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
-    said = answer(folder, tmp_path / "red.png", "[vqa] what colour is it?")
-    assert said == answer(folder, tmp_path / "red.png", "[vqa] what colour is it?")
-    assert "###" not in said
+    reply = answer(folder, tmp_path / "red.png", "[vqa] what colour is it?")
+    assert reply == answer(folder, tmp_path / "red.png", "[vqa] what colour is it?")
+    assert "###" not in reply
 
 
 @pytest.mark.parametrize(
     ("question", "message"),
-    [("caf\udce9?", "'caf\\\\udce9\\?' is not UTF-8"), ("what? " * 100, r"6\d\d tokens, and the decoder has 256")],
+    [
+        ("caf\udce9?", "'caf\\\\udce9\\?' is not valid UTF-8"),
+        ("what? " * 100, r"6\d\d tokens, but the decoder has 256"),
+    ],
 )
 def test_a_question_that_cannot_be_asked_is_named(tmp_path: Path, question: str, message: str) -> None:
     model = adapted_model()
@@ -34,12 +37,12 @@ def test_a_question_that_cannot_be_asked_is_named(tmp_path: Path, question: str,
         answer(folder, tmp_path / "red.png", question)
 
 
-def test_a_missing_picture_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing\.png: no such picture"):
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing\.png: no such image"):
         answer(tmp_path, tmp_path / "nothing.png", "what is it?")
 
 
-def test_a_photograph_that_a_camera_turned_is_seen_upright(tmp_path: Path) -> None:
+def test_a_photo_with_exif_rotation_is_seen_upright(tmp_path: Path) -> None:
     model = adapted_model()
     merge_lora(model.language_model)
     folder = write_release(tmp_path / "release", model)
@@ -57,7 +60,7 @@ def test_a_photograph_that_a_camera_turned_is_seen_upright(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"8BPS\0\1" + bytes(40)])
-def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     model = adapted_model()
     merge_lora(model.language_model)
     folder = write_release(tmp_path / "release", model)

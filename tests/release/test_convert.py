@@ -1,4 +1,4 @@
-"""`tinygptv convert`: every layout into every other, each tensor accounted for, complete or absent."""
+"""`tinygptv convert`: every layout to every other; each tensor is accounted for, and outputs are complete or absent."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from tinygptv.train.freezing import trainable_names
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Two small stages, the second with adapters, as the recipe `small`."""
+    """The recipe `small`: two small stages, the second with adapters."""
     recipe = small_recipe(tmp_path)
     write_backbones(tmp_path, recipe)
     _define(recipe, tmp_path)
@@ -30,7 +30,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 @pytest.fixture
 def trained(tmp_path: Path, recipe: Recipe) -> Path:
-    """What the second stage leaves, random in every tensor."""
+    """The second stage's trained tensors, with random values."""
     return write_trained(tmp_path / "stage2", recipe)
 
 
@@ -66,22 +66,24 @@ def same_tensors(first: Path, second: Path) -> bool:
 
 
 @pytest.mark.parametrize("layout", ["reference", "peft", "tinygptv"])
-def test_there_and_back_again(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str], layout: str) -> None:
+def test_every_layout_round_trips(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
     assert convert(trained, tmp_path / "there", layout) == 0
     assert convert(tmp_path / "there", tmp_path / "back", "tinygptv") == 0
     assert same_tensors(tmp_path / "back" / "trained.safetensors", trained)
-    told = capsys.readouterr().out
-    assert f"{len(load_file(trained))} parameters loaded: {len(load_file(trained))} from trained.safetensors" in told
-    assert f"written to {tmp_path / 'back'}" in told
+    printed = capsys.readouterr().out
+    assert f"{len(load_file(trained))} parameters loaded: {len(load_file(trained))} from trained.safetensors" in printed
+    assert f"written to {tmp_path / 'back'}" in printed
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_a_stages_folder_is_as_good_as_its_file(tmp_path: Path, trained: Path) -> None:
+def test_a_stages_folder_is_accepted_like_its_file(tmp_path: Path, trained: Path) -> None:
     assert convert(trained.parent, tmp_path / "there", "tinygptv") == 0
     assert same_tensors(tmp_path / "there" / "trained.safetensors", trained)
 
 
-def test_a_published_checkpoint_goes_to_peft_without_ours_in_between(tmp_path: Path, trained: Path) -> None:
+def test_a_published_checkpoint_is_converted_directly_to_peft(tmp_path: Path, trained: Path) -> None:
     assert convert(trained, tmp_path / "published.pth", "reference") == 0
     assert convert(tmp_path / "published.pth", tmp_path / "adapter", "peft") == 0
     assert convert(tmp_path / "adapter", tmp_path / "again.pth", "reference") == 0
@@ -103,15 +105,15 @@ def test_merged_weights_answer_as_the_adapted_model_does(tmp_path: Path, recipe:
     assert torch.equal(norms["model.layers.1.attention_norm.weight"], kept)
 
 
-def test_a_decoder_without_attention_norms_is_transformers_own(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_decoder_without_attention_norms_loads_in_transformers(tmp_path: Path, recipe: Recipe) -> None:
     content = recipe.model_dump()
     content["model"]["language_model"]["attention_norm"] = False
     recipe = Recipe.model_validate(content)
     _define(recipe, tmp_path)
     trained = write_trained(tmp_path / "stage2", recipe)
     assert convert(trained, tmp_path / "merged", "merged") == 0
-    stock, told = PhiForCausalLM.from_pretrained(tmp_path / "merged" / "language_model", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    stock, loading = PhiForCausalLM.from_pretrained(tmp_path / "merged" / "language_model", output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
     ids = torch.randint(1, 300, (2, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = loaded(recipe, trained).language_model(ids).logits
@@ -127,14 +129,16 @@ def test_a_pretrained_part_becomes_ours_and_nothing_else(
     tensors = load_file(tmp_path / "ours" / "trained.safetensors")
     assert torch.equal(tensors["language_model.lm_head.weight"], load_file(part)["lm_head.weight"])
     assert convert(part, tmp_path / "theirs.pth", "reference") == 1
-    assert "a pretrained part, which --to reference has no place for" in capsys.readouterr().err
+    assert "a pretrained part, which --to reference cannot hold" in capsys.readouterr().err
     assert not (tmp_path / "theirs.pth").exists()
 
 
-def test_what_is_there_is_not_overwritten(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_output_is_not_overwritten(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "there.pth").write_text("precious")
     assert convert(trained, tmp_path / "there.pth", "reference") == 1
-    assert "StorageError: " in (told := capsys.readouterr().err) and "exists already" in told
+    assert "StorageError: " in (printed := capsys.readouterr().err) and "already exists" in printed
     assert (tmp_path / "there.pth").read_text() == "precious"
 
 
@@ -166,7 +170,7 @@ def test_an_unknown_stage_is_a_wrong_parameter(
     assert "Did you mean 'stage2'?" in capsys.readouterr().err
 
 
-def test_an_adapter_of_peft_is_merged_with_the_scale_of_its_own_configuration(
+def test_a_peft_adapter_is_merged_with_the_scale_of_its_configuration(
     tmp_path: Path, recipe: Recipe, trained: Path
 ) -> None:
     assert convert(trained, tmp_path / "adapter", "peft") == 0
@@ -187,7 +191,7 @@ def test_an_adapter_of_peft_is_merged_with_the_scale_of_its_own_configuration(
 
 
 @pytest.mark.parametrize("layout", ["tinygptv", "reference", "peft"])
-def test_adapters_converted_are_not_taken_for_others_of_another_alpha(
+def test_converted_adapters_keep_their_alpha(
     tmp_path: Path, recipe: Recipe, trained: Path, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:
     assert convert(trained, tmp_path / "there", layout) == 0
@@ -198,7 +202,7 @@ def test_adapters_converted_are_not_taken_for_others_of_another_alpha(
     assert "alpha 16.0 (recipe: 64.0)" in capsys.readouterr().err
 
 
-def test_a_stage_may_begin_new_adapters_on_what_was_merged(tmp_path: Path, recipe: Recipe, trained: Path) -> None:
+def test_a_stage_may_start_new_adapters_on_merged_weights(tmp_path: Path, recipe: Recipe, trained: Path) -> None:
     assert convert(trained, tmp_path / "merged", "merged") == 0
     lora = recipe.stage("stage2").lora
     model = empty_model(recipe.model, 48, lora)

@@ -1,4 +1,4 @@
-"""A stage becomes a release, a release its int8 variant; both say what they weigh, cost and descend from."""
+"""Export of a stage and its int8 variant; both record their size, cost and lineage."""
 
 import sys
 from dataclasses import replace
@@ -22,7 +22,7 @@ COST = Cost(before_loading_bytes=400_000_000, peak_bytes=432_000_000, load_secon
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedRun:
-    """The tiny recipe around a tiny random model; measuring, which has tests of its own, is not done."""
+    """The tiny recipe with a tiny random model; cost measurement is tested separately."""
     tokenizer().save_pretrained(tmp_path / "tokenizer")
     decoder = MODEL.language_model.model_copy(update={"tokenizer": str(tmp_path / "tokenizer")})
     resolved = resolve_run("tinygptv_tiny", "shapes", "cpu")
@@ -46,7 +46,7 @@ def stage(store: Store) -> Manifest:
     return store.make("runs/first/stage4@0000000002", "train stage4", {}, parents, lambda folder: Outcome())
 
 
-def test_a_release_is_complete_and_tells_its_cost(store: Store, run: ResolvedRun, stage: Manifest) -> None:
+def test_a_release_is_complete_and_records_its_cost(store: Store, run: ResolvedRun, stage: Manifest) -> None:
     manifest = export(store, run, "first", stage)
     assert manifest.artifact.startswith("runs/first/export@")
     assert manifest.parents == [stage.artifact]
@@ -66,7 +66,7 @@ def test_the_int8_variant_is_smaller_and_loads(store: Store, run: ResolvedRun, s
     assert load_release(store.folder(small.artifact)).tokenizer.get_vocab() == tokenizer().get_vocab()
 
 
-def test_the_card_says_if_adapters_learned_beside_a_rounded_base(
+def test_the_card_says_if_adapters_were_trained_with_a_quantized_base(
     store: Store, run: ResolvedRun, stage: Manifest
 ) -> None:
     usual = export(store, run, "first", stage)
@@ -76,12 +76,12 @@ def test_the_card_says_if_adapters_learned_beside_a_rounded_base(
     parents = [stage3.artifact]
     last = store.make("runs/second/stage4@0000000002", "train stage4", {}, parents, lambda folder: whole)
     merged = export(store, run, "second", last)
-    told = "beside a base rounded to 4 bits (nf4). Here they are merged onto the whole base"
+    warning = "with a base quantized to 4 bits (nf4). Here they are merged into the original base"
     cards = [(store.folder(manifest.artifact) / CARD).read_text() for manifest in (usual, merged)]
-    assert [told in card for card in cards] == [False, True]
+    assert [warning in card for card in cards] == [False, True]
 
 
-def test_the_card_tells_lineage_and_cost_and_admits_what_is_missing(
+def test_the_card_shows_lineage_and_cost_and_marks_what_is_missing(
     store: Store, run: ResolvedRun, stage: Manifest
 ) -> None:
     manifest = export(store, run, "first", stage)

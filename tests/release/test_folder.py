@@ -1,4 +1,4 @@
-"""Release folders: what is written is what answers, whole or int8, and a damaged one is refused with a reason."""
+"""Release folders: full precision and int8 round trips, and errors for damaged folders."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_merged_and_reloaded_model_equals_the_one_with_adapters(tmp_path: Path
     assert release.inputs == INPUTS
 
 
-def test_adapters_change_the_answer_so_that_merging_is_tested_at_all() -> None:
+def test_adapters_change_the_answer_so_that_merging_is_really_tested() -> None:
     model = adapted_model()
     adapted = logits(model)
     for name, parameter in model.named_parameters():
@@ -53,7 +53,7 @@ def test_adapters_change_the_answer_so_that_merging_is_tested_at_all() -> None:
     assert (logits(model) - adapted).abs().max() > 0.01
 
 
-def test_int8_weights_are_stored_small_and_answer_almost_alike(tmp_path: Path) -> None:
+def test_int8_weights_are_small_and_answer_almost_the_same(tmp_path: Path) -> None:
     model = adapted_model()
     merge_lora(model.language_model)
     whole = write_release(tmp_path / "whole", model)
@@ -87,7 +87,7 @@ def test_rounding_is_at_most_half_a_step_of_each_row() -> None:
 
 
 def test_a_folder_without_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"config\.json: not there"):
+    with pytest.raises(DataError, match=r"config\.json: no such file"):
         load_release(tmp_path)
 
 

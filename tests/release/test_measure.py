@@ -1,4 +1,4 @@
-"""Cost is measured in a process of its own, and belongs to that process alone."""
+"""Cost is measured in a separate process and covers only that process."""
 
 import shutil
 import sys
@@ -24,7 +24,7 @@ def test_memory_and_speed_are_those_of_the_measured_process(tmp_path: Path) -> N
     assert cost.tokens_per_second > 1
 
 
-def test_a_failure_of_the_measured_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_measured_process_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(LaunchError, match="failed with exit code 1"):
         measure(tmp_path)

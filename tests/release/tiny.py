@@ -1,4 +1,4 @@
-"""A release small enough for unit tests: a random model with adapters, and a tokenizer that knows single letters."""
+"""A release small enough for unit tests: a random model with adapters, and a tokenizer of single letters."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def adapted_model(seed: int = 0) -> VisionLanguageModel:
-    """A random model whose adapters do something."""
+    """A random model with non-zero adapters."""
     torch.manual_seed(seed)
     model = VisionLanguageModel(MODEL, INPUTS.image_size, LORA)
     for name, parameter in model.named_parameters():
@@ -82,7 +82,7 @@ def adapted_model(seed: int = 0) -> VisionLanguageModel:
 
 
 def write_release(folder: Path, model: VisionLanguageModel) -> Path:
-    """`model`, its adapters already merged, as a release folder."""
+    """Write `model`, whose adapters are already merged, as a release folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder, {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()})
     save_config(folder, ReleaseConfig(model=MODEL, inputs=INPUTS))

@@ -1,4 +1,4 @@
-"""Curves: every stage has its panel, whatever its metrics file looks like."""
+"""Curves: every stage has a panel, whatever its metrics file contains."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ def test_each_stage_has_a_panel_with_its_axes_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_stage_that_has_not_begun_is_an_empty_panel(tmp_path: Path) -> None:
+def test_a_stage_without_steps_is_an_empty_panel(tmp_path: Path) -> None:
     assert "no steps recorded" in loss_curve_svg({"stage1": tmp_path / "absent.jsonl"})
 
 
@@ -39,7 +39,7 @@ def test_odd_curves_are_drawn(tmp_path: Path, losses: list[float]) -> None:
     ElementTree.fromstring(svg)
 
 
-def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_left_out(tmp_path: Path) -> None:
     path = metrics(tmp_path / "m.jsonl", [3.0, 2.0])
     path.write_text(path.read_text() + '{"step": 3, "lo')
     assert read_curve("stage1", path).steps == [1, 2]

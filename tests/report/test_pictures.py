@@ -1,4 +1,4 @@
-"""Pictures on a page look as the model saw them; what cannot be read is said and ends no page."""
+"""Images on a page look as the model sees them; unreadable ones are marked and do not break the page."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ def test_sixteen_bits_and_transparency_are_shown_as_models_see_them(tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>gone</html>", b"8BPS\0\1" + bytes(40), None])
-def test_what_cannot_be_read_is_said(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unreadable_image_is_marked(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    assert picture(tmp_path / "a.png") == Picture(None, absent="picture not readable")
+    assert picture(tmp_path / "a.png") == Picture(None, absent="image not readable")

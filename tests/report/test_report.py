@@ -1,4 +1,4 @@
-"""The report: complete, self-contained, and deaf to what captions try to say to the browser."""
+"""The report: complete, self-contained, and safe against markup in captions."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,7 @@ VOID = {"meta", "img", "br", "line", "polyline", "rect", "link"}
 
 
 class Structure(HTMLParser):
-    """Counts tags, checks that they nest, and gathers addresses."""
+    """Counts tags, checks that they nest, and collects URLs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def page_of(store: Store, manifests: list[Manifest]) -> str:
     return (store.folder(manifest.artifact) / REPORT).read_text()
 
 
-def test_the_page_is_well_formed_and_needs_nothing_but_itself(store: Store, manifests: list[Manifest]) -> None:
+def test_the_page_is_well_formed_and_self_contained(store: Store, manifests: list[Manifest]) -> None:
     page = page_of(store, manifests)
     structure = Structure()
     structure.feed(page)
@@ -75,7 +75,7 @@ def test_every_part_of_the_journey_is_on_the_page(store: Store, manifests: list[
     assert page.count("polyline") == 3 * 4
 
 
-def test_what_gates_said_stands_with_their_stages_and_a_moved_gate_is_another_report(
+def test_gate_decisions_are_shown_with_their_stages_and_a_changed_gate_changes_the_report(
     store: Store, manifests: list[Manifest]
 ) -> None:
     run, page = resolved(), page_of(store, manifests)
@@ -107,7 +107,7 @@ def test_a_funnel_that_does_not_add_up_says_so(manifests: list[Manifest]) -> Non
     assert "4,000 were read" in counted.sum
 
 
-def test_scores_stand_beside_chance_and_noise_for_every_model(manifests: list[Manifest]) -> None:
+def test_scores_are_shown_with_chance_and_noise_for_every_model(manifests: list[Manifest]) -> None:
     table = score_table(resolved(), sort_artifacts(resolved().recipe, manifests))
     assert table.models == ["stage1", "stage2", "stage3", "stage4", "export", "int8"]
     statements = next(row for row in table.rows if row.name == "shapes statements")
@@ -120,8 +120,8 @@ def test_the_verdict_rests_on_chance_and_noise(manifests: list[Manifest]) -> Non
     run = resolved()
     good = verdict(run, sort_artifacts(run.recipe, manifests))
     assert good.learned
-    assert good.lines[0] == "The model sees: all of 9 held-out benchmarks lie clearly above chance."
-    assert good.lines[2] == "With noise for pictures, all of those fall back to chance."
+    assert good.lines[0] == "The model sees: all of 9 held-out benchmarks are clearly above chance."
+    assert good.lines[2] == "With noise in place of images, all of those fall back to chance."
     peeking = [
         manifest.model_copy(update={"details": manifest.details | {"value": 0.9}})
         if manifest.details.get("noise")
@@ -132,43 +132,43 @@ def test_the_verdict_rests_on_chance_and_noise(manifests: list[Manifest]) -> Non
 
 
 def with_noise(manifests: list[Manifest], **details: object) -> list[Manifest]:
-    """The manifests, with other details in the noise score of the first benchmark."""
+    """The manifests with changed details in the noise score of the first benchmark."""
     first = next(manifest for manifest in manifests if manifest.details.get("noise"))
     changed = first.model_copy(update={"details": first.details | details})
     return [changed if manifest is first else manifest for manifest in manifests]
 
 
-def test_a_benchmark_in_words_alone_has_no_noise_and_proves_nothing_about_seeing(
+def test_a_text_only_benchmark_has_no_noise_score_and_proves_nothing_about_seeing(
     store: Store, manifests: list[Manifest]
 ) -> None:
     nothing = {"value": None, "low": None, "high": None, "chance": None, "lenient": None, "n": 0}
     words = with_noise(manifests, **nothing)
     artifacts = sort_artifacts(resolved().recipe, words)
     row = score_table(resolved(), artifacts).rows[0]
-    assert (row.noise, row.noise_items) == ("–", "words alone")
-    said = verdict(resolved(), artifacts)
-    assert said.learned
-    assert said.lines[0] == "The model sees: all of 8 held-out benchmarks lie clearly above chance."
-    assert "Asked in words alone, which says nothing about seeing: " in said.lines[3]
-    assert "<small>words alone</small>" in page_of(store, words)
+    assert (row.noise, row.noise_items) == ("–", "text only")
+    found = verdict(resolved(), artifacts)
+    assert found.learned
+    assert found.lines[0] == "The model sees: all of 8 held-out benchmarks are clearly above chance."
+    assert "Text-only benchmarks, which say nothing about seeing: " in found.lines[3]
+    assert "<small>text only</small>" in page_of(store, words)
 
 
-def test_a_run_of_words_alone_is_not_proven_to_see(manifests: list[Manifest]) -> None:
+def test_a_run_with_text_only_benchmarks_is_not_proven_to_see(manifests: list[Manifest]) -> None:
     words = [
         manifest.model_copy(update={"details": manifest.details | {"value": None, "n": 0}})
         if manifest.details.get("noise")
         else manifest
         for manifest in manifests
     ]
-    said = verdict(resolved(), sort_artifacts(resolved().recipe, words))
-    assert not said.learned
-    assert said.lines[0] == "Not proven to see: none has pictures."
+    found = verdict(resolved(), sort_artifacts(resolved().recipe, words))
+    assert not found.learned
+    assert found.lines[0] == "Not proven to see: none has images."
 
 
-def test_the_noise_of_a_mixed_benchmark_says_over_how_many_items_it_is(manifests: list[Manifest]) -> None:
+def test_the_noise_score_of_a_mixed_benchmark_says_how_many_items_it_covers(manifests: list[Manifest]) -> None:
     artifacts = sort_artifacts(resolved().recipe, with_noise(manifests, n=412))
     rows = score_table(resolved(), artifacts).rows
-    assert [row.noise_items for row in rows] == ["412 with pictures", *[""] * 8]
+    assert [row.noise_items for row in rows] == ["412 with images", *[""] * 8]
 
 
 def test_a_bleu_of_short_captions_is_not_called_bleu_4(manifests: list[Manifest]) -> None:
@@ -189,7 +189,7 @@ def test_a_run_without_scores_still_has_a_report(store: Store, manifests: list[M
     assert "<h2>Predictions</h2>" not in page
 
 
-def test_a_second_report_of_the_same_artifacts_is_the_first(store: Store, manifests: list[Manifest]) -> None:
+def test_a_report_of_the_same_artifacts_is_reused(store: Store, manifests: list[Manifest]) -> None:
     first = report(store, resolved(), RUN, manifests)
     assert report(store, resolved(), RUN, manifests) == first
 

@@ -1,4 +1,4 @@
-"""A recipe beside itself without one thing at a time: what is shared, what a variant becomes, what is shown of it."""
+"""Ablations: what variants share, how they end, and what the comparison shows."""
 
 import json
 from collections.abc import Callable
@@ -29,12 +29,12 @@ def definitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def two(store: Store) -> list[Variant]:
-    """The miniature recipe whole and without adapters, at a quarter of its length."""
+    """The miniature recipe and its variant without adapters, at a quarter of its length."""
     return variants("first", RECIPE, SOURCE, HARDWARE, store.workdir, without=["lora"], steps_scale=0.25)
 
 
 def pretended(value: float, loss: float) -> Callable[[Journey, Arrow], Manifest]:
-    """Leaves for every arrow what the comparison reads: metrics, and scores of 200 items around `value`."""
+    """Make fake artifacts with what the comparison reads: metrics, and scores of 200 items around `value`."""
 
     def make(journey: Journey, arrow: Arrow) -> Manifest:
         def build(folder: Path) -> Outcome:
@@ -50,7 +50,7 @@ def pretended(value: float, loss: float) -> Callable[[Journey, Arrow], Manifest]
 
 
 def failing(error: Exception, *events: str) -> Callable[[Journey, Arrow], Manifest]:
-    """As `pretended` up to stage 2, whose ranks leave half a draft and these events, and fail."""
+    """Like `pretended` up to stage 2, which leaves a partial draft with these events and fails."""
 
     def make(journey: Journey, arrow: Arrow) -> Manifest:
         if arrow.subject != "stage2":
@@ -66,7 +66,7 @@ def failing(error: Exception, *events: str) -> Callable[[Journey, Arrow], Manife
     return make
 
 
-def test_variants_are_runs_of_their_own_that_share_all_before_training(two: list[Variant]) -> None:
+def test_variants_are_separate_runs_that_share_everything_before_training(two: list[Variant]) -> None:
     whole, plainer = two
     assert [(one.name, one.journey.name) for one in two] == [
         ("whole", "first-x0.25"),
@@ -79,29 +79,29 @@ def test_variants_are_runs_of_their_own_that_share_all_before_training(two: list
     assert whole.arrows()[-1] == Arrow("evaluate", "stage2", "mini_benchmark")
 
 
-def test_at_full_length_the_whole_recipe_is_the_run_itself(store: Store) -> None:
+def test_at_full_length_the_full_recipe_is_the_run_itself(store: Store) -> None:
     whole = variants("first", RECIPE, SOURCE, HARDWARE, store.workdir, without=[])[0].journey
     assert (whole.name, whole.run) == ("first", open_journey("first", RECIPE, SOURCE, HARDWARE, store.workdir).run)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"without": ["lorra"]}, "without 'lorra': not one of the ablations. Did you mean 'lora'?"),
         ({"without": ["input_norm"]}, "'without_input_norm' cannot be applied"),
-        ({"steps_scale": 0.0}, "want more than 0 and at most 1"),
+        ({"steps_scale": 0.0}, "must be above 0 and at most 1"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_anything_is_made(
-    wrong: dict[str, object], told: str, tmp_path: Path
+def test_impossible_ablations_are_refused_before_anything_is_made(
+    wrong: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "nothing"
-    with pytest.raises(DefinitionError, match=told):
+    with pytest.raises(DefinitionError, match=message):
         variants("first", RECIPE, SOURCE, HARDWARE, str(workdir), **{"without": [], "shuffled_tower": True} | wrong)
     assert not workdir.exists()
 
 
-def test_shorter_stages_warm_up_for_less_and_never_vanish() -> None:
+def test_shortened_stages_warm_up_for_less_and_keep_at_least_one_step() -> None:
     recipe = open_journey("first", "tinygptv_tiny").run.recipe
     schedule = shortened(recipe, 0.25).stages[0].schedule
     assert (schedule.steps, schedule.warmup_steps, schedule.peak_lr) == (50, 10, recipe.stages[0].schedule.peak_lr)
@@ -141,23 +141,23 @@ def test_the_comparison_shows_scores_losses_and_what_is_measurably_worse(two: li
 
 
 @pytest.mark.parametrize(
-    ("error", "events", "outcome", "told"),
+    ("error", "events", "outcome", "message"),
     [
         (LaunchError("rank 0"), ["loss_not_finite", "rank_failed"], "halted", "stage2, step 2: the loss is nan"),
         (GateError("stage2 falls short"), [], "stopped at a gate", "stage2 falls short"),
     ],
 )
 def test_a_training_that_ends_early_is_a_result(
-    error: Exception, events: list[str], outcome: str, told: str, two: list[Variant]
+    error: Exception, events: list[str], outcome: str, message: str, two: list[Variant]
 ) -> None:
     results = [follow(two[0], pretended(0.9, 0.3)), follow(two[1], failing(error, *events))]
-    assert (results[1].outcome, results[1].scores) == (outcome, {}) and told in results[1].told
+    assert (results[1].outcome, results[1].scores) == (outcome, {}) and message in results[1].message
     folder = two[0].journey.store.folder(compare("first", results, 0.25).artifact)
-    assert told in (folder / PAGE).read_text()
+    assert message in (folder / PAGE).read_text()
     assert table(results)[1] == {"variant": "without_lora", "outcome": outcome, "stage1": "loss 0.300"}
 
 
-def test_a_rank_that_was_lost_says_nothing_about_a_recipe(two: list[Variant]) -> None:
+def test_a_lost_rank_is_an_error_not_a_result(two: list[Variant]) -> None:
     with pytest.raises(LaunchError, match="rank 1 was killed"):
         follow(two[1], failing(LaunchError("rank 1 was killed"), "loss_not_finite", "rolled_back", "rank_failed"))
 

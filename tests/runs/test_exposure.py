@@ -1,4 +1,4 @@
-"""Who saw a sample: exactly the stages that drew it, the steps in which they did, and what was made from them."""
+"""Exposure to a sample: the stages and steps that drew it, and what was made from them."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def mixture(store: Store) -> Manifest:
 
 
 def rows_of(steps: int, known: dict[int, int] | None = None) -> str:
-    """A metrics file in which the ranks knew `known[step]` tombstones from that step on."""
+    """A metrics file of ranks that knew `known[step]` tombstones from that step on."""
     rows, knows = [], 0
     for step in range(steps):
         knows = (known or {}).get(step, knows)
@@ -53,7 +53,7 @@ def make(store: Store, name: str, made_by: str, parent: Manifest) -> Manifest:
 
 
 def drawn(store: Store, mixture: Manifest, stage: str, steps: range, known: int = 0) -> list[tuple[int, str]]:
-    """(step from 1, key) of every draw that shows one of the two wanted samples."""
+    """(step from 1, key) of every draw of one of the two wanted samples."""
     mixed = MixedSamples(store, mixture.artifact, known)
     shown = []
     for step in steps:
@@ -80,8 +80,8 @@ def test_a_stage_saw_it_exactly_when_it_was_drawn(store: Store, mixture: Manifes
         assert found == []
 
 
-def test_some_stage_length_has_not_seen_it_and_some_has(store: Store, mixture: Manifest) -> None:
-    """Or the test above could pass without looking."""
+def test_short_stages_have_not_seen_it_and_long_ones_have(store: Store, mixture: Manifest) -> None:
+    """Guards the test above, which could otherwise pass trivially."""
     first = drawn(store, mixture, "stage1", range(40))[0][0]
     assert 1 < first < 40
     short = train(store, "stage1@1", [mixture.artifact], rows_of(first - 1))
@@ -115,7 +115,7 @@ def test_steps_whose_ranks_knew_the_request_did_not_see_it(store: Store, mixture
     assert drawn(store, mixture, "stage1", range(10, 40), known=1) == []
 
 
-def test_batches_that_were_rolled_back_are_not_counted_and_those_drawn_instead_are(
+def test_batches_skipped_by_a_roll_back_are_not_counted_and_their_replacements_are(
     store: Store, mixture: Manifest
 ) -> None:
     rows = [json.loads(line) for line in rows_of(40).splitlines()]
@@ -129,7 +129,7 @@ def test_batches_that_were_rolled_back_are_not_counted_and_those_drawn_instead_a
 
 
 def write_unfinished(store: Store, mixture: Manifest, steps: int, checkpoints: list[int]) -> None:
-    """A stage that was interrupted while it wrote the line of its last step."""
+    """A stage that was interrupted while writing the last line of its metrics."""
     draft, recipe = store.draft("runs/first/stage1@1"), catalog.recipe("tinygptv_tiny")
     job = Job(
         stage=recipe.stages[0].model_copy(update={"global_batch_size": BATCH}),
@@ -148,7 +148,7 @@ def write_unfinished(store: Store, mixture: Manifest, steps: int, checkpoints: l
     (draft / "metrics.jsonl").write_text(rows_of(steps) + '{"step": 4')
 
 
-def test_annotated_pictures_with_a_content_hash_are_found_where_they_lie(
+def test_annotated_images_are_found_by_their_content_hash(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in ("sources", "mixtures", "pictures"):
@@ -171,15 +171,17 @@ def test_annotated_pictures_with_a_content_hash_are_found_where_they_lie(
     assert [holder.samples for holder in traces(store, wanted).holders] == [2]
 
 
-def test_what_another_machine_has_begun_on_s3_is_named(s3_workdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_artifacts_of_other_machines_on_s3_are_listed(
+    s3_workdir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(s3_workdir)
     build_raw(store, "raw/web@1", ROWS)
     mix(store, "tiny_pairs", build_raw(store, "filtered/web-all@1", ROWS, ["raw/web@1"]))
     with store.exclusive("runs/first/stage1@1", "making it"):
         assert traces(store, WANTED).elsewhere == []
     monkeypatch.setattr("os.uname", lambda: SimpleNamespace(nodename="another"))
-    (told,) = traces(store, WANTED).elsewhere
-    assert told.startswith("runs/first/stage1@1: unfinished on ")
+    (line,) = traces(store, WANTED).elsewhere
+    assert line.startswith("runs/first/stage1@1: unfinished on ")
     assert traces(store, [tombstone("url", "http://nobody/has.jpg", "test")]).elsewhere == []
 
 
@@ -191,7 +193,7 @@ def test_an_unfinished_stage_is_judged_by_its_steps_so_far_and_names_its_checkpo
     (found,) = traces(store, WANTED).exposures
     assert (found.artifact, found.first_step, found.unfinished) == ("runs/first/stage1@1", first, True)
     assert found.checkpoints == (f"step{first:06d}", "step000040")
-    assert "ranks that run now go on until they are started again" in str(found)
+    assert "ranks that are running ignore the request until restarted" in str(found)
 
 
 def test_a_stage_that_left_samples_out_did_not_see_them(store: Store, mixture: Manifest) -> None:

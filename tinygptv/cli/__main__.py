@@ -1,4 +1,4 @@
-"""`python -m tinygptv.cli`: the command line without its script."""
+"""`python -m tinygptv.cli`: the command line without its installed script."""
 
 import sys
 

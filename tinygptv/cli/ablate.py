@@ -1,29 +1,32 @@
-"""The command line's `ablate`: a recipe beside itself without one thing at a time."""
+"""The verb `ablate`: train a recipe and its ablations, and compare them."""
 
 import argparse
 import logging
 from collections.abc import Iterator
 
+from tinygptv.cli.options import AddVerb, add_dry_run, add_run_options, printing
 from tinygptv.journey import Arrow, Journey, summary
 from tinygptv.runs.plan import plan
 from tinygptv.store.artifacts import Manifest
 
 
-def add_ablate_options(parser: argparse.ArgumentParser) -> None:
-    """What is left out, and for how long each training goes on."""
+def add_ablate_verb(add: AddVerb) -> None:
+    """Declare the verb."""
+    about = "train a recipe and variants that lack one thing each, and compare them"
+    parser = add("ablate", about, "ablate --without lora,qk_norm --steps-scale 0.25", printing(_ablate))
+    add_run_options(parser)
     names = "lora,input_norm,rms_norm,qk_norm"
-    parser.add_argument("--without", default=names, metavar="NAMES", help=f"one at a time (default: {names})")
-    parser.add_argument("--shuffled-tower", action="store_true", help="also with the vision encoder's weights shuffled")
-    parser.add_argument(
-        "--steps-scale", type=float, default=1.0, metavar="X", help="of each stage's steps (default: 1)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print what would happen, and do nothing")
+    parser.add_argument("--without", default=names, metavar="NAMES", help=f"left out one at a time (default: {names})")
+    parser.add_argument("--shuffled-tower", action="store_true", help="add a variant with shuffled vision weights")
+    about = "fraction of each stage's steps to train for (default: 1)"
+    parser.add_argument("--steps-scale", type=float, default=1.0, metavar="X", help=about)
+    add_dry_run(parser)
 
 
-def ablate_lines(options: argparse.Namespace) -> Iterator[str]:
-    """What became of each variant, as it ends, and where the comparison is."""
+def _ablate(options: argparse.Namespace) -> Iterator[str]:
+    """One line per variant as it ends, then the path of the comparison."""
     from tinygptv.runs.ablation import SHUFFLED_TOWER, follow, variants
-    from tinygptv.runs.comparison import PAGE, compare, told
+    from tinygptv.runs.comparison import PAGE, compare, describe
 
     compared = variants(
         options.run,
@@ -37,23 +40,23 @@ def ablate_lines(options: argparse.Namespace) -> Iterator[str]:
     )
     if options.dry_run:
         for variant in compared:
-            wanted = set(variant.arrows())
+            arrows = set(variant.arrows())
             for one in plan(variant.journey):
-                if one.arrow in wanted:
+                if one.arrow in arrows:
                     yield f"{variant.name:<20} {one.action:<7} {one.arrow}"
         if options.shuffled_tower:
-            yield f"{SHUFFLED_TOWER:<20} run     after its weights are made"
+            yield f"{SHUFFLED_TOWER:<20} run     after its weights are shuffled"
         return
     results = []
     for variant in compared:
         results.append(follow(variant, _make))
-        yield told(results[-1])
+        yield describe(results[-1])
     made = compare(options.run, results, options.steps_scale)
-    yield f"compared in {compared[0].journey.store.workdir}/{made.artifact}/{PAGE}"
+    yield f"comparison: {compared[0].journey.store.workdir}/{made.artifact}/{PAGE}"
 
 
 def _make(journey: Journey, arrow: Arrow) -> Manifest:
-    say = logging.getLogger("tinygptv").info
-    manifest = journey.make(arrow, say)
-    say("%s", f"{journey.name}: {arrow}: {summary(manifest)}")
+    log = logging.getLogger("tinygptv").info
+    manifest = journey.make(arrow, log)
+    log("%s", f"{journey.name}: {arrow}: {summary(manifest)}")
     return manifest

@@ -1,22 +1,26 @@
-"""The command line's `doctor`: is this environment, or the arithmetic of this machine, what it should be?"""
+"""The verb `doctor`: check that this environment works, or that this machine reproduces recorded results."""
 
 import argparse
 import json
 from pathlib import Path
 
+from tinygptv.cli.options import AddVerb
 from tinygptv.journey import RECIPE, WORKDIR
 
 
-def add_doctor_options(parser: argparse.ArgumentParser) -> None:
-    """What is examined."""
-    parser.add_argument("--workdir", type=Path, default=WORKDIR, help=f"where runs will write (default: {WORKDIR})")
-    parser.add_argument("--recipe", default=RECIPE, help=f"whose weights should be there (default: {RECIPE})")
-    parser.add_argument("--model", type=Path, help="a released model's folder, to be loaded and asked about pictures")
-    parser.add_argument("--golden", type=Path, help="instead, compare with the recorded cases in this folder")
+def add_doctor_verb(add: AddVerb) -> None:
+    """Declare the verb."""
+    parser = add("doctor", "check that this environment works, by exercising it", "doctor --workdir work", _doctor)
+    parser.add_argument(
+        "--workdir", type=Path, default=WORKDIR, help=f"where runs will be written (default: {WORKDIR})"
+    )
+    parser.add_argument("--recipe", default=RECIPE, help=f"recipe whose weights are checked (default: {RECIPE})")
+    parser.add_argument("--model", type=Path, help="folder of an exported model to load and query")
+    parser.add_argument("--golden", type=Path, help="run only the recorded golden cases in this folder")
 
 
-def run_doctor(options: argparse.Namespace) -> int:
-    """One line per check. 1 if one of them needs attention."""
+def _doctor(options: argparse.Namespace) -> int:
+    """Print one line per check. Returns 1 if a check failed."""
     if options.golden is not None:
         return _golden(options.golden)
     from tinygptv.doctor import examine
@@ -25,12 +29,12 @@ def run_doctor(options: argparse.Namespace) -> int:
     for finding in examine(options.workdir, options.recipe, options.model):
         failures += not finding.ok
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<28} {finding.detail}", flush=True)
-    print(f"{failures} of these need attention" if failures else "this environment works")
+    print(f"checks failed: {failures}" if failures else "all checks passed")
     return 1 if failures else 0
 
 
 def _golden(folder: Path) -> int:
-    """One JSON line per check. 1 if a difference is above tolerance, 2 if a case cannot be read or built."""
+    """Print one JSON line per check. Returns 1 if a difference exceeds its tolerance, 2 if a case cannot be run."""
     from tinygptv.golden import check_folder
 
     worst = 0

@@ -1,4 +1,4 @@
-"""The command line's questions to a finished mixture: how it is drawn, what a step sees, what samples look like."""
+"""Options of the verb `mix`: show how a finished mixture is sampled, and the samples of a step."""
 
 import argparse
 import itertools
@@ -13,21 +13,21 @@ from tinygptv.store.locations import local_path
 
 
 def add_mix_options(parser: argparse.ArgumentParser) -> None:
-    """What may be asked after the mixtures are made."""
-    parser.add_argument("--stage", help="whose mixture is shown (default: every stage's)")
-    parser.add_argument("--show", type=int, metavar="N", help="print the first samples of a stage, token for token")
-    parser.add_argument("--html", metavar="FILE", help="with --show, write them with their pictures and boxes, too")
-    parser.add_argument("--at", type=int, metavar="STEP", help="name the samples of a step")
+    """Add the options that inspect the finished mixtures."""
+    parser.add_argument("--stage", help="show only this stage's mixture (default: all)")
+    parser.add_argument("--show", type=int, metavar="N", help="print the first N samples of a stage, token by token")
+    parser.add_argument("--html", metavar="FILE", help="with --show, also write the samples with images and boxes")
+    parser.add_argument("--at", type=int, metavar="STEP", help="list the samples of a step")
 
 
 def mix_lines(journey: Journey, options: argparse.Namespace) -> Iterator[str]:
-    """The answer to each option, stage by stage. The mixtures are there. Raises DefinitionError for a wrong option."""
+    """Yield what the options ask for, stage by stage; mixtures must exist. Raises DefinitionError for a bad option."""
     if options.html and (options.show is None or options.stage is None):
-        raise DefinitionError("--html shows one stage's samples; say --show N and --stage NAME too")
-    for option, least in (("show", 1), ("at", 0)):
+        raise DefinitionError("--html needs --show N and --stage NAME: it shows the samples of one stage")
+    for option, minimum in (("show", 1), ("at", 0)):
         given = getattr(options, option)
-        if given is not None and given < least:
-            raise DefinitionError(f"--{option} {given}: give {least} or more")
+        if given is not None and given < minimum:
+            raise DefinitionError(f"--{option} {given}: must be at least {minimum}")
     from tinygptv.data.mixtures.sampling_order import order_seed
 
     stages = {stage.stage: stage for stage in journey.run.recipe.stages}
@@ -36,9 +36,9 @@ def mix_lines(journey: Journey, options: argparse.Namespace) -> Iterator[str]:
     for name, stage in stages.items():
         if options.stage in (None, name):
             mixture = journey.find(Arrow("mix", stage.mixture)).artifact
-            usable, found = _usable(journey, name)
+            usable, lines = _usable(journey, name)
             yield from journey.shares(name)
-            yield from (f"  {line}" for line in found)
+            yield from (f"  {line}" for line in lines)
             seed = order_seed(journey.run.recipe.seed, name)
             if options.at is not None:
                 yield from _step(journey, stage, mixture, usable, seed, options.at)
@@ -47,12 +47,11 @@ def mix_lines(journey: Journey, options: argparse.Namespace) -> Iterator[str]:
 
 
 def _usable(journey: Journey, stage_name: str) -> tuple[str | None, list[str]]:
-    """The artifact that knows which samples a stage can learn from, and what it says. None without the tokenizer, which
-    may come later than the data."""
+    """The artifact that lists the samples a stage can use, and a summary of it; None if the tokenizer is missing."""
     try:
         local_path(journey.run.recipe.model.language_model.tokenizer)
     except TinyGPTVError as error:
-        return None, [f"lengths and end symbols are not checked yet, which training does: {error}"]
+        return None, [f"sequence lengths and end symbols will be checked when training starts: {error}"]
     from tinygptv.data.batches.usable import summary_lines
 
     checked = journey.usable(stage_name)

@@ -1,1 +1,1 @@
-"""What can be said in YAML: frozen, strict schemas. Pure: no torch, no prefect, no I/O."""
+"""Schemas of the YAML definitions: frozen and strict. Pure: no torch, no prefect, no I/O."""

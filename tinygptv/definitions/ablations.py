@@ -1,4 +1,4 @@
-"""The paper's ablations (arXiv 2312.16862, tables 4 and 6) as switches: a recipe → the same without one thing. Pure."""
+"""The paper's ablations (arXiv 2312.16862, tables 4 and 6) as switches: recipe → recipe. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
@@ -8,7 +8,7 @@ from tinygptv.errors import DefinitionError
 
 
 def without_lora(recipe: Recipe) -> Recipe:
-    """No adapters, in no stage."""
+    """No LoRA adapters in any stage."""
     if not any(stage.lora for stage in recipe.stages):
         raise DefinitionError("no stage has lora")
     stages = [stage.model_copy(update={"lora": None}) for stage in recipe.stages]
@@ -16,12 +16,12 @@ def without_lora(recipe: Recipe) -> Recipe:
 
 
 def without_input_norm(recipe: Recipe) -> Recipe:
-    """The norms in front of attention and feed-forward stay as they were pretrained; added and final ones train."""
+    """The pretrained norms before attention and feed-forward stay frozen; added and final norms still train."""
     decoder = recipe.model.language_model
-    others: list[Trainable] = ["language_model.final_norm"]
+    remaining: list[Trainable] = ["language_model.final_norm"]
     if decoder.qk_norm or decoder.attention_norm:
-        others.insert(0, "language_model.added_norms")
-    changed = _training(recipe, {"language_model.norms": others, "language_model.input_norms": []})
+        remaining.insert(0, "language_model.added_norms")
+    changed = _training(recipe, {"language_model.norms": remaining, "language_model.input_norms": []})
     if changed == recipe:
         raise DefinitionError("no stage trains language_model.norms or language_model.input_norms")
     return changed
@@ -46,9 +46,9 @@ ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
 
 
 def ablate(recipe: Recipe, switches: Iterable[str]) -> Recipe:
-    """The recipe with every switch applied in turn.
+    """Apply every switch in turn.
 
-    Raises DefinitionError for a switch that is not known, or that takes away what the recipe does not have.
+    Raises DefinitionError for an unknown switch, or one that removes something the recipe does not have.
     """
     for switch in switches:
         if switch not in ABLATIONS:
@@ -61,9 +61,9 @@ def ablate(recipe: Recipe, switches: Iterable[str]) -> Recipe:
 
 
 def shortened(recipe: Recipe, scale: float) -> Recipe:
-    """The recipe with `scale` times the steps and warm-up of every stage: enough to compare, not to use."""
+    """Scale the steps and warm-up of every stage by `scale`: enough for comparisons, not for a usable model."""
     if not 0 < scale <= 1:
-        raise DefinitionError(f"steps scale {scale:g}: want more than 0 and at most 1, the recipe's own length")
+        raise DefinitionError(f"steps scale {scale:g}: must be above 0 and at most 1, the recipe's full length")
     stages = []
     for stage in recipe.stages:
         plan = stage.schedule
@@ -76,17 +76,17 @@ def _without_added_norm(recipe: Recipe, norm: Literal["qk_norm", "attention_norm
     decoder = recipe.model.language_model
     if not getattr(decoder, norm):
         raise DefinitionError(f"model.language_model.{norm} is false")
-    plainer = decoder.model_copy(update={norm: False})
-    changed = recipe.model_copy(update={"model": recipe.model.model_copy(update={"language_model": plainer})})
-    none_left = not plainer.qk_norm and not plainer.attention_norm
+    without = decoder.model_copy(update={norm: False})
+    changed = recipe.model_copy(update={"model": recipe.model.model_copy(update={"language_model": without})})
+    none_left = not without.qk_norm and not without.attention_norm
     return _training(changed, {"language_model.added_norms": []}) if none_left else changed
 
 
-def _training(recipe: Recipe, instead: Mapping[Trainable, Sequence[Trainable]]) -> Recipe:
-    """The recipe whose stages train, for each part named in `instead`, the parts given there."""
+def _training(recipe: Recipe, replacements: Mapping[Trainable, Sequence[Trainable]]) -> Recipe:
+    """Replace parts in the `trains` of every stage: `replacements` maps a part to the parts trained instead."""
     stages = []
     for stage in recipe.stages:
-        trains = [part for named in stage.trains for part in instead.get(named, [named])]
+        trains = [part for named in stage.trains for part in replacements.get(named, [named])]
         if not trains:
             raise DefinitionError(f"{stage.stage} would train nothing")
         stages.append(stage.model_copy(update={"trains": trains}))

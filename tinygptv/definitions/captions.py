@@ -1,4 +1,4 @@
-"""How the texts of a table become captions, and by which words their language is told."""
+"""How table texts are cleaned into captions, and the words that identify their language."""
 
 from pydantic import Field, field_validator
 
@@ -6,7 +6,7 @@ from tinygptv.definitions.base import Definition
 
 
 class Cleaning(Definition):
-    """Wherever `find` (a regular expression, RE2) matches, `replace` takes its place; `\\1` is its first group."""
+    """Every match of `find` (a regular expression, RE2) is replaced by `replace`; `\\1` is the first group."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     find: str = Field(min_length=1)
@@ -15,9 +15,9 @@ class Cleaning(Definition):
 
 
 class Captions(Definition):
-    """Cleaning steps in order; ISO 639-1 code → frequent words of that language, separated by spaces.
+    """`clean` lists the cleaning steps in order; `languages` maps an ISO 639-1 code to frequent words of the language.
 
-    The first language is the one that is expected: one word of it is enough, another needs two.
+    Words are separated by spaces. The first language is the default: one matching word identifies it, others need two.
     """
 
     about: str
@@ -28,5 +28,5 @@ class Captions(Definition):
     @classmethod
     def _codes_are_two_letters(cls, languages: dict[str, str]) -> dict[str, str]:
         if wrong := sorted(code for code in languages if len(code) != 2):
-            raise ValueError(f"{', '.join(wrong)}: a language is named by its two letters in ISO 639-1, as `en`")
+            raise ValueError(f"{', '.join(wrong)}: expected two-letter ISO 639-1 language codes, such as `en`")
         return languages

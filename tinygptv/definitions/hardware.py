@@ -1,4 +1,4 @@
-"""A hardware profile: how a recipe fits a machine. It never changes what is learned."""
+"""A hardware profile: how a recipe is run on a machine. It does not change what is learned."""
 
 from pathlib import PurePath
 from typing import Literal, Self
@@ -9,30 +9,29 @@ from tinygptv.definitions.base import Definition
 
 
 class Hardware(Definition):
-    """`ranks` processes per node, `micro_batch_size` samples per rank at most; accumulation fills the global batch.
+    """`ranks` processes per node with at most `micro_batch_size` samples each; accumulation fills the global batch.
 
-    What a plan needs to know of the machine: `memory_gib` of one device, or of the whole machine, shared by its ranks,
-    on `cpu` (by default all that this machine has); `tflops` at its peak, of one rank at `precision`; and the share of
-    it that training reaches, an assumption until a run has been measured.
+    For planning: `memory_gib` is per device or, on `cpu`, for the whole machine, shared by its ranks (default: all of
+    this machine's memory). `tflops` is the peak of one rank at `precision`, and `utilisation` the share of it that
+    training reaches: an assumption until a run has been measured.
 
-    On several `nodes`, `hosts` are those that ssh reaches, this machine first; without them a Slurm allocation says
-    which. `rendezvous` is the `host:port` at which they meet, by default on the first of them. A group of ranks that
-    loses one is started again, `restarts` times at most; one that shows no sign of life for `stall_seconds` is lost.
+    With several `nodes`, `hosts` lists machines reachable by ssh, this one first; without it, the Slurm allocation is
+    used. `rendezvous` is a `host:port`, by default on the first host. If a rank fails, all ranks are restarted, at most
+    `restarts` times; a rank that reports no progress for `stall_seconds` counts as failed.
 
-    Batches are made ahead of the step by `loader_workers` processes of each rank, or in the rank itself. With `packing`
-    short samples share rows of a micro-batch: less padding, the same loss, dropout in other places.
+    Batches are prefetched by `loader_workers` processes per rank, or loaded in the rank itself. With `packing`, short
+    samples share rows of a micro-batch: less padding and the same loss, but different dropout masks.
 
-    With `gradient_checkpointing` the decoder's layers run twice instead of being remembered, a quarter more work for a
-    fraction of the memory; with `if_needed` only in stages that would not fit comfortably without it.
+    With `gradient_checkpointing`, activations of the decoder's layers are recomputed instead of kept: a quarter more
+    compute for a fraction of the memory. `if_needed` does so only in stages that would not fit comfortably otherwise.
 
-    What `offload` keeps off the device goes to the host's memory, or, with `offload_folder`, an absolute path on every
-    node, to a fast local disk (NVMe), from which it is brought piece by piece.
+    `offload` moves state from the device to host memory or, with `offload_folder` (an absolute path that exists on
+    every node), to a fast local disk (NVMe).
 
-    What the frozen parts make of a picture is computed in every step, or with `features: cached` once, before training.
+    The output of the frozen parts is computed in every step or, with `features: cached`, once before training.
 
-    Like `precision`, `quantize_base` says in which numbers the model is kept: with `nf4` the decoder's linear maps,
-    which must be frozen, are rounded to 4 bits when they are read. What is trained beside them is not, and is handed on
-    to any other profile, but it learns to serve rounded maps.
+    `quantize_base: nf4` rounds the decoder's linear layers, which must be frozen, to 4 bits when they are loaded.
+    Trained parameters are not rounded and can be used with any other profile, but they adapt to the rounded weights.
     """
 
     about: str
@@ -65,30 +64,30 @@ class Hardware(Definition):
         return self
 
     @model_validator(mode="after")
-    def _a_quantized_base_is_whole(self) -> Self:
+    def _a_quantized_base_is_not_partitioned(self) -> Self:
         if self.quantize_base != "none" and (self.zero_stage == 3 or self.offload == "optimizer_and_parameters"):
             raise ValueError(
-                f"quantize_base: {self.quantize_base} needs the model whole on every rank, and zero_stage: 3 or "
-                "offload: optimizer_and_parameters would cut its packed weights; take zero_stage: 2 (with offload: "
-                "optimizer, if need be), or write quantize_base: none"
+                f"quantize_base: {self.quantize_base} needs the full model on every rank, but zero_stage: 3 and "
+                "offload: optimizer_and_parameters partition its packed weights; use zero_stage: 2 (and offload: "
+                "optimizer, if needed) or quantize_base: none"
             )
         return self
 
     @model_validator(mode="after")
-    def _a_disk_takes_what_is_cut(self) -> Self:
+    def _a_disk_takes_partitioned_state(self) -> Self:
         if self.offload_folder is None:
             return self
         if self.zero_stage != 3 or self.offload == "none":
             raise ValueError(
-                f"offload_folder: {self.offload_folder} needs zero_stage: 3 and an offload, and they are zero_stage: "
-                f"{self.zero_stage} and offload: {self.offload}: DeepSpeed keeps on a disk only what ZeRO-3 has cut; "
-                "write zero_stage: 3 with offload: optimizer or optimizer_and_parameters, or leave out offload_folder"
+                f"offload_folder: {self.offload_folder} needs zero_stage: 3 and an offload, but has zero_stage: "
+                f"{self.zero_stage} and offload: {self.offload}. DeepSpeed offloads only ZeRO-3 partitions to disk; "
+                "use zero_stage: 3 with offload: optimizer or optimizer_and_parameters, or remove offload_folder"
             )
         if not PurePath(self.offload_folder).is_absolute():
-            raise ValueError(f"offload_folder: {self.offload_folder} is no absolute path; write one, such as /mnt/nvme")
+            raise ValueError(f"offload_folder: {self.offload_folder} is not an absolute path; use one like /mnt/nvme")
         return self
 
     @property
     def world_size(self) -> int:
-        """Ranks of all nodes together."""
+        """Total number of ranks on all nodes."""
         return self.ranks * self.nodes

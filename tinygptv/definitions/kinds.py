@@ -1,7 +1,7 @@
-"""Kinds: what a definition may name because a module of that name lies in a package.
+"""Kinds: names in a definition that refer to modules of a package.
 
-A decoder family, a connector part, an objective or a metric is one module in the package of its like, and its file
-stem is the name that a definition writes. To add one is to add a file; nothing lists them a second time.
+Each decoder family, connector part, objective or metric is one module in its package, and definitions refer to it by
+the file stem. Adding a kind means adding a file; there is no other list to edit.
 """
 
 import pkgutil
@@ -12,12 +12,12 @@ from tinygptv.errors import DefinitionError, did_you_mean
 
 
 def kinds(package: str) -> list[str]:
-    """The names of all modules in a package, in alphabetical order. Imports none of them, so no torch either."""
+    """The names of all modules in a package, sorted. Does not import them, and so not torch."""
     return sorted(module.name for module in pkgutil.iter_modules(import_module(package).__path__))
 
 
 def load_kind(package: str, name: str) -> ModuleType:
-    """The module of a kind. Raises DefinitionError, with the nearest known name, if there is none of this name."""
+    """Import the module of a kind. Raises DefinitionError, suggesting the closest name, if there is none."""
     known = kinds(package)
     if name not in known:
         raise DefinitionError(f"{package.rpartition('.')[2]}: no '{name}'. {did_you_mean(name, known)}")

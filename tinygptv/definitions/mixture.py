@@ -1,4 +1,4 @@
-"""A mixture: which sources a stage sees, how often, and with which instruction."""
+"""A mixture: the sources a stage samples from, their weights, and their tasks."""
 
 import math
 from typing import Literal, Self
@@ -20,23 +20,22 @@ Task = Literal[
     "conversation",
     "explain",
 ]
-"""What is asked about an image: `caption_only` has no instruction (stages 1-2), `describe` draws one of the alignment
-prompts (stage 3), `conversation` holds all turns of a talk and `explain` the first alone; the others carry the task
-tags of MiniGPT-v2 ([caption], [vqa], [refer], [identify], [grounding], [detection])."""
+"""The task of a sample. `caption_only` has no instruction (stages 1-2), `describe` picks one of the alignment prompts
+(stage 3), `conversation` uses all turns of a conversation and `explain` only the first. The others use the task tags of
+MiniGPT-v2 ([caption], [vqa], [refer], [identify], [grounding], [detection])."""
 
 RUN_SOURCE = "$source"
-"""In a component: the pairs source the run was started with (`-p source=…`)."""
+"""In a component: the pairs source that the run was started with (`-p source=…`)."""
 
-
-LEAST_SHARE = 1e-5
-"""Of a mixture's draws: a component that comes more rarely needs a larger deck than can be shuffled in passing."""
+MIN_SHARE = 1e-5
+"""Smallest share of a mixture's draws. A rarer component would need a deck too large to shuffle on the fly."""
 
 
 class Component(Definition):
-    """One source with its weight. Weights are ratios; their sum need not be one.
+    """One source with its weight. Weights are relative; they need not sum to one.
 
-    Of more than `max_samples` those are kept whose keys hash lowest. A stage that would draw more than `max_epochs`
-    times as many as there are is refused before it trains. `batch_size`: samples of a step of it, over all ranks.
+    At most `max_samples` are kept: those with the lowest key hashes. A stage that would draw the samples more than
+    `max_epochs` times is refused before training. `batch_size` is the number of samples in a step, over all ranks.
     """
 
     source: str
@@ -48,10 +47,10 @@ class Component(Definition):
 
 
 class Mixture(Definition):
-    """`per_step`: a batch holds one component, as the reference trains. `per_sample`: every sample is drawn anew.
+    """`per_step`: every batch comes from one component, as in the reference. `per_sample`: batches are mixed.
 
-    Drawn per step, all components may have batch sizes of their own, up to the global batch size of the stage; its
-    ranks must be able to share each evenly.
+    With `per_step`, components may have their own batch sizes, up to the stage's global batch size; each must divide
+    evenly among the ranks.
     """
 
     about: str
@@ -62,10 +61,10 @@ class Mixture(Definition):
     def _check_weights(self) -> Self:
         total = math.fsum(component.weight for component in self.components)
         for place, component in enumerate(self.components):
-            if component.weight < LEAST_SHARE * total:
+            if component.weight < MIN_SHARE * total:
                 raise ValueError(
                     f"components[{place}].weight: {component.source} would be {component.weight / total:.1g} of all "
-                    f"draws; give it at least {LEAST_SHARE:g} of the sum of weights, or leave it out"
+                    f"draws; give it at least {MIN_SHARE:g} of the sum of weights, or remove it"
                 )
         return self
 
@@ -76,9 +75,11 @@ class Mixture(Definition):
             return self
         if self.draw == "per_sample":
             raise ValueError(
-                "batch_size: samples of a per_sample mixture are drawn one by one; draw per_step, or weigh by samples"
+                "batch_size: per_sample mixtures draw single samples; use draw: per_step, or adjust the weights"
             )
         if any(without):
             missing = self.components[without.index(True)].source
-            raise ValueError(f"components[{without.index(True)}].batch_size: {missing} has none; give all one, or none")
+            raise ValueError(
+                f"components[{without.index(True)}].batch_size: {missing} has none; set it for all or for none"
+            )
         return self

@@ -1,4 +1,4 @@
-"""How pairs of picture and caption are scored: which frozen model, on which pictures and texts, from which files."""
+"""Scorers: frozen models that rate how well image and caption match, and their files."""
 
 from typing import Annotated, Literal, Self
 
@@ -9,17 +9,17 @@ from tinygptv.definitions.model import QFormer, VisionEncoder
 
 
 class Recaption(Definition):
-    """Every picture gets a caption of the model's own, the likeliest word after word, of at most `max_tokens`."""
+    """Generate a caption for every image: greedy decoding, at most `max_tokens` tokens."""
 
     max_tokens: int = Field(gt=0)
 
 
 class Blip2Scorer(Definition):
-    """BLIP-2's first stage: `itc`, the cosine of a caption with the query that fits it best, and `itm`, the probability
-    that the two belong together; an embedding of the picture; and, with `recaption`, a second caption, scored too.
+    """BLIP-2's first stage. Computes `itc`, `itm`, an image embedding and, with `recaption`, a second scored caption.
 
-    `text_side` is for weights whose text side and heads lie in a file of their own. With `plain_text` captions are read
-    in lower case and without punctuation, as BLIP-2 was trained. `batch` pairs are scored at a time.
+    `itc` is the cosine similarity of a caption and its best query, `itm` the probability that they match.
+    `text_side` is a separate file with the weights of the text side and the heads. With `plain_text`, captions are
+    lower-cased and stripped of punctuation, as in BLIP-2's training. `batch` pairs are scored at a time.
     """
 
     kind: Literal["blip2"]
@@ -35,21 +35,23 @@ class Blip2Scorer(Definition):
     recaption: Recaption | None = None
 
     @model_validator(mode="after")
-    def _pictures_are_cut_evenly(self) -> Self:
+    def _image_size_is_a_multiple_of_the_patch_size(self) -> Self:
         if self.image_size % self.vision_encoder.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of {self.vision_encoder.patch_size}")
         return self
 
     @property
     def files(self) -> list[Location]:
-        """All that the scores depend on beside this definition."""
+        """All files that the scores depend on."""
         weights = [self.vision_encoder.weights, self.vision_encoder.output_norm, self.qformer.weights, self.text_side]
         return [*(location for location in weights if location is not None), self.tokenizer]
 
 
 class OpenClipScorer(Definition):
-    """`clip`, the cosine of picture and caption as a CLIP of the library open_clip sees them (`tinygptv[open_clip]`),
-    and an embedding of the picture. `model` is the library's name for it; the weights are a file on disk."""
+    """A CLIP model of the open_clip library (`tinygptv[open_clip]`). Computes `clip` and an image embedding.
+
+    `clip` is the cosine similarity of image and caption. `model` is the library's name; `weights` is a local file.
+    """
 
     kind: Literal["open_clip"]
     about: str
@@ -59,12 +61,12 @@ class OpenClipScorer(Definition):
 
     @property
     def recaption(self) -> None:
-        """It writes none."""
+        """It generates no captions."""
         return None
 
     @property
     def files(self) -> list[Location]:
-        """All that the scores depend on beside this definition."""
+        """All files that the scores depend on."""
         return [self.weights]
 
 

@@ -1,4 +1,4 @@
-"""A source: where pairs or annotated images come from, under which licence, in which published layout."""
+"""A source of pairs or annotated images: its location, licence and published layout."""
 
 import codecs
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "table_height": ("height", "original_height"),
     "table_sha256": ("sha256",),
 }
-"""Row field → the column names, in lower case, under which published tables carry it; the first one found counts."""
+"""Row field → column names used by published tables, in lower case; the first one found is used."""
 
 REQUIRED = ("url", "caption")
 NONE = "none"
-"""As `quote`, `escape` or `compression` of a table: it has none."""
+"""Value of a table's `quote`, `escape` or `compression`: the table has none."""
 
 Compression = Literal["none", "gzip", "bz2", "xz", "zstd", "lz4"]
 
@@ -38,8 +38,8 @@ TableFormat = Literal[
 ]
 """Layouts of URL+caption tables: Parquet as of LAION (URL, TEXT, …) and DataComp (uid, url, text, sha256, …), a folder
 saved by Hugging Face `datasets` (Arrow), tab-separated text (CC3M/CC12M without a header, WIT with one), SBU JSON
-({image_urls, captions}) or its older two lists of lines, BLIP CapFilt JSON ([{url, caption}]), LLaVA's chats, JSONL,
-and CSV."""
+({image_urls, captions}) or its older two text files, BLIP CapFilt JSON ([{url, caption}]), LLaVA's conversations,
+JSONL, and CSV."""
 
 AnnotationFormat = Literal[
     "cc_sbu_align",
@@ -65,7 +65,7 @@ AnnotationFormat = Literal[
 
 
 def _is_unset(value: object) -> bool:
-    """Options that most sources do not use are left out of their definitions, so that these keep their hashes."""
+    """Unset options are left out of the dumped definition, so that adding an option changes no hash."""
     return value is None or value in ({}, [])
 
 
@@ -78,14 +78,13 @@ def _check_columns(columns: Columns) -> Columns:
         if field not in COLUMN_NAMES:
             raise ValueError(
                 f"'{field}' is not a field of a row. {did_you_mean(field, COLUMN_NAMES)} "
-                "To take another column along under its own name, list it in `carry`"
+                "To keep another column under its own name, list it in `carry`"
             )
     return columns
 
 
 class Table(Definition):
-    """One file of URL+caption rows, several (`*`), or a folder of them. What is null is recognised from the content;
-    what is declared wins."""
+    """A file of URL+caption rows, several (`*`), or a folder of them. Null fields are detected from the content."""
 
     location: Location
     format: TableFormat | None = None
@@ -94,14 +93,14 @@ class Table(Definition):
     columns: Columns = Field(default_factory=dict, exclude_if=_is_unset)
     """Row field (`COLUMN_NAMES`) → the table's column: a name, `a.b` for a member of a struct, or a position from 0."""
     carry: Carry = Field(default_factory=list, exclude_if=_is_unset)
-    """Further columns to take along into the sidecar and the shards, or `all` that are not read as a field."""
+    """Further columns to copy into sidecar and shards, or `all` for every column not read as a field."""
     compression: Compression | None = Field(default=None, exclude_if=_is_unset)
     encoding: str | None = Field(default=None, exclude_if=_is_unset)
-    """Of text: a name that Python knows, as `cp1252`. UTF-8 if there is no byte order mark."""
+    """Text encoding: a name that Python knows, such as `cp1252`. Null: byte order mark, else UTF-8."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1, exclude_if=_is_unset)
     quote: str | None = Field(default=None, pattern=r"^(none|.)$", exclude_if=_is_unset)
     escape: str | None = Field(default=None, pattern=r"^(none|.)$", exclude_if=_is_unset)
-    """The character before a quote that is text; without one, a quote is doubled."""
+    """The character that escapes a quote; without one, quotes are doubled."""
     header: bool | None = Field(default=None, exclude_if=_is_unset)
 
     _columns_are_fields = field_validator("columns")(_check_columns)
@@ -114,7 +113,7 @@ class Table(Definition):
                 codecs.lookup(encoding)
         except LookupError:
             raise ValueError(
-                f"Python knows no encoding '{encoding}'; write utf-8, utf-16, cp1252, latin-1, …"
+                f"unknown encoding '{encoding}'; use a name that Python knows, such as utf-8, utf-16, cp1252 or latin-1"
             ) from None
         return encoding
 
@@ -122,68 +121,68 @@ class Table(Definition):
     def _each_field_is_declared_once(self) -> Self:
         for field in REQUIRED:
             if field in self.columns and getattr(self, f"{field}_column") is not None:
-                raise ValueError(f"`{field}_column` and `columns: {{{field}: …}}` say the same; keep one")
+                raise ValueError(f"`{field}_column` and `columns: {{{field}: …}}` declare the same field; keep one")
         return self
 
     @property
     def declared_columns(self) -> Columns:
-        """Row field → column, wherever it is declared."""
+        """Row field → column: `columns`, with `url_column` and `caption_column` as fallbacks."""
         older = {"url": self.url_column, "caption": self.caption_column}
         return {field: column for field, column in older.items() if column is not None} | self.columns
 
 
 class Download(Definition):
-    """How images are fetched and stored. The shorter side is brought to `image_size` px; the aspect is kept.
+    """How images are fetched and stored. The shorter side is resized to `image_size` px, keeping the aspect ratio.
 
-    Image limits are applied to what a picture's header says, before anything is decoded; network limits on every hop of
-    a redirect. What exceeds one is dropped and counted under its reason.
+    Image limits are checked against the image header before decoding, network limits on every redirect. A row that
+    exceeds a limit is dropped and counted by reason.
     """
 
     engine: Literal["native", "img2dataset"] = "native"
     processes: int = Field(default=1, ge=1)
-    """Of img2dataset; the native engine uses every core with the threads of one."""
+    """Processes of img2dataset; the native engine uses every core from one process."""
     threads: int = Field(default=64, ge=1)
-    """Requests under way at a time, from the first byte asked for to the picture that is stored."""
+    """Images in progress at a time, from request to storage."""
     ray_workers: int | None = Field(default=None, ge=1)
-    """Null: this machine fetches. Else so many shards are fetched at a time on the Ray cluster of $RAY_ADDRESS, or on
-    one that is started here for the while."""
+    """Null: fetch on this machine. Otherwise the number of shards fetched at a time on the Ray cluster at $RAY_ADDRESS,
+    or on a temporary local one."""
     samples_per_shard: int = Field(default=1000, ge=1)
 
     image_size: int = Field(default=448, ge=16)
     max_pixels: int = Field(default=64_000_000, ge=1)
     min_side: int = Field(default=16, ge=1)
-    """Pixels; what is smaller is a spacer or a tracker."""
+    """Px. Smaller images are spacers or tracking pixels."""
     max_aspect: float = Field(default=10.0, ge=1)
     """Longer side over shorter side."""
     jpeg_quality: int = Field(default=95, ge=1, le=100)
     animated: Literal["first_frame", "refuse"] = "first_frame"
 
     timeout_seconds: float = Field(default=10.0, gt=0)
-    """Longest wait for a connection or for the next byte."""
+    """Maximum wait for a connection or for the next byte."""
     deadline_seconds: float = Field(default=60.0, gt=0)
-    """For one request, from the first byte sent to the last one received."""
+    """Maximum duration of one request, from the first byte sent to the last one received."""
     min_bytes_per_second: int = Field(default=500, ge=0)
-    """On average, once `timeout_seconds` have passed."""
+    """Minimum average speed, once `timeout_seconds` have passed."""
     max_bytes: int = Field(default=20 << 20, ge=1)
-    """Of a body, as sent and as unpacked."""
+    """Maximum size of a response body, both compressed and decompressed."""
     retries: int = Field(default=1, ge=0)
-    """Of transient failures only."""
+    """For transient failures only."""
 
     connections_per_host: int = Field(default=8, ge=1)
     requests_per_second_per_host: float | None = Field(default=None, gt=0)
-    """Null: 20 for a public host; a host on a private network, which is one's own, is asked as fast as it answers."""
+    """Null: 20 for public hosts, unlimited for hosts on a private network."""
     user_agent: str = Field(default="tinygptv-curation/0.1", pattern=r"^[!-~][ -~]*$")
-    """Its part before the slash is the name that robots.txt and X-Robots-Tag may address."""
+    """The part before the slash is the name matched by robots.txt and X-Robots-Tag."""
     contact: str | None = Field(default=None, pattern=r"^[!-~]+$")
     """A web page or mail address for site owners, sent with the user agent; $TINYGPTV_CONTACT if null."""
     robots: bool = True
-    """Whether robots.txt is asked for and obeyed."""
+    """Whether to fetch and obey robots.txt."""
     recheck_days: float = Field(default=0.0, ge=0)
-    """A refresh asks whether a picture has changed once the last answer is this old."""
+    """A refresh re-checks an image once its last response is this many days old."""
 
 
 def _inheriting(table: Any, shared: Mapping[str, Any]) -> Any:
-    """The content of a table with what it shares with the others; its own columns win, field by field."""
+    """Merge a source's shared options into one table; the table's own columns win, field by field."""
     if not isinstance(table, Mapping):
         return table
     merged = {**shared, **table}
@@ -195,19 +194,19 @@ def _inheriting(table: Any, shared: Mapping[str, Any]) -> Any:
 
 
 class PairsSource(Definition):
-    """URL+caption tables; curated by download and filter before any stage sees them."""
+    """URL+caption tables, downloaded and filtered before training."""
 
     kind: Literal["pairs"]
     about: str
     licence: str
     tables: list[Table] = Field(min_length=1)
     columns: Columns = Field(default_factory=dict, exclude_if=_is_unset)
-    """Of every table that does not say otherwise; so is `carry`."""
+    """Default for every table, like `carry`."""
     carry: Carry = Field(default_factory=list, exclude_if=_is_unset)
     filter: str
     not_in: list[str] = Field(default_factory=list)
-    """Other sources' published versions, as `source` (the current one) or `source@number`: a copy of what one of them
-    holds, as the filter's `duplicates` define copies, is dropped."""
+    """Published versions of other sources, as `source` (the current one) or `source@number`. Rows that duplicate their
+    samples, as defined by the filter's `duplicates`, are dropped."""
     allow_private: bool = False
     download: Download = Download()
 
@@ -216,7 +215,7 @@ class PairsSource(Definition):
     @model_validator(mode="before")
     @classmethod
     def _tables_inherit(cls, data: Any) -> Any:
-        """`columns` and `carry` of the source, in each table that does not have its own."""
+        """Copy the source's `columns` and `carry` to every table without its own."""
         if not isinstance(data, Mapping) or not isinstance(data.get("tables"), list):
             return data
         shared = {name: data[name] for name in ("columns", "carry") if data.get(name)}
@@ -224,7 +223,7 @@ class PairsSource(Definition):
 
 
 class AnnotationsSource(Definition):
-    """Annotation files beside a folder of images, in their original layout; `files` names each by its role."""
+    """Annotation files and a folder of images, in their original layout; `files` maps roles to locations."""
 
     kind: Literal["annotations"]
     about: str

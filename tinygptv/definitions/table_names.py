@@ -1,6 +1,6 @@
-"""Names of table files: what they say of a file's layout, and of a source that is given by path."""
+"""Names of table files: the layout they imply, and sources given by path."""
 
-_PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 KINDS = {
     ".parquet": "Parquet",
     ".parq": "Parquet",
@@ -13,13 +13,13 @@ KINDS = {
     ".ndjson": "JSON lines",
     ".json": "JSON",
     ".txt": "text",
-    "": "files without an ending",
+    "": "files without a suffix",
 }
-"""What a folder's files are by their endings; Hadoop's text parts (`part-00000`) have none."""
+"""File suffix → kind of table; Hadoop's text parts (`part-00000`) have no suffix."""
 
 
 def is_table_reference(reference: str) -> bool:
-    """Whether a source is given as the path of a table, of a folder or of several files rather than by its name."""
+    """Whether a source is given by path (a table, a folder or a pattern) rather than by name."""
     is_definition = reference.endswith((".yaml", ".yml"))
     suffix = suffix_of(unpacked(reference))
     return not is_definition and ("/" in reference or "*" in reference or (bool(suffix) and suffix in KINDS))
@@ -33,16 +33,16 @@ def reference_name(reference: str) -> str:
 
 
 def unpacked(name: str) -> str:
-    """A name without the ending of a compression."""
-    return next((name.removesuffix(ending) for ending in _PACKED if name.endswith(ending)), name)
+    """A file name without its compression suffix."""
+    return next((name.removesuffix(suffix) for suffix in _COMPRESSED if name.endswith(suffix)), name)
 
 
 def suffix_of(name: str) -> str:
-    """The ending of a file's name, in lower case; empty if it has none."""
+    """The suffix of a file name, in lower case; empty if it has none."""
     dot = name.rpartition("/")[2].rfind(".")
     return name.rpartition("/")[2][dot:].lower() if dot > 0 else ""
 
 
 def stem_of(name: str) -> str:
-    """A name without its ending."""
+    """A file name without its suffix."""
     return name.removesuffix(name[len(name) - len(suffix_of(name)) :]) if suffix_of(name) else name

@@ -1,4 +1,4 @@
-"""A template: how a family of models words what it reads. `templates/*.yaml` holds one per family; recipes name one."""
+"""Prompt templates of model families. `templates/*.yaml` holds one per family; recipes refer to one by name."""
 
 from typing import Literal, Self
 
@@ -15,44 +15,45 @@ INSTRUCTION, IMAGES, NUMBER = "{}", "{images}", "{number}"
 
 
 class Prompting(Definition):
-    """From a sample's turns to text. Where nothing is said, it is what MiniGPT-4, MiniGPT-v2 and TinyGPT-V do.
+    """How a sample's turns become text. The defaults are those of MiniGPT-4, MiniGPT-v2 and TinyGPT-V.
 
-    A conversation is `system`, then turn by turn: BOS where `begin` has it, `template` with the instruction at its
-    `{}`, the answer, `end_symbol`, and, with `ends_with_eos`, the tokenizer's EOS. What follows `template` is learned.
+    A conversation is `system`, then for every turn: BOS where `begin` says so, `template` with the instruction in place
+    of `{}`, the answer, `end_symbol` and, with `ends_with_eos`, the tokenizer's EOS. Loss is taken on what follows
+    `template`.
     """
 
     template: str | None
-    """Null: no prompt at all, the image alone. Else with `{}`, and with `{images}` unless images come first inside the
-    instruction. A recipe may name a file of `templates/` here, and say only in what it departs from it."""
+    """Null: no prompt, only the image. Otherwise contains `{}`, and `{images}` unless images come first in the
+    instruction. A recipe may name a file of `templates/` here and override single fields."""
     end_symbol: str
     ends_with_eos: bool = False
     later_template: str | None = None
-    """Stands in for `template` from the second turn on."""
+    """Replaces `template` from the second turn on."""
     asking_template: str | None = None
-    """Stands in for `template` when the model is asked, if training and evaluation differ."""
+    """Replaces `template` at inference, if training and evaluation differ."""
     system: str = ""
     begin: Literal["every_turn", "first_turn", "never"] = "every_turn"
-    """Where BOS stands."""
+    """Where BOS is inserted."""
     image: str = "<Img>{}</Img>"
-    """What surrounds the tokens of an image; `{number}` counts a sample's images from 1."""
+    """Text around the tokens of an image; `{number}` counts a sample's images from 1."""
     after_image: str = " "
-    """Between an image that comes first and what follows it."""
+    """Text after an image that comes first."""
     bare_image: str = "{}"
-    """What surrounds the tokens of an image without any instruction."""
+    """Text around the tokens of an image without an instruction."""
     boxes: BoxForm = "percent"
     plain: bool = True
-    """Short answers and what asks for them go through the captions' processor: lower case, without punctuation."""
+    """Whether short answers and their questions are lower-cased and stripped of punctuation, as captions are."""
     wordings: dict[Task, list[str]] = Field(default_factory=dict)
-    """How tasks are asked, task tags included, where it is not as in MiniGPT-v2. The first is the evaluation's."""
+    """Instructions per task, with task tags, where they differ from MiniGPT-v2. Evaluation uses the first."""
 
     @model_validator(mode="after")
     def _every_slot_is_there_once(self) -> Self:
         for template in (self.template, self.later_template, self.asking_template, self.image, self.bare_image):
             if template is not None and template.count(INSTRUCTION) != 1:
-                raise ValueError(f"{template!r} needs exactly one {{}} where the instruction, or the image, goes")
+                raise ValueError(f"{template!r} needs exactly one {{}} for the instruction or the image")
         for task, wordings in self.wordings.items():
             if not wordings or any(wording.count(INSTRUCTION) > 1 for wording in wordings):
-                raise ValueError(f"wordings.{task}: give one or more texts with at most one {{}} each")
+                raise ValueError(f"wordings.{task}: expected one or more texts with at most one {{}} each")
         return self
 
 

@@ -1,7 +1,7 @@
-"""Does this environment work? Every answer comes from trying, not from reading version numbers.
+"""Checks whether this environment works by exercising it instead of comparing version numbers.
 
-Each check is a function that returns a short word of what it saw, or raises; a SetupError's message then says what to
-do. The versions whose habits are tried here are those that were seen to look healthy and fail (see pyproject.toml).
+Each check is a function that returns a short description of what it saw, or raises; a SetupError says what to do. The
+checks cover library versions that were seen to import without errors and then fail (see pyproject.toml).
 """
 
 import contextlib
@@ -23,20 +23,20 @@ class Finding:
 
 
 def examine(workdir: Path, recipe: str, release: Path | None = None) -> Iterator[Finding]:
-    """Try everything, in seconds each, most basic first. A failed check does not stop the next.
+    """Run all checks, most basic first; each takes seconds. A failed check does not stop the next.
 
-    `recipe` says whose weights to look for; a `release` is loaded and asked about pictures.
+    `recipe` selects the weights to look for; a `release` folder is loaded and queried about images.
     Raises DefinitionError if there is no such recipe.
     """
     for name, check in checks(workdir, recipe, release):
         try:
             yield Finding(name, True, check())
-        except Exception as error:  # whatever goes wrong here is the finding
+        except Exception as error:  # any failure is a finding
             yield Finding(name, False, f"{type(error).__name__}: {error}")
 
 
 def checks(workdir: Path, recipe: str, release: Path | None) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Each check by its name. The last two share a server, which lives until the last is taken."""
+    """Each check with its name. The last two share a server, which is stopped after the last one."""
     locations = weights.locations(recipe)
     yield "workdir can be written", lambda: machine.workdir_is_writable(workdir)
     yield "processor", machine.processor_computes

@@ -1,4 +1,4 @@
-"""The habits of installed libraries that were seen to look healthy and fail: each is tried."""
+"""Checks of installed libraries whose wrong versions import without errors but misbehave."""
 
 import dataclasses
 import sysconfig
@@ -16,7 +16,7 @@ from tinygptv.errors import SetupError
 
 
 def definitions_load() -> str:
-    """Every YAML definition passes its schema."""
+    """Every YAML definition is valid."""
     loaders: dict[str, Callable[[str], Any]] = {
         "source": catalog.source,
         "filter": catalog.filter_chain,
@@ -37,12 +37,12 @@ def numbers_written_as_text_are_refused() -> str:
     except ValidationError:
         return "1e-5 is refused, 1.0e-5 is a number"
     if isinstance(fields["warmup_lr"], float):
-        return "this YAML reader takes 1e-5 for a number"
-    raise SetupError("a learning rate given as text was accepted; the schemas are no longer strict")
+        return "this YAML parser reads 1e-5 as a number"
+    raise SetupError("a learning rate given as text was accepted; the schemas are not strict with this pydantic")
 
 
 def dataclasses_are_the_standard_library() -> str:
-    """img2dataset lists an obsolete backport which breaks Prefect's server when it is installed."""
+    """img2dataset depends on an obsolete backport that breaks Prefect's server."""
     backport = Path(sysconfig.get_path("purelib")) / "dataclasses.py"
     if backport.exists() or Path(dataclasses.__file__).parent != Path(sysconfig.get_path("stdlib")):
         raise SetupError(f"{backport} shadows the standard library; run `pip uninstall dataclasses`")
@@ -50,7 +50,7 @@ def dataclasses_are_the_standard_library() -> str:
 
 
 def masks_reach_the_qformer() -> str:
-    """A masked token must not matter. Boolean 4-D masks are silently misread; ours are additive, so these are tried."""
+    """A masked token must have no effect. transformers misreads boolean 4-D masks, so ours are additive."""
     import torch
     from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
@@ -66,11 +66,11 @@ def masks_reach_the_qformer() -> str:
         dropped = qformer(tokens[:, :3], 3, encoder_hidden_states=image_features)[0]
     if not torch.allclose(masked, dropped, atol=1e-5):
         raise SetupError(f"a masked token still changes the Q-Former's output with this transformers; {REINSTALL}")
-    return "a masked token does not matter"
+    return "masked tokens have no effect"
 
 
 def vision_initialisation_is_overridden() -> str:
-    """Blip2VisionConfig starts all weights at 1e-10, with which nothing is ever learned; ours must not."""
+    """Blip2VisionConfig initialises weights at 1e-10, with which nothing can be learned; ours must not."""
     from tinygptv.models.vision import VisionEncoder, vision_config
 
     encoder = VisionEncoder(
@@ -85,5 +85,5 @@ def vision_initialisation_is_overridden() -> str:
     )
     spread = min(p.std().item() for name, p in encoder.named_parameters() if name.endswith("weight") and p.dim() > 1)
     if spread < 1e-3:
-        raise SetupError(f"vision weights start with a spread of {spread:.0e}; the library's default came through")
-    return f"weights start with a spread of at least {spread:.3f}"
+        raise SetupError(f"vision weights are initialised with a standard deviation of {spread:.0e}, as in the library")
+    return f"initial standard deviation at least {spread:.3f}"

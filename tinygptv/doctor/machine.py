@@ -1,4 +1,4 @@
-"""What this machine is: room to write, and every device that computes."""
+"""Checks of this machine: disk space, processor and accelerators."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ _SIDE, _REPEATS = 1024, 5
 
 
 def workdir_is_writable(workdir: Path) -> str:
-    """Write, flush and rename in the workdir, with room to spare."""
+    """Write and rename a file in the workdir, and check the free space."""
     with storage_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=workdir) as folder:
@@ -28,12 +28,12 @@ def workdir_is_writable(workdir: Path) -> str:
             partial.rename(partial.with_name("complete"))
     free = shutil.disk_usage(workdir).free / 2**30
     if free < FREE_DISK_GIB:
-        raise SetupError(f"{workdir}: {free:.1f} GiB free, a tiny run wants {FREE_DISK_GIB}; free some space")
+        raise SetupError(f"{workdir}: {free:.1f} GiB free, but a tiny run needs {FREE_DISK_GIB}; free some space")
     return f"{workdir}: {free:.0f} GiB free"
 
 
 def processor_computes() -> str:
-    """Cores and memory that this process may use, and what torch makes of them."""
+    """Cores and memory that this process may use, and a torch computation on them."""
     import torch
 
     pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -41,20 +41,20 @@ def processor_computes() -> str:
 
 
 def accelerators_compute() -> str:
-    """Every accelerator's model and memory, and what torch makes of it."""
+    """Every accelerator's model and memory, and a torch computation on it."""
     import torch
 
-    told = []
+    lines = []
     for index in range(torch.cuda.device_count()):
         about, device = torch.cuda.get_device_properties(index), torch.device("cuda", index)
-        told.append(f"{device}: {about.name}, {about.total_memory / 2**30:.0f} GiB, {computes(device)}")
-    return "; ".join(told) or "none; the work is done by the processor"
+        lines.append(f"{device}: {about.name}, {about.total_memory / 2**30:.0f} GiB, {computes(device)}")
+    return "; ".join(lines) or "none; work runs on the CPU"
 
 
 def computes(device: "torch.device") -> str:
-    """Multiply in float32 and in bf16, which some devices have in hardware and others imitate.
+    """Multiply matrices in float32 and bf16, and compare the speeds; some devices only emulate bf16.
 
-    Raises SetupError if a product is wrong.
+    Raises SetupError if a result is wrong.
     """
     import torch
 
@@ -62,11 +62,11 @@ def computes(device: "torch.device") -> str:
     for dtype in (torch.float32, torch.bfloat16):
         ones, seconds = torch.ones(_SIDE, _SIDE, device=device, dtype=dtype), []
         for _ in range(_REPEATS):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             total = (ones @ ones).sum(dtype=torch.float32).item()
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - started)
         if total != _SIDE**3:
-            raise SetupError(f"torch computes wrongly on {device} in {dtype}: {total} for {_SIDE**3}; {REINSTALL}")
+            raise SetupError(f"torch is wrong on {device} in {dtype}: {total} instead of {_SIDE**3}; {REINSTALL}")
         fastest[dtype] = min(seconds)
     ratio = fastest[torch.float32] / fastest[torch.bfloat16]
     return f"torch {torch.__version__}, bf16 {ratio:.1f} x as fast as float32"

@@ -1,6 +1,6 @@
-"""Prefect and torchrun, tried from outside: servers over HTTP, and processes of their own.
+"""Checks of Prefect and torchrun in separate processes.
 
-The library does not import the orchestrator, and a process that hangs here must not hang the doctor.
+The library does not import Prefect, and a process that hangs must not hang the doctor.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ REINSTALL = "remove .venv and run `make setup`"
 
 
 def two_ranks_talk() -> str:
-    """Start two processes as training does, and let them add their ranks over gloo."""
+    """Start two processes as training does, and run an all-reduce over gloo."""
     code = (
         "import deepspeed, torch, torch.distributed as d; d.init_process_group('gloo');"
         "t = torch.tensor([d.get_rank() + 1.0]); d.all_reduce(t); assert t.item() == 3; d.destroy_process_group()"
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     run_quietly([*launcher, "--nproc-per-node", "2", "--no-python", sys.executable, "-c", code])
-    return "DeepSpeed imports, gloo adds"
+    return "DeepSpeed imports, all-reduce works"
 
 
 def test_harness_starts() -> str:
-    """The suite's flow tests stand on it."""
+    """Run a flow in Prefect's test harness, which the flow tests use."""
     code = (
         "from prefect import flow\nfrom prefect.testing.utilities import prefect_test_harness\n"
         "@flow\ndef one(): return 1\n"
@@ -44,43 +44,43 @@ def test_harness_starts() -> str:
     )
     with tempfile.TemporaryDirectory() as home:
         run_quietly([sys.executable, "-c", code], PREFECT_HOME=home)
-    return "a flow ran in it"
+    return "ran a flow"
 
 
 def null_fields_are_accepted(server: "TemporaryServer") -> str:
-    """Newer FastAPI versions answer 422 to what Prefect's own client sends."""
+    """With newer FastAPI versions, the server answers 422 to requests of Prefect's own client."""
     status, answer = server.post("/deployments/filter", {"deployments": None, "flows": None, "limit": 1})
     if status != 200:
-        raise SetupError(f"a filter with nulls was answered {status} {answer}; {REINSTALL}")
+        raise SetupError(f"the server answered {status} to a filter with nulls: {answer}; {REINSTALL}")
     return "accepted"
 
 
 def scheduled_runs_are_planned(server: "TemporaryServer") -> str:
-    """Newer SQLAlchemy versions look healthy and plan nothing."""
+    """With newer SQLAlchemy versions, the server looks healthy but schedules no runs."""
     _, flow = server.post("/flows/", {"name": "doctor"})
     schedule = {"schedule": {"interval": 3600}, "active": True}
     body = {"name": "doctor", "flow_id": flow["id"], "schedules": [schedule]}
     status, deployment = server.post("/deployments/", body)
     if status >= 300:
-        raise SetupError(f"a scheduled deployment was answered {status} {deployment}; {REINSTALL}")
+        raise SetupError(f"the server answered {status} to a scheduled deployment: {deployment}; {REINSTALL}")
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         _, runs = server.post("/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment["id"]]}}})
         if runs:
-            return f"planned {len(runs)} runs"
+            return f"scheduled {len(runs)} runs"
         time.sleep(0.5)
-    raise SetupError(f"the server planned no run of a scheduled deployment in {PATIENCE_SECONDS} s; {REINSTALL}")
+    raise SetupError(f"the server scheduled no run of a deployment in {PATIENCE_SECONDS} s; {REINSTALL}")
 
 
 class TemporaryServer:
-    """A Prefect server on a free port with its own home, started when first asked and ended with `stack`."""
+    """A Prefect server on a free port with its own home, started on the first request and stopped with `stack`."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
         self._address = ""
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """The status and the decoded answer, or the beginning of a refusal."""
+        """POST a request; returns the status and the decoded body, or the start of the body on an error."""
         if not self._address:
             self._start()
         request = urllib.request.Request(
@@ -92,7 +92,7 @@ class TemporaryServer:
                 with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                     return answer.status, json.load(answer)
             except urllib.error.HTTPError as error:
-                # A busy SQLite is answered 503, which Prefect's own client repeats too.
+                # A busy SQLite results in 503, which Prefect's own client retries too.
                 if error.code != BUSY or time.monotonic() > deadline:
                     return error.code, error.read().decode(errors="replace")[:200]
                 time.sleep(0.5)
@@ -117,8 +117,8 @@ class TemporaryServer:
                 self._address = f"http://127.0.0.1:{port}/api"
                 return
             time.sleep(0.2)
-        words = (home / "server.log").read_text(errors="replace").strip().splitlines()[-3:]
-        raise SetupError(f"Prefect's server did not start: {' '.join(words)}; {REINSTALL}")
+        log_tail = (home / "server.log").read_text(errors="replace").strip().splitlines()[-3:]
+        raise SetupError(f"Prefect's server did not start: {' '.join(log_tail)}; {REINSTALL}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -131,7 +131,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def run_quietly(command: list[str], **environment: str) -> None:
-    """Run a command quietly. Raises SetupError with its last words if it fails or takes too long."""
+    """Run a command without output. Raises SetupError with its last lines if it fails or takes too long."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -142,22 +142,22 @@ def run_quietly(command: list[str], **environment: str) -> None:
         start_new_session=True,
     )
     try:
-        _, words = process.communicate(timeout=PATIENCE_SECONDS)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise SetupError(
-            f"no answer after {PATIENCE_SECONDS} s; if the machine is not just busy, {REINSTALL}"
+            f"no result after {PATIENCE_SECONDS} s; unless the machine is just busy, {REINSTALL}"
         ) from error
     finally:
-        # The processes it started too, if it could not end them itself.
+        # Also any processes that it started and did not end.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.returncode:
-        raise SetupError(f"{' '.join(words.strip().splitlines()[-3:])}; {REINSTALL}")
+        raise SetupError(f"{' '.join(errors.strip().splitlines()[-3:])}; {REINSTALL}")
 
 
 def _environment(**more: str) -> dict[str, str]:
-    """This process's environment without its Prefect server, and with nothing sent to anybody."""
+    """This process's environment without Prefect settings, and with telemetry disabled."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "OMP_NUM_THREADS": "1"}
     return inherited | quiet | more

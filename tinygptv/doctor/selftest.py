@@ -1,4 +1,4 @@
-"""A prompt after load: a language model must know its language, a release must see."""
+"""Checks of loaded models: the language model must know its language, and a release must see images."""
 
 import random
 import tempfile
@@ -14,7 +14,7 @@ _SIDE = 224
 
 
 def backbones_know_their_language() -> str:
-    """Load the shipped backbones and let their decoder read captions of its corpus, and the same words shuffled."""
+    """Compare the shipped decoder's likelihood of captions of its corpus with that of the same words shuffled."""
     import torch
 
     from tinygptv.data.batches.batching import load_tokenizer
@@ -24,7 +24,7 @@ def backbones_know_their_language() -> str:
 
     definition = catalog.recipe(RECIPE).model
     decoder = definition.language_model.model_copy(update={"qk_norm": False, "attention_norm": False})
-    # As it was pretrained: what TinyGPT-V adds to a decoder begins untrained.
+    # Without the norms that TinyGPT-V adds to a decoder: they are still untrained.
     definition = definition.model_copy(update={"language_model": decoder})
     model = empty_model(definition, definition.vision_encoder.image_size)
     load_weights(model, definition)
@@ -45,14 +45,14 @@ def backbones_know_their_language() -> str:
             right += surprise(sentence) < surprise(" ".join(words))
     if right < 0.9 * _SENTENCES:
         raise SetupError(
-            f"only {right} of {_SENTENCES} sentences of its corpus are likelier to the shipped language model than the "
-            "same words shuffled; its files or the libraries are not what they were, restore them and run `make setup`"
+            f"the shipped language model prefers only {right} of {_SENTENCES} sentences of its corpus to their words "
+            "shuffled; its files or the libraries have changed: restore the files from git and run `make setup`"
         )
-    return f"likelier than shuffled words: {right} of {_SENTENCES} sentences of its corpus"
+    return f"prefers {right} of {_SENTENCES} sentences of its corpus to shuffled words"
 
 
 def release_sees(folder: Path) -> str:
-    """Ask a release for the colour of shapes drawn for it. Raises SetupError if it never says what is there."""
+    """Ask a release for the colours of drawn shapes. Raises SetupError if no answer is right."""
     from tinygptv.release.answering import answer_all
     from tinygptv.release.folder import load_release
     from tinygptv.sample import ImageReference, Sample, Turn
@@ -68,7 +68,7 @@ def release_sees(folder: Path) -> str:
         answers = answer_all(load_release(folder), samples, "vqa", max_new_tokens=12)
     expected = [sample.turns[0].answer for sample in samples]
     right = sum(wanted in str(answer).lower() for wanted, answer in zip(expected, answers, strict=True))
-    told = f"{samples[0].turns[0].instruction!r} of a picture with the answer {expected[0]!r}: {answers[0]!r}"
+    example = f"asked {samples[0].turns[0].instruction!r}, expected {expected[0]!r}, got {answers[0]!r}"
     if not right:
-        raise SetupError(f"{folder}: none of {_PICTURES} answers about drawn shapes was right; asked {told}")
-    return f"{right} of {_PICTURES} answers right; asked {told}"
+        raise SetupError(f"{folder}: none of {_PICTURES} answers about drawn shapes is right; {example}")
+    return f"{right} of {_PICTURES} answers right; {example}"

@@ -1,4 +1,4 @@
-"""Weights: those that ship with the package, and those that a recipe names, wherever they should lie."""
+"""Checks of weight files: those shipped with the package, and those that a recipe refers to."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from tinygptv.store.locations import PACKAGE, local_path
 
 
 def backbones_are_complete() -> str:
-    """Every shipped file has the content that its provenance records."""
+    """Every shipped file has the hash recorded in provenance.json."""
     folder = PACKAGE / "backbones" / "shapes"
     provenance = folder / "provenance.json"
     if not provenance.is_file():
@@ -21,11 +21,11 @@ def backbones_are_complete() -> str:
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise SetupError(f"{path} is missing or damaged; restore it from git, or run `tinygptv bootstrap`")
-    return f"{len(recorded)} files as recorded"
+    return f"{len(recorded)} files, hashes as recorded"
 
 
 def locations(recipe: str) -> list[str]:
-    """Where a recipe's weights lie: pretrained parts, tokenizer, and checkpoints from outside that stages start from.
+    """Locations of a recipe's weights: pretrained parts, tokenizer, and external checkpoints that stages start from.
 
     Raises DefinitionError if there is no such recipe.
     """
@@ -37,7 +37,7 @@ def locations(recipe: str) -> list[str]:
 
 
 def weights_are_there(location: str) -> str:
-    """Open what lies there, without reading the tensors. Raises DataError, DefinitionError or HandoffError."""
+    """Open the files at a location without reading tensors. Raises DataError, DefinitionError or HandoffError."""
     from tinygptv.models.weights.files import open_weights
 
     path = local_path(location)

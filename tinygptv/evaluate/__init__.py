@@ -1,1 +1,1 @@
-"""Answers → numbers → report."""
+"""Benchmarks and models → answers → scores."""

@@ -1,11 +1,10 @@
-"""Caption scores through sacreBLEU: corpus BLEU-4, tokenizer 13a, lower-cased. Not COCO's BLEU, which tokenizes as PTB.
+"""Caption scores by sacreBLEU: corpus BLEU-4, tokenizer 13a, lower-cased. Unlike COCO's BLEU, not tokenized as PTB.
 
-Beyond ASCII, captions are folded first (see `texts`), and each letter of a script without blanks between words counts
-as a word, as in sacreBLEU's tokenizer `zh`. Where no caption of a corpus has four words there is nothing for BLEU-4 to
-count, and sacreBLEU gives 0 to right and wrong alike: then the longest n-grams that there are make the score
-(sacreBLEU's effective order), and `order` says so.
+Non-ASCII captions are folded first (see `texts`), and in scripts without spaces between words each letter counts as a
+word, as in sacreBLEU's tokenizer `zh`. If no caption of a corpus has four words, BLEU-4 would be 0 for right and wrong
+captions alike. The longest available n-grams are used instead (sacreBLEU's effective order); see `order`.
 
-Counting is done once per caption; the corpus score, and every resample of it, then only adds up the counts.
+N-grams are counted once per caption; the corpus score and its bootstrap resamples only add up counts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,20 +14,20 @@ from sacrebleu.metrics import BLEU
 from tinygptv.evaluate.texts import words_apart
 
 Counts = tuple[int, ...]
-"""Of one caption: matching n-grams for n = 1..4, all its n-grams for n = 1..4, its length, the nearest reference's."""
+"""Of one caption: matching n-grams and all n-grams for n = 1..4, its length, and that of the closest reference."""
 
 ORDER = 4
 _bleu = BLEU(tokenize="13a", lowercase=True, effective_order=True, max_ngram_order=ORDER)
 
 
 def count(caption: str, references: Sequence[str]) -> Counts:
-    """What BLEU needs to know of one caption."""
+    """Count the n-grams of one caption."""
     found = _bleu.sentence_score(words_apart(caption), [words_apart(reference) for reference in references])
     return (*found.counts, *found.totals, found.sys_len, found.ref_len)
 
 
 def bleu(counts: Iterable[Counts]) -> float:
-    """BLEU-4 of a corpus, 0..1, or BLEU of its `order` if that is less; 0 for an empty one."""
+    """Corpus BLEU-4, 0..1, or BLEU of a lower `order` if the captions are short; 0 for an empty corpus."""
     sums = [sum(column) for column in zip(*counts, strict=True)]
     if not sums:
         return 0.0
@@ -38,5 +37,5 @@ def bleu(counts: Iterable[Counts]) -> float:
 
 
 def order(counts: Iterable[Counts]) -> int:
-    """The longest n-grams, up to 4, that the captions of a corpus have; 0 if all are empty."""
+    """Length of the longest n-grams in the captions of a corpus, at most 4; 0 if all are empty."""
     return max((min(length, ORDER) for *_, length, _ in counts), default=0)

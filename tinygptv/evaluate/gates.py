@@ -1,8 +1,8 @@
-"""Between two stages: is what was trained good enough to go on with? A few held-out questions, by the recipe's gates.
+"""Gates between stages: a stage must reach a score on a few held-out items before the next stage starts.
 
-The answers are an artifact of their own that knows nothing of what is wanted, so a gate that is moved reads the same
-ones. What was decided is written to `runs/<run>/<stage>.events.jsonl`, in the form of the `events.jsonl` inside the
-stage's folder, which is complete by then and never changes again.
+The answers are a separate artifact that does not depend on the threshold, so changing a gate does not evaluate again.
+Decisions are appended to `runs/<run>/<stage>.events.jsonl`, in the format of the `events.jsonl` in the stage's folder,
+which is finished by then and must not change.
 """
 
 import json
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verdict:
-    """A gate and what the stage scored on its `n` items."""
+    """A gate and the score that the stage reached on its `n` items."""
 
     stage: str
     gate: Gate
@@ -30,7 +30,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the stage shows what the gate wants."""
+        """Whether the score reaches the gate's threshold."""
         return self.value >= self.gate.at_least
 
     def __str__(self) -> str:
@@ -43,40 +43,40 @@ class Verdict:
 
 
 def pass_gate(store: Store, run: ResolvedRun, run_name: str, stage_name: str, model: Manifest, gate: Gate) -> Manifest:
-    """The scores of a trained stage on a gate's items, evaluated if that is not done yet.
+    """Score a trained stage on a gate's items and record the decision.
 
-    Raises GateError if they fall short and the gate says `stop`; with `warn` that is logged. Either way it is recorded.
+    Raises GateError if the score is too low and the gate says `stop`; with `warn`, a warning is logged.
     """
-    asked = evaluate(store, run, run_name, stage_name, model, gate.benchmark, items=gate.items)
-    if not asked.details:  # in a plan there are no scores yet
-        return asked
-    found = verdict(gate, asked)
+    scores = evaluate(store, run, run_name, stage_name, model, gate.benchmark, items=gate.items)
+    if not scores.details:  # a plan has no scores yet
+        return scores
+    found = verdict(gate, scores)
     _record(store, run_name, found)
     if found.passed:
         logger.info("%s", found)
     elif gate.then == "warn":
-        logger.warning("%s; its gate says warn, so training goes on", found)
+        logger.warning("%s; its gate says warn, so training continues", found)
     else:
         raise GateError(
             f"recipe {run.recipe_name}, {found}, and its gate says stop. {model.artifact} stays: to go on with it, "
             "lower at_least or write `then: warn`, and start the same command again; else change what it learns"
         )
-    return asked
+    return scores
 
 
-def verdict(gate: Gate, asked: Manifest) -> Verdict:
-    """What a gate says to the scores of its items."""
-    value = asked.details["value" if gate.metric == "score" else gate.metric]
-    return Verdict(str(asked.details["model"]), gate, float(value), int(asked.details["n"]))
+def verdict(gate: Gate, scores: Manifest) -> Verdict:
+    """Compare the scores of a gate's items with its threshold."""
+    value = scores.details["value" if gate.metric == "score" else gate.metric]
+    return Verdict(str(scores.details["model"]), gate, float(value), int(scores.details["n"]))
 
 
 def events_document(run_name: str, stage_name: str) -> str:
-    """Where the decisions about a stage are written, one JSON line each."""
+    """Path of the decisions about a stage, one JSON line each."""
     return f"runs/{run_name}/{stage_name}.events.jsonl"
 
 
 def _record(store: Store, run_name: str, found: Verdict) -> None:
-    """Add a decision, unless it is what was decided on that benchmark the last time."""
+    """Append a decision, unless it equals the last one about the same benchmark."""
     event = {
         "event": "gate_passed" if found.passed else "gate_failed",
         **found.gate.model_dump(),

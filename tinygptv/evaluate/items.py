@@ -1,4 +1,4 @@
-"""A benchmark's items: which are asked, what is right about them, and why others are left out, counted by reason."""
+"""Select a benchmark's items: which are asked, their ground truth, and how many are dropped for which reason."""
 
 import hashlib
 import logging
@@ -20,8 +20,7 @@ Item = tuple[Sample, Truth]
 
 
 def choose_items(benchmark: Benchmark, items: Annotations, noise: bool) -> tuple[list[Item], Counter[str]]:
-    """The items that can be scored, and how many are left out for what reason; with `noise`, those without pictures
-    are."""
+    """The items that can be scored, and drop counts by reason. With `noise`, items without images are dropped too."""
     samples = chosen(items.samples, benchmark.max_items)
     drops = items.drops + Counter(over_max_items=len(items.samples) - len(samples))
     kept = []
@@ -32,7 +31,7 @@ def choose_items(benchmark: Benchmark, items: Annotations, noise: bool) -> tuple
         try:
             truth = truth_of(sample)
         except DataError as error:
-            logger.warning("not asked: %s", error)
+            logger.warning("item dropped: %s", error)
             drops["unreadable_image"] += 1
             continue
         if reason := unscorable(benchmark.metric, truth):
@@ -45,30 +44,32 @@ def choose_items(benchmark: Benchmark, items: Annotations, noise: bool) -> tuple
 def answered_items(
     name: str, asked: list[Item], answers: list[str | DataError], drops: Counter[str]
 ) -> tuple[list[Item], list[str]]:
-    """The items that were answered, and their answers; the others are counted. Raises DataError if none was."""
-    kept, said = [], []
+    """The answered items and their answers; the others are added to `drops`. Raises DataError if there are none."""
+    kept, texts = [], []
     for item, answer in zip(asked, answers, strict=True):
         if isinstance(answer, DataError):
-            logger.warning("not asked: %s", answer)
+            logger.warning("item dropped: %s", answer)
             drops[PROMPT_TOO_LONG if isinstance(answer, PromptTooLongError) else "unusable_item"] += 1
         else:
             kept.append(item)
-            said.append(answer)
+            texts.append(answer)
     if not kept:
-        raise DataError(f"benchmark '{name}': no item can be asked ({summary(drops)}): {answers[0]}")
-    return kept, said
+        raise DataError(f"benchmark '{name}': no item could be asked ({summary(drops)}): {answers[0]}")
+    return kept, texts
 
 
-def chosen(samples: list[Sample], most: int | None) -> list[Sample]:
-    """At most `most` samples: those whose keys hash lowest, which does not depend on the order of the file."""
-    if most is None or len(samples) <= most:
+def chosen(samples: list[Sample], limit: int | None) -> list[Sample]:
+    """At most `limit` samples: those with the lowest key hashes, independent of the file's order."""
+    if limit is None or len(samples) <= limit:
         return samples
-    return sorted(samples, key=lambda sample: hashlib.sha256(sample.key.encode()).digest())[:most]
+    return sorted(samples, key=lambda sample: hashlib.sha256(sample.key.encode()).digest())[:limit]
 
 
 def truth_of(sample: Sample) -> Truth:
-    """What the metrics need to know of a sample; without accepted answers its own turn is the only one. Raises
-    DataError if its picture's size is needed and cannot be read."""
+    """The ground truth of a sample. Without accepted answers, the answer of its turn is the only one.
+
+    Raises DataError if the image size is needed and cannot be read.
+    """
     size, box = (1, 1), sample.boxes[0] if sample.boxes else None
     if box is not None and sample.images:
         path = sample.images[0].path
@@ -81,6 +82,6 @@ def truth_of(sample: Sample) -> Truth:
 
 
 def summary(drops: Counter[str]) -> str:
-    """Reasons and counts, for people."""
+    """Drop reasons and counts as text."""
     reasons = ", ".join(f"{reason} {count}" for reason, count in drops.items() if count)
-    return f"{reasons}; `metric: exact_match` scores items of fewer answers" if drops["too_few_answers"] else reasons
+    return f"{reasons}; `metric: exact_match` scores items with fewer answers" if drops["too_few_answers"] else reasons

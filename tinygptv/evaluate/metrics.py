@@ -16,7 +16,7 @@ from tinygptv.definitions.benchmark import Metric
 from tinygptv.evaluate import captions
 from tinygptv.evaluate.boxes import in_pixels, iou
 from tinygptv.evaluate.texts import comparable
-from tinygptv.evaluate.vqa import LEAST_ANSWERS, vqa_accuracy
+from tinygptv.evaluate.vqa import MIN_ANSWERS, vqa_accuracy
 from tinygptv.shapes.objects import named_objects, object_f1
 
 SCORING_VERSION = 2
@@ -66,7 +66,7 @@ class Score:
 
 def unscorable(metric: Metric, truth: Truth) -> str | None:
     """Why no answer to an item could be marked under a metric, in one word that is counted; None if it can be."""
-    if metric == "vqa_accuracy" and len(truth.answers) < LEAST_ANSWERS:
+    if metric == "vqa_accuracy" and len(truth.answers) < MIN_ANSWERS:
         return "too_few_answers"
     if metric == "referring_iou" and truth.box is None:
         return "no_box"

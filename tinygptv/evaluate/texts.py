@@ -1,6 +1,6 @@
-"""Texts as scores compare them: one spelling of what Unicode lets be written in several ways, in any script.
+"""Unicode normalisation for scoring: one spelling for texts that Unicode can write in several ways, in any script.
 
-For ASCII all of this is `str.lower`, so scores of English stay what the published evaluators give.
+For ASCII this is just `str.lower`, so scores of English match the published evaluators.
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ from tinygptv.data.columns.scripts import POINTS, SEPARATORS, UNSPACED
 
 _LETTER = UNSPACED + r"\p{M}*"
 _INVISIBLE = r"[\p{Cf}\x{034F}\x{FE00}-\x{FE0F}]"
-"""RE2: joiners, marks of direction, soft hyphens; the combining joiner, and selectors of how a sign is drawn."""
+"""RE2: joiners, direction marks, soft hyphens, the combining grapheme joiner and variation selectors."""
 
 _PUNCTUATION = str.maketrans(
     {
@@ -25,27 +25,32 @@ _PUNCTUATION = str.maketrans(
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014", "-"),
     }
 )
-"""Stops, commas, question marks, quotes and dashes of other scripts and of typography, as evaluators know them."""
+"""Full stops, commas, question marks, quotes and dashes of other scripts and of typography → ASCII."""
 
 
 def folded(text: str) -> str:
-    """In compatibility form (NFKC) and without case, with decimal digits as 0 to 9; without what is not seen, and
-    without the vowel points and stretching lines that Hebrew and Arabic are also written without."""
+    """Normalise a text: NFKC, case folding and decimal digits as 0 to 9.
+
+    Invisible characters are removed, and so are the optional vowel points and elongations of Hebrew and Arabic.
+    """
     if text.isascii():
         return text.lower()
     plain = _nfkc(_nfkc(_without(text, _INVISIBLE)).casefold())
-    plain = _nfkc(_without(plain, POINTS).replace("i\u0307", "i"))  # a Turkish I leaves its point behind
+    plain = _nfkc(_without(plain, POINTS).replace("i\u0307", "i"))  # the dot that case folding leaves of a Turkish İ
     return "".join(str(unicodedata.decimal(sign)) if sign.isdecimal() else sign for sign in plain)
 
 
 def comparable(text: str) -> str:
-    """An answer, folded, with the punctuation that evaluators of English know."""
+    """A folded answer with ASCII punctuation, as evaluators of English expect."""
     return folded(text).translate(_PUNCTUATION)
 
 
 def words_apart(text: str) -> str:
-    """Folded, with blanks around every letter of scripts that put none between words, and in place of their marks
-    between words or syllables: what a tokenizer of English then takes for words."""
+    """A folded text that tokenizers for English can split into words.
+
+    Letters of scripts without spaces between words are surrounded by spaces; word and syllable separators of other
+    scripts are replaced by spaces.
+    """
     plain = folded(text)
     if plain.isascii():
         return plain

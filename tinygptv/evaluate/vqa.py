@@ -1,10 +1,13 @@
-"""VQA soft accuracy exactly as the official evaluator computes it, oddities included.
+"""VQA soft accuracy exactly as the official evaluator computes it, bugs included.
 
-Source: VQAEval of github.com/GT-Vision-Lab/VQA. These oddities decide points and are kept on purpose: the model's
-answer is always normalised, the humans' only in their punctuation and only when they disagree (so the answer `none`,
-which becomes `0`, cannot match a human's `none`); the pattern that should keep `2.5` whole guards only what follows a
-period; at most 32 periods of an answer are removed, because a regex flag stands where a count belongs. The script knows
-ASCII alone: a text with other characters, the model's or a human's, is made `comparable` before, case included.
+Source: VQAEval of github.com/GT-Vision-Lab/VQA. Its bugs affect scores, so they are reproduced:
+
+- The model's answer is always normalised; human answers only in their punctuation, and only if they disagree. So the
+  answer `none`, which becomes `0`, cannot match a human's `none`.
+- The pattern that should protect the period in `2.5` checks only the character after it.
+- At most 32 periods of an answer are removed, because a regex flag is passed as the count.
+
+The script handles only ASCII. Texts with other characters are passed through `comparable` first.
 """
 
 import re
@@ -30,20 +33,20 @@ _CONTRACTED = """
     when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
     wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
-LEAST_ANSWERS = 4
-"""Of an item; with fewer a right answer could never score 1."""
+MIN_ANSWERS = 4
+"""Human answers per item; with fewer, no answer could score 1."""
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Mean over humans of min(matches among the other humans / 3, 1): 0, 0.3, 0.6, 0.9, 1 for 0..4 matches of ten.
 
-    Humans are left out by position, so that equal answers are not mistaken for one. Where all agree, the answer may
-    also match as it was written: published files never say `two` unanimously, other data does. Raises DataError for
-    fewer than four answers, with which a right answer could never score 1.
+    Each human is left out by position, so that equal answers stay distinct. If all humans agree, the answer may also
+    match before normalisation: published files never agree on `two`, other data does. Raises DataError for fewer than
+    four answers.
     """
-    if len(answers) < LEAST_ANSWERS:
+    if len(answers) < MIN_ANSWERS:
         raise DataError(
-            f"VQA accuracy needs at least {LEAST_ANSWERS} human answers, found {len(answers)}; "
+            f"VQA accuracy needs at least {MIN_ANSWERS} human answers, found {len(answers)}; "
             "score this benchmark with `metric: exact_match`"
         )
     prediction, *answers = (text if text.isascii() else comparable(text) for text in (prediction, *answers))
@@ -59,7 +62,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def normalise(text: str) -> str:
-    """Punctuation, case, number words, articles and contractions as the official script treats them."""
+    """Normalise punctuation, case, number words, articles and contractions like the official script."""
     words = [_DIGITS.get(word, word) for word in _strip_punctuation(text).lower().split()]
     restored = _contractions()
     return " ".join(restored.get(word, word) for word in words if word not in _ARTICLES)
@@ -76,9 +79,9 @@ def _strip_punctuation(text: str) -> str:
 
 @cache
 def _contractions() -> dict[str, str]:
-    """Spellings with one apostrophe forgotten → the right one: `dont`, `couldntve` not, but `couldnt've`, `couldn'tve`.
+    """Contractions with one apostrophe missing → the correct spelling: `dont`, `couldnt've` and `couldn'tve`.
 
-    The official table lists these and one misprint, which turns `somebody'd` into `somebodyd`.
+    `couldntve`, which lacks two, is not included. The official table also has a typo: `somebody'd` → `somebodyd`.
     """
     table = {"somebody'd": "somebodyd", "let's": "let's", "she's": "she's"}
     for word in _CONTRACTED.split():

@@ -1,4 +1,4 @@
-"""Pages for people: one self-contained HTML file each, in one style. No script, no address, any browser, any time."""
+"""Self-contained HTML pages in one style: no scripts and no external resources."""
 
 from importlib.resources import files
 
@@ -9,8 +9,7 @@ _STYLE = "page.css"
 
 
 def render(package: str, template: str, **shown: object) -> str:
-    """The page that a package's template makes of what is shown. Everything is escaped: captions are what strangers
-    wrote."""
+    """Render a package's template with the given values. All values are escaped: captions are untrusted text."""
     environment = Environment(
         loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -19,5 +18,5 @@ def render(package: str, template: str, **shown: object) -> str:
 
 
 def template_text(package: str, template: str) -> str:
-    """A template as it is written, for the hash of what a page depends on."""
+    """The source of a template, for the hash of what a page depends on."""
     return (files(package) / "templates" / template).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Benchmark items + model → answers: greedy, batched, cut at the end symbol, the same for any batch size."""
+"""Benchmark items + model → answers: greedy, batched, cut at the end symbol, independent of the batch size."""
 
 import hashlib
 import logging
@@ -34,18 +34,17 @@ def answer_all(
     noise: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> list[str | DataError]:
-    """One answer per sample, in the samples' order, or the reason why that sample cannot be asked; prompts of like
-    length share a batch.
+    """One answer per sample, in order, or the reason why the sample cannot be asked. Batches have similar lengths.
 
-    With `noise` every picture is replaced by noise of the average brightness and contrast of them all.
+    With `noise`, every image is replaced by noise with the average brightness and contrast of all images.
     """
     collator, positions = _collator(release), release.model.max_positions
     answers: list[str | DataError] = [""] * len(samples)
     for row, sample in enumerate(samples):
         if (tokens := collator.prompt_length(sample, task)) >= positions:
             answers[row] = PromptTooLongError(
-                f"{sample.key}: the prompt has {tokens} tokens, and the decoder has {positions} positions for it and "
-                "its answer; shorten the question"
+                f"{sample.key}: the prompt has {tokens} tokens, but the decoder has {positions} positions for it and "
+                "the answer; shorten the question"
             )
     order = [row for row, answer in enumerate(answers) if isinstance(answer, str)]
     order.sort(key=lambda row: len(ask(samples[row], task, release.inputs)))
@@ -63,11 +62,11 @@ def answer_all(
 
 
 def noise_pictures(batch: Batch, shown: Sequence[int], mean: float, deviation: float) -> Tensor:
-    """Gaussian noise in the shape of `batch.pixels` (N, 3, H, W): for each key as many pictures as it shows.
+    """Gaussian noise in the shape of `batch.pixels` (N, 3, H, W); `shown` is the number of images per sample.
 
-    `mean` and `deviation`, in units of [0, 1], are those of the benchmark's pictures on average. Noise over the full
-    range would be unlike any exposure the model knows: it then leaves the form of an answer ("false" when asked how
-    many) and scores below chance. A picture's own contrast would say how much is in it, and score above.
+    `mean` and `deviation`, in units of [0, 1], are averages over the benchmark's images. Noise over the full range
+    would be far from the training data: the model then answers in the wrong form ("false" when asked how many) and
+    scores below chance. Noise with each image's own contrast would reveal how much it shows, and score above chance.
     """
     side = batch.pixels.shape[-1]
     pictures = []
@@ -81,12 +80,12 @@ def noise_pictures(batch: Batch, shown: Sequence[int], mean: float, deviation: f
 
 def _collator(release: "Release") -> Collator:
     return Collator(
-        release.tokenizer, release.inputs, release.model.num_image_tokens, extra_stop_strings=release.other_ends
+        release.tokenizer, release.inputs, release.model.num_image_tokens, extra_stop_strings=release.extra_stop_strings
     )
 
 
 def _exposure(collator: Collator, samples: Sequence[Sample], task: Task) -> tuple[float, float] | None:
-    """Average brightness and contrast of the samples' pictures, in units of [0, 1]; None if they have none."""
+    """Average brightness and contrast of the samples' images, in units of [0, 1]; None if there are none."""
     rows = [row for row, sample in enumerate(samples) if sample.images][:EXPOSURE_SAMPLES]
     _, batch = _prompts(collator, samples, rows, task, [""] * len(samples))
     if batch is None or not len(batch.pixels):
@@ -98,10 +97,10 @@ def _exposure(collator: Collator, samples: Sequence[Sample], task: Task) -> tupl
 def _prompts(
     collator: Collator, samples: Sequence[Sample], rows: list[int], task: Task, answers: list[str | DataError]
 ) -> tuple[list[int], Batch | None]:
-    """The rows that can be asked, and their batch; None if there are none. The others' reasons go to `answers`."""
+    """The rows that can be asked and their batch, or None. For other rows, the error is put in `answers`."""
     try:
         return rows, collator.prompts([samples[row] for row in rows], task) if rows else None
-    except StorageError:  # that S3 stays away is no fault of a sample's
+    except StorageError:  # not the fault of a sample
         raise
     except DataError as error:
         if len(rows) == 1:
@@ -120,6 +119,7 @@ def _generate(release: "Release", collator: Collator, batch: Batch, max_new_toke
         max_new_tokens,
         collator.sequences.stops,
     )
-    # A row that ran out of positions goes on with its last token.
-    rooms = release.model.max_positions - batch.attention_mask.sum(dim=1)
-    return [collator.sequences.answer(row[:room]) for row, room in zip(written.tolist(), rooms.tolist(), strict=True)]
+    # After its last position, a row only repeats its last token.
+    lengths = release.model.max_positions - batch.attention_mask.sum(dim=1)
+    rows = zip(written.tolist(), lengths.tolist(), strict=True)
+    return [collator.sequences.answer(row[:length]) for row, length in rows]

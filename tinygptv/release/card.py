@@ -1,4 +1,4 @@
-"""The model card: what a released model is, from manifests alone; what was not measured is said to be missing."""
+"""The model card of a release, from manifests only; values that were not measured are marked as such."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ MISSING = "not measured"
 
 
 def model_card(store: Store, run: ResolvedRun, run_name: str, parents: list[str], details: dict[str, Any]) -> str:
-    """Markdown for a release folder's README.md. `details` are those of the manifest that is about to be written."""
+    """Markdown for a release folder's README.md. `details` are those of the manifest to be written."""
     lines = [
         f"# {run.recipe_name}, run {run_name}",
         "",
@@ -25,19 +25,19 @@ def model_card(store: Store, run: ResolvedRun, run_name: str, parents: list[str]
         *_base(store, parents),
         "## Scores",
         "",
-        "Not measured when this card was written: a model is scored after it is released. See the report of this run.",
+        "Not measured when this card was written: models are evaluated after export. See the report of this run.",
         "",
         "## Limits",
         "",
-        "The model says what its training data taught it to say. It has not been tested for safety, bias or languages "
-        "other than that of its captions, and its boxes are weak: an image reaches the decoder as a few query tokens.",
+        "The model reflects its training data. It has not been tested for safety, bias, or languages other than that "
+        "of its captions. Its boxes are imprecise: the decoder sees an image as a few query tokens.",
         "",
     ]
     return "\n".join(lines)
 
 
 def ancestors(store: Store, parents: list[str]) -> Iterator[Manifest]:
-    """The manifests an artifact was made from, nearest first, each once; those no longer in the store are left out."""
+    """The manifests that an artifact was made from, nearest first; those no longer in the store are left out."""
     waiting, seen = list(parents), set()
     while waiting:
         name = waiting.pop(0)
@@ -57,7 +57,7 @@ def _cost(details: dict[str, Any]) -> list[str]:
         f"| parameters | {details['parameters']:,} |",
         f"| weights on disk | {details['weight_bytes'] / 1e6:.1f} MB |",
         f"| peak memory, loading and answering | {_megabytes(cost.get('peak_bytes'))} |",
-        f"| of which before loading | {_megabytes(cost.get('before_loading_bytes'))} |",
+        f"| of that, before loading | {_megabytes(cost.get('before_loading_bytes'))} |",
         f"| speed, one answer at a time | {cost.get('tokens_per_second', MISSING)} tokens per second |",
     ]
 
@@ -72,13 +72,14 @@ def _data(store: Store, parents: list[str]) -> list[str]:
 
 
 def _base(store: Store, parents: list[str]) -> list[str]:
-    """On what the adapters are merged, if that is not what they learned beside."""
-    beside = {m.details["quantize_base"] for m in ancestors(store, parents) if "quantize_base" in m.details} - {"none"}
-    if not beside:
+    """A warning if the adapters were trained with a quantized base, but are merged into the original one."""
+    formats = {m.details["quantize_base"] for m in ancestors(store, parents) if "quantize_base" in m.details} - {"none"}
+    if not formats:
         return []
     return [
-        f"Adapters and norms learned, at least in part, beside a base rounded to 4 bits ({', '.join(sorted(beside))}). "
-        "Here they are merged onto the whole base, as the weight files have it: trust scores of this model alone.",
+        f"Adapters and norms were trained, at least in part, with a base quantized to 4 bits "
+        f"({', '.join(sorted(formats))}). Here they are merged into the original base: "
+        "only scores of this merged model apply to it.",
         "",
     ]
 

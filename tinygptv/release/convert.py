@@ -1,12 +1,12 @@
-"""Weights in any known layout → the layout that someone else reads: ours, the published code's, PEFT's, transformers'.
+"""Convert weights from any known layout to ours, the published code's, PEFT's or transformers'.
 
-    tinygptv     a folder with `trained.safetensors`: what the input holds, under our names; a stage may start from it
+    tinygptv     a folder with `trained.safetensors`: the input under our names; a stage may start from it
     reference    one `.pth` file, `{"model": …}`, that the published code loads
     peft         an adapter folder for transformers' stock language model (see models/weights/adapter.py)
-    merged       a release folder, adapters merged, that loads by itself; in its `language_model/` the decoder alone, as
-                 transformers' own class loads it, with the attention norms, for which it has no place, in a file beside
+    merged       a release folder with merged adapters that loads by itself; its `language_model/` holds the decoder for
+                 transformers' own class, with the attention norms, which that class lacks, in a separate file
 
-Names, shapes and numbers are checked against a recipe's stage; values are moved, never changed, but for merging.
+Names, shapes and counts are checked against a recipe's stage. Values are never changed except by merging.
 """
 
 from collections.abc import Mapping
@@ -42,8 +42,8 @@ from tinygptv.models.weights.saving import save_reference
 from tinygptv.models.weights.stock import to_stock
 from tinygptv.models.weights.stored import read_all
 from tinygptv.models.weights.strength import metadata
+from tinygptv.release import Layout
 from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
-from tinygptv.release.layouts import Layout
 from tinygptv.store.artifacts import storage_errors
 from tinygptv.store.locations import local_path
 from tinygptv.train.freezing import trainable_names
@@ -54,13 +54,13 @@ LANGUAGE_MODEL, ATTENTION_NORMS = "language_model", "attention_norms.safetensors
 
 
 def convert(source: Path, target: Path, layout: Layout, recipe: Recipe, stage_name: str) -> LoadReport:
-    """Write `source`, a file or folder in any known layout, to `target`, which is complete afterwards or absent.
+    """Convert `source`, a file or folder in any known layout. Afterwards `target` is either complete or absent.
 
-    The report says what became of every tensor. Raises StorageError if `target` exists, HandoffError if `source` is not
-    what the stage leaves behind and no pretrained part of the recipe's model either.
+    The report accounts for every tensor. Raises StorageError if `target` exists, HandoffError if `source` is neither
+    the result of the stage nor a pretrained part of the recipe's model.
     """
     if target.exists():
-        raise StorageError(f"{target}: exists already; choose another place, or remove it first")
+        raise StorageError(f"{target}: already exists; choose another path, or remove it first")
     stage = recipe.stage(stage_name)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,14 +95,16 @@ def _write(source: Path, result: Path, layout: Layout, recipe: Recipe, stage: St
 
 
 def _read(source: Path, recipe: Recipe, stage: Stage, layout: Layout) -> Translation:
-    """What the stage trained, or, to be written in our layout alone, a pretrained part."""
+    """Read the stage's trained tensors, or a pretrained part, which can only be written in our layout."""
     definition, lora = recipe.model, adapters(recipe, stage)
     parameters = parameters_by_name(empty_model(definition, definition.vision_encoder.image_size, lora))
     part = None if is_adapter(source) else pretrained_part(open_weights(source), definition, str(source))
     if part is None:
         return open_handoff(_handoff(source, recipe, stage, parameters), definition, parameters)
     if layout != "tinygptv":
-        raise HandoffError(f"{source}: {part.layout}, a pretrained part, which --to {layout} has no place for")
+        raise HandoffError(
+            f"{source}: {part.layout}, a pretrained part, which --to {layout} cannot hold; use --to tinygptv"
+        )
     check_places(part.tensors, str(source), parameters)
     return part
 
@@ -116,7 +118,7 @@ def _write_merged(source: Path, result: Path, recipe: Recipe, stage: Stage) -> L
     model = empty_model(recipe.model, stage.inputs.image_size, adapters(recipe, stage))
     handoff = _handoff(source, recipe, stage, parameters_by_name(model))
     if is_adapter(source):
-        # Added to the maps as PEFT does it, whatever its configuration says; our own adapters are of one rank and kind.
+        # Merged into the linear layers as PEFT does, which allows more configurations than our own adapters.
         model = empty_model(recipe.model, stage.inputs.image_size)
         handoff = Handoff(source, {name for name in handoff.required if not LORA.search(name)}, merge=True)
     report = load_weights(model, recipe.model, handoff=handoff)

@@ -1,4 +1,4 @@
-"""The last stage → one folder that runs by itself: adapters merged, safetensors, tokenizer, model card."""
+"""The last stage → a self-contained folder: merged weights as safetensors, tokenizer, model card."""
 
 import logging
 from dataclasses import asdict
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def export(store: Store, run: ResolvedRun, run_name: str, stage: Manifest) -> Manifest:
-    """Release what the last stage of the recipe left behind; the manifest says what it weighs and costs to run."""
+    """Export the last stage of the recipe; the manifest records its size, memory use and speed."""
     last = run.recipe.stages[-1]
     definition = {"model": run.recipe.model.model_dump(mode="json"), "inputs": last.inputs.model_dump(mode="json")}
     parents = [stage.artifact]

@@ -1,6 +1,6 @@
-"""The release folder: one model, whole or quantized, in files that anyone can read.
+"""The release folder: one model, full precision or quantized, in standard file formats.
 
-config.json         the model's definition, how it is asked, and which linear maps are int8
+config.json         the model's definition, its prompt format, and which linear layers are int8
 model.safetensors   all tensors (or numbered shards with an index), under the names of VisionLanguageModel
 tokenizer/          as transformers saves it
 README.md           the model card
@@ -31,7 +31,7 @@ _SHARD_SIZE = "4GB"
 
 
 class ReleaseConfig(BaseModel):
-    """`config.json`. `int8_linears` names the linear maps whose weights are int8 with one scale per output row."""
+    """`config.json`. `int8_linears` names the linear layers with int8 weights and one scale per output row."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: str = "tinygptv-release-1"
@@ -42,51 +42,51 @@ class ReleaseConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Release:
-    """A model ready to answer, in eval mode, with what is needed to ask it.
+    """A model in eval mode, with its tokenizer and prompt format.
 
-    Its answers end at the end symbol of `inputs`, or at the first of `other_ends`.
+    Answers end at the end symbol of `inputs` or at any of `extra_stop_strings`.
     """
 
     model: VisionLanguageModel
     tokenizer: PreTrainedTokenizerFast
     inputs: Inputs
-    other_ends: tuple[str, ...] = ()
+    extra_stop_strings: tuple[str, ...] = ()
 
 
 def empty_model(config: ReleaseConfig) -> VisionLanguageModel:
-    """The model without memory for its parameters: they are on torch's `meta` device, buffers are real."""
+    """The model with its parameters on torch's `meta` device, which takes no memory; buffers are real."""
     model = weights.empty_model(config.model, config.inputs.image_size)
     use_int8(model, config.int8_linears)
     return model
 
 
 def read_config(folder: Path) -> ReleaseConfig:
-    """`config.json` of a release folder. Raises DataError if it is absent or not ours."""
+    """Read `config.json` of a release folder. Raises DataError if it is missing or invalid."""
     path = folder / CONFIG
     try:
         return ReleaseConfig.model_validate(json.loads(path.read_text()), strict=False)
     except FileNotFoundError:
-        raise DataError(f"{path}: not there; give the folder that `tinygptv export` made") from None
+        raise DataError(f"{path}: no such file; expected a folder made by `tinygptv export`") from None
     except (json.JSONDecodeError, ValidationError) as error:
         raise DataError(f"{path}: not the configuration of a release ({error}); export the model again") from error
 
 
 def load_release(folder: Path, device: str = "cpu") -> Release:
-    """Load a release tensor by tensor, so that there is never a second copy.
+    """Load a release tensor by tensor, so that weights are never in memory twice.
 
-    Raises HandoffError if a tensor is missing, left over or of another shape, DataError if `config.json` is unusable.
+    Raises HandoffError if a tensor is missing, unexpected or of the wrong shape, DataError if `config.json` is invalid.
     """
     config = read_config(folder)
     model = empty_model(config)
     weights.load_state(model, folder)
     model.requires_grad_(False)
-    # Last, because parts put in after eval() would stay in training mode.
+    # Last: modules replaced after eval() would stay in training mode.
     model.to(device).eval()
     return Release(model, load_tokenizer(folder / TOKENIZER), config.inputs)
 
 
 def save_weights(folder: Path, tensors: dict[str, Tensor]) -> int:
-    """Write all tensors as safetensors, in shards of at most 4 GB; returns their bytes on disk."""
+    """Write all tensors as safetensors, in shards of at most 4 GB; returns their size in bytes."""
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
     save_torch_state_dict(tensors, folder, max_shard_size=_SHARD_SIZE)
@@ -100,5 +100,5 @@ def save_config(folder: Path, config: ReleaseConfig) -> None:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the folder's tensors on disk."""
+    """Size of the folder's weight files in bytes."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

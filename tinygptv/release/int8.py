@@ -1,7 +1,7 @@
-"""Linear maps with int8 weights: one scale per output row, activations untouched.
+"""Linear layers with int8 weights and one scale per output row; activations are not quantized.
 
-The weight is widened as it is used. torch's packed kernel (`_weight_int8pack_mm`) does the same product without
-widening, but in fp32 it has no fast path: 2 to 60 times slower on the CPU than this, measured with torch 2.13.
+Weights are converted to the activations' type on use. torch's packed kernel (`_weight_int8pack_mm`) avoids that, but
+has no fast path for fp32: on the CPU it is 2 to 60 times slower than this (torch 2.13).
 """
 
 from collections.abc import Collection, Iterable
@@ -17,9 +17,9 @@ PARTS = {
     "language_model": "language_model.model.",
     "head": "language_model.lm_head",
 }
-"""How the names of linear maps begin, by the part of a recipe's `quantize.skip` they belong to."""
+"""Name prefix of linear layers, by part in a recipe's `quantize.skip`."""
 
-_LARGEST = 127
+_INT8_MAX = 127
 
 
 class Int8Linear(nn.Module):
@@ -31,26 +31,26 @@ class Int8Linear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
         super().__init__()
-        # Buffers made on the meta device: their memory comes with the file.
+        # Created on the meta device; memory is allocated when weights are loaded.
         self.register_buffer("weight", torch.empty(out_features, in_features, dtype=torch.int8, device="meta"))
         self.register_buffer("scale", torch.empty(out_features, device="meta"))
         self.register_buffer("bias", torch.empty(out_features, device="meta") if bias else None)
 
     def forward(self, states: Tensor) -> Tensor:
-        """The product with the restored weight, scaled after the product: one multiplication per output."""
+        """Scale after the product: one multiplication per output instead of one per weight."""
         product = nn.functional.linear(states, self.weight.to(states.dtype)) * self.scale.to(states.dtype)
         return product if self.bias is None else product + self.bias
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) -> int8 (out, in) and float scale (out,), the largest of each row at ±127; a row of zeros stays one."""
-    scale = weight.abs().amax(dim=1) / _LARGEST
+    """(out, in) -> int8 (out, in) and float scale (out,). The maximum of each row maps to ±127; zeros stay zero."""
+    scale = weight.abs().amax(dim=1) / _INT8_MAX
     quantized = torch.round(weight / scale.clamp(min=torch.finfo(weight.dtype).tiny)[:, None])
     return quantized.to(torch.int8), scale
 
 
 def use_int8(model: nn.Module, names: Iterable[str]) -> None:
-    """Replace the named linear maps of `model` by int8 ones that wait for their tensors."""
+    """Replace the named linear layers of `model` by int8 layers without weights."""
     for name in names:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
@@ -58,14 +58,14 @@ def use_int8(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def linears_outside(skip: Iterable[str], model: nn.Module) -> list[str]:
-    """Names of the model's linear maps that are in none of the parts `skip`, in the model's order."""
+    """Names of the model's linear layers that are in none of the parts in `skip`, in the model's order."""
     skipped = tuple(PARTS[part] for part in skip)
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return [name for name in linears if not name.startswith(skipped)]
 
 
 def quantized_tensors(folder: Path, linears: Collection[str]) -> dict[str, Tensor]:
-    """A release folder's tensors, the weights of `linears` as int8 `weight` and `scale`; one float tensor at a time."""
+    """Load a release folder, quantizing the weights of `linears`. Holds one float weight of them at a time."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as stored:

@@ -1,8 +1,8 @@
-"""What a release costs to run: peak memory and speed, measured in a process that does nothing else.
+"""Peak memory and speed of a release, measured in a separate process.
 
     python -m tinygptv.release.measure FOLDER
 
-loads the folder, lets it write 64 tokens twice, and prints one JSON line.
+loads the model, generates 64 tokens twice, and prints one JSON line.
 """
 
 import json
@@ -21,7 +21,7 @@ _TIMEOUT_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Cost:
-    """Memory in bytes (resident, of the whole process), time in seconds. The first run is not counted in the speed."""
+    """Memory is resident memory of the process in bytes. Speed is that of the second generation."""
 
     before_loading_bytes: int
     peak_bytes: int
@@ -39,15 +39,15 @@ def measure(folder: Path) -> Cost:
 
 
 def memory(field: str) -> int:
-    """Bytes of `VmRSS` (now) or `VmHWM` (highest so far) of this process.
+    """`VmRSS` (current) or `VmHWM` (peak) of this process, in bytes.
 
-    Not getrusage: its maximum survives exec, so a child would report the peak of the process that started it.
+    Not from getrusage: its maximum survives exec, so a child would report the peak of its parent.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
             return int(value.split()[0]) * 1024
-    raise LaunchError(f"/proc/self/status has no {field}; memory can be measured on Linux only")
+    raise LaunchError(f"/proc/self/status has no {field}; memory can only be measured on Linux")
 
 
 def _cost_here(folder: Path) -> Cost:
@@ -65,10 +65,10 @@ def _cost_here(folder: Path) -> Cost:
     pixel_values = torch.zeros(1, 3, side, side)
     seconds = 0.0
     for _ in range(2):
-        begun = time.perf_counter()
-        # Nothing stops it: every run writes exactly as many.
+        generating = time.perf_counter()
+        # No stops: every run generates the same number of tokens.
         model.generate(pixel_values, input_ids, torch.ones_like(input_ids), _TOKENS, stops=[])
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - generating
     return Cost(before, memory("VmHWM"), round(loaded - started, 3), round(_TOKENS / seconds, 2))
 
 

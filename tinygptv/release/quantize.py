@@ -1,4 +1,4 @@
-"""A released model → its int8 variant, read, rounded and written tensor by tensor; never rounded again at loading."""
+"""An exported model → its int8 variant, quantized tensor by tensor and stored as int8."""
 
 import logging
 import shutil
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def quantize(store: Store, run: ResolvedRun, run_name: str, export: Manifest) -> Manifest:
-    """Store the linear maps of a release as int8; embeddings, norms, biases and skipped parts stay as they are."""
+    """Store the linear layers of a release as int8; embeddings, norms, biases and skipped parts stay unchanged."""
     definition = run.recipe.quantize.model_dump(mode="json")
     parents = [export.artifact]
 
@@ -35,7 +35,7 @@ def quantize(store: Store, run: ResolvedRun, run_name: str, export: Manifest) ->
             "cost": asdict(measure(draft)),
         }
         (draft / CARD).write_text(model_card(store, run, run_name, parents, details))
-        logger.info("quantize %s: %d linear maps as int8, %d bytes", run_name, len(names), size)
+        logger.info("quantize %s: %d linear layers as int8, %d bytes", run_name, len(names), size)
         return Outcome(details=details)
 
     artifact = artifact_name(f"runs/{run_name}/int8", definition, parents)

@@ -1,1 +1,1 @@
-"""Manifests and scores → pages for people. Numbers are made elsewhere."""
+"""Manifests and scores → HTML pages. Scores are computed in `evaluate/`."""

@@ -1,4 +1,4 @@
-"""The report's account of curation: a funnel that adds up, and pictures of what was kept and dropped."""
+"""The curation section of the report: the funnel, and examples of kept and dropped images."""
 
 import json
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from tinygptv.report.pictures import Picture, picture
 from tinygptv.report.run_artifacts import RunArtifacts
 from tinygptv.store.artifacts import Store
 
-_MOST_PICTURES = 16
-_MOST_LETTERS = 140
+_MAX_PICTURES = 16
+_MAX_LETTERS = 140
 
 
 @dataclass(frozen=True)
 class FunnelLine:
-    """Rows lost for one reason, in order; shares are percent of the rows read."""
+    """Rows dropped for one reason. Shares are percent of the rows read."""
 
     step: str
     reason: str
@@ -27,7 +27,7 @@ class FunnelLine:
 
 @dataclass(frozen=True)
 class Funnel:
-    """Every row of the tables, kept or dropped under one reason; `sum` is the proof in words."""
+    """All rows of the tables, each kept or dropped for one reason; `sum` says whether the counts add up."""
 
     rows_in: int
     kept: int
@@ -38,7 +38,7 @@ class Funnel:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture with its caption; `reason` is empty for a kept one."""
+    """An image with its caption; `reason` is empty if it was kept."""
 
     picture: Picture
     caption: str
@@ -46,7 +46,7 @@ class Shown:
 
 
 def funnel(artifacts: RunArtifacts) -> Funnel | None:
-    """Drops at reading and fetching, by number, then those of the filter's rules, in the chain's order."""
+    """Drops while reading and fetching, most frequent first, then those of the filter in the order of its rules."""
     raw, filtered = artifacts.raw, artifacts.filtered
     if raw is None or filtered is None:
         return None
@@ -67,7 +67,7 @@ def funnel(artifacts: RunArtifacts) -> Funnel | None:
 
 
 def gallery(store: Store, artifacts: RunArtifacts) -> tuple[list[Shown], list[Shown]]:
-    """Some of the pictures the filter kept, and some it dropped, as it stored them."""
+    """Examples of images that the filter kept and dropped."""
     if artifacts.filtered is None:
         return [], []
     folder = store.folder(artifacts.filtered.artifact) / "gallery"
@@ -77,15 +77,15 @@ def gallery(store: Store, artifacts: RunArtifacts) -> tuple[list[Shown], list[Sh
     dropped: list[Shown] = []
     for entry in json.loads((folder / "index.json").read_text()):
         side = dropped if entry["reason"] else kept
-        if len(side) < _MOST_PICTURES:
+        if len(side) < _MAX_PICTURES:
             reason = (entry["reason"] or "").replace("_", " ")
             side.append(Shown(picture(folder / entry["file"]), shortened(entry["caption"]), reason))
     return kept, dropped
 
 
 def shortened(text: str) -> str:
-    """Text for under a picture: whole if short, else its beginning."""
-    return text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 1].rstrip() + "…"
+    """Caption text, truncated if it is long."""
+    return text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1].rstrip() + "…"
 
 
 def _sum(artifacts: RunArtifacts, lines: list[FunnelLine]) -> str:

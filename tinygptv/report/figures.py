@@ -1,4 +1,4 @@
-"""Training curves as SVG text: no plotting library, no script, readable on light and dark grounds."""
+"""Training curves as SVG, without a plotting library or scripts; readable on light and dark backgrounds."""
 
 import base64
 import math
@@ -15,13 +15,13 @@ _INK = "#7d8590"
 _GRID = "#7d859033"
 _WIDTH, _HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 64, 34, 42
-_MOST_POINTS = 400
+_MAX_POINTS = 400
 _SMOOTHING = 0.9
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One stage's training: steps, mean loss per target token (nats) and learning rate, equally long."""
+    """One stage's training: steps, mean loss per target token (nats) and learning rates, all of the same length."""
 
     name: str
     steps: list[int]
@@ -30,7 +30,7 @@ class Curve:
 
 
 def read_curve(name: str, path: Path) -> Curve:
-    """A stage's `metrics.jsonl`; steps whose loss is no number are left out."""
+    """Read a stage's `metrics.jsonl`; steps with NaN or infinite loss are left out."""
     records = {row["step"]: row for row in read_metrics(path) if math.isfinite(row["loss"])}
     steps = sorted(records)
     return Curve(
@@ -42,7 +42,7 @@ def read_curve(name: str, path: Path) -> Curve:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential moving average, corrected for its start."""
+    """Exponential moving average with bias correction."""
     average, weight, result = 0.0, 0.0, []
     for value in values:
         average = _SMOOTHING * average + (1 - _SMOOTHING) * value
@@ -52,15 +52,19 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def loss_curve_svg(metrics_paths: Mapping[str, Path]) -> str:
-    """One picture with a panel per stage, two in a row: stage name → its `metrics.jsonl`."""
+    """One figure with a panel per stage, two in a row, from each stage's `metrics.jsonl`."""
     panels = [_panel(read_curve(name, path)) for name, path in metrics_paths.items()]
     return _in_rows(panels, "training loss and learning rate per stage")
 
 
 def compared_svg(stages: Mapping[str, Sequence[Curve]], colours: Mapping[str, str]) -> str:
-    """One picture with a panel per stage, two in a row: in each the smoothed loss of several runs, in the `colours` of
-    their names. Begins after the first tenth of the steps, for the fall from nothing would flatten the rest."""
-    panels = [_compared_panel(stage, [_begun(curve) for curve in curves], colours) for stage, curves in stages.items()]
+    """One figure with a panel per stage, two in a row, of the smoothed losses of several runs.
+
+    `colours` are by run name. The first tenth of the steps is left out: the initial drop would flatten the rest.
+    """
+    panels = [
+        _compared_panel(stage, [_without_start(curve) for curve in curves], colours) for stage, curves in stages.items()
+    ]
     return _in_rows(panels, "training loss of several runs per stage")
 
 
@@ -75,12 +79,12 @@ def _in_rows(panels: Sequence[str], label: str) -> str:
 
 
 def stage_svg(curve: Curve) -> str:
-    """The panel of one stage, as a picture of its own."""
+    """The panel of one stage as a separate figure."""
     return _svg(_WIDTH, _HEIGHT, _panel(curve), f"training loss and learning rate of {curve.name}")
 
 
 def data_uri(svg: str) -> str:
-    """The picture as an address that needs no server, for places that want an image's URL."""
+    """The figure as a data URI, for places that expect the URL of an image."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
@@ -106,7 +110,7 @@ def _panel(curve: Curve) -> str:
             f'<text x="{_WIDTH - _RIGHT}" y="18" text-anchor="end" fill="{LOSS_COLOUR}">{last}</text>',
             *(_horizontal(up, value) for value in up.ticks()),
             *(_below(across, value) for value in across.ticks()),
-            *(_beside(up_rate, value) for value in up_rate.ticks()),
+            *(_at_right(up_rate, value) for value in up_rate.ticks()),
             _line(steps, rates, across, up_rate, f'stroke="{RATE_COLOUR}" stroke-width="1.5" stroke-dasharray="5 3"'),
             _line(steps, losses, across, up, f'stroke="{LOSS_COLOUR}" stroke-width="1" opacity="0.35"'),
             _line(steps, smoothed(losses), across, up, f'stroke="{LOSS_COLOUR}" stroke-width="2"'),
@@ -115,8 +119,8 @@ def _panel(curve: Curve) -> str:
     )
 
 
-def _begun(curve: Curve) -> Curve:
-    """A curve's smoothed losses without the first tenth of its steps."""
+def _without_start(curve: Curve) -> Curve:
+    """The smoothed curve without the first tenth of its steps."""
     first = len(curve.steps) // 10
     steps, losses, rates = _thinned(replace(curve, losses=smoothed(curve.losses)))
     kept = [place for place, step in enumerate(steps) if step > first]
@@ -131,7 +135,7 @@ def _compared_panel(stage: str, curves: Sequence[Curve], colours: Mapping[str, s
     losses = [loss for curve in drawn for loss in curve.losses]
     across = _Axis(min(c.steps[0] for c in drawn), max(c.steps[-1] for c in drawn), _LEFT, _WIDTH - _RIGHT)
     up = _Axis(min(losses) * 0.97, max(losses) * 1.03, _HEIGHT - _BOTTOM, _TOP)
-    # The first run lies on top of those it is compared with.
+    # Reversed below, so that the first run is drawn on top.
     lines = [_line(c.steps, c.losses, across, up, f'stroke="{colours[c.name]}" stroke-width="1.8"') for c in drawn]
     return "".join(
         [
@@ -172,7 +176,7 @@ class _Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """About four round values within the axis."""
+        """About four round values on the axis."""
         span = (self.high - self.low) or 1
         size = 10 ** math.floor(math.log10(span / 4))
         step = next(size * factor for factor in (1, 2, 5, 10) if span / (size * factor) <= 5)
@@ -193,12 +197,12 @@ def _below(axis: _Axis, value: float) -> str:
     return f'<text x="{axis.at(value)}" y="{y}" text-anchor="middle" fill="{_INK}">{value:g}</text>'
 
 
-def _beside(axis: _Axis, value: float) -> str:
+def _at_right(axis: _Axis, value: float) -> str:
     return f'<text x="{_WIDTH - _RIGHT + 6}" y="{axis.at(value) + 4}" fill="{_INK}">{_short(value)}</text>'
 
 
 def _short(rate: float) -> str:
-    """`1.5e-3`, `2e-4`, `0`."""
+    """Format a learning rate: `1.5e-3`, `2e-4`, `0`."""
     if rate == 0:
         return "0"
     power = math.floor(math.log10(rate) + 1e-9)
@@ -211,8 +215,8 @@ def _line(steps: Sequence[int], values: Sequence[float], across: _Axis, up: _Axi
 
 
 def _thinned(curve: Curve) -> tuple[list[int], list[float], list[float]]:
-    """At most 400 points: runs of neighbouring steps become their mean."""
-    size = math.ceil(len(curve.steps) / _MOST_POINTS)
+    """Reduce to at most 400 points by averaging neighbouring steps."""
+    size = math.ceil(len(curve.steps) / _MAX_POINTS)
     runs = [slice(start, start + size) for start in range(0, len(curve.steps), size)]
     return (
         [curve.steps[run][-1] for run in runs],

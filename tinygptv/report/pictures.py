@@ -1,4 +1,4 @@
-"""Pictures as part of a page: small, inside the HTML itself, with boxes drawn over them."""
+"""Images embedded in a page: small, inline in the HTML, with boxes drawn over them."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ _TINY = 96
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A rectangle in percent of the picture."""
+    """A box in percent of the image size."""
 
     x: float
     y: float
@@ -28,8 +28,7 @@ class DrawnBox:
 
 @dataclass(frozen=True)
 class Picture:
-    """`uri` is the picture itself as text, None if it could not be read (`absent` says why); `tiny` ones are shown with
-    visible pixels."""
+    """`uri` is a data URI, or None if the image is unreadable (`absent` says why). `tiny` images are not smoothed."""
 
     uri: str | None
     tiny: bool = False
@@ -38,11 +37,11 @@ class Picture:
 
 
 def picture(path: Path, truth: Box | None = None, predicted: Box | None = None) -> Picture:
-    """A picture file for the page, at most 240 px wide or high."""
+    """Load an image file for the page, at most 240 px wide and high."""
     try:
         shown = open_picture(path.read_bytes(), str(path))
     except (OSError, DataError):
-        return Picture(None, absent="picture not readable")
+        return Picture(None, absent="image not readable")
     tiny = max(shown.size) <= _TINY
     shown.thumbnail((_SIDE, _SIDE))
     stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A run → one self-contained HTML page, from manifests and artifact files alone: no script, no address, any browser."""
+"""A run → one self-contained HTML page, from manifests and artifact files only. No scripts, no external resources."""
 
 import importlib.metadata
 import os
@@ -34,7 +34,7 @@ _PACKAGES = ("torch", "transformers", "deepspeed", "peft", "img2dataset", "webda
 
 @dataclass(frozen=True)
 class Named:
-    """A fact in a line of facts."""
+    """A labelled fact."""
 
     name: str
     value: str
@@ -42,7 +42,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Step:
-    """One stop of the journey."""
+    """One step of the journey."""
 
     what: str
     figure: str
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class LineageRow:
-    """One artifact and what it was made from."""
+    """One artifact and its parents."""
 
     artifact: str
     parents: list[str]
@@ -63,7 +63,7 @@ class LineageRow:
 
 @dataclass(frozen=True)
 class View:
-    """All that the page shows; None or empty parts are left out of it."""
+    """Everything the page shows; None and empty parts are left out."""
 
     run_name: str
     about: str
@@ -85,7 +85,7 @@ class View:
 
 
 def report(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Manifest]) -> Manifest:
-    """Write `report.html` about the artifacts of a run; what is not among `manifests` is left out of the page."""
+    """Write `report.html` about the given artifacts of a run."""
     definition = {
         "recipe": run.recipe_name,
         "source": run.source_name,
@@ -104,12 +104,12 @@ def report(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Ma
 
 
 def render(view: View) -> str:
-    """The page as text."""
+    """Render the page."""
     return pages.render(_PACKAGE, _TEMPLATE, view=view)
 
 
 def gather(store: Store, run: ResolvedRun, run_name: str, manifests: Sequence[Manifest]) -> View:
-    """Everything the page says, from manifests and the files beside them."""
+    """Collect everything the page shows, from manifests and artifact files."""
     artifacts = sort_artifacts(run.recipe, manifests)
     kept, dropped = gallery(store, artifacts)
     return View(
@@ -157,7 +157,7 @@ def _journey(run: ResolvedRun, artifacts: RunArtifacts) -> list[Step]:
         steps.append(Step("mixed", f"{rows:,}", f"samples in {len(artifacts.mixtures)} mixtures"))
     for stage in run.recipe.stages:
         if manifest := artifacts.stages.get(stage.stage):
-            steps.append(Step(stage.stage, f"{manifest.details['last_loss']:.2f}", "loss at its end"))
+            steps.append(Step(stage.stage, f"{manifest.details['last_loss']:.2f}", "final loss"))
     if artifacts.export:
         steps.append(Step("exported", megabytes(artifacts.export.details.get("weight_bytes")), "on disk"))
     if artifacts.quantized:
@@ -187,7 +187,7 @@ def _evaluations(artifacts: RunArtifacts) -> str:
     if not artifacts.scores:
         return ""
     answers, seconds = sum(s.rows_out for s in artifacts.scores), sum(s.seconds for s in artifacts.scores)
-    return f"Beside these, {len(artifacts.scores)} evaluations: {answers:,} answers in {seconds:,.0f} s."
+    return f"In addition, {len(artifacts.scores)} evaluations: {answers:,} answers in {seconds:,.0f} s."
 
 
 def _environment() -> list[Named]:

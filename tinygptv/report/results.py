@@ -1,4 +1,4 @@
-"""The report's account of results: scores of every stage, the verdict they allow, predictions, size and speed."""
+"""The results section of the report: scores of every stage, the verdict, predictions, size and speed."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ _NONE = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """One model's score on one benchmark; `share` is how dark the cell is, percent."""
+    """One model's score on one benchmark; `share` is the shade of the cell in percent."""
 
     value: str
     interval: str
@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One benchmark across all models. `noise_items` says of how many items the noise score is, if not of all."""
+    """One benchmark across all models. `noise_items` says how many items the noise score covers, if not all."""
 
     name: str
     metric: str
@@ -61,7 +61,7 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the model learned to see, and the figures that say so."""
+    """Whether the model learned to see, and the evidence."""
 
     learned: bool
     lines: list[str]
@@ -69,7 +69,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer beside the truth."""
+    """One answer and the ground truth."""
 
     picture: Picture
     question: str
@@ -80,7 +80,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictionGroup:
-    """Some predictions of one benchmark."""
+    """Example predictions of one benchmark."""
 
     benchmark: str
     shown: list[Prediction]
@@ -88,7 +88,7 @@ class PredictionGroup:
 
 @dataclass(frozen=True)
 class Variant:
-    """A released variant; `share` is its size as percent of the largest."""
+    """A released variant; `share` is its size in percent of the largest."""
 
     name: str
     size: str
@@ -99,7 +99,7 @@ class Variant:
 
 
 def score_table(run: ResolvedRun, artifacts: RunArtifacts) -> ScoreTable:
-    """Every benchmark that at least one model was put to, in the recipe's order."""
+    """All benchmarks with at least one score, in the recipe's order."""
     models = list(dict.fromkeys(str(one.details["model"]) for one in artifacts.scores))
     released = artifacts.released()
     noisy = next((str(one.details["model"]) for one in artifacts.scores if one.details["noise"]), None)
@@ -127,12 +127,15 @@ def score_table(run: ResolvedRun, artifacts: RunArtifacts) -> ScoreTable:
 
 
 def verdict(run: ResolvedRun, artifacts: RunArtifacts) -> Verdict:
-    """Clearly above chance means: the whole interval lies above it. Blind means: within 0.05 of chance on noise.
-    Benchmarks without any picture prove nothing about seeing and are told apart."""
+    """Decide from the scores whether the model learned to see.
+
+    A score is clearly above chance if its whole interval is, and blind if it is at most 0.05 above chance on noise.
+    Benchmarks without images say nothing about seeing and are listed separately.
+    """
     released = artifacts.released()
     every = {b: found for b in run.recipe.benchmarks if (found := artifacts.score(released, b))}
     if not every:
-        return Verdict(False, ["No model of this run was evaluated, so nothing can be said about what it learned."])
+        return Verdict(False, ["No model of this run was evaluated."])
     noises = {b: found for b in every if (found := artifacts.score(released, b, noise=True))}
     in_words = [b for b, noise in noises.items() if not noise.details["n"]]
     scores = {b: score for b, score in every.items() if b not in in_words}
@@ -140,22 +143,22 @@ def verdict(run: ResolvedRun, artifacts: RunArtifacts) -> Verdict:
     noise = {b: noises[b] for b in above if b in noises}
     blind = [b for b, score in noise.items() if score.details["value"] <= score.details["chance"] + _NEAR_CHANCE]
     learned = 0 < len(scores) <= 2 * len(above) and len(blind) == len(noise)
-    counted = f"{_some(len(above), len(scores))} of {len(scores)} held-out benchmarks lie clearly above chance"
-    lines = [f"{'The model sees' if learned else 'Not proven to see'}: {counted if scores else 'none has pictures'}."]
+    counted = f"{_some(len(above), len(scores))} of {len(scores)} held-out benchmarks are clearly above chance"
+    lines = [f"{'The model sees' if learned else 'Not proven to see'}: {counted if scores else 'none has images'}."]
     if above:
-        lines.append(f"{'; '.join(_told(b, scores[b]) for b in above)}.")
+        lines.append(f"{'; '.join(_describe(b, scores[b]) for b in above)}.")
     if noise:
-        lines.append(f"With noise for pictures, {_some(len(blind), len(noise))} of those fall back to chance.")
+        lines.append(f"With noise in place of images, {_some(len(blind), len(noise))} of those fall back to chance.")
     if in_words:
-        named = "; ".join(_told(b, every[b]) for b in in_words)
-        lines.append(f"Asked in words alone, which says nothing about seeing: {named}.")
+        named = "; ".join(_describe(b, every[b]) for b in in_words)
+        lines.append(f"Text-only benchmarks, which say nothing about seeing: {named}.")
     if quantized := _quantized_loss(artifacts, every):
         lines.append(quantized)
     return Verdict(learned, lines)
 
 
 def predictions(store: Store, artifacts: RunArtifacts) -> list[PredictionGroup]:
-    """Right and wrong answers of the released model in turn, a few per benchmark, with their pictures."""
+    """A few predictions of the released model per benchmark, right and wrong ones alternating, with their images."""
     groups = []
     released = artifacts.released()
     for score in artifacts.scores:
@@ -169,7 +172,7 @@ def predictions(store: Store, artifacts: RunArtifacts) -> list[PredictionGroup]:
 
 
 def variants(artifacts: RunArtifacts) -> list[Variant]:
-    """The release whole and quantized."""
+    """The release in full precision and quantized."""
     made = [("whole", artifacts.export), (QUANTIZED, artifacts.quantized)]
     found = [(name, manifest.details) for name, manifest in made if manifest and "weight_bytes" in manifest.details]
     largest = max((details["weight_bytes"] for _, details in found), default=1)
@@ -189,7 +192,7 @@ def _variant(name: str, details: dict[str, Any], largest: int) -> Variant:
 
 
 def megabytes(count: int | None) -> str:
-    """A size for people, in decimal megabytes, or kilobytes below a tenth of one."""
+    """Format a size in megabytes, or in kilobytes below 0.1 MB (decimal)."""
     if count is None:
         return _NONE
     if count < 100e3:
@@ -200,8 +203,8 @@ def megabytes(count: int | None) -> str:
 def _cell(score: Manifest | None) -> Cell:
     if score is None:
         return Cell(_NONE, "", 0)
-    value, low, high, by_chance = (float(score.details[name]) for name in ("value", "low", "high", "chance"))
-    above = max(value - by_chance, 0.0) / max(1 - by_chance, 1e-9)
+    value, low, high, chance = (float(score.details[name]) for name in ("value", "low", "high", "chance"))
+    above = max(value - chance, 0.0) / max(1 - chance, 1e-9)
     return Cell(f"{value:.2f}", f"{low:.2f} – {high:.2f}", round(_HEAT_PERCENT * above))
 
 
@@ -209,7 +212,7 @@ def _noise_items(noise: Manifest | None, leading: Manifest) -> str:
     if noise is None or noise.details["n"] == leading.details["n"]:
         return ""
     n = noise.details["n"]
-    return f"{n:,} with pictures" if n else "words alone"
+    return f"{n:,} with images" if n else "text only"
 
 
 def _metric(score: Manifest) -> str:
@@ -219,7 +222,7 @@ def _metric(score: Manifest) -> str:
         "true_false_accuracy": "true/false accuracy",
         "referring_iou": "boxes with IoU ≥ 0.5",
         "caption_bleu": "sacreBLEU-4",
-        "object_f1": "F1 of the objects named",
+        "object_f1": "F1 of named objects",
     }
     named = names[score.details["metric"]]
     extra = score.details.get("extra", {})
@@ -232,7 +235,7 @@ def _metric(score: Manifest) -> str:
     return named
 
 
-def _told(benchmark: str, score: Manifest) -> str:
+def _describe(benchmark: str, score: Manifest) -> str:
     return f"{_readable(benchmark)} {score.details['value']:.2f} (chance {score.details['chance']:.2f})"
 
 
@@ -266,17 +269,17 @@ def _prediction(record: dict[str, Any], images: Path | None) -> Prediction:
     box = read_box(record["answer"])
     truth = tuple(record["box"]) if record["box"] and box_is_asked(record) else None
     if record["image"] is None or images is None:
-        shown = Picture(None, absent="no picture at hand")
+        shown = Picture(None, absent="no image available")
     else:
         shown = picture(images / record["image"], truth, box)
-    question = record["question"] or "describe the picture"
+    question = record["question"] or "describe the image"
     return Prediction(
         shown, shortened(question), shortened(record["answer"]), shortened(record["truth"]), record["correct"] >= 0.5
     )
 
 
 def box_is_asked(record: dict[str, Any]) -> bool:
-    """Whether the truth is a box, rather than a phrase about one."""
+    """Whether the ground truth is a box rather than a phrase about one."""
     return read_box(record["truth"]) is not None
 
 

@@ -1,4 +1,4 @@
-"""A run's manifests sorted by what they are, so that the parts of the report can ask for them by name."""
+"""A run's manifests sorted by kind, for the sections of the report."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ EXPORT, QUANTIZED = "export", "int8"
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """What a run left behind; parts that are not there are None or empty. Scores are in the order they were given."""
+    """The artifacts of a run; missing ones are None or empty. Scores keep their order."""
 
     raw: Manifest | None = None
     filtered: Manifest | None = None
@@ -23,7 +23,7 @@ class RunArtifacts:
     gates: list[Manifest] = field(default_factory=list)
 
     def released(self) -> str | None:
-        """The name of the model the report is about: the export, or the last stage that has scores."""
+        """The name of the model that the report is about: the export, or else the last stage with scores."""
         models = [str(one.details["model"]) for one in self.scores]
         return EXPORT if EXPORT in models else next(reversed(models), None)
 
@@ -35,7 +35,7 @@ class RunArtifacts:
 
 
 def sort_artifacts(recipe: Recipe, manifests: Iterable[Manifest]) -> RunArtifacts:
-    """Tell manifests apart by their artifacts' places: `raw/…`, `mixtures/<name>@…`, `runs/<run>/<what>@…`."""
+    """Sort manifests by artifact path: `raw/…`, `mixtures/<name>@…`, `runs/<run>/<what>@…`."""
     single: dict[str, Manifest] = {}
     mixtures, stages, scores, gates = {}, {}, [], []
     stage_names = {stage.stage for stage in recipe.stages}

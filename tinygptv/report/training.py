@@ -1,4 +1,4 @@
-"""The report's account of training: what each stage was shown, and how its loss fell."""
+"""The training section of the report: the samples that each stage saw, and its loss curve."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from tinygptv.train.schedule import total_steps
 
 @dataclass(frozen=True)
 class ComponentRow:
-    """One component of a mixture as a stage drew from it; shares in percent, `epochs` how often each sample came."""
+    """One component of a mixture as sampled by a stage. Shares in percent; `epochs` is how often a sample is seen."""
 
     source: str
     task: str
@@ -38,7 +38,7 @@ class StageMixture:
 
 @dataclass(frozen=True)
 class TrainedStage:
-    """A stage's curve, one line of facts, and what its gates said."""
+    """A stage's loss curve, a line of facts, and its gate decisions."""
 
     svg: str
     facts: str
@@ -46,7 +46,7 @@ class TrainedStage:
 
 
 def stage_mixtures(run: ResolvedRun, artifacts: RunArtifacts) -> list[StageMixture]:
-    """Declared shares beside those of the samples that the stage's steps really drew."""
+    """Declared shares compared with those of the samples that the stage drew."""
     shown = []
     for stage in run.recipe.stages:
         manifest = artifacts.mixtures.get(stage.mixture)
@@ -71,7 +71,7 @@ def stage_mixtures(run: ResolvedRun, artifacts: RunArtifacts) -> list[StageMixtu
 
 
 def trained_stages(store: Store, run: ResolvedRun, artifacts: RunArtifacts) -> list[TrainedStage]:
-    """A picture per finished stage, in running order."""
+    """All finished stages, in running order."""
     shown = []
     for stage in run.recipe.stages:
         if manifest := artifacts.stages.get(stage.stage):
@@ -82,8 +82,8 @@ def trained_stages(store: Store, run: ResolvedRun, artifacts: RunArtifacts) -> l
 
 
 def _verdicts(stage: Stage, artifacts: RunArtifacts) -> list[Verdict]:
-    asked = {one.details["benchmark"]: one for one in artifacts.gates if one.details["model"] == stage.stage}
-    return [verdict(gate, asked[gate.benchmark]) for gate in stage.gates if gate.benchmark in asked]
+    scores = {one.details["benchmark"]: one for one in artifacts.gates if one.details["model"] == stage.stage}
+    return [verdict(gate, scores[gate.benchmark]) for gate in stage.gates if gate.benchmark in scores]
 
 
 def _facts(stage: Stage, details: dict[str, float], seconds: float) -> str:

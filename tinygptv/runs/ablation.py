@@ -1,10 +1,10 @@
-"""A recipe whole and without one thing at a time: runs beside each other, which differ in their training alone.
+"""Ablation runs: the full recipe and variants that differ from it only in training.
 
     whole · without_lora · without_input_norm · without_rms_norm · without_qk_norm · shuffled_tower
 
-Each is a journey with a name of its own, from the source to the scores of the last stage. What comes before training is
-the same for all and made once, because artifacts are named after what made them; what was trained is not trained again.
-A training that halts, or stops at a gate, is a result like any other. `evaluate/comparison.py` sets them side by side.
+Each variant is a run of its own, from the source to the scores of the last stage. Artifacts are named after their
+inputs, so everything before training is made once and shared, and finished trainings are reused. A training that halts
+or is stopped by a gate is a valid result. `runs/comparison.py` compares the variants.
 """
 
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 WHOLE, SHUFFLED_TOWER = "whole", "shuffled_tower"
 PAPER = tuple(switch.removeprefix("without_") for switch in ABLATIONS)
-"""What the paper leaves out, one at a time."""
+"""What the paper leaves out, one at a time (tables 4 and 6)."""
 
 _SHUFFLED = "vision_encoder.safetensors"
 _TROUBLES = ("loss_not_finite", "loss_spike", "gradients_exploded", "dead_data")
@@ -37,13 +37,13 @@ _AFTERMATH = ("rank_failed",)
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the runs to be compared."""
+    """One of the runs to compare."""
 
     name: str
     journey: Journey
 
     def arrows(self) -> list[Arrow]:
-        """What its run does: no export, and only the last stage is scored."""
+        """The arrows of its run: nothing is exported, and only the last stage is scored."""
         last = self.journey.run.recipe.stages[-1].stage
         scores = [Arrow("evaluate", last, benchmark) for benchmark in self.journey.run.recipe.benchmarks]
         return [*self.journey.arrows("download", "score", "filter", "mix", "encode", "train", "gate"), *scores]
@@ -51,12 +51,14 @@ class Variant:
 
 @dataclass
 class Trained:
-    """What became of a variant: complete stages and scores by name, and where each stage's metrics lie. If it ended
-    early, `told` says why, and the metrics of the stage that halted are among them."""
+    """The outcome of a variant: completed stages and scores by name, and the path of each stage's metrics.
+
+    If training ended early, `message` says why, and `metrics` includes the stage that halted.
+    """
 
     variant: Variant
     outcome: Literal["trained", "halted", "stopped at a gate"] = "trained"
-    told: str = ""
+    message: str = ""
     stages: dict[str, Manifest] = field(default_factory=dict)
     scores: dict[str, Manifest] = field(default_factory=dict)
     metrics: dict[str, Path] = field(default_factory=dict)
@@ -73,10 +75,10 @@ def variants(
     shuffled_tower: bool = False,
     steps_scale: float = 1.0,
 ) -> list[Variant]:
-    """The whole recipe first, then without each of `without`, then with the vision encoder's weights in disorder.
+    """The full recipe, one variant without each of `without`, and optionally one with shuffled vision encoder weights.
 
-    At full length the whole one is the run called `run` itself. Raises DefinitionError for what cannot be left out,
-    before anything is made.
+    At full length, the full recipe is the run called `run` itself. Raises DefinitionError, before any work starts, for
+    something that cannot be left out.
     """
     for name in without:
         if name not in PAPER:
@@ -102,23 +104,23 @@ def variants(
 
 
 def follow(variant: Variant, make: Callable[[Journey, Arrow], Manifest]) -> Trained:
-    """Have every arrow of a variant followed by `make`. A training that halts, or a gate that stops it, ends it.
+    """Call `make` for every arrow of a variant, until training halts or a gate stops it.
 
-    Raises whatever else goes wrong: that says nothing about the recipe.
+    Any other error is raised: it says nothing about the recipe.
     """
     journey, result = variant.journey, Trained(variant)
     for arrow in variant.arrows():
         try:
             manifest = make(journey, arrow)
         except GateError as error:
-            result.outcome, result.told = "stopped at a gate", str(error)
+            result.outcome, result.message = "stopped at a gate", str(error)
             return result
         except LaunchError:
             draft = _draft(journey, arrow.subject)
             trouble = _trouble(draft) if arrow.verb == "train" and draft else None
             if draft is None or trouble is None:
                 raise
-            result.outcome, result.told = "halted", f"{arrow.subject}, step {trouble['step']}: {trouble['told']}"
+            result.outcome, result.message = "halted", f"{arrow.subject}, step {trouble['step']}: {trouble['told']}"
             result.metrics[arrow.subject] = draft / METRICS
             return result
         if arrow.verb == "train":
@@ -130,10 +132,10 @@ def follow(variant: Variant, make: Callable[[Journey, Arrow], Manifest]) -> Trai
 
 
 def with_shuffled_tower(store: Store, recipe: Recipe) -> Recipe:
-    """The recipe with every tensor of its vision encoder's file shuffled: the same values, and nothing learned in them.
+    """The recipe with the values of every vision encoder tensor shuffled: same statistics, nothing learned.
 
-    What is trained behind it sees a projection of the picture that knows no shapes, so this is what the language model
-    can do with little more than statistics.
+    The trained parts then see a random projection of the image. The scores show what the language model achieves with
+    little more than image statistics.
     """
     tower = recipe.model.vision_encoder
     original = local_path(tower.weights)
@@ -155,18 +157,18 @@ def with_shuffled_tower(store: Store, recipe: Recipe) -> Recipe:
         return Outcome(details={"tensors": len(shuffled)})
 
     made = store.make(artifact_name("ablations/shuffled_tower", definition, []), "shuffle", definition, [], build)
-    disordered = tower.model_copy(update={"weights": str(store.folder(made.artifact) / _SHUFFLED)})
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"vision_encoder": disordered})})
+    shuffled_tower = tower.model_copy(update={"weights": str(store.folder(made.artifact) / _SHUFFLED)})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"vision_encoder": shuffled_tower})})
 
 
 def _draft(journey: Journey, stage: str) -> Path | None:
-    """The folder of the last attempt at a stage that was not finished."""
+    """The folder of the latest unfinished attempt at a stage."""
     begun = journey.store.draft(f"runs/{journey.name}").glob(f"{stage}@*/{JOB}")
     last = max(begun, key=lambda job: job.stat().st_mtime, default=None)
     return None if last is None else last.parent
 
 
 def _trouble(draft: Path) -> dict[str, str] | None:
-    """The trouble that the last attempt halted for, if that is how it ended."""
+    """The event that halted the attempt, or None if it ended for another reason."""
     events = [event for event in read_events(draft) if event["event"] not in _AFTERMATH]
     return events[-1] if events and events[-1]["event"] in _TROUBLES else None

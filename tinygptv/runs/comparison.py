@@ -1,4 +1,4 @@
-"""Runs that differ in one thing → one folder: a page with a table and curves, and the same figures as JSON."""
+"""Ablation runs → one folder: a page with a table and loss curves, and the same figures as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -20,8 +20,10 @@ _SHOWN = ("value", "low", "high", "chance", "n")
 
 @dataclass(frozen=True)
 class Cell:
-    """A score, how far it is from the whole recipe's, and how dark the cell is, percent. `worse`: its 95 % interval
-    lies below the whole one's."""
+    """A score, its difference from the full recipe's, and the shade of the cell in percent.
+
+    `worse`: the 95 % interval lies entirely below the full recipe's.
+    """
 
     value: str
     change: str
@@ -31,19 +33,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant; cells and losses in the order of the benchmarks and stages, empty where it did not get."""
+    """One variant. Cells and losses follow the order of benchmarks and stages; empty where there is no result."""
 
     name: str
     colour: str
     outcome: str
-    told: str
+    told: str  # the message; the template is part of the artifact's hash, so the name stays
     cells: list[Cell | None]
     losses: list[str]
 
 
 @dataclass(frozen=True)
 class View:
-    """All that the page shows. `chances` are the scores of an answer that ignores the picture."""
+    """Everything the page shows. `chances` are the scores of answers that ignore the image."""
 
     recipe: str
     source: str
@@ -58,12 +60,12 @@ class View:
 
 
 def compare(run_name: str, results: Sequence[Trained], steps_scale: float) -> Manifest:
-    """Set variants side by side, the whole recipe first. The artifact is made anew if any of them changed."""
+    """Compare variants, the full recipe first. The artifact is remade if any of them changed."""
     whole = results[0].variant.journey
     definition = {
         "recipe": whole.run.recipe_name,
         "steps_scale": steps_scale,
-        "outcomes": {one.variant.name: [one.outcome, one.told] for one in results},
+        "outcomes": {one.variant.name: [one.outcome, one.message] for one in results},
         "page": fingerprint(pages.template_text(_PACKAGE, _TEMPLATE)),
     }
     made = [manifest for one in results for manifest in (*one.stages.values(), *one.scores.values())]
@@ -80,10 +82,10 @@ def compare(run_name: str, results: Sequence[Trained], steps_scale: float) -> Ma
     return whole.store.make(artifact, "ablate", definition, parents, build)
 
 
-def told(result: Trained) -> str:
-    """One line about a variant, for people."""
+def describe(result: Trained) -> str:
+    """One line about a variant's outcome."""
     if result.outcome != "trained":
-        return f"{result.variant.name}: {result.outcome}: {result.told}"
+        return f"{result.variant.name}: {result.outcome}: {result.message}"
     scores = ", ".join(f"{name} {score.details['value']:.3f}" for name, score in result.scores.items())
     return f"{result.variant.name}: {scores}"
 
@@ -96,7 +98,7 @@ def figures(results: Sequence[Trained], steps_scale: float) -> dict[str, Any]:
             "name": one.variant.name,
             "run": one.variant.journey.name,
             "outcome": one.outcome,
-            "told": one.told,
+            "told": one.message,
             "last_loss": {stage: manifest.details["last_loss"] for stage, manifest in one.stages.items()},
             "scores": {name: {key: score.details[key] for key in _SHOWN} for name, score in one.scores.items()},
             "artifacts": [manifest.artifact for manifest in (*one.stages.values(), *one.scores.values())],
@@ -118,7 +120,7 @@ def table(results: Sequence[Trained]) -> list[dict[str, str]]:
 
 
 def gather(results: Sequence[Trained], steps_scale: float) -> View:
-    """Everything the page says."""
+    """Collect everything the page shows."""
     whole, run = results[0], results[0].variant.journey.run
     benchmarks, stages = run.recipe.benchmarks, [stage.stage for stage in run.recipe.stages]
     colours = {one.variant.name: COLOURS[place % len(COLOURS)] for place, one in enumerate(results)}
@@ -131,7 +133,7 @@ def gather(results: Sequence[Trained], steps_scale: float) -> View:
             name=_readable(one.variant.name),
             colour=colours[one.variant.name],
             outcome=one.outcome,
-            told=one.told,
+            told=one.message,
             cells=[_cell(one.scores.get(name), whole.scores.get(name)) for name in benchmarks],
             losses=[f"{one.stages[s].details['last_loss']:.2f}" if s in one.stages else "" for s in stages],
         )

@@ -1,7 +1,7 @@
-"""Who saw a sample: the versions and mixtures that hold it, the stages that drew it, and what was made from those.
+"""Where a sample went: the versions and mixtures that hold it, the stages that drew it, and what was made from those.
 
-Drawing is a pure function, so nothing had to be recorded to know exactly, except how many tombstones the ranks knew at
-each step: `metrics.jsonl` says that.
+Sampling is a pure function, so exposure can be computed exactly afterwards. Only the number of tombstones that the
+ranks knew at each step has to be recorded; it is in `metrics.jsonl`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from tinygptv.train.job import CHECKPOINTS, JOB, METRICS, Job, read_metrics
 
 @dataclass(frozen=True)
 class Holder:
-    """A raw or filtered artifact or a mixture with samples that are named; `version` if it was published."""
+    """A raw or filtered artifact, or a mixture, that holds named samples; `version` if it was published."""
 
     artifact: str
     samples: int
@@ -39,10 +39,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Exposure:
-    """A stage that was shown named samples, or something made from one (`through` names the stage).
+    """A stage that was trained on named samples, or an artifact made from one (`through` names the stage).
 
-    `samples` are distinct ones, `times` how often they were shown, from step `first_step` (from 1) on, within `steps`
-    steps. `checkpoints` are those of an unfinished stage that were written after it.
+    `samples` counts distinct samples, `times` how often they were drawn in `steps` steps, first in step `first_step`
+    (from 1). `checkpoints` are those of an unfinished stage that were written after that step.
     """
 
     artifact: str
@@ -63,12 +63,12 @@ class Exposure:
         if not self.unfinished:
             return seen
         kept = f"; in its checkpoints {', '.join(self.checkpoints)}" if self.checkpoints else ""
-        return f"{seen}; unfinished{kept}; ranks that run now go on until they are started again"
+        return f"{seen}; unfinished{kept}; ranks that are running ignore the request until restarted"
 
 
 @dataclass(frozen=True)
 class Traces:
-    """Everything in a workdir that holds or saw named samples."""
+    """Everything in a workdir that holds named samples or was trained on them."""
 
     holders: list[Holder]
     exposures: list[Exposure]
@@ -76,10 +76,10 @@ class Traces:
 
 
 def traces(store: Store, wanted: Sequence[Tombstone]) -> Traces:
-    """Where samples that tombstones name lie, and what has learned from them.
+    """Find what holds the samples that tombstones name, and what was trained on them.
 
-    A finished stage is judged exactly, an unfinished one by the steps it has recorded here so far. What another machine
-    has begun below the same S3 address can only be named.
+    Exact for finished stages; for unfinished ones, covers the steps recorded on this machine so far. Artifacts that
+    another machine has begun in the same S3 workdir can only be listed.
     """
     holders = []
     for artifact in [*store.names("raw/"), *store.names("filtered/")]:
@@ -99,15 +99,15 @@ def traces(store: Store, wanted: Sequence[Tombstone]) -> Traces:
 
 
 def _elsewhere(store: Store) -> Iterator[str]:
-    """Unfinished artifacts of runs that other machines have begun, each with what can be said of it."""
+    """A line for each unfinished artifact that another machine has begun."""
     for artifact, machine in store.begun_elsewhere("runs/").items():
-        yield f"{artifact}: unfinished on {machine}; what it saw is known there alone: ask again from that machine"
+        yield f"{artifact}: unfinished on {machine}; run the command there too, for the samples that it saw so far"
 
 
 def annotated_copies(store: Store, digest: str) -> list[str]:
-    """Where those annotated images of the workdir's mixtures lie that have this SHA-256, as `root/path`.
+    """Annotated images of the workdir's mixtures with this SHA-256, as `root/path`.
 
-    Every image is read once, which no reader of a mixture can be asked to do.
+    Reads every image once. That is too slow for readers of a mixture, so they are given these paths instead.
     """
     places: set[tuple[str, str]] = set()
     for mixture in store.names("mixtures/"):
@@ -149,7 +149,7 @@ def _unfinished(store: Store, masks: dict[str, NDArray[np.bool_]]) -> Iterator[E
 
 
 def _descendants(made: list[Manifest], seen: list[str]) -> Iterator[Exposure]:
-    """Later stages, exports and their quantized forms, each after what it was made from; not scores and reports."""
+    """Later stages, exports and quantized exports, parents first. Scores and reports are left out."""
     known = set(seen)
     for source in seen:
         waiting = [source]
@@ -163,14 +163,14 @@ def _descendants(made: list[Manifest], seen: list[str]) -> Iterator[Exposure]:
 
 
 class _Drawn:
-    """What a stage drew from a mixture."""
+    """Recomputes which samples a stage drew from a mixture."""
 
     def __init__(self, store: Store, mixture: str, stage: str, batch: int, seed: int, usable: str | None) -> None:
         self._store, self._mixture, self._usable = store, mixture, usable
         self._seed, self._batch = order_seed(seed, stage), batch
 
     def exposure(self, artifact: str, rows: list[dict[str, Any]], named: NDArray[np.bool_]) -> Exposure | None:
-        """How the steps of these metrics showed the named rows of the mixture; None if they did not."""
+        """How often the steps in `rows` drew the named rows of the mixture; None if they did not."""
         wanted, first = np.flatnonzero(named), None
         times = np.zeros(len(wanted), dtype=np.int64)
         for steps, skipped, mixed in self._parts(rows):
@@ -186,11 +186,13 @@ class _Drawn:
         return Exposure(artifact, int((times > 0).sum()), int(times.sum()), first + 1, len(rows))
 
     def _parts(self, rows: list[dict[str, Any]]) -> Iterator[tuple[range, int, MixedSamples]]:
-        """Runs of steps whose ranks knew the same tombstones and drew batch after batch; the batches left out before
-        them, by roll-backs; and the mixture as those ranks saw it."""
+        """Consecutive steps with the same known tombstones and no skipped batch between them.
+
+        Each with the number of batches skipped before it (by roll-backs), and the mixture as its ranks saw it.
+        """
         begin = 0
-        told = ((row.get("tombstones", 0), row.get("batch", step + 1) - step - 1) for step, row in enumerate(rows))
-        for (known, skipped), group in groupby(told):
+        states = ((row.get("tombstones", 0), row.get("batch", step + 1) - step - 1) for step, row in enumerate(rows))
+        for (known, skipped), group in groupby(states):
             end = begin + len(list(group))
             yield range(begin, end), skipped, MixedSamples(self._store, self._mixture, known, self._usable)
             begin = end

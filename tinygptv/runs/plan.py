@@ -1,4 +1,4 @@
-"""What a run would do next: which artifacts it would reuse, resume and make."""
+"""Dry run: which artifacts a run would reuse, resume and make."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from tinygptv.store.reading import ReadingStore
 
 @dataclass(frozen=True)
 class Planned:
-    """What would happen to one arrow: reuse, resume, run or, at a gate, stop; `why` says what that rests on."""
+    """The action for one arrow: reuse, resume, run or, at a gate, stop; `why` gives the reason."""
 
     arrow: Arrow
     artifact: str
@@ -20,10 +20,9 @@ class Planned:
 
 
 def plan(journey: Journey) -> list[Planned]:
-    """What `train_all` would do, in order, without doing any of it.
+    """What `train_all` would do, in order, without doing it.
 
-    The same functions are asked, on a store that makes nothing: what they would make is what a run would make. Where a
-    gate would stop it, the plan ends.
+    Calls the same functions as a run, with a store that makes nothing. The plan ends where a gate would stop the run.
     """
     absent: list[str] = []
 
@@ -57,14 +56,14 @@ def _version(store: Store, manifest: Manifest) -> str:
 def _planned_work(store: Store, arrow: Arrow, artifact: str) -> Planned:
     if (draft := store.draft(artifact)).is_dir():
         steps = [int(path.name.removeprefix("step")) for path in draft.glob("checkpoints/step*")]
-        return Planned(arrow, artifact, "resume", f"from step {max(steps)}" if steps else "an attempt was interrupted")
+        return Planned(arrow, artifact, "resume", f"from step {max(steps)}" if steps else "an interrupted attempt")
     if older := store.names(artifact.rpartition("@")[0] + "@"):
         return Planned(arrow, artifact, "run", f"its definition or inputs changed since {older[-1]}")
     return Planned(arrow, artifact, "run", "not made yet")
 
 
 def _placeholder(artifact: str, definition: dict[str, Any], parents: list[str]) -> Manifest:
-    """The manifest of something that is not there: a name for the arrows after it to build on."""
+    """A manifest for a missing artifact, so that later arrows can refer to it."""
     return Manifest(
         artifact=artifact,
         made_by="plan",
