@@ -260,7 +260,7 @@ def name_as_shipped(definitions: Path) -> None:
         {"name": "caption_words", "keep": "word_count(caption) >= 3", "why": "one word says too little"},
     ]
     for path, text in {
-        "filters/mini_pairs.yaml": yaml.safe_dump(filters),
+        **{f"filters/{name}.yaml": yaml.safe_dump(filters) for name in ("mini_pairs", "web_pairs")},
         "sources/shapes.yaml": (definitions / "sources" / f"{SOURCE}.yaml").read_text(),
         **{f"recipes/{name}.yaml": recipe for name in ("tinygptv", "tinygptv_tiny")},
         **{f"hardware/{name}.yaml": profile for name in ("cpu", "rtx3090", "rtx4060")},
