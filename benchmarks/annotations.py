@@ -20,9 +20,9 @@ from pathlib import Path
 
 from comparison import report
 
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import AnnotationReader
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
+from tinygptv.store.artifacts import Store
 
 KINDS: dict[str, AnnotationFormat] = {
     "lines": "llava_conversation",

@@ -24,7 +24,7 @@ from small_stage import STAGE, left_by, write_data
 
 from tinygptv.catalog import OWN_DEFINITIONS
 from tinygptv.train.events import read_events
-from tinygptv.train.stage import METRICS, TRAINED, read_metrics
+from tinygptv.train.job import METRICS, TRAINED, read_metrics
 
 STEPS, CHECKPOINT_EVERY, KILLS = 60, 5, 10
 TOLERANCE = 1e-4
@@ -92,7 +92,7 @@ def find(flow: subprocess.Popen[bytes], victim: str) -> psutil.Process | None:
     ranks = [
         process
         for process in children
-        if "--job" in process.cmdline() and "tinygptv.train.launch" not in process.cmdline()
+        if "--job" in process.cmdline() and "tinygptv.train.launch.torchrun" not in process.cmdline()
     ]
     if not ranks:
         return None

@@ -16,9 +16,9 @@ import webdataset
 from comparison import generated, in_turns, photographs, report, seconds_of
 from PIL import Image
 
-from tinygptv.data.pictures import Pixels, resize
-from tinygptv.data.shards import ShardWriter, content_hash
-from tinygptv.data.tar import Archive
+from tinygptv.data.pictures.storing import Pixels, resize
+from tinygptv.data.shards.shards import ShardWriter, content_hash
+from tinygptv.data.shards.tar import Archive
 
 SIDE = 224
 SAMPLES = 200

@@ -8,8 +8,8 @@ import resource
 from comparison import report, seconds_of
 
 from tinygptv import catalog
-from tinygptv.data.drawing import Order
-from tinygptv.data.shares import declared_shares, realised_shares
+from tinygptv.data.mixtures.sampling_order import Order
+from tinygptv.data.mixtures.shares import declared_shares, realised_shares
 from tinygptv.definitions.mixture import Mixture
 
 STEPS, DRAWS, SEED = 1_000_000, 10_000, 42

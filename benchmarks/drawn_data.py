@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from tinygptv.data.shapes.scenes import draw, scene
 from tinygptv.definitions.mixture import Task
+from tinygptv.shapes.scenes import draw, scene
 
 SIDE = 448
 WORDS = "red circle"

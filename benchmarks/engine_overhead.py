@@ -26,8 +26,8 @@ from tinygptv.catalog import OWN_DEFINITIONS
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.batches import open_loader
 from tinygptv.train.engine import build_model, parameter_groups
+from tinygptv.train.job import JOB, METRICS, Job, read_metrics
 from tinygptv.train.schedule import learning_rate, total_steps
-from tinygptv.train.stage import JOB, METRICS, Job, read_metrics
 
 STEPS, WARM_UP, ROUNDS = 60, 10, 3
 LOSS_TOLERANCE = 1e-4

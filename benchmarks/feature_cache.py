@@ -19,18 +19,18 @@ from comparison import in_turns, report
 from full_size import HARDWARE, RECIPE, prepare
 
 from tinygptv import catalog
-from tinygptv.artifacts import Store
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.batching import Batch, Loader, load_tokenizer
-from tinygptv.data.features import Features
-from tinygptv.data.mixing import mix
+from tinygptv.data.batches.batching import Batch, Loader, load_tokenizer
+from tinygptv.data.batches.features import Features
+from tinygptv.data.mixtures.mixing import mix
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import PairsSource
-from tinygptv.locations import local_path
 from tinygptv.models.weights import empty_model, load_weights
+from tinygptv.store.artifacts import Store
+from tinygptv.store.locations import local_path
 from tinygptv.train.assemble import set_up
-from tinygptv.train.encode import encode
+from tinygptv.train.encoding.encode import encode
 from tinygptv.train.engine import parameter_groups
 
 BATCH, ROUNDS = 2, 3

@@ -26,15 +26,16 @@ from drawn_data import caption_of, draw_pictures, write_mixture
 from published_weights import write_published
 
 from tinygptv import catalog
-from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import OWN_DEFINITIONS, ResolvedRun
-from tinygptv.data.mixing import mix
+from tinygptv.data.mixtures.mixing import mix
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.definitions.source import PairsSource
-from tinygptv.train.estimate import StageEstimator
-from tinygptv.train.stage import METRICS, read_metrics, train_stage
+from tinygptv.store.artifacts import Manifest, Store
+from tinygptv.train.job import METRICS, read_metrics
+from tinygptv.train.planning.estimate import StageEstimator
+from tinygptv.train.stage import train_stage
 
 RECIPE, HARDWARE = "tinygptv", "cpu_bf16"
 GLOBAL_BATCH = {"stage1": 4, "stage2": 4, "stage3": 2, "stage4": 1}

@@ -38,8 +38,8 @@ import pyarrow.parquet as pq
 import simplejpeg
 from comparison import generated, photographs, report
 
-from tinygptv.data.fetching import ENVIRONMENT
-from tinygptv.data.pictures import resize
+from tinygptv.data.fetch.fetching import ENVIRONMENT
+from tinygptv.data.pictures.storing import resize
 
 IMAGES, ROUNDS = (2000, 20_000), {2000: 3}
 SITES = 50

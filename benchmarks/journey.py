@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tinygptv.artifacts import Manifest
 from tinygptv.journey import RUN, Arrow, open_journey, train_all
+from tinygptv.store.artifacts import Manifest
 
 RESULTS = Path(__file__).parent / "results"
 RATES = {"samples_per_second": "samples/s", "peak_memory_bytes": "bytes", "weight_bytes": "bytes"}

@@ -31,20 +31,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tinygptv import catalog
-from tinygptv.artifacts import Outcome, Store
-from tinygptv.data.batching import Batch, Collator, Loader, load_tokenizer
-from tinygptv.data.images import DEVIATION, MEAN, decoding_memory
-from tinygptv.data.loading import BatchesAhead
-from tinygptv.data.mixing import mix
-from tinygptv.data.prompts import render
-from tinygptv.data.shapes.scenes import draw, scene
-from tinygptv.data.shapes.tables import jpeg
-from tinygptv.data.shards import ShardWriter, content_hash
+from tinygptv.data.batches.batching import Batch, Collator, Loader, load_tokenizer
+from tinygptv.data.batches.loading import BatchesAhead
+from tinygptv.data.mixtures.mixing import mix
+from tinygptv.data.pictures.pixels import DEVIATION, MEAN, decoding_memory
+from tinygptv.data.prompting.prompts import render
+from tinygptv.data.shards.shards import ShardWriter, content_hash
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
-from tinygptv.locations import local_path
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IMAGE_PLACE, ImageReference, Sample, Turn
+from tinygptv.shapes.scenes import draw, scene
+from tinygptv.shapes.tables import jpeg
+from tinygptv.store.artifacts import Outcome, Store
+from tinygptv.store.locations import local_path
 from tinygptv.train.engine import parameter_groups
 
 WORKERS = len(os.sched_getaffinity(0))

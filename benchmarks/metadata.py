@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from comparison import report
 
 from tinygptv import catalog
-from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.definitions.filters import FilterChain
+from tinygptv.store.artifacts import Manifest, Outcome, Store
 
 CHAIN = "laion_pairs"
 COPIES = ("duplicate_image", "duplicate_caption")
@@ -51,10 +51,10 @@ def chain() -> FilterChain:
 
 def ours(sidecar: Path, kept: Path) -> None:
     """The keys of the rows that our filter keeps."""
-    from tinygptv.data.arrow import parquet
-    from tinygptv.data.database import connect
-    from tinygptv.data.judging import KEPT, judge
-    from tinygptv.data.rows import Rows
+    from tinygptv.data.columns.arrow import parquet
+    from tinygptv.data.columns.database import connect
+    from tinygptv.data.filters.rows import Rows
+    from tinygptv.data.filters.rule_attribution import KEPT, judge
 
     with connect(kept.parent) as database:
         judgement = judge(Rows(database, sidecar, sidecar.parent), chain())
@@ -96,9 +96,9 @@ def pandas(sidecar: Path, kept: Path) -> None:
 
 def near_copies(sidecar: Path, _: Path) -> None:
     """All pairs of perceptual hashes within four bits, and who of them stays."""
-    from tinygptv.data.database import connect
-    from tinygptv.data.duplicates import compare
-    from tinygptv.data.rows import Rows
+    from tinygptv.data.columns.database import connect
+    from tinygptv.data.filters.duplicates import compare
+    from tinygptv.data.filters.rows import Rows
 
     (step,) = (one for one in catalog.filter_chain(CHAIN).duplicates if one.within is not None)
     with connect(sidecar.parent) as database:
@@ -109,9 +109,9 @@ def near_copies(sidecar: Path, _: Path) -> None:
 
 def whole_chain(sidecar: Path, _: Path) -> None:
     """Every step of the chain: also near copies, placeholders and balance. Looks are not compared: there are none."""
-    from tinygptv.data.database import connect
-    from tinygptv.data.judging import judge
-    from tinygptv.data.rows import Rows
+    from tinygptv.data.columns.database import connect
+    from tinygptv.data.filters.rows import Rows
+    from tinygptv.data.filters.rule_attribution import judge
 
     every = catalog.filter_chain(CHAIN)
     by_hash_alone = [step.model_copy(update={"confirm": False}) for step in every.duplicates]
@@ -122,7 +122,7 @@ def whole_chain(sidecar: Path, _: Path) -> None:
 
 def describe(sidecar: Path, _: Path) -> None:
     """Captions cleaned, languages told."""
-    from tinygptv.data import captions
+    from tinygptv.data.filters import captions
 
     raw = stored(sidecar)
     captions.describe(raw[0], "made_up", "web", raw[1])
@@ -130,7 +130,7 @@ def describe(sidecar: Path, _: Path) -> None:
 
 def previews(sidecar: Path, _: Path) -> dict[str, float]:
     """Seconds by the clock to the counts and the places of the pictures: the first look, which measures, and others."""
-    from tinygptv.data import preview as module
+    from tinygptv.data.filters import preview as module
 
     store, raw = stored(sidecar)
     module.describe_rows = lambda *_: raw
@@ -225,7 +225,7 @@ def memory_bytes(field: str) -> int:
 
 def make_rows(path: Path, count: int) -> None:
     """Metadata of `count` rows as a described sidecar holds it."""
-    from tinygptv.data.shards import SCHEMA
+    from tinygptv.data.shards.shards import SCHEMA
 
     chance = np.random.default_rng(0)
     letters = chance.integers(97, 123, (30_000, 10)).astype(np.uint8).view("S10").ravel().astype(str)

@@ -19,9 +19,9 @@ from comparison import PHOTOGRAPHS
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from tinygptv.data.likeness import Look, is_like_any, look
-from tinygptv.data.phash import distance
-from tinygptv.data.pictures import store_picture
+from tinygptv.data.pictures.likeness import Look, is_like_any, look
+from tinygptv.data.pictures.phash import distance
+from tinygptv.data.pictures.storing import store_picture
 from tinygptv.definitions.source import Download
 
 WITHIN = 4

@@ -23,9 +23,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv import catalog
-from tinygptv.data.packing import pack
-from tinygptv.data.prompts import render
-from tinygptv.data.sequences import Sequences, Texts
+from tinygptv.data.batches.packing import pack
+from tinygptv.data.prompting.prompts import render
+from tinygptv.data.prompting.sequences import Sequences, Texts
 from tinygptv.definitions.mixture import Task
 from tinygptv.sample import IMAGE_SLOT, ImageReference, Sample, Turn
 

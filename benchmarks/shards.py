@@ -11,8 +11,8 @@ from pathlib import Path
 import webdataset
 from comparison import in_turns, photographs, report
 
-from tinygptv.data.shards import ShardWriter, content_hash
-from tinygptv.data.tar import Archive
+from tinygptv.data.shards.shards import ShardWriter, content_hash
+from tinygptv.data.shards.tar import Archive
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 
 SAMPLES, SAMPLES_PER_SHARD = 3000, 1000

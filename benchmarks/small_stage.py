@@ -6,13 +6,13 @@ from typing import Any
 from drawn_data import draw_pictures, write_mixture
 
 from tinygptv import catalog
-from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.mixing import mix
-from tinygptv.data.shapes.scenes import scene
+from tinygptv.data.mixtures.mixing import mix
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import PairsSource
+from tinygptv.shapes.scenes import scene
+from tinygptv.store.artifacts import Manifest, Store
 from tinygptv.train.stage import train_stage
 
 RECIPE, STAGE, MIXTURE = "tinygptv_tiny", "stage1", "bench_stage"

@@ -19,18 +19,18 @@ from reference_loop import ReferenceLoop
 from torch import Tensor
 
 from tinygptv import catalog
-from tinygptv.data.batching import load_tokenizer
-from tinygptv.data.prompts import render
-from tinygptv.data.sequences import Sequences
-from tinygptv.data.shapes import language
-from tinygptv.data.shapes.scenes import Scene, scene
+from tinygptv.data.batches.batching import load_tokenizer
+from tinygptv.data.prompting.prompts import render
+from tinygptv.data.prompting.sequences import Sequences
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Lora
-from tinygptv.locations import local_path
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import parameters_by_name
 from tinygptv.sample import ImageReference, Sample, Turn
+from tinygptv.shapes import language
+from tinygptv.shapes.scenes import Scene, scene
+from tinygptv.store.locations import local_path
 from tinygptv.train.engine import parameter_groups
 from tinygptv.train.freezing import trainable_names
 

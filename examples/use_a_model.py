@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinygptv.evaluate.answers import answer_all
+from tinygptv.release.answering import answer_all
 from tinygptv.release.folder import load_release
 from tinygptv.sample import ImageReference, Sample, Turn
 

@@ -11,11 +11,11 @@ from flows.encode import encode_images
 from flows.evaluate import evaluate_model
 from flows.mix import mix_one
 from flows.train import pass_gate, train
-from tinygptv.ablate import PAPER, Trained, Variant, follow, variants
-from tinygptv.artifacts import Manifest
-from tinygptv.evaluate.comparison import CURVES, PAGE, compare, table, told
-from tinygptv.evaluate.figures import data_uri
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey
+from tinygptv.report.figures import data_uri
+from tinygptv.runs.ablation import PAPER, Trained, Variant, follow, variants
+from tinygptv.runs.comparison import CURVES, PAGE, compare, table, told
+from tinygptv.store.artifacts import Manifest
 
 _TASKS = {
     "download": download,

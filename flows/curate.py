@@ -11,11 +11,11 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Failed
 
 from flows.arrows import artifact_key
-from tinygptv.artifacts import Manifest
-from tinygptv.data.card import CARD_JSON, CARD_PAGE, card
-from tinygptv.data.refresh import Refreshed, refresh
+from tinygptv.data.versions.card import CARD_JSON, CARD_PAGE, card
+from tinygptv.data.versions.refresh import Refreshed, refresh
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
-from tinygptv.scoring.arrow import score_source
+from tinygptv.judging.arrow import score_source
+from tinygptv.store.artifacts import Manifest
 
 
 def is_worth_retrying(_task: Any, _run: TaskRun, state: State) -> bool:

@@ -4,8 +4,8 @@ from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from tinygptv.artifacts import Manifest
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
+from tinygptv.store.artifacts import Manifest
 
 
 @task(name="encode", task_run_name="{arrow}", cache_policy=NO_CACHE)

@@ -6,8 +6,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from flows.arrows import artifact_key
-from tinygptv.artifacts import Manifest
 from tinygptv.journey import HARDWARE, QUANTIZED, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
+from tinygptv.store.artifacts import Manifest
 
 
 @task(name="evaluate", task_run_name="{arrow}", cache_policy=NO_CACHE)

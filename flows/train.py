@@ -16,10 +16,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from flows.arrows import artifact_key
-from tinygptv.artifacts import Manifest
-from tinygptv.evaluate.figures import data_uri, read_curve, stage_svg
 from tinygptv.evaluate.gates import events_document, verdict
 from tinygptv.journey import HARDWARE, RECIPE, RUN, SOURCE, WORKDIR, Arrow, Journey, open_journey
+from tinygptv.report.figures import data_uri, read_curve, stage_svg
+from tinygptv.store.artifacts import Manifest
 
 UPDATE_SECONDS = 5
 STEP = re.compile(r"^\w+ (\d+)/(\d+) loss ")

@@ -24,8 +24,8 @@ from typing import IO, Any
 
 import psutil
 
-from tinygptv.artifacts import fingerprint, storage_errors
 from tinygptv.errors import DefinitionError, LaunchError, SetupError, TinyGPTVError, did_you_mean
+from tinygptv.store.artifacts import fingerprint, storage_errors
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STATE = CHECKOUT / ".state"

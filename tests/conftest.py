@@ -12,8 +12,10 @@ from moto.server import ThreadedMotoServer
 from werkzeug.serving import make_server
 
 from tests.stormy import StormyS3, Weather
-from tinygptv import s3
-from tinygptv.artifacts import Store
+from tinygptv.shapes import layouts, tables
+from tinygptv.shapes.files import draw_corpus
+from tinygptv.store import s3
+from tinygptv.store.artifacts import Store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -34,6 +36,30 @@ def shared() -> Path:
 def store(tmp_path: Path) -> Store:
     """An empty local workdir."""
     return Store(str(tmp_path / "workdir"))
+
+
+def _draw_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "SIZES", {"laion": 130, "cc3m": 100, "sbu": 97})
+    little = {split: dict.fromkeys(sizes, 36) for split, sizes in layouts.SIZES.items()}
+    monkeypatch.setattr(layouts, "SIZES", little)
+
+
+@pytest.fixture(scope="session")
+def little_drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir with the small corpus in it, drawn once for all tests."""
+    workdir = tmp_path_factory.mktemp("little")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _draw_little(monkeypatch)
+        draw_corpus(Store(str(workdir)))
+    return workdir
+
+
+@pytest.fixture
+def small_corpus(store: Store, little_drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a test runs, the embedded corpus is this small, and its store has it already."""
+    _draw_little(monkeypatch)
+    store.local_root.mkdir(parents=True, exist_ok=True)
+    (store.local_root / "corpus").symlink_to(little_drawn / "corpus")
 
 
 @pytest.fixture(scope="session")

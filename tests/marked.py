@@ -4,7 +4,7 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.data.sequences import Texts
+from tinygptv.data.prompting.sequences import Texts
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from tests.release.tiny import MODEL, tokenizer
 from tinygptv.catalog import FOLDERS
-from tinygptv.data.shapes.scenes import draw, scene
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import ADDED_NORMS
+from tinygptv.shapes.scenes import draw, scene
 
 PICTURES = 24
 DEAD_LINKS = 2

@@ -40,8 +40,8 @@ def test_the_library_never_imports_the_orchestrator(path: Path) -> None:
             ["tinygptv.data", "tinygptv.models", "tinygptv.train", "tinygptv.release", "tinygptv.evaluate"],
         ),
         ("scoring", ["tinygptv.train", "tinygptv.release", "tinygptv.evaluate"]),
-        ("data", ["tinygptv.scoring"]),
-        ("models", ["tinygptv.scoring"]),
+        ("data", ["tinygptv.judging"]),
+        ("models", ["tinygptv.judging"]),
         ("definitions", ["torch", "transformers", "duckdb", "fsspec"]),
         ("data", ["tinygptv.models", "tinygptv.train", "tinygptv.release", "tinygptv.evaluate"]),
         ("models", ["tinygptv.data", "tinygptv.train", "tinygptv.release", "tinygptv.evaluate"]),
@@ -58,7 +58,7 @@ def test_imports_go_one_way(folder: str, forbidden: list[str]) -> None:
 
 
 def test_definitions_and_catalog_load_without_torch() -> None:
-    code = "import sys, tinygptv.catalog, tinygptv.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, tinygptv.catalog, tinygptv.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -76,7 +76,7 @@ def test_only_the_command_line_prints() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
-    assert printing <= {"tinygptv/cli.py", "tinygptv/doctor_verb.py"}
+    assert printing <= {"tinygptv/cli/main.py", "tinygptv/cli/doctor.py"}
 
 
 def test_every_package_is_listed_by_name_for_the_wheel() -> None:

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from tests.miniature import DEAD_LINKS, HARDWARE, PICTURES, RECIPE, SOURCE, write_miniature
-from tinygptv.artifacts import Store
-from tinygptv.data.shapes.server import serve
 from tinygptv.errors import DataError, DefinitionError, GateError
 from tinygptv.journey import Arrow, Journey, open_journey, plan, train_all
+from tinygptv.shapes.server import serve
+from tinygptv.store.artifacts import Store
 
 STEPS = {"stage1": 2}
 

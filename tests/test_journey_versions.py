@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.miniature import HARDWARE, PICTURES, RECIPE, SOURCE, write_miniature
-from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.mixing import MixedSamples
-from tinygptv.data.refresh import Refreshed, refresh
-from tinygptv.data.shapes.server import serve
-from tinygptv.data.tombstones import bury, tombstone
+from tinygptv.data.forget.tombstones import bury, tombstone
+from tinygptv.data.mixtures.mixing import MixedSamples
+from tinygptv.data.versions.refresh import Refreshed, refresh
 from tinygptv.journey import Arrow, Journey, open_journey, plan
+from tinygptv.shapes.server import serve
+from tinygptv.store.artifacts import Manifest, Store
 
 GONE = "__BASE_URL__/images/03.png"
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from tinygptv import catalog
-from tinygptv.cli import main
-from tinygptv.data.shapes import language
-from tinygptv.data.shapes.scenes import Scene, draw, scene
-from tinygptv.data.shapes.wordings import reworded
-from tinygptv.locations import PACKAGE
+from tinygptv.cli.main import main
+from tinygptv.shapes import language
+from tinygptv.shapes.scenes import Scene, draw, scene
+from tinygptv.shapes.wordings import reworded
+from tinygptv.store.locations import PACKAGE
 
 README = Path(__file__).parents[1] / "README.md"
 RUN = ["--recipe", "asked", "--run", "asked"]

@@ -30,7 +30,7 @@ from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, 
 from tinygptv.definitions.table_names import KINDS, is_table_reference, reference_name, suffix_of, unpacked
 from tinygptv.definitions.template import INSTRUCTION, Template
 from tinygptv.errors import DefinitionError, did_you_mean
-from tinygptv.locations import CHECKOUT, PACKAGE
+from tinygptv.store.locations import CHECKOUT, PACKAGE
 
 T = TypeVar("T")
 

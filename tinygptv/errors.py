@@ -3,13 +3,14 @@
     TinyGPTVError
     ├── DefinitionError     a YAML file, a parameter or a reference in it is wrong; nothing has started
     ├── DataError           data on disk or from the web cannot be used
-    │   └── StorageError    it cannot be read or written: full disk, no permission, unreachable bucket
+    │   ├── StorageError    it cannot be read or written: full disk, no permission, unreachable bucket
+    │   └── PromptTooLongError  a prompt leaves the decoder no position to answer in
     ├── ShapeError          tensors do not fit together
     ├── HandoffError        a checkpoint is not what the next stage starts from
     ├── LaunchError         a process could not be started, or ended badly
     ├── TrainingError       training cannot go on: the loss is no longer a number
     ├── GateError           a trained stage falls short of what its gate wants before the next one
-    └── SetupError  this machine or environment cannot run what was asked for
+    └── SetupError          this machine or environment cannot run what was asked for
 
 A message says where (file, field), what was found, why it matters and what to do.
 """
@@ -32,6 +33,10 @@ class DataError(TinyGPTVError):
 
 class StorageError(DataError):
     """Data cannot be read or written where it was asked for."""
+
+
+class PromptTooLongError(DataError):
+    """A prompt leaves the decoder no position to answer in."""
 
 
 class ShapeError(TinyGPTVError):

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.mixture import RUN_SOURCE
 from tinygptv.definitions.recipe import TRAINED_FRONT, Stage
 from tinygptv.errors import DataError, DefinitionError, GateError, TinyGPTVError, did_you_mean
+from tinygptv.store.artifacts import Manifest, Outcome, Store
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class Journey:
         """Remember what an arrow left; the first time a run meets its data, write down which they are."""
         self._found[arrow] = manifest
         if arrow.verb == "download":
-            from tinygptv.data.versions import pin
+            from tinygptv.data.versions.versions import pin
 
             pin(self.store, self.name, self.run.source_name, manifest, self._originals())
 
@@ -161,19 +161,19 @@ class Journey:
         run = self.run
         match arrow.verb:
             case "download":
-                from tinygptv.data.download import download
-                from tinygptv.data.versions import chosen
+                from tinygptv.data.download.download import download
+                from tinygptv.data.versions.versions import chosen
 
                 self._originals()  # refused now if they are not there, and not after the download
                 version = chosen(store, self.name, run.source_name, run.source)
                 published = store.find(version.raw) if version else None
                 made = published or download(store, run.source_name, run.source)
             case "score":
-                from tinygptv.scoring.arrow import score_source
+                from tinygptv.judging.arrow import score_source
 
                 made = score_source(store, run.source_name, run.filter, self.find(Arrow("download", run.source_name)))
             case "filter":
-                from tinygptv.data.filtering import filter_source
+                from tinygptv.data.filters.filtering import filter_source
 
                 made = filter_source(
                     store,
@@ -186,11 +186,11 @@ class Journey:
                     scores=self.scores(),
                 )
             case "mix":
-                from tinygptv.data.mixing import mix
+                from tinygptv.data.mixtures.mixing import mix
 
                 made = mix(store, arrow.subject, self._pairs_of(arrow.subject), self._known_tombstones())
             case "encode":
-                from tinygptv.train.encode import encode
+                from tinygptv.train.encoding.encode import encode
 
                 made = encode(store, run, arrow.subject, *self.encoded(arrow.subject), on_line)
             case "train":
@@ -215,7 +215,7 @@ class Journey:
                 model = self._model(arrow.subject)
                 made = evaluate(store, run, self.name, arrow.subject, model, arrow.benchmark, noise=arrow.noise)
             case "report":
-                from tinygptv.evaluate.report import report
+                from tinygptv.report.report import report
 
                 made = report(store, run, self.name, [self.find(a) for a in self.arrows() if a.verb != "report"])
         return made
@@ -230,7 +230,7 @@ class Journey:
         unload()
 
         def check() -> Manifest:
-            from tinygptv.data.usable import summary_lines
+            from tinygptv.data.batches.usable import summary_lines
 
             checked = self.usable(stage_name)
             if on_line:
@@ -242,7 +242,7 @@ class Journey:
 
     def usable(self, stage_name: str) -> Manifest:
         """Which samples of its finished mixture a stage can learn from; see `data.usable`."""
-        from tinygptv.data.usable import check
+        from tinygptv.data.batches.usable import check
 
         stage = self.run.recipe.stage(stage_name)
         mixture = self.find(Arrow("mix", stage.mixture))
@@ -255,7 +255,7 @@ class Journey:
 
     def _checked(self, stage: Stage) -> Manifest | None:
         """What `usable` has found out for a stage, or None if it was not asked yet, or could not be."""
-        from tinygptv.data.usable import find_checked
+        from tinygptv.data.batches.usable import find_checked
 
         try:
             mixture = self.find(Arrow("mix", stage.mixture))
@@ -278,8 +278,8 @@ class Journey:
 
     def shares(self, stage_name: str) -> Iterator[str]:
         """How a stage draws from its finished mixture, for people: shares, and how often each sample comes."""
-        from tinygptv.data.drawing import order_seed
-        from tinygptv.data.shares import shares_table
+        from tinygptv.data.mixtures.sampling_order import order_seed
+        from tinygptv.data.mixtures.shares import shares_table
         from tinygptv.train.schedule import total_steps
 
         stage = self.run.recipe.stage(stage_name)
@@ -292,14 +292,14 @@ class Journey:
 
     def _known_tombstones(self) -> int | None:
         """How many there were when this run began; later ones mask its data but do not make them anew."""
-        from tinygptv.data.versions import pinned
+        from tinygptv.data.versions.versions import pinned
 
         pin = pinned(self.store, self.name, self.run.source_name)
         return None if pin is None else pin.tombstones
 
     def _originals(self) -> dict[str, Manifest]:
         """The versions that the source must not repeat, by reference: those this run began with."""
-        from tinygptv.data.versions import originals, pinned
+        from tinygptv.data.versions.versions import originals, pinned
 
         source_name = self.run.source_name
         return originals(self.store, source_name, self.run.source, pinned(self.store, self.name, source_name))
@@ -386,7 +386,7 @@ def summary(manifest: Manifest) -> str:
 
 
 def _version(store: Store, manifest: Manifest) -> str:
-    from tinygptv.data.versions import number_of
+    from tinygptv.data.versions.versions import number_of
 
     number = number_of(store, manifest.artifact) if manifest.made_by in ("download", "filter") else None
     return f"version {number}, " if number else ""

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from benchmarks.drawn_data import caption_of, draw_pictures, write_mixture
 from benchmarks.gpu.orders import LONGEST_STEPS, Answer, Device, Order, Side
-from tinygptv.artifacts import Store
 from tinygptv.catalog import OWN_DEFINITIONS
-from tinygptv.data.mixing import mix
+from tinygptv.data.mixtures.mixing import mix
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe
+from tinygptv.store.artifacts import Store
 from tinygptv.train.deepspeed import accumulation_steps
-from tinygptv.train.launch import rank_environment
+from tinygptv.train.job import Job
+from tinygptv.train.launch.torchrun import rank_environment
 from tinygptv.train.lineage import adapters
-from tinygptv.train.stage import Job
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = "embedded:backbones/shapes/tokenizer"

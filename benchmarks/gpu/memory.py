@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.gpu.orders import Held
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.train.estimate import RUNTIME_BYTES, limit
+from tinygptv.train.planning.estimate import RUNTIME_BYTES, limit
 
 
 def limit_memory(hardware: Hardware) -> None:

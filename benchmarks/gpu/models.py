@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tinygptv.models.lora import plain_name
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import LORA, empty_model
-from tinygptv.train.stage import Job
+from tinygptv.train.job import Job
 
 SPREAD = 0.02
 _NORM = re.compile(r"norm\d?\.(weight|bias)$", re.IGNORECASE)

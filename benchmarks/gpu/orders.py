@@ -4,7 +4,7 @@ from typing import Literal
 
 from tinygptv.definitions.base import Definition
 from tinygptv.definitions.recipe import Recipe
-from tinygptv.train.stage import Job
+from tinygptv.train.job import Job
 
 Side = Literal["ours", "reference"]
 SIDES: tuple[Side, ...] = ("ours", "reference")

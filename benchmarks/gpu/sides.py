@@ -27,18 +27,18 @@ from benchmarks.gpu.memory import begin_counting, held_at_most, limit_memory
 from benchmarks.gpu.models import as_published, random_model
 from benchmarks.gpu.orders import LONGEST_STEPS, Answer, Held, Order, Planned, Step
 from benchmarks.reference_loop import ReferenceLoop
-from tinygptv.data.batching import Batch, Loader, load_tokenizer
-from tinygptv.data.loading import Batches
-from tinygptv.locations import local_path
+from tinygptv.data.batches.batching import Batch, Loader, load_tokenizer
+from tinygptv.data.batches.loading import Batches
 from tinygptv.models.vlm import VisionLanguageModel
+from tinygptv.store.locations import local_path
 from tinygptv.train import worker
 from tinygptv.train.assemble import DTYPES, set_up
 from tinygptv.train.batches import mixture_batches, open_loader
 from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.engine import parameter_groups
-from tinygptv.train.estimate import StageEstimator
-from tinygptv.train.fitting import settle
-from tinygptv.train.stage import METRICS, Job, read_metrics
+from tinygptv.train.job import METRICS, Job, read_metrics
+from tinygptv.train.planning.estimate import StageEstimator
+from tinygptv.train.planning.fitting import settle
 
 
 def ours(order: Order, folder: Path) -> Answer:

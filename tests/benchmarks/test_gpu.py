@@ -24,7 +24,7 @@ from tinygptv import catalog
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.models.weights import parameters_by_name
-from tinygptv.train.stage import METRICS
+from tinygptv.train.job import METRICS
 
 ONE_RANK = Hardware(
     about="one", device="cpu", ranks=1, threads_per_rank=1, micro_batch_size=2, packing=True, precision="fp32",

@@ -1,4 +1,4 @@
-"""Tiny everything for data: a small corpus, curated pairs, a byte-level tokenizer, and a web that answers as the real
+"""Tiny everything for data: curated pairs, a byte-level tokenizer, and a web that answers as the real
 one does, well and badly."""
 
 import io
@@ -18,39 +18,14 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
-from tinygptv.data.engine_process import Settings
-from tinygptv.data.fetching import Fetch
-from tinygptv.data.native.engine import fetch_all
-from tinygptv.data.shapes import language, layouts, tables
-from tinygptv.data.shapes.files import draw_corpus
-from tinygptv.data.shapes.scenes import draw, scene
-from tinygptv.data.shards import ShardWriter
+from tinygptv.data.fetch.engine_process import Settings
+from tinygptv.data.fetch.fetching import Fetch
+from tinygptv.data.fetch.native.engine import fetch_all
+from tinygptv.data.shards.shards import ShardWriter
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
-
-
-def _draw_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "SIZES", {"laion": 130, "cc3m": 100, "sbu": 97})
-    little = {split: dict.fromkeys(sizes, 36) for split, sizes in layouts.SIZES.items()}
-    monkeypatch.setattr(layouts, "SIZES", little)
-
-
-@pytest.fixture(scope="session")
-def little_drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workdir with the small corpus in it, drawn once for all tests."""
-    workdir = tmp_path_factory.mktemp("little")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        _draw_little(monkeypatch)
-        draw_corpus(Store(str(workdir)))
-    return workdir
-
-
-@pytest.fixture
-def small_corpus(store: Store, little_drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a test runs, the embedded corpus is this small, and its store has it already."""
-    _draw_little(monkeypatch)
-    store.local_root.mkdir(parents=True, exist_ok=True)
-    (store.local_root / "corpus").symlink_to(little_drawn / "corpus")
+from tinygptv.shapes import language, tables
+from tinygptv.shapes.scenes import draw, scene
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 
 
 @pytest.fixture

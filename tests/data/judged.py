@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinygptv.data.database import connect
-from tinygptv.data.judging import KEPT, judge
-from tinygptv.data.rows import Rows
-from tinygptv.data.shards import SIDECAR, ShardWriter, content_hash
+from tinygptv.data.columns.database import connect
+from tinygptv.data.filters.rows import Rows
+from tinygptv.data.filters.rule_attribution import KEPT, judge
+from tinygptv.data.shards.shards import SIDECAR, ShardWriter, content_hash
 from tinygptv.definitions.filters import FilterChain, Rule
 
 ANYTHING = Rule(name="anything", keep="TRUE", why="test")

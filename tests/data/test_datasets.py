@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerFast
 from tests.data.annotations.test_samples import REAL, TWINS
 from tests.marked import marked
 from tinygptv import catalog
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import TASKS, read_annotations
-from tinygptv.data.prompts import render
-from tinygptv.data.sequences import Sequences
+from tinygptv.data.prompting.prompts import render
+from tinygptv.data.prompting.sequences import Sequences
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.definitions.source import AnnotationsSource
+from tinygptv.store.artifacts import Store
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "datasets.md").read_text(encoding="utf-8")

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
-from tinygptv.data.ledger import LEDGER
-from tinygptv.data.shards import ShardWriter, content_hash
+from tinygptv.data.download.ledger import LEDGER
+from tinygptv.data.shards.shards import ShardWriter, content_hash
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
 from tinygptv.definitions.source import PairsSource, Table
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 
 
 def pixels(seed: str, side: int = 16) -> bytes:
@@ -75,7 +75,7 @@ class Web:
     def download(
         self, store: Store, source_name: str, source: PairsSource, previous: Manifest | None = None
     ) -> Manifest:
-        """As `tinygptv.data.download.download`."""
+        """As `tinygptv.data.download.download.download`."""
         self.asked.append(previous and previous.artifact)
         parents = [previous.artifact] if previous else []
         return build_raw(store, artifact_name(f"raw/{source_name}", {"rows": self.rows}, parents), self.rows, parents)

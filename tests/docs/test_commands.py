@@ -27,9 +27,9 @@ from flows.train import train_stage
 from tests.docs.reading import CHECKOUT, Block, blocks, documents, prose
 from tests.miniature import HARDWARE, RECIPE, SOURCE, write_miniature
 from tinygptv import catalog
-from tinygptv.cli import _parser, main
-from tinygptv.data.shapes.scenes import draw, scene
-from tinygptv.data.shapes.server import serve
+from tinygptv.cli.main import _parser, main
+from tinygptv.shapes.scenes import draw, scene
+from tinygptv.shapes.server import serve
 
 SHELLS = {"sh", "bash", "console", "shell"}
 FLOWS = {

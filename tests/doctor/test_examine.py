@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tinygptv import doctor
-from tinygptv.cli import main
+from tinygptv.cli.main import main
 from tinygptv.doctor import Finding
 from tinygptv.errors import SetupError
 

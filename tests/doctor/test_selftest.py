@@ -7,8 +7,8 @@ import pytest
 from tests.release.tiny import adapted_model, write_release
 from tinygptv.doctor import selftest
 from tinygptv.errors import SetupError
-from tinygptv.evaluate import answers
 from tinygptv.models.lora import merge_lora
+from tinygptv.release import answering as answers
 from tinygptv.sample import Sample
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.recipe import Gate
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.train.schedule import learning_rate, total_steps
 
 RUN = "first"

@@ -10,13 +10,13 @@ import yaml
 
 from tests.miniature import HARDWARE, RECIPE, SOURCE, write_miniature
 from tests.release.tiny import adapted_model, write_release
-from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, check_gates, resolve_run
 from tinygptv.definitions.recipe import Gate
 from tinygptv.errors import DefinitionError, GateError
 from tinygptv.evaluate.gates import events_document, pass_gate
 from tinygptv.evaluate.scores import ANSWERS
 from tinygptv.models.lora import merge_lora
+from tinygptv.store.artifacts import Manifest, Outcome, Store
 from tinygptv.train.stage import plan_stage
 
 GATE = Gate(benchmark="mini_benchmark", at_least=0.0, items=5, then="stop")

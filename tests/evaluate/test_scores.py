@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.release.tiny import adapted_model, write_release
-from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
-from tinygptv.data.batching import Collator
+from tinygptv.data.batches.batching import Collator
 from tinygptv.definitions.benchmark import Benchmark, Metric
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import AnnotationsSource
@@ -27,6 +26,7 @@ from tinygptv.evaluate.scores import (
 )
 from tinygptv.journey import ReadingStore
 from tinygptv.models.lora import merge_lora
+from tinygptv.store.artifacts import Manifest, Outcome, Store
 
 BENCHMARK = Benchmark(
     about="statements", source="drawn", task="statement", metric="true_false_accuracy", max_new_tokens=4

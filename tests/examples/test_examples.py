@@ -6,7 +6,7 @@ import pytest
 
 from examples import train_on_your_pictures, use_a_model
 from tinygptv import catalog
-from tinygptv.data.shapes.scenes import draw, scene
+from tinygptv.shapes.scenes import draw, scene
 from tinygptv.journey import open_journey
 
 PICTURES = 12

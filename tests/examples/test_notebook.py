@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.miniature import HARDWARE, PICTURES, RECIPE, SOURCE, write_miniature
-from tinygptv.data.shapes.server import serve
+from tinygptv.shapes.server import serve
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "curation_tour.ipynb"
 

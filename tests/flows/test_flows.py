@@ -20,11 +20,11 @@ from flows.curate import curate, download, refresh_data
 from flows.journey import train_all
 from flows.train import train_stage
 from tests.miniature import RECIPE, SOURCE, write_miniature
-from tinygptv.artifacts import Manifest, Outcome, artifact_name
-from tinygptv.data.shapes.server import serve
 from tinygptv.errors import DefinitionError
 from tinygptv.evaluate import gates
 from tinygptv.journey import Arrow, Journey, open_journey
+from tinygptv.shapes.server import serve
+from tinygptv.store.artifacts import Manifest, Outcome, artifact_name
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ["curate", "mix", "encode", "train", "release", "evaluate", "journey", "ablate"]

@@ -14,8 +14,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from tests.miniature import RECIPE, SOURCE, write_miniature
-from tinygptv.artifacts import MANIFEST
-from tinygptv.data.shapes.server import serve
+from tinygptv.shapes.server import serve
+from tinygptv.store.artifacts import MANIFEST
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {"stage1": 2, "stage2": 2, "stage3": 60}

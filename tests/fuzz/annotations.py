@@ -19,12 +19,12 @@ from typing import Any
 from PIL import Image
 
 from tests.fuzz.units import HEIGHT, LAYOUTS, TWICE, WIDTH
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import Annotations, read_annotations
-from tinygptv.data.boxes import CODECS
+from tinygptv.data.prompting.boxes import CODECS
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError
 from tinygptv.sample import IMAGE_PLACE, Sample
+from tinygptv.store.artifacts import Store
 
 _UNITS = 40
 _WORDS = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.fuzz.messages import Message, Request, whole
 from tests.fuzz.server import STRAY, Site, number_of, picture, serving
-from tinygptv.data.fetching import Fetch
-from tinygptv.data.reasons import REASONS
-from tinygptv.data.results import Asked, Result
+from tinygptv.data.fetch.fetching import Fetch
+from tinygptv.data.fetch.results import Asked, Result
+from tinygptv.definitions.reasons import REASONS
 from tinygptv.definitions.source import Download
 
 ROBOTS = "/robots.txt"

@@ -16,10 +16,10 @@ from typing import get_args
 
 from PIL import Image
 
-from tinygptv.data.formats import PictureError, Reason
-from tinygptv.data.frames import first_frame
-from tinygptv.data.images import decode
-from tinygptv.data.pictures import store_picture
+from tinygptv.data.pictures.formats import PictureError, Reason
+from tinygptv.data.pictures.frames import first_frame
+from tinygptv.data.pictures.pixels import decode
+from tinygptv.data.pictures.storing import store_picture
 from tinygptv.definitions.recipe import Decoding
 from tinygptv.definitions.source import Download
 from tinygptv.errors import DataError

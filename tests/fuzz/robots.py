@@ -6,8 +6,8 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from tinygptv.data.guard import normalise_url
-from tinygptv.data.native.robots import parse, text_of
+from tinygptv.data.columns.urls import normalise_url
+from tinygptv.data.fetch.native.robots import parse, text_of
 
 _AGENT = "tinygptv-curation"
 _PLAIN = ("a", "b", "B", "/", "/", "-", "_", ".jpg", "~", "0", "img")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinygptv.data.readers import read_table
+from tinygptv.data.tables.readers import read_table
 from tinygptv.definitions.source import Table, TableFormat
 from tinygptv.errors import DataError
 

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import ada_url
 
-from tinygptv.data.guard import FetchError, host_of, normalise_url, origin_of
+from tinygptv.data.columns.urls import host_of, normalise_url
+from tinygptv.data.fetch.guard import FetchError, origin_of
 
 _SCHEMES = (
     "http",

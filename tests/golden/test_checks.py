@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tinygptv.cli import main
+from tinygptv.cli.main import main
 
 Damage = Callable[[Path], object]
 CHECKS = ("stage", "conversation", "generation")

@@ -10,8 +10,8 @@ import yaml
 
 from tinygptv import catalog
 from tinygptv.catalog import resolve_run
-from tinygptv.train import nodes, pods
-from tinygptv.train.nodes import agent_commands
+from tinygptv.train.launch import nodes, pods
+from tinygptv.train.launch.nodes import agent_commands
 
 MANIFEST = Path(__file__).parents[2] / "infra" / "kubernetes" / "train.yaml"
 

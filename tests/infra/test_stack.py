@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from tests.miniature import DEAD_LINKS, PICTURES, RECIPE, SOURCE, write_miniature
-from tinygptv.data.shapes.server import serve
 from tinygptv.errors import LaunchError, SetupError
+from tinygptv.shapes.server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 300

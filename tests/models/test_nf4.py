@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from tests.models.test_sizes import full_size
 from tinygptv import catalog
-from tinygptv.data.batching import load_tokenizer
-from tinygptv.data.normalising import normalise
-from tinygptv.data.sequences import Sequences, Texts
-from tinygptv.data.shapes.language import detailed_description
-from tinygptv.data.shapes.scenes import draw, scene
-from tinygptv.locations import local_path
+from tinygptv.data.batches.batching import load_tokenizer
+from tinygptv.data.pictures.normalising import normalise
+from tinygptv.data.prompting.sequences import Sequences, Texts
 from tinygptv.models import nf4
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import empty_model, load_weights, parameters_by_name
 from tinygptv.sample import Turn
+from tinygptv.shapes.language import detailed_description
+from tinygptv.shapes.scenes import draw, scene
+from tinygptv.store.locations import local_path
 from tinygptv.train.assemble import set_up
 from tinygptv.train.engine import parameter_groups
 from tinygptv.train.lineage import adapters

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tests.models.conftest import IMAGE_TOKENS, LORA
 from tests.models.test_vlm import LLAMA
-from tinygptv.data.packing import pack
-from tinygptv.data.sequences import Texts
+from tinygptv.data.batches.packing import pack
+from tinygptv.data.prompting.sequences import Texts
 from tinygptv.definitions.model import Model
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PhiForCausalLM
 
 from tests.train.small import small_recipe, write_backbones
-from tinygptv.cli import main
+from tinygptv.cli.main import main
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import Handoff, empty_model, load_weights, parameters_by_name, save_trained

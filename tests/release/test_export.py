@@ -8,7 +8,6 @@ from types import ModuleType
 import pytest
 
 from tests.release.tiny import INPUTS, MODEL, adapted_model, tokenizer
-from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.release import export as export_module
 from tinygptv.release import quantize as quantize_module
@@ -16,6 +15,7 @@ from tinygptv.release.export import export
 from tinygptv.release.folder import CARD, load_release
 from tinygptv.release.measure import Cost
 from tinygptv.release.quantize import quantize
+from tinygptv.store.artifacts import Manifest, Outcome, Store
 
 COST = Cost(before_loading_bytes=400_000_000, peak_bytes=432_000_000, load_seconds=0.5, tokens_per_second=99.5)
 

@@ -15,15 +15,15 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 from tinygptv import catalog
-from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.mixing import mix
+from tinygptv.data.mixtures.mixing import mix
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import PairsSource
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import ADDED_NORMS
+from tinygptv.store.artifacts import Manifest, Outcome, Store
 
 COLOURS = ("red", "green", "blue", "white")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tinygptv.artifacts import sha256_of
 from tinygptv.definitions.recipe import Keep
 from tinygptv.errors import StorageError, TrainingError
+from tinygptv.store.artifacts import sha256_of
 from tinygptv.train.checkpoint import (
     HASHES,
     TENSORS,

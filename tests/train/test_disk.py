@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from tests.train.small import small_recipe, small_run
-from tinygptv.artifacts import Outcome, Store
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.errors import DefinitionError, SetupError
+from tinygptv.store.artifacts import Outcome, Store
 from tinygptv.train import disk
 from tinygptv.train.disk import refuse_unfit_disk, refuse_unlockable, refuse_without_extension, swap_folder
-from tinygptv.train.launch import RecordingLauncher
+from tinygptv.train.launch.torchrun import RecordingLauncher
 from tinygptv.train.stage import train_stage
 
 HOST = Hardware(

@@ -6,8 +6,8 @@ import pytest
 
 from tests.train.small import small_recipe
 from tinygptv.definitions.hardware import Hardware
+from tinygptv.train.job import Job, read_metrics
 from tinygptv.train.metrics import Metrics, StepResult
-from tinygptv.train.stage import Job, read_metrics
 
 PROFILE = Hardware(about="test", device="cpu", ranks=2, micro_batch_size=1, precision="fp32", zero_stage=0, tflops=1e-6)
 STEP = StepResult(

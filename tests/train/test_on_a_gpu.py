@@ -9,9 +9,9 @@ import torch
 from benchmarks.reference_loop import ReferenceLoop
 from tests.pretended_gpu import PretendedGpu
 from tests.train.small import small_recipe, write_backbones
-from tinygptv.data.batching import Batch, load_tokenizer
-from tinygptv.data.packing import pack
-from tinygptv.data.sequences import Sequences
+from tinygptv.data.batches.batching import Batch, load_tokenizer
+from tinygptv.data.batches.packing import pack
+from tinygptv.data.prompting.sequences import Sequences
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import Turn

@@ -9,9 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.train.small import small_recipe
 from tinygptv.definitions.hardware import Hardware
+from tinygptv.train.job import Job, read_metrics
 from tinygptv.train.metrics import Metrics, StepResult
 from tinygptv.train.sinks import TENSORBOARD, WANDB
-from tinygptv.train.stage import Job, read_metrics
 
 PROFILE = Hardware(about="test", device="cpu", ranks=1, micro_batch_size=1, precision="fp32", zero_stage=0)
 

@@ -5,14 +5,15 @@ import pytest
 
 from tests.train.small import small_recipe, small_run
 from tinygptv import catalog
-from tinygptv.artifacts import Manifest, Outcome, Store
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.errors import DefinitionError, HandoffError, LaunchError, SetupError
 from tinygptv.models import nf4
+from tinygptv.store.artifacts import Manifest, Outcome, Store
 from tinygptv.train.events import record
-from tinygptv.train.launch import RecordingLauncher
+from tinygptv.train.job import read_metrics
+from tinygptv.train.launch.torchrun import RecordingLauncher
 from tinygptv.train.lineage import adapters, differences, inherited
-from tinygptv.train.stage import plan_stage, read_metrics, train_stage
+from tinygptv.train.stage import plan_stage, train_stage
 
 PUBLISHED = catalog.recipe("tinygptv")
 MIXTURE = "mixtures/tiny_pairs@1"

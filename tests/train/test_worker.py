@@ -11,20 +11,21 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.small import mix_pairs, mix_with_words, small_recipe, small_run, write_backbones
-from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Recipe, Watch
 from tinygptv.errors import TinyGPTVError
 from tinygptv.models.lora import merge_lora
 from tinygptv.models.weights import Handoff, empty_model, load_weights
+from tinygptv.store.artifacts import Manifest, Store
 from tinygptv.train.assemble import load_stage_model
 from tinygptv.train.disk import build_extension, refuse_unfit_disk
-from tinygptv.train.encode import encode
+from tinygptv.train.encoding.encode import encode
 from tinygptv.train.events import read_events
-from tinygptv.train.launch import DeepSpeedLauncher
+from tinygptv.train.job import Job, read_metrics
+from tinygptv.train.launch.torchrun import DeepSpeedLauncher
 from tinygptv.train.lineage import adapters, inherited
-from tinygptv.train.stage import Job, read_metrics, train_stage
+from tinygptv.train.stage import train_stage
 
 TIMES = ("samples_per_second", "tokens_per_second", "seconds", "seconds_left", "utilisation", "peak_memory_bytes")
 ONE_RANK = Hardware(

@@ -18,8 +18,8 @@ import torch
 from deepspeed.runtime.swap_tensor import optimizer_utils, partitioned_param_swapper
 from torch import distributed as dist
 
-from tinygptv.data.batching import Batch
-from tinygptv.data.loading import Batches
+from tinygptv.data.batches.batching import Batch
+from tinygptv.data.batches.loading import Batches
 from tinygptv.models.language import head
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train import deepspeed, rank, worker

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygptv.artifacts import storage_errors
 from tinygptv.doctor.processes import REINSTALL
 from tinygptv.errors import SetupError
+from tinygptv.store.artifacts import storage_errors
 
 if TYPE_CHECKING:
     import torch

@@ -17,10 +17,10 @@ def backbones_know_their_language() -> str:
     """Load the shipped backbones and let their decoder read captions of its corpus, and the same words shuffled."""
     import torch
 
-    from tinygptv.data.batching import load_tokenizer
-    from tinygptv.data.shapes import language, scenes
-    from tinygptv.locations import local_path
+    from tinygptv.data.batches.batching import load_tokenizer
     from tinygptv.models.weights import empty_model, load_weights
+    from tinygptv.shapes import language, scenes
+    from tinygptv.store.locations import local_path
 
     definition = catalog.recipe(RECIPE).model
     decoder = definition.language_model.model_copy(update={"qk_norm": False, "attention_norm": False})
@@ -53,10 +53,10 @@ def backbones_know_their_language() -> str:
 
 def release_sees(folder: Path) -> str:
     """Ask a release for the colour of shapes drawn for it. Raises SetupError if it never says what is there."""
-    from tinygptv.data.shapes import language, scenes
-    from tinygptv.evaluate.answers import answer_all
+    from tinygptv.release.answering import answer_all
     from tinygptv.release.folder import load_release
     from tinygptv.sample import ImageReference, Sample, Turn
+    from tinygptv.shapes import language, scenes
 
     with tempfile.TemporaryDirectory() as pictures:
         samples = []

@@ -6,7 +6,7 @@ import json
 from tinygptv import catalog
 from tinygptv.definitions.recipe import BACKBONES
 from tinygptv.errors import SetupError
-from tinygptv.locations import PACKAGE, local_path
+from tinygptv.store.locations import PACKAGE, local_path
 
 
 def backbones_are_complete() -> str:

@@ -1,6 +1,6 @@
 """How well two boxes agree. A box is (x0, y0, x1, y1), in fractions of the image or in px."""
 
-from tinygptv.data.boxes import Box
+from tinygptv.data.prompting.boxes import Box
 
 
 def iou(a: Box, b: Box, one: float = 0.0) -> float:

@@ -10,11 +10,11 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.recipe import Gate
 from tinygptv.errors import GateError
 from tinygptv.evaluate.scores import evaluate
+from tinygptv.store.artifacts import Manifest, Store
 
 logger = logging.getLogger(__name__)
 

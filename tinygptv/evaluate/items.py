@@ -6,21 +6,17 @@ from collections import Counter
 from pathlib import Path
 
 from tinygptv.data.annotations import Annotations
-from tinygptv.data.formats import PictureError
-from tinygptv.data.frames import read_size
-from tinygptv.data.reasons import PROMPT_TOO_LONG
+from tinygptv.data.pictures.formats import PictureError
+from tinygptv.data.pictures.frames import read_size
 from tinygptv.definitions.benchmark import Benchmark
-from tinygptv.errors import DataError
+from tinygptv.definitions.reasons import PROMPT_TOO_LONG
+from tinygptv.errors import DataError, PromptTooLongError
 from tinygptv.evaluate.metrics import Truth, unscorable
 from tinygptv.sample import Sample
 
 logger = logging.getLogger(__name__)
 
 Item = tuple[Sample, Truth]
-
-
-class PromptTooLongError(DataError):
-    """A prompt leaves the decoder no position to answer in."""
 
 
 def choose_items(benchmark: Benchmark, items: Annotations, noise: bool) -> tuple[list[Item], Counter[str]]:

@@ -11,13 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tinygptv.data.boxes import Box, box_text, read_box
+from tinygptv.data.prompting.boxes import Box, box_text, read_box
 from tinygptv.definitions.benchmark import Metric
 from tinygptv.evaluate import captions
 from tinygptv.evaluate.boxes import in_pixels, iou
-from tinygptv.evaluate.objects import named_objects, object_f1
 from tinygptv.evaluate.texts import comparable
 from tinygptv.evaluate.vqa import LEAST_ANSWERS, vqa_accuracy
+from tinygptv.shapes.objects import named_objects, object_f1
 
 SCORING_VERSION = 2
 """Part of what names scores: raise it when the same answers get other marks."""

@@ -9,10 +9,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
 from tinygptv.data.annotations import TASKS, read_annotations
-from tinygptv.data.shapes.files import draw_corpus
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.recipe import Inputs, Recipe
 from tinygptv.definitions.source import AnnotationsSource
@@ -20,8 +18,10 @@ from tinygptv.definitions.template import Prompting
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.evaluate.items import Item, answered_items, choose_items, summary
 from tinygptv.evaluate.metrics import SCORING_VERSION, Mark, Score, by_group, chance, mark, score, spread
-from tinygptv.locations import local_path
 from tinygptv.sample import Sample
+from tinygptv.shapes.files import draw_corpus
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.store.locations import local_path
 
 if TYPE_CHECKING:
     from tinygptv.release.folder import Release
@@ -69,7 +69,7 @@ def evaluate(
         parents.append(draw_corpus(store).artifact)
 
     def build(draft: Path) -> Outcome:
-        from tinygptv.evaluate.answers import answer_all
+        from tinygptv.release.answering import answer_all
 
         items = read_annotations(store, benchmark.source, source)
         kept, drops = choose_items(benchmark, items, noise)
@@ -151,7 +151,7 @@ def _loaded(workdir: str, artifact: str, model_name: str, recipe_json: str, devi
 
 
 def _load_stage(store: Store, recipe: Recipe, stage_name: str, artifact: str, device: str) -> "Release":
-    from tinygptv.data.batching import load_tokenizer
+    from tinygptv.data.batches.batching import load_tokenizer
     from tinygptv.release.folder import Release
     from tinygptv.train.assemble import load_stage_model
 

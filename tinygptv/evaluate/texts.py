@@ -8,7 +8,7 @@ import unicodedata
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tinygptv.data.scripts import POINTS, SEPARATORS, UNSPACED
+from tinygptv.data.columns.scripts import POINTS, SEPARATORS, UNSPACED
 
 _LETTER = UNSPACED + r"\p{M}*"
 _INVISIBLE = r"[\p{Cf}\x{034F}\x{FE00}-\x{FE0F}]"

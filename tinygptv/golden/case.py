@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.data.batching import load_tokenizer
+from tinygptv.data.batches.batching import load_tokenizer
 from tinygptv.definitions.model import Decoder, Llama, Model, Phi
 from tinygptv.definitions.recipe import Inputs, Lora, Oddity
 from tinygptv.errors import DataError

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tinygptv.data.sequences import Sequences, Texts
+from tinygptv.data.prompting.sequences import Sequences, Texts
 from tinygptv.errors import DataError, DefinitionError, TinyGPTVError
 from tinygptv.golden.case import CHECKPOINT, CONVERSATION_IO, GRADIENTS, GoldenCase
 from tinygptv.models.vlm import VisionLanguageModel

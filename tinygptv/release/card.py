@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tinygptv.artifacts import Manifest, Store
 from tinygptv.catalog import ResolvedRun
+from tinygptv.store.artifacts import Manifest, Store
 
 MISSING = "not measured"
 

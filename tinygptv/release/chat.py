@@ -13,7 +13,7 @@ def answer(folder: Path, image_path: Path, question: str) -> str:
 
     Raises DataError if folder, picture or question cannot be used.
     """
-    from tinygptv.evaluate.answers import answer_all
+    from tinygptv.release.answering import answer_all
     from tinygptv.release.folder import load_release
 
     if not image_path.is_file():

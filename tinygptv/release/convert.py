@@ -18,12 +18,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import PretrainedConfig
 
-from tinygptv.artifacts import storage_errors
-from tinygptv.data.batching import load_tokenizer
+from tinygptv.data.batches.batching import load_tokenizer
 from tinygptv.definitions.model import LanguageModel, Phi
 from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.errors import HandoffError, StorageError
-from tinygptv.locations import local_path
 from tinygptv.models.language.llama import llama_config
 from tinygptv.models.language.phi import phi_config
 from tinygptv.models.lora import merge_lora
@@ -46,9 +44,11 @@ from tinygptv.models.weights.stored import read_all
 from tinygptv.models.weights.strength import metadata
 from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
 from tinygptv.release.layouts import Layout
+from tinygptv.store.artifacts import storage_errors
+from tinygptv.store.locations import local_path
 from tinygptv.train.freezing import trainable_names
+from tinygptv.train.job import TRAINED
 from tinygptv.train.lineage import adapters, inherited
-from tinygptv.train.stage import TRAINED
 
 LANGUAGE_MODEL, ATTENTION_NORMS = "language_model", "attention_norms.safetensors"
 

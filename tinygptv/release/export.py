@@ -4,11 +4,11 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
-from tinygptv.locations import local_path
 from tinygptv.release.card import model_card
 from tinygptv.release.measure import measure
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.store.locations import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def export(store: Store, run: ResolvedRun, run_name: str, stage: Manifest) -> Ma
     parents = [stage.artifact]
 
     def build(draft: Path) -> Outcome:
-        from tinygptv.data.batching import load_tokenizer
+        from tinygptv.data.batches.batching import load_tokenizer
         from tinygptv.models.lora import merge_lora
         from tinygptv.release.folder import CARD, TOKENIZER, ReleaseConfig, save_config, save_weights
         from tinygptv.train.assemble import load_stage_model

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tinygptv.data.batching import load_tokenizer
+from tinygptv.data.batches.batching import load_tokenizer
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DataError

@@ -5,10 +5,10 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
 from tinygptv.release.card import model_card
 from tinygptv.release.measure import measure
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 
 logger = logging.getLogger(__name__)
 

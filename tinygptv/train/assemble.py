@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from tinygptv.artifacts import Manifest, Store
 from tinygptv.definitions.recipe import Recipe, Trainable
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import Handoff, empty_model, load_weights, parameters_by_name
+from tinygptv.store.artifacts import Manifest, Store
 from tinygptv.train.freezing import trainable_names
+from tinygptv.train.job import TRAINED
 from tinygptv.train.lineage import adapters, inherited
-from tinygptv.train.stage import TRAINED
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the precisions of a hardware profile are."""

@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Callable
 
-from tinygptv.artifacts import Store
-from tinygptv.data.batching import Loader, load_tokenizer
-from tinygptv.data.drawing import order_seed
-from tinygptv.data.features import Features
-from tinygptv.data.loading import Batches, BatchesAhead
-from tinygptv.locations import local_path
-from tinygptv.train.stage import Job
+from tinygptv.data.batches.batching import Loader, load_tokenizer
+from tinygptv.data.batches.features import Features
+from tinygptv.data.batches.loading import Batches, BatchesAhead
+from tinygptv.data.mixtures.sampling_order import order_seed
+from tinygptv.store.artifacts import Store
+from tinygptv.store.locations import local_path
+from tinygptv.train.job import Job
 
 PATIENCE = 0.25
 """Share of the profile's `stall_seconds` for which a rank waits for a worker: it must not be thought hung itself."""

@@ -27,10 +27,10 @@ from deepspeed import DeepSpeedEngine
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from tinygptv.artifacts import sha256_of, storage_errors
 from tinygptv.definitions.recipe import Keep, Stage
 from tinygptv.errors import HandoffError, StorageError, TrainingError
 from tinygptv.models.weights.files import refuse_not_finite
+from tinygptv.store.artifacts import sha256_of, storage_errors
 from tinygptv.train.holdings import (
     PARTS,
     loss_scale,

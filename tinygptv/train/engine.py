@@ -21,8 +21,8 @@ from tinygptv.train.deepspeed import Disk, deepspeed_config
 from tinygptv.train.disk import build_extension
 from tinygptv.train.freezing import decays, trainable_names
 from tinygptv.train.holdings import open_holdings, prepare_moments
+from tinygptv.train.job import Job
 from tinygptv.train.schedule import learning_rate
-from tinygptv.train.stage import Job
 
 
 def join_ranks(job: Job) -> None:

@@ -4,10 +4,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from tinygptv.artifacts import sha256_of
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
 from tinygptv.errors import DefinitionError
+from tinygptv.store.artifacts import sha256_of
 
 
 def lineage(recipe: Recipe, stage: Stage) -> list[Stage]:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinygptv.data.batching import Batch
+from tinygptv.data.batches.batching import Batch
 from tinygptv.definitions.recipe import Schedule
 from tinygptv.sample import IGNORE_INDEX
+from tinygptv.train.job import Job, read_metrics
 from tinygptv.train.schedule import total_steps
 from tinygptv.train.sinks import open_sinks
-from tinygptv.train.stage import Job, read_metrics
 
 logger = getLogger(__name__)
 

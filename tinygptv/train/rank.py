@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tinygptv.errors import TinyGPTVError
 from tinygptv.train.events import record
-from tinygptv.train.heartbeat import RANKS, Heartbeat
-from tinygptv.train.launch import end_with_agent, failures, record_failure
+from tinygptv.train.launch.heartbeat import RANKS, Heartbeat
+from tinygptv.train.launch.torchrun import end_with_agent, failures, record_failure
 
 Beat = Callable[[str], None]
 

@@ -1,6 +1,5 @@
 """One stage as a plan: what it starts from, trains, reads and leaves; and the one function that carries it out."""
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -9,65 +8,28 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from tinygptv.artifacts import Manifest, Outcome, Store, artifact_name
 from tinygptv.catalog import ResolvedRun
-from tinygptv.data.drawing import order_seed
-from tinygptv.data.remote import open_shards
-from tinygptv.data.shards import SIDECAR
-from tinygptv.data.shares import drawn_samples, refuse_repetition
-from tinygptv.data.tombstones import tombstones
-from tinygptv.definitions.base import Definition
-from tinygptv.definitions.hardware import Hardware
+from tinygptv.data.forget.tombstones import tombstones
+from tinygptv.data.mixtures.sampling_order import order_seed
+from tinygptv.data.mixtures.shares import drawn_samples, refuse_repetition
+from tinygptv.data.shards.remote import open_shards
+from tinygptv.data.shards.shards import SIDECAR
 from tinygptv.definitions.mixture import Mixture
 from tinygptv.definitions.model import Model
-from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
+from tinygptv.definitions.recipe import BACKBONES, Recipe, Stage
 from tinygptv.errors import HandoffError
-from tinygptv.locations import local_path
+from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
+from tinygptv.store.locations import local_path
+from tinygptv.train.encoding.features import plan_features, refuse_other_features
 from tinygptv.train.events import read_events
-from tinygptv.train.features import plan_features, refuse_other_features
-from tinygptv.train.heartbeat import RANKS
-from tinygptv.train.launch import DeepSpeedLauncher, Launcher
+from tinygptv.train.job import CHECKPOINTS, JOB, LOG, METRICS, TRAINED, Job, read_metrics
+from tinygptv.train.launch.heartbeat import RANKS
+from tinygptv.train.launch.torchrun import DeepSpeedLauncher, Launcher
 from tinygptv.train.lineage import adapters, content_hash, differences, inherited, lineage
 from tinygptv.train.retention import remove_passing
 from tinygptv.train.schedule import total_steps
 
 logger = getLogger(__name__)
-
-JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "metrics.jsonl", "checkpoints", "train.log"
-
-
-class Job(Definition):
-    """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on.
-    `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_sample` and,
-    on top, `flops_per_token`: what the model computes forward and backward, by the plan; for the utilisation.
-    `features`: the artifact that stands in for the frozen parts, if they were computed before. `usable`: the one that
-    says which samples are left out."""
-
-    stage: Stage
-    model: Model
-    lora: Lora | None
-    seed: int
-    hardware: Hardware
-    workdir: str
-    mixture: str
-    previous: str | None
-    inherits: list[Trainable]
-    tombstones: int = 0
-    flops_per_sample: float | None = None
-    flops_per_token: float | None = None
-    features: str | None = None
-    usable: str | None = None
-
-    def lineage(self) -> dict[str, Any]:
-        """What a checkpoint must share to be gone on from: all that decides what is learned, and no machine.
-
-        The weights of the stage before are known by stage and hash, wherever the workdir lies now.
-        """
-        learned = {"stage", "model", "lora", "seed", "mixture", "inherits"}
-        content = self.model_dump(mode="json", include=learned)
-        for field in ("about", "checkpoint_every", "keep", "watch", "gates"):
-            del content["stage"][field]
-        return content | {"previous": "/".join(Path(self.previous).parts[-2:]) if self.previous else None}
 
 
 @dataclass(frozen=True)
@@ -129,8 +91,8 @@ def train_stage(
         # Imported here, for it brings torch: who only asks what would be done can go without.
         from tinygptv.models.nf4 import refuse_without_library
         from tinygptv.train.disk import refuse_unfit_disk
-        from tinygptv.train.estimate import StageEstimator
-        from tinygptv.train.fitting import refuse_unfit, settle
+        from tinygptv.train.planning.estimate import StageEstimator
+        from tinygptv.train.planning.fitting import refuse_unfit, settle
 
         if run.hardware.quantize_base == "nf4":
             refuse_without_library()
@@ -168,17 +130,6 @@ def train_stage(
         return _outcome(draft, stage, run, usable)
 
     return store.make(plan.artifact, f"train {stage_name}", plan.definition, plan.parents, build)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics file; one torn by a crash ends the reading."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def _fetch(store: Store, mixture: Manifest) -> None:

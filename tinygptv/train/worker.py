@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tinygptv.data.batching import Batch
-from tinygptv.data.loading import Batches
+from tinygptv.data.batches.batching import Batch
+from tinygptv.data.batches.loading import Batches
 from tinygptv.errors import TrainingError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import trained_file
@@ -32,9 +32,9 @@ from tinygptv.train.engine import build_model, join_ranks, open_engine, open_han
 from tinygptv.train.events import read_events, record
 from tinygptv.train.gradients import norm_before_step, norm_of_step
 from tinygptv.train.holdings import forget_moments, open_holdings, whole_shape
+from tinygptv.train.job import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
 from tinygptv.train.metrics import Losses, Metrics, StepResult
 from tinygptv.train.schedule import begins_round, learning_rate, total_steps
-from tinygptv.train.stage import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
 from tinygptv.train.watch import MEDIAN_OF, Trouble, Watcher, hole, in_words, position, skips
 
 logger = getLogger(__name__)

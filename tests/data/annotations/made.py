@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import Annotations, read_annotations
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
+from tinygptv.store.artifacts import Store
 
 SIZE = (100, 50)
 """Width and height of every picture, in px."""

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tinygptv.artifacts import Store
-from tinygptv.data import json_stream
 from tinygptv.data.annotations import AnnotationReader, read_annotations
+from tinygptv.data.tables import json_stream
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
 from tinygptv.errors import DataError
+from tinygptv.store.artifacts import Store
 
 
 def source(folder: Path, layout: AnnotationFormat, content: bytes, images: str = "images") -> AnnotationsSource:
@@ -214,7 +214,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(
 
 READ_MANY = """
 import resource, sys
-from tinygptv.artifacts import Store
+from tinygptv.store.artifacts import Store
 from tinygptv.data.annotations import AnnotationReader
 from tinygptv.definitions.source import AnnotationsSource
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.data.annotations.made import read, talk
-from tinygptv.artifacts import Store
 from tinygptv.sample import Turn
+from tinygptv.store.artifacts import Store
 
 ASKED = [Turn("What is it?", "A dog.")]
 CHAT = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A dog."}]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import LAYOUTS, Annotations, read_annotations
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
 from tinygptv.errors import DataError
+from tinygptv.store.artifacts import Store
 
 GONE = 404
 NO_UTF8 = "caf\udce9"  # written below as the byte E9 alone

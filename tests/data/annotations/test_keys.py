@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.data.annotations.made import read, source, talk
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import LAYOUTS, read_annotations
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
 from tinygptv.errors import DataError
+from tinygptv.store.artifacts import Store
 
 COCO_IMAGE = {
     **{"license": 3, "file_name": "COCO_val2014_000000000009.jpg", "height": 50, "width": 100, "id": 9},

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.data.annotations.made import SIZE, read, source
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import read_annotations
 from tinygptv.data.annotations.fields import RejectedError
 from tinygptv.data.annotations.images import ImageFolder
 from tinygptv.errors import DataError
 from tinygptv.sample import Turn
+from tinygptv.store.artifacts import Store
 
 IMAGE = "COCO_train2014_000000000001.jpg"
 

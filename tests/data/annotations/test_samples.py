@@ -20,14 +20,14 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.marked import marked
 from tinygptv import catalog
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import read_annotations
-from tinygptv.data.prompts import render
-from tinygptv.data.sequences import Sequences
+from tinygptv.data.prompting.prompts import render
+from tinygptv.data.prompting.sequences import Sequences
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.sample import Sample
+from tinygptv.store.artifacts import Store
 
 INPUTS = Inputs(image_size=16, max_text_tokens=900, template="[INST] {} [/INST]", end_symbol="###")
 PICTURE = "¶[INST] <Img>▣▣</Img> "

@@ -14,16 +14,16 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv import catalog
-from tinygptv.artifacts import Store
 from tinygptv.data.annotations import read_annotations
-from tinygptv.data.prompts import render
-from tinygptv.data.sequences import Sequences
-from tinygptv.data.shapes.twins import plain_pickle
-from tinygptv.data.shares import declared_shares, realised_shares
+from tinygptv.data.mixtures.shares import declared_shares, realised_shares
+from tinygptv.data.prompting.prompts import render
+from tinygptv.data.prompting.sequences import Sequences
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT, Sample
+from tinygptv.shapes.twins import plain_pickle
+from tinygptv.store.artifacts import Store
 
 COCO = "coco/train2014/COCO_train2014_000000000009.jpg"
 INST = "[INST] <Img></Img> {} [/INST]"

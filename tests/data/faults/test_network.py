@@ -30,10 +30,10 @@ from tests.data.faults.server import (
     trickled_body,
     trickled_head,
 )
-from tinygptv.artifacts import Manifest, Store
-from tinygptv.data.download import download
-from tinygptv.data.reasons import REASONS
+from tinygptv.data.download.download import download
+from tinygptv.definitions.reasons import REASONS
 from tinygptv.definitions.source import Download, PairsSource, Table
+from tinygptv.store.artifacts import Manifest, Store
 
 LIMITS: dict[str, Any] = {
     "image_size": 64,

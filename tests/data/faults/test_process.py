@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from tests.data.faults.server import Handler, Site, page, serving, status
-from tinygptv.artifacts import MANIFEST, Manifest
 from tinygptv.catalog import FOLDERS
+from tinygptv.store.artifacts import MANIFEST, Manifest
 
 ROWS, DEAD = 120, 7
 CHECKOUT = Path(__file__).resolve().parents[3]

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tinygptv.data.batching import Batch
+from tinygptv.data.batches.batching import Batch
 from tinygptv.models.language import head
 from tinygptv.models.language.head import Head
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.metrics import Losses
-from tinygptv.train.tracing import trace
+from tinygptv.train.planning.tracing import trace
 
 VOCABULARY, WIDTH, LABELS = 50, 8, 13
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tinygptv.artifacts import Store, sha256_of
 from tinygptv.data.annotations import captions, conversations, grounding, questions
 from tinygptv.data.annotations.fields import RejectedError, wants
 from tinygptv.data.annotations.images import ImageFolder
 from tinygptv.data.annotations.marks import check_written_boxes, with_images
 from tinygptv.data.annotations.records import Layout, Reading, hash_of
-from tinygptv.data.shapes.files import corpus_folder
 from tinygptv.definitions.mixture import Task
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
 from tinygptv.errors import DefinitionError
-from tinygptv.locations import local_path
 from tinygptv.sample import Sample
+from tinygptv.shapes.files import corpus_folder
+from tinygptv.store.artifacts import Store, sha256_of
+from tinygptv.store.locations import local_path
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from tinygptv.data.annotations.fields import Id, Part, Record, RejectedError, Te
 from tinygptv.data.annotations.images import with_folder
 from tinygptv.data.annotations.marks import has_marks, with_boxes
 from tinygptv.data.annotations.records import ONE_FILE, Layout, Reading, hash_of
-from tinygptv.data.boxes import Box
+from tinygptv.data.prompting.boxes import Box
 from tinygptv.sample import ImageReference, Sample, Turn
 
 _PICTURE = re.compile("image|img|picture|photo|video|audio", re.IGNORECASE)

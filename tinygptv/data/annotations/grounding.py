@@ -15,7 +15,7 @@ from tinygptv.data.annotations.fields import Id, Part, Record, RejectedError, as
 from tinygptv.data.annotations.pixel_boxes import PixelBox, fractions, refuse_corners
 from tinygptv.data.annotations.plain_pickle import read_plain_pickle
 from tinygptv.data.annotations.records import ONE_FILE, Layout, Reading, array, each, index
-from tinygptv.data.boxes import CODECS, Box, box_text
+from tinygptv.data.prompting.boxes import CODECS, Box, box_text
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference, Sample, Turn
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from tinygptv.data.annotations.fields import RejectedError
-from tinygptv.data.formats import PictureError
-from tinygptv.data.frames import read_size
+from tinygptv.data.pictures.formats import PictureError
+from tinygptv.data.pictures.frames import read_size
 from tinygptv.sample import ImageReference
 
 _REMEMBERED = 2**16  # images; annotations of one image mostly follow each other

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tinygptv.data.annotations.fields import RejectedError
-from tinygptv.data.boxes import CODECS, Box, box_text
+from tinygptv.data.prompting.boxes import CODECS, Box, box_text
 from tinygptv.sample import IMAGE_PLACE, Sample, Turn
 
 _IMAGE = re.compile(rf"<image>|(?:<Img>)?{IMAGE_PLACE}(?:</Img>)?", re.IGNORECASE)

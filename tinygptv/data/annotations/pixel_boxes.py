@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tinygptv.data.annotations.fields import RejectedError
 from tinygptv.data.annotations.records import Reading
-from tinygptv.data.boxes import Box
+from tinygptv.data.prompting.boxes import Box
 from tinygptv.errors import DataError
 
 PixelBox = Annotated[list[float], Field(min_length=4, max_length=4)]

@@ -14,7 +14,7 @@ from typing import IO, Any, Generic, Protocol, TypeVar
 
 from tinygptv.data.annotations.fields import REPEATED, Part, RejectedError, part_of, printable, unread_keys
 from tinygptv.data.annotations.images import ImageFolder
-from tinygptv.data.json_stream import JsonScanner
+from tinygptv.data.tables.json_stream import JsonScanner
 from tinygptv.errors import DataError
 from tinygptv.sample import Sample
 

@@ -10,7 +10,6 @@ from accelerate import init_empty_weights
 
 from tinygptv.definitions.base import Location
 from tinygptv.definitions.model import QFormer, VisionEncoder
-from tinygptv.locations import local_path
 from tinygptv.models.connectors import qformer_config
 from tinygptv.models.image_text import ImageTextModel
 from tinygptv.models.qformer import ImageTextQFormer
@@ -19,6 +18,7 @@ from tinygptv.models.weights.files import open_weights
 from tinygptv.models.weights.loading import check_places, fill, refuse_missing
 from tinygptv.models.weights.published import image_text_file, output_norm_file, vision_file
 from tinygptv.models.weights.stored import Table, derived, in_memory
+from tinygptv.store.locations import local_path
 
 logger = getLogger(__name__)
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tinygptv.definitions.model import Linear, Model, QFormer
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
-from tinygptv.locations import local_path
 from tinygptv.models.lora import plain_name
 from tinygptv.models.nf4 import use_nf4
 from tinygptv.models.vision import POSITIONS, resize_positions
@@ -32,6 +31,7 @@ from tinygptv.models.weights.published import Translation
 from tinygptv.models.weights.report import LoadReport
 from tinygptv.models.weights.stored import Table, derived
 from tinygptv.models.weights.strength import refuse_other_strength
+from tinygptv.store.locations import local_path
 
 logger = getLogger(__name__)
 

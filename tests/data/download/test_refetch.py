@@ -1,0 +1,71 @@
+"""A damaged picture is asked for once more where it came from, and taken only if it is the same to the bit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinygptv.data.download.download import BASE_URL_VARIABLE, download
+from tinygptv.data.download.refetch import refetch
+from tinygptv.data.shards.shards import sidecar_rows
+from tinygptv.data.upkeep.repair import repair
+from tinygptv.data.upkeep.verify import verify
+from tinygptv.definitions.source import Download, PairsSource, Table
+from tinygptv.store.artifacts import Store
+
+
+@pytest.fixture
+def raw(web: Any, answer: Any, picture: Callable[..., bytes], store: Store, tmp_path: Path) -> Path:
+    """Two downloaded pictures, of which the second was scaled; damaged both."""
+    web.answers |= {"/small.jpg": answer(picture(60, 50, 1)), "/wide.jpg": answer(picture(300, 100, 2))}
+    web.asked.clear()
+    table = tmp_path / "pairs.jsonl"
+    rows = [{"url": f"__BASE_URL__/{name}.jpg", "caption": f"something {name}"} for name in ("small", "wide")]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = PairsSource(
+        kind="pairs",
+        about="test",
+        licence="CC0-1.0",
+        tables=[Table(location=str(table))],
+        filter="web_pairs",
+        allow_private=True,
+        download=Download(engine="native", image_size=64, threads=2, retries=0),
+    )
+    made = download(store, "pairs", source, base_url=web.address)
+    folder = store.folder(made.artifact)
+    content = bytearray((folder / "00000.tar").read_bytes())
+    for row in sidecar_rows(folder):
+        content[row["offset"] + 20] ^= 1
+    (folder / "00000.tar").write_bytes(content)
+    assert len(verify(str(folder)).damages[0].keys) == 2
+    return folder
+
+
+def test_what_the_web_still_gives_is_restored(raw: Path, web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BASE_URL_VARIABLE, web.address)
+    (done,) = repair(str(raw))
+    assert (done.samples, done.given_up) == (2, None)
+    assert verify(str(raw)).damages == []
+    assert web.asked["/wide.jpg"] == 2
+
+
+def test_another_picture_at_the_same_address_is_not_taken(
+    raw: Path, web: Any, answer: Any, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BASE_URL_VARIABLE, web.address)
+    web.answers["/wide.jpg"] = answer(picture(300, 100, 7))
+    (done,) = repair(str(raw))
+    assert done.given_up is not None and "1 of 2 pictures of 00000.tar are nowhere else" in done.given_up
+
+
+def test_without_the_address_of_its_server_nothing_is_asked(raw: Path, web: Any) -> None:
+    (done,) = repair(str(raw))
+    assert done.given_up is not None and "2 of 2 pictures" in done.given_up
+    assert web.asked["/wide.jpg"] == 1
+
+
+def test_what_was_not_downloaded_is_not_asked_for(store: Store, pairs: Any) -> None:
+    rows = [{"url": "http://a.example/1.jpg", "sha256": "0" * 64}]
+    assert refetch(store, pairs, rows) == {}

@@ -1,0 +1,1 @@
+"""Mixture → batches of tensors."""

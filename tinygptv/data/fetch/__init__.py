@@ -1,0 +1,1 @@
+"""URLs → bytes: the engines, and what all of them must refuse."""

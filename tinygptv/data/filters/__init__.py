@@ -1,0 +1,1 @@
+"""Raw shards → filtered shards: rules, duplicates, balancing, decontamination, previews."""

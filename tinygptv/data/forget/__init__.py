@@ -1,0 +1,1 @@
+"""Takedowns: what must not be used any more, and where it is."""

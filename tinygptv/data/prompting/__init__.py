@@ -1,0 +1,1 @@
+"""Turns → the exact text and tokens a model reads."""

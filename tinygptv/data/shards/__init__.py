@@ -1,0 +1,1 @@
+"""WebDataset shards and their sidecars: written, read, brought from S3."""

@@ -1,0 +1,1 @@
+"""Tables of URL+caption pairs, in any published layout → rows."""

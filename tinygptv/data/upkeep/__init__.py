@@ -1,0 +1,1 @@
+"""Finished artifacts, checked and repaired."""

@@ -1,0 +1,1 @@
+"""Versions of a curated source: refreshed, checked, published, described."""

@@ -1,0 +1,1 @@
+"""Manifests and scores → pages for people. Numbers are made elsewhere."""

@@ -1,0 +1,1 @@
+"""What every step stands on: artifacts and where they lie, on disk or S3; memory and progress."""

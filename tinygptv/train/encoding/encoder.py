@@ -1,0 +1,92 @@
+"""What each process of `encode` runs: images → features, piece by piece."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from logging import getLogger
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tinygptv.data.batches.features import Features, references, write_piece
+from tinygptv.data.pictures.normalising import normalise
+from tinygptv.data.pictures.pixels import decode, decoding_memory, read_bytes
+from tinygptv.data.shards.remote import ImagesAhead, is_remote
+from tinygptv.errors import DataError, StorageError
+from tinygptv.models.weights import Handoff, empty_model, load_weights
+from tinygptv.sample import ImageReference
+from tinygptv.store.artifacts import Store
+from tinygptv.train.assemble import DTYPES
+from tinygptv.train.encoding.job import EncodeJob
+from tinygptv.train.launch.parent_death import end_with_parent
+
+logger = getLogger(__name__)
+
+
+def begin(parent: int, ranks: "SimpleQueue[int]", device: str, threads: int) -> None:
+    """Tie this process to its parent and to a device of its own."""
+    end_with_parent(parent)
+    torch.set_num_threads(threads)
+    if device == "cuda":
+        torch.cuda.set_device(ranks.get())
+
+
+def encode_piece(job: str, path: Path, images: pa.Table) -> None:
+    """Write the features of a piece's images, rows of an index; `job` is an EncodeJob as JSON."""
+    encoder = _encoder(job)
+    write_piece(path, images.num_rows, encoder.shape, encoder.dtype, encoder.features(images))
+
+
+class Encoder:
+    """The frozen parts of a model, in the precision in which a training would run them."""
+
+    def __init__(self, job: EncodeJob) -> None:
+        self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
+        self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
+        self._memory, self._ahead = decoding_memory(), ImagesAhead()
+        self._store, self._earlier = Store(job.workdir), None
+        if job.earlier is not None:
+            self._earlier = Features(self._store, job.earlier)
+        model = empty_model(job.model, job.inputs.image_size, job.lora)
+        handoff = Handoff(Path(job.handoff), lora=job.lora) if job.handoff else None
+        _, behind = model.prefixes
+        load_weights(model, job.model, handoff=handoff, dtype=self.dtype, unread=behind)
+        self._front = model.split_front().requires_grad_(False).eval().to(self._device)
+
+    def features(self, images: pa.Table) -> Iterator[Tensor]:
+        """(I, tokens, width), some images at a time, on the host."""
+        for start in range(0, images.num_rows, self._batch):
+            some = references(self._store, images.slice(start, self._batch))
+            if self._earlier is not None and all(image in self._earlier for image in some):
+                yield torch.stack([self._earlier.read(image, "encoded before") for image in some])
+            else:
+                yield self._computed(some)
+
+    @torch.no_grad()
+    def _computed(self, images: Sequence[ImageReference]) -> Tensor:
+        """NaN for an image that cannot be read."""
+        side, decoding = self._inputs.image_size, self._inputs.decoding
+        features = torch.full((len(images), *self.shape), torch.nan, dtype=self.dtype)
+        pixels, told = {}, "to be encoded"
+        self._ahead.expect((image, told) for image in images)
+        for number, image in enumerate(images):
+            try:
+                data = self._ahead.read(image, told) if is_remote(image) else read_bytes(image, told)
+                pixels[number] = decode(data, side, image.path, decoding, self._memory)
+            except StorageError:  # that S3 stays away is no fault of an image's
+                raise
+            except DataError as error:
+                logger.warning("encode: left out: %s", error)
+        if pixels:
+            values = normalise(torch.from_numpy(np.stack(list(pixels.values()))).to(self._device))
+            features[list(pixels)] = self._front(values.to(self.dtype)).cpu()
+        return features
+
+
+@functools.cache
+def _encoder(job: str) -> Encoder:
+    """One per process, kept between pieces."""
+    return Encoder(EncodeJob.model_validate_json(job))

@@ -1,0 +1,116 @@
+"""Which features a stage needs: named after all that decides them, so that training never takes others. Needs no torch.
+
+What stands before the first projection learns nothing, and images are never changed at random: each step would compute
+the same.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygptv.catalog import ResolvedRun, check_features
+from tinygptv.data.forget.tombstones import tombstones
+from tinygptv.data.pictures.pixels import transform
+from tinygptv.definitions.base import LOCATION_PREFIXES
+from tinygptv.definitions.model import QFormer
+from tinygptv.definitions.reasons import FORGOTTEN
+from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage
+from tinygptv.errors import HandoffError
+from tinygptv.store.artifacts import Manifest, Store, artifact_name, fingerprint
+from tinygptv.store.locations import local_path
+from tinygptv.train.lineage import content_hash, differences, inherited, lineage
+
+_LAYOUT = 1  # of the artifact; raise it when its files change
+
+
+@dataclass(frozen=True)
+class FeaturesPlan:
+    """What will be made and from what; `masked` are the rows of the mixture's table that are to be forgotten."""
+
+    artifact: str
+    definition: dict[str, Any]
+    parents: list[str]
+    masked: NDArray[np.bool_] | None = field(default=None, compare=False)
+
+
+def plan_features(
+    store: Store, run: ResolvedRun, stage_name: str, mixture: Manifest, previous: Manifest | None
+) -> FeaturesPlan:
+    """Name the features of a stage's images from all that decides what they are.
+
+    `previous` is what the stage starts from; it counts only if the Q-Former was trained. Raises DefinitionError if this
+    very stage trains it.
+    """
+    recipe, stage = run.recipe, run.recipe.stage(stage_name)
+    check_features(stage, run.hardware, run.hardware_name)
+    definition: dict[str, Any] = {
+        "layout": _LAYOUT,
+        "weights": _weight_hashes(recipe, stage),
+        "vision_encoder": recipe.model.vision_encoder.model_dump(exclude={"weights", "output_norm"}),
+        "connector": [part.model_dump(exclude={"weights"}) for part in recipe.model.front],
+        "transform": transform(stage.inputs.image_size, stage.inputs.decoding),
+        "precision": run.hardware.precision,
+    }
+    masked = _masked(store, mixture)
+    if masked is not None:
+        definition[FORGOTTEN] = fingerprint(np.flatnonzero(masked).tolist())
+    parents = [mixture.artifact]
+    if previous is not None and TRAINED_FRONT in inherited(recipe, stage):
+        parents.append(previous.artifact)
+    name = mixture.artifact.partition("/")[2].partition("@")[0]
+    return FeaturesPlan(artifact_name(f"features/{name}", definition, parents), definition, parents, masked)
+
+
+def refuse_other_features(features: Manifest | None, plan: FeaturesPlan) -> None:
+    """Raise HandoffError, naming what differs, unless these are the features that were planned."""
+    if features is None:
+        raise HandoffError(f"{plan.artifact} is wanted by `features: cached`, but no features were given; run `encode`")
+    if features.artifact != plan.artifact:
+        found, wanted = ({"parents": made.parents} | made.definition for made in (features, plan))
+        raise HandoffError(
+            f"{features.artifact} holds other features than the stage would compute: "
+            f"{'; '.join(differences(found, wanted))}. Run `encode` again, or write `features: live`"
+        )
+
+
+def published_start(recipe: Recipe, stage: Stage) -> str | None:
+    """The published checkpoint that a stage or the first of its forebears starts from: it may hold a Q-Former."""
+    first = [*lineage(recipe, stage), stage][0]
+    return first.starts_from if first.starts_from.startswith(LOCATION_PREFIXES) else None
+
+
+def _weight_hashes(recipe: Recipe, stage: Stage) -> dict[str, str]:
+    """Content hashes of the files that the frozen parts are read from, wherever these lie."""
+    vision = recipe.model.vision_encoder
+    files = {"vision_encoder": vision.weights, "output_norm": vision.output_norm}
+    for number, part in enumerate(recipe.model.front):
+        files[f"connector.{number}"] = part.weights if isinstance(part, QFormer) else None
+    files["starts_from"] = published_start(recipe, stage)
+    return {name: content_hash(local_path(location)) for name, location in files.items() if location is not None}
+
+
+def _masked(store: Store, mixture: Manifest) -> NDArray[np.bool_] | None:
+    """Which rows of a finished mixture are to be forgotten; None if none is."""
+    wanted = tombstones(store)
+    if not wanted or store.find(mixture.artifact) is None:
+        return None
+    from tinygptv.data.forget.forget import masked_rows
+    from tinygptv.data.mixtures.mixing import SAMPLES
+
+    masked = masked_rows(store, mixture.artifact, store.file(mixture.artifact, SAMPLES), wanted)
+    return masked if masked.any() else None
+
+
+def outdated(store: Store, plan: FeaturesPlan) -> list[str]:
+    """Artifacts that differ in nothing but that they hold what was forgotten since."""
+
+    def known(definition: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in definition.items() if name != FORGOTTEN}
+
+    if plan.masked is None:
+        return []
+    others = (store.find(name) for name in store.names(plan.artifact.partition("@")[0] + "@"))
+    wanted = plan.parents, known(plan.definition)
+    return [one.artifact for one in others if one and (one.parents, known(one.definition)) == wanted]
