@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from infra.key_meanings import PLAIN_KEYS
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.captions import Captions
 from tinygptv.definitions.filters import FilterChain
@@ -43,29 +44,6 @@ KINDS: dict[str, tuple[Any, str]] = {
     "hardware": (Hardware, "infra/hardware"),
 }
 """Kind of definition → its schema, and the folder of the shipped ones."""
-
-EVERYWHERE = {
-    "about": "What this is, for readers.",
-    "kind": "Which of the kinds on this page this is.",
-    "licence": "Who allows which use.",
-    "name": "Under which name it is counted.",
-    "why": "The reason, for readers and reports.",
-    "part": "Which of the connector's parts this is.",
-    "architecture": "Which implementation this is.",
-    "width": "Hidden size.",
-    "depth": "Number of layers.",
-    "heads": "Number of attention heads.",
-    "mlp_width": "Inner size of the feed-forward.",
-    "patch_size": "Side of a square patch, px.",
-    "weights": "Where the pretrained weights are.",
-    "tokenizer": "A folder that transformers loads a tokenizer from.",
-    "vocabulary": "Rows of the token embedding.",
-    "max_positions": "Longest sequence, in tokens.",
-    "dropout": "Probability of dropout.",
-    "image_size": "Side of the square picture that the model sees, px.",
-    "max_text_tokens": "Longest text, in tokens; what is longer is cut.",
-}
-"""What keys mean that mean the same in every schema, unless one says more."""
 
 _PLAIN = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
 _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "at least", "max_length": "at most"}
@@ -130,7 +108,7 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo) -> Key:
     owner = next(base for base in model.__mro__ if name in inspect.get_annotations(base))
     line, comment = _written(owner)[name]
     file = Path(inspect.getfile(owner)).relative_to(CHECKOUT)
-    meaning = comment or _sentences_about(name, model) or _sentences_about(name, owner) or EVERYWHERE.get(name, "")
+    meaning = comment or _sentences_about(name, model) or _sentences_about(name, owner) or _plain(model, name)
     return Key(
         name=name,
         type=_cell(f"{_type_name(field.annotation)}{_limits(field.metadata)}"),
@@ -160,6 +138,12 @@ def _sentences_about(name: str, model: type[BaseModel]) -> str:
     text = " ".join(inspect.cleandoc(model.__doc__ or "").split())
     sentences = re.split(r"(?<=[.;])\s+(?=[A-Z`])", text)
     return " ".join(sentence for sentence in sentences if re.search(rf"`{name}(:[^`]*)?`", sentence))
+
+
+def _plain(model: type[BaseModel], name: str) -> str:
+    """From the table of plain keys: the schema's own entry, that of one it extends, or the one for every schema."""
+    own = (PLAIN_KEYS.get(f"{schema.__name__}.{name}") for schema in model.__mro__)
+    return next((text for text in own if text), PLAIN_KEYS.get(name, ""))
 
 
 def _type_name(annotation: Any) -> str:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from infra.reference import CHECKOUT, EVERYWHERE, KINDS, keys, models, pages
+from infra.key_meanings import PLAIN_KEYS
+from infra.reference import CHECKOUT, KINDS, keys, models, pages
 from tinygptv.catalog import FOLDERS
 
 
@@ -34,9 +35,15 @@ def test_the_place_of_a_key_is_where_it_is_declared(kind: str) -> None:
             assert (CHECKOUT / path).read_text().splitlines()[int(line) - 1].strip().startswith(f"{key.name}:")
 
 
-def test_meanings_for_every_schema_are_of_keys_that_exist() -> None:
-    every = {name for schema, _ in KINDS.values() for model in models(schema) for name in model.model_fields}
-    assert set(EVERYWHERE) <= every
+def test_meanings_that_schemas_leave_out_are_of_keys_that_exist() -> None:
+    named = {
+        name
+        for schema, _ in KINDS.values()
+        for model in models(schema)
+        for field in model.model_fields
+        for name in (field, *(f"{base.__name__}.{field}" for base in model.__mro__))
+    }
+    assert set(PLAIN_KEYS) <= named
 
 
 def test_defaults_and_limits_are_written_as_in_a_file() -> None:

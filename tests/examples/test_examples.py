@@ -6,8 +6,8 @@ import pytest
 
 from examples import train_on_your_pictures, use_a_model
 from tinygptv import catalog
-from tinygptv.shapes.scenes import draw, scene
 from tinygptv.journey import open_journey
+from tinygptv.shapes.scenes import draw, scene
 
 PICTURES = 12
 
