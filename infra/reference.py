@@ -31,6 +31,7 @@ from tinygptv.definitions.source import Source
 from tinygptv.definitions.template import Template
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+DEFINITIONS = CHECKOUT / "tinygptv" / "definitions"
 
 KINDS: dict[str, tuple[Any, str]] = {
     "source": (Source, "datasets/sources"),
@@ -65,7 +66,8 @@ def pages() -> dict[str, str]:
     rows = [f"| [{kind}]({kind}.md) | `{folder}/` |" for kind, (_, folder) in KINDS.items()]
     index = [
         "# Reference",
-        "Every key of every definition file, made from the schemas. Unknown keys are errors.",
+        "Every key of every definition file, made from the schemas in `tinygptv/definitions/`, where the last column points. "
+        "Unknown keys are errors.",
         "\n".join(["| definition | shipped ones |", "|---|---|", *rows]),
     ]
     return {"index.md": "\n\n".join(index) + "\n"} | {f"{kind}.md": _page(kind) for kind in KINDS}
@@ -107,7 +109,7 @@ def _page(kind: str) -> str:
 def _key(model: type[BaseModel], name: str, field: FieldInfo) -> Key:
     owner = next(base for base in model.__mro__ if name in inspect.get_annotations(base))
     line, comment = _written(owner)[name]
-    file = Path(inspect.getfile(owner)).relative_to(CHECKOUT)
+    file = Path(inspect.getfile(owner)).relative_to(DEFINITIONS)
     meaning = comment or _sentences_about(name, model) or _sentences_about(name, owner) or _plain(model, name)
     return Key(
         name=name,

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.key_meanings import PLAIN_KEYS
-from infra.reference import CHECKOUT, KINDS, keys, models, pages
+from infra.reference import CHECKOUT, DEFINITIONS, KINDS, keys, models, pages
 from tinygptv.catalog import FOLDERS
 
 
@@ -32,7 +32,7 @@ def test_the_place_of_a_key_is_where_it_is_declared(kind: str) -> None:
     for model in models(KINDS[kind][0]):
         for key in keys(model):
             path, _, line = key.place.strip("`").partition(":")
-            assert (CHECKOUT / path).read_text().splitlines()[int(line) - 1].strip().startswith(f"{key.name}:")
+            assert (DEFINITIONS / path).read_text().splitlines()[int(line) - 1].strip().startswith(f"{key.name}:")
 
 
 def test_meanings_that_schemas_leave_out_are_of_keys_that_exist() -> None:
