@@ -66,8 +66,8 @@ def pages() -> dict[str, str]:
     rows = [f"| [{kind}]({kind}.md) | `{folder}/` |" for kind, (_, folder) in KINDS.items()]
     index = [
         "# Reference",
-        "Every key of every definition file, made from the schemas in `tinygptv/definitions/`, where the last column points. "
-        "Unknown keys are errors.",
+        "Every key of every definition file, made from the schemas in `tinygptv/definitions/`, where the last column "
+        "points. Unknown keys are errors.",
         "\n".join(["| definition | shipped ones |", "|---|---|", *rows]),
     ]
     return {"index.md": "\n\n".join(index) + "\n"} | {f"{kind}.md": _page(kind) for kind in KINDS}
