@@ -129,13 +129,11 @@ def test_a_target_of_make_exists_and_takes_these_parameters(command: Command) ->
 def test_a_command_of_prefect_names_a_deployment_and_parameters_that_exist(command: Command) -> None:
     _, noun, verb, *rest = command.words
     assert noun == "deployment"
-    assert verb in {"run", "ls", "inspect", "schedule"}
+    assert verb in {"run", "ls", "schedule"}
     if verb == "run":
         check_parameters(deployed(rest[0]), rest[1:])
-    elif verb == "inspect":
-        deployed(rest[0])
     elif verb == "schedule":
-        assert rest[0] in {"resume", "pause"}
+        assert rest[0] in {"ls", "pause", "resume"}
         deployed(rest[1])
 
 
