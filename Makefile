@@ -40,3 +40,8 @@ doctor: setup         ## prove the environment by behaviour
 
 lint: setup           ## style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+.PHONY: docs
+docs: setup           ## the documentation as a site, in site/; a broken link fails
+	@.venv/bin/python -c 'import material' 2>/dev/null || .venv/bin/python -m pip install --quiet --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet

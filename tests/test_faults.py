@@ -28,7 +28,7 @@ def test_every_fault_of_training_has_a_test_in_the_file_that_is_named() -> None:
     assert len(faults) > 15
     for fault, *_, shown in faults:
         file, _, names = shown.partition(": ")
-        path = CHECKOUT / file.strip("`") if file.startswith("`tests/") else CHECKOUT / "tests/train" / file.strip("`")
+        path = CHECKOUT / "tests" / file.strip("`")
         named = re.findall(r"`(\w+)`", names)
         assert named, f"{fault}: no test is named"
         assert set(named) <= defined_in([path]), f"{fault}: {path} has no such test"

@@ -66,7 +66,7 @@ def test_every_test_and_template_that_the_page_names_exists() -> None:
     headings = ("Answers, cuts, images", "Pictures", "Scores", "What is wrong with a record")
     tables = [row for heading in headings for row in rows(heading)]
     named = {name for row in tables for name in names(row[-1])} | {
-        name for name in names(PAGE.partition("## Talks")[0]) if name.count("_") > 3
+        name for name in names(PAGE.partition("## Your own conversations")[0]) if name.count("_") > 3
     }
     assert len(named) > 30
     assert named <= defined
@@ -83,7 +83,7 @@ def test_every_reason_has_its_row() -> None:
     assert {name for row in rows("What is wrong with a record") for name in names(row[1])} >= given
 
 
-def test_the_example_of_ones_own_talks_is_read_as_the_page_says(
+def test_the_example_of_your_own_conversations_is_read_as_the_page_says(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     talks, described, text = (

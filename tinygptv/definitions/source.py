@@ -87,21 +87,29 @@ class Table(Definition):
     """A file of URL+caption rows, several (`*`), or a folder of them. Null fields are detected from the content."""
 
     location: Location
+    """Where the table is; a `*` takes several files, a folder those in it."""
     format: TableFormat | None = None
+    """The published layout."""
     url_column: str | None = None
+    """Older spelling of `columns: {url: …}`."""
     caption_column: str | None = None
+    """Older spelling of `columns: {caption: …}`."""
     columns: Columns = Field(default_factory=dict, exclude_if=_is_unset)
     """Row field (`COLUMN_NAMES`) → the table's column: a name, `a.b` for a member of a struct, or a position from 0."""
     carry: Carry = Field(default_factory=list, exclude_if=_is_unset)
     """Further columns to copy into sidecar and shards, or `all` for every column not read as a field."""
     compression: Compression | None = Field(default=None, exclude_if=_is_unset)
+    """Of the file."""
     encoding: str | None = Field(default=None, exclude_if=_is_unset)
     """Text encoding: a name that Python knows, such as `cp1252`. Null: byte order mark, else UTF-8."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1, exclude_if=_is_unset)
+    """The character between fields."""
     quote: str | None = Field(default=None, pattern=r"^(none|.)$", exclude_if=_is_unset)
+    """The character around fields, or `none`."""
     escape: str | None = Field(default=None, pattern=r"^(none|.)$", exclude_if=_is_unset)
     """The character that escapes a quote; without one, quotes are doubled."""
     header: bool | None = Field(default=None, exclude_if=_is_unset)
+    """Whether the first line names the columns; without one, columns are positions."""
 
     _columns_are_fields = field_validator("columns")(_check_columns)
 
@@ -139,6 +147,7 @@ class Download(Definition):
     """
 
     engine: Literal["native", "img2dataset"] = "native"
+    """What fetches; the guards are the same."""
     processes: int = Field(default=1, ge=1)
     """Processes of img2dataset; the native engine uses every core from one process."""
     threads: int = Field(default=64, ge=1)
@@ -147,15 +156,19 @@ class Download(Definition):
     """Null: fetch on this machine. Otherwise the number of shards fetched at a time on the Ray cluster at $RAY_ADDRESS,
     or on a temporary local one."""
     samples_per_shard: int = Field(default=1000, ge=1)
+    """Rows of the tables that one shard is made of."""
 
     image_size: int = Field(default=448, ge=16)
     max_pixels: int = Field(default=64_000_000, ge=1)
+    """Width times height; more is refused from the header, unread."""
     min_side: int = Field(default=16, ge=1)
     """Px. Smaller images are spacers or tracking pixels."""
     max_aspect: float = Field(default=10.0, ge=1)
     """Longer side over shorter side."""
     jpeg_quality: int = Field(default=95, ge=1, le=100)
+    """Of pictures that have to be encoded again."""
     animated: Literal["first_frame", "refuse"] = "first_frame"
+    """What is stored of an animation."""
 
     timeout_seconds: float = Field(default=10.0, gt=0)
     """Maximum wait for a connection or for the next byte."""
@@ -169,6 +182,7 @@ class Download(Definition):
     """For transient failures only."""
 
     connections_per_host: int = Field(default=8, ge=1)
+    """Open at a time."""
     requests_per_second_per_host: float | None = Field(default=None, gt=0)
     """Null: 20 for public hosts, unlimited for hosts on a private network."""
     user_agent: str = Field(default="tinygptv-curation/0.1", pattern=r"^[!-~][ -~]*$")
@@ -200,15 +214,20 @@ class PairsSource(Definition):
     about: str
     licence: str
     tables: list[Table] = Field(min_length=1)
+    """Read in this order."""
     columns: Columns = Field(default_factory=dict, exclude_if=_is_unset)
     """Default for every table, like `carry`."""
     carry: Carry = Field(default_factory=list, exclude_if=_is_unset)
+    """Of every table that does not say otherwise."""
     filter: str
+    """The chain that decides what is kept: a file in `datasets/filters/`."""
     not_in: list[str] = Field(default_factory=list)
     """Published versions of other sources, as `source` (the current one) or `source@number`. Rows that duplicate their
     samples, as defined by the filter's `duplicates`, are dropped."""
     allow_private: bool = False
+    """Whether addresses in private networks may be fetched."""
     download: Download = Download()
+    """How pictures are fetched and stored."""
 
     _columns_are_fields = field_validator("columns")(_check_columns)
 
@@ -229,9 +248,12 @@ class AnnotationsSource(Definition):
     about: str
     licence: str
     format: AnnotationFormat
+    """The published layout of the files."""
     files: dict[str, Location] = Field(min_length=1)
     images: Location
+    """The folder that image names are relative to."""
     split: str | None = None
+    """Where a file holds several splits, the one that is read."""
 
 
 Source = Annotated[PairsSource | AnnotationsSource, Field(discriminator="kind")]
