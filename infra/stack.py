@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,8 +43,7 @@ def up() -> str:
     with _one_at_a_time():
         port = _running_port()
         if port is None:
-            port = free_port()
-            _start_server(port)
+            port = _start_server()
         address = f"http://127.0.0.1:{port}"
         os.environ |= _client_environment(address)
         CLIENT_SETTINGS.write_text(f'# Written by `make up`, removed by `make down`.\n[api]\nurl = "{address}/api"\n')
@@ -192,7 +191,7 @@ def _running_port() -> int | None:
         return None
     command = servers[0].cmdline()
     port = int(command[command.index("--port") + 1])
-    _wait_for_health(port, servers[0].is_running)
+    _wait_for_health(port, servers[0])
     return port
 
 
@@ -223,23 +222,50 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _start_server(port: int) -> None:
-    print(f"starting the Prefect server on http://127.0.0.1:{port}", flush=True)
-    # Without this the pages ask port 4200 for their content, wherever they came from.
-    os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
-    server = _spawn("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
-    _wait_for_health(port, lambda: server.poll() is None)
+def _start_server() -> int:
+    """Start the server; its port. One that another program took between looking and starting is given up for the next.
+
+    Raises LaunchError if the server does not start, SetupError if it has no port.
+    """
+    while True:
+        port = free_port()
+        print(f"starting the Prefect server on http://127.0.0.1:{port}", flush=True)
+        # Without this the pages ask port 4200 for their content, wherever they came from.
+        os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
+        server = _spawn("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+        try:
+            _wait_for_health(port, psutil.Process(server.pid))
+        except LaunchError:
+            if server.poll() is None or _is_free(port):
+                raise
+        else:
+            return port
 
 
-def _wait_for_health(port: int, lives: Callable[[], bool]) -> None:
+def _wait_for_health(port: int, server: psutil.Process) -> None:
+    """Wait until this very server answers: on the same port, the server of another checkout would answer too."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        if _is_healthy(port):
-            return
-        if not lives():
+        if not _lives(server):
             raise LaunchError(f"the Prefect server ended while starting; its last words:\n{_tail('server')}")
+        if _is_healthy(port) and _listens(server, port):
+            return
         time.sleep(0.2)
     raise LaunchError(f"the Prefect server does not answer after {START_TIMEOUT_SECONDS} s; see {STATE / 'server.log'}")
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _listens(server: psutil.Process, port: int) -> bool:
+    """Whether the server, or a process that it started, holds the port."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in [server, *server.children(recursive=True)]:
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return True
+    return False
 
 
 def _is_healthy(port: int) -> bool:
