@@ -49,8 +49,10 @@ if [ -n "$anew" ]; then
     "$python" -m venv --clear .venv >/dev/null 2>&1 ||
         { "$python" -m venv --clear --without-pip .venv && "$python" -m pip --python .venv/bin/python install --quiet pip; } ||
         fail "this Python cannot make an environment with pip in it; install its venv package (Debian: python3-venv)"
+    echo "set-up: installing into .venv with Python $version; this takes a few minutes once"
+else
+    echo "set-up: installing what changed"
 fi
-echo "set-up: installing into .venv with Python $version; this takes a few minutes once"
 
 pip() { .venv/bin/python -m pip -qq --no-input "$@"; } # -qq: errors only
 # Every dependency of what is locked is locked too, so nothing is left to resolve: hence --no-deps.
