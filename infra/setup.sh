@@ -22,6 +22,10 @@ if [ -n "${PYTHON:-}" ] && ! is_usable "$PYTHON"; then
     fail "PYTHON=$PYTHON is $(version_of "$PYTHON" || echo 'not a Python that runs'); want Python 3.11, 3.12 or 3.13"
 fi
 
+# Of two set-ups in one checkout, the second waits for the first.
+exec {this_script}<infra/setup.sh
+flock "$this_script"
+
 # What is installed: where, by which Python, with which torch, and from what. An unfinished installation has no stamp.
 stamp=.venv/.complete
 place='' version='' torch='' installed=''

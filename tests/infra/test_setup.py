@@ -27,7 +27,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.checkout, self.programs, self.record = folder / "check out", folder / "bin", folder / "record"
         self.programs.mkdir(parents=True)
-        for program in ("bash", "basename", "cat", "cksum", "cp", "dirname", "env", "grep", "mkdir", "rm"):
+        for program in ("bash", "basename", "cat", "cksum", "cp", "dirname", "env", "flock", "grep", "mkdir", "rm"):
             (self.programs / program).symlink_to(str(shutil.which(program)))
         self.add("nvidia-smi", "#!/bin/sh\nexit 1\n")
         (self.checkout / "infra").mkdir(parents=True)
@@ -90,6 +90,13 @@ def test_a_second_run_does_nothing(machine: Machine) -> None:
     machine.set_up()
     assert machine.set_up() == (0, "", [])
     assert machine.set_up(PYTHON="python3.12", TORCH="cpu") == (0, "", [])
+
+
+def test_two_set_ups_at_once_install_once(machine: Machine) -> None:
+    environment = {"PATH": str(machine.programs), "RECORD": str(machine.record), "FAILS": ""}
+    both = [subprocess.Popen([machine.checkout / "infra" / "setup.sh"], env=environment) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    assert machine.record.read_text().count("anew") == 1
 
 
 def test_a_lock_that_moved_is_installed_into_the_environment_that_is_there(machine: Machine) -> None:
