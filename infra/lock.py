@@ -5,7 +5,7 @@
     python infra/lock.py check                does the lock fit pyproject.toml, and this environment the lock?
 
 One lock serves every Python and platform that pyproject.toml allows: markers tell them apart. torch has two files
-because its CPU and CUDA builds come from different places. The CPU build has no hashes, since it may lie in several.
+because its CPU and CUDA builds come from different places. The CPU build is published in several, so it has no hash.
 """
 
 import argparse
