@@ -1,10 +1,17 @@
 # Every target does what it needs first: `make train-all` and `make test` work in a fresh clone.
-.PHONY: setup train-all test fuzz bench bench-full bench-gpu up down doctor lint
+.PHONY: setup lock upgrade train-all test fuzz bench bench-full bench-gpu up down doctor lint
 .DEFAULT_GOAL := train-all
 ARGS ?=
 
-setup:                ## .venv with everything installed
+setup:                ## .venv with everything installed as locked; PYTHON=… and TORCH=cpu or cuda choose
 	@infra/setup.sh
+
+lock:                 ## bring the lock in line with pyproject.toml; versions that still fit stay
+	@[ -x .venv/bin/python ] || infra/setup.sh
+	@.venv/bin/python infra/lock.py update
+
+upgrade: setup        ## lock and install the newest versions that fit, then the doctor; ARGS=--dry-run only tells
+	@.venv/bin/python infra/lock.py upgrade $(ARGS)
 
 train-all: setup      ## the whole journey; ARGS='-p recipe=... -p source=... -p run=...'
 	@.venv/bin/python infra/stack.py run train-all/local $(ARGS)
@@ -39,6 +46,7 @@ doctor: setup         ## prove the environment by behaviour
 	@.venv/bin/tinygptv doctor
 
 lint: setup           ## style and types
+	@.venv/bin/shellcheck infra/*.sh .ci/run
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 .PHONY: docs

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,8 +43,7 @@ def up() -> str:
     with _exclusive():
         port = _running_port()
         if port is None:
-            port = free_port()
-            _start_server(port)
+            port = _start_server()
         address = f"http://127.0.0.1:{port}"
         os.environ |= _client_environment(address)
         CLIENT_SETTINGS.write_text(f'# Written by `make up`, removed by `make down`.\n[api]\nurl = "{address}/api"\n')
@@ -213,7 +212,7 @@ def _running_port() -> int | None:
         return None
     command = servers[0].cmdline()
     port = int(command[command.index("--port") + 1])
-    _wait_for_health(port, servers[0].is_running)
+    _wait_for_health(port, servers[0])
     return port
 
 
@@ -244,25 +243,52 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _start_server(port: int) -> None:
-    print(f"starting the Prefect server on http://127.0.0.1:{port}", flush=True)
-    # Without this, the UI requests its data from port 4200, whatever port serves it.
-    os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
-    server = _spawn("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
-    _wait_for_health(port, lambda: server.poll() is None)
+def _start_server() -> int:
+    """Start the server and return its port. If another program takes the port first, try the next one.
+
+    Raises LaunchError if the server does not start, SetupError if it has no port.
+    """
+    while True:
+        port = free_port()
+        print(f"starting the Prefect server on http://127.0.0.1:{port}", flush=True)
+        # Without this, the UI requests its data from port 4200, whatever port serves it.
+        os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
+        server = _spawn("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+        try:
+            _wait_for_health(port, psutil.Process(server.pid))
+        except LaunchError:
+            if server.poll() is None or _is_free(port):
+                raise
+        else:
+            return port
 
 
-def _wait_for_health(port: int, is_alive: Callable[[], bool]) -> None:
+def _wait_for_health(port: int, server: psutil.Process) -> None:
+    """Wait until this server answers, not the server of another checkout on the same port."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        if _is_healthy(port):
-            return
-        if not is_alive():
+        if not _lives(server):
             raise LaunchError(f"the Prefect server exited during start-up; its last lines:\n{_tail('server')}")
+        if _is_healthy(port) and _listens(server, port):
+            return
         time.sleep(0.2)
     raise LaunchError(
         f"the Prefect server did not respond within {START_TIMEOUT_SECONDS} s; see {STATE / 'server.log'}"
     )
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _listens(server: psutil.Process, port: int) -> bool:
+    """Whether the server, or a process that it started, holds the port."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in [server, *server.children(recursive=True)]:
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return True
+    return False
 
 
 def _is_healthy(port: int) -> bool:

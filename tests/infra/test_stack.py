@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -144,6 +145,53 @@ def test_a_server_that_exits_during_start_up_is_reported_with_its_last_lines(
     monkeypatch.setenv("TINYGPTV_PORT", str(free_port()))
     with pytest.raises(LaunchError, match="no such thing as min_items"):
         stack.up()
+
+
+@pytest.fixture
+def plain_prefect(stack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A `prefect` whose server says that it is healthy, whose worker idles, and which does nothing else."""
+    script = tmp_path / "prefect"
+    script.write_text(
+        "import sys, time\n"
+        "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
+        "class Health(BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(b'true')\n"
+        "if sys.argv[1] == 'server':\n"
+        "    HTTPServer(('127.0.0.1', int(sys.argv[-1])), Health).serve_forever()\n"
+        "elif sys.argv[1] == 'worker':\n"
+        "    time.sleep(60)\n"
+    )
+    monkeypatch.setattr(stack, "PREFECT", script)
+    monkeypatch.setattr(stack, "_clean_up_after_lost_worker", lambda: None)
+    with patch.dict(os.environ):  # `up` leaves its settings there
+        yield
+
+
+def test_two_checkouts_that_start_at_once_have_a_server_each(
+    stack: ModuleType, plain_prefect: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TINYGPTV_PORT", raising=False)
+    monkeypatch.setattr(stack, "DEFAULT_PORT", free_port())
+    other = subprocess.Popen([sys.executable, stack.PREFECT, "server", "start", "--port", str(stack.DEFAULT_PORT)])
+    look, looked = stack.free_port, []
+
+    def look_before_the_other_has_started() -> int:
+        looked.append(stack.DEFAULT_PORT)
+        return stack.DEFAULT_PORT if len(looked) == 1 else look()
+
+    try:
+        while stack._is_free(stack.DEFAULT_PORT):
+            assert other.poll() is None
+        monkeypatch.setattr(stack, "free_port", look_before_the_other_has_started)
+        address = stack.up()
+        assert len(looked) == 2
+        assert address != f"http://127.0.0.1:{stack.DEFAULT_PORT}"
+        assert stack.up() == address
+    finally:
+        stack.down()
+        other.kill()
+        other.wait()
 
 
 def test_stopping_a_stopped_stack_is_not_an_error(stack: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,13 @@ from tinygptv.definitions.hardware import Hardware
 from tinygptv.errors import DefinitionError, SetupError
 from tinygptv.store.artifacts import Outcome, Store
 from tinygptv.train import disk
-from tinygptv.train.disk import refuse_unfit_disk, refuse_unlockable, refuse_without_extension, swap_folder
+from tinygptv.train.disk import (
+    build_extension,
+    refuse_unfit_disk,
+    refuse_unlockable,
+    refuse_without_extension,
+    swap_folder,
+)
 from tinygptv.train.launch.torchrun import RecordingLauncher
 from tinygptv.train.stage import train_stage
 
@@ -135,3 +141,15 @@ def test_a_stage_that_cannot_swap_is_refused_before_anything_starts(store: Store
     with pytest.raises(DefinitionError, match=r"infra/hardware/test.yaml, offload_folder: .*/none is no folder"):
         train_stage(store, run, "mine", "stage1", mixture, None, launcher)
     assert launcher.jobs == []
+
+
+def test_a_user_without_a_home_is_told_where_else_the_extension_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "home" / "extensions"))
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # it adds to this
+    with pytest.raises(
+        SetupError, match=r"cannot be compiled into .*home.*; name another folder, TORCH_EXTENSIONS_DIR="
+    ):
+        build_extension()

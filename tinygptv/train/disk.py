@@ -112,13 +112,21 @@ def build_extension() -> None:
     """Build DeepSpeed's extension for disks, or load what was built before; DeepSpeed then finds it loaded.
 
     One process at a time builds. Its lock ends with it, unlike torch's, for which everyone would wait for ever.
+    Raises SetupError where it cannot be kept, as for a user without a home.
     """
     from deepspeed.ops.op_builder import AsyncIOBuilder, PinMemoryBuilder
     from torch.utils import cpp_extension
 
     os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # where ninja is if nobody activated it
     for builder in (PinMemoryBuilder(), AsyncIOBuilder()):  # the second one links to the first
-        folder, arguments = Path(cpp_extension._get_build_directory(builder.NAME, verbose=False)), builder.cxx_args()
+        try:
+            folder = Path(cpp_extension._get_build_directory(builder.NAME, verbose=False))
+        except OSError as error:
+            raise SetupError(
+                f"DeepSpeed's extension for disks cannot be compiled into {error.filename}: {error.strerror}; name "
+                f"another folder, TORCH_EXTENSIONS_DIR=/path/to/it, {_OTHERWISE}"
+            ) from error
+        arguments = builder.cxx_args()
         builder.cxx_args = lambda arguments=arguments: [*arguments, "-g0"]  # half the time, and nobody debugs it
         with _locked(folder):
             (folder / "lock").unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import functools
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,15 +69,22 @@ def fake_ray(monkeypatch: pytest.MonkeyPatch, engine_in_this_process: None) -> F
 
 @pytest.fixture
 def two_machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A real cluster of two nodes with one core each."""
-    pytest.importorskip("ray", reason="fetching on many machines needs the extra 'ray'")
+    """A real cluster of two nodes with one core each, on loopback and in a folder of its own."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    monkeypatch.setenv(ADDRESS, nodes.address)
-    yield
-    nodes.shutdown()
+    # Ray takes loopback for a mistake and puts this machine's public address in its place.
+    monkeypatch.setattr(services, "resolve_ip_for_localhost", lambda host: host)
+    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+    # Not in tmp_path: the paths of its sockets may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        nodes = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+        nodes.add_node(**node)
+        monkeypatch.setenv(ADDRESS, nodes.address)
+        yield
+        nodes.shutdown()
 
 
 def source_of(folder: Path, web: Any, answer: Any, **given: Any) -> PairsSource:
