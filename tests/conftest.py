@@ -12,6 +12,7 @@ from moto.server import ThreadedMotoServer
 from werkzeug.serving import make_server
 
 from tests.stormy import StormyS3, Weather
+from tests.web.server import Web, serving
 from tinygptv.shapes import layouts, tables
 from tinygptv.shapes.files import draw_corpus
 from tinygptv.store import s3
@@ -36,6 +37,13 @@ def shared() -> Path:
 def store(tmp_path: Path) -> Store:
     """An empty local workdir."""
     return Store(str(tmp_path / "workdir"))
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """A web on loopback of the test's own: `web.pages` says what it answers, see `tests/web/`."""
+    with serving() as served:
+        yield served
 
 
 def _draw_little(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.web.pages import page
+from tests.web.server import Web
 from tinygptv import catalog
 from tinygptv.data.download.download import download
 from tinygptv.data.filters.filtering import check_chain, filter_source
@@ -27,8 +28,8 @@ CHAIN = FilterChain(
 
 
 @pytest.fixture
-def raw(web: Any, answer: Any, picture: Callable[..., bytes], store: Store, tmp_path: Path) -> Manifest:
-    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(3)}
+def raw(web: Web, picture: Callable[..., bytes], store: Store, tmp_path: Path) -> Manifest:
+    web.pages |= {f"/{number}.jpg": page(picture(60, 50, number)) for number in range(3)}
     rows = [
         {"url": f"{web.address}/{number}.jpg", "caption": f"picture {number}", "Aesthetic": score, "tags": ["x"]}
         for number, score in enumerate(SCORES)
