@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.data.webfake import pixels
+from tests.data.raw import pixels
 from tests.web.pages import conditional
 from tests.web.server import Page, Web
 from tinygptv.data.versions.refresh import Refreshed, refresh

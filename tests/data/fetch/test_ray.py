@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.webfake import pixels
+from tests.data.raw import pixels
 from tests.web.pages import page
 from tests.web.server import Web
 from tinygptv.data.download.download import download

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.webfake import build_raw, pairs_source
+from tests.data.raw import build_raw, pairs_source
 from tinygptv.data.forget.tombstones import bury, tombstone
 from tinygptv.data.versions.versions import (
     Version,

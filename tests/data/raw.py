@@ -1,4 +1,4 @@
-"""A stand-in for the web and for `download`: raw artifacts with the pictures that a test says are there today."""
+"""Raw artifacts that no download made: with the rows and the pictures that a test says."""
 
 import hashlib
 import io
@@ -66,8 +66,9 @@ def build_raw(
 
 
 @dataclass
-class Web:
-    """What the tables and the web hold today; `asked` are the raw artifacts that each download went on from."""
+class Upstream:
+    """Takes the place of a source: what its tables and the web hold today. `asked` are the raw artifacts that each
+    download went on from."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: list[str | None] = field(default_factory=list)
