@@ -40,6 +40,13 @@ for _ in fetch.shards():
 """
 
 
+def engine_process() -> psutil.Process:
+    """The one engine that this process has started; other tests may have left it other children."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    (engine,) = [child for child in alive if any("engine" in word for word in child.cmdline())]
+    return engine
+
+
 def shards_of(fetch: Fetch) -> list[dict[int, str | None]]:
     return [{position: result.failure for position, result in shard.items()} for shard in fetch.shards()]
 
@@ -71,8 +78,7 @@ def killing_the_engine(held: Held) -> threading.Thread:
 
     def kill_once() -> None:
         assert held.arrived.wait(60)
-        (engine,) = psutil.Process().children()
-        engine.kill()
+        engine_process().kill()
         held.released.set()
 
     killer = threading.Thread(target=kill_once)
@@ -117,8 +123,7 @@ def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
 
     def terminate() -> None:
         assert held.arrived.wait(60)
-        (engine,) = psutil.Process().children()
-        engine.terminate()
+        engine_process().terminate()
         held.released.set()
 
     terminator = threading.Thread(target=terminate)
@@ -209,7 +214,7 @@ def test_results_can_be_had_before_their_shard_is_whole(
 
 def test_an_engine_that_is_not_needed_is_ended(tmp_path: Path) -> None:
     with Fetch(tmp_path, Download(**QUICK), True) as fetch:
-        (engine,) = psutil.Process().children()
+        engine = engine_process()
         assert list(fetch.shards()) == []
     assert not engine.is_running()
 
