@@ -4,6 +4,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import s3fs
 from moto.server import ThreadedMotoServer
 from werkzeug.serving import make_server
 
+from tests import quick
 from tests.stormy import StormyS3, Weather
 from tests.web.server import Web, serving
 from tinygptv.shapes import layouts, tables
@@ -22,6 +24,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", "quick: starts no process or server, and takes no seconds; see tests/quick.py")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only quick tests are wanted, slow files are not even imported."""
+    return True if config.getoption("markexpr") == "quick" and quick.is_slow(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the quick tests, and begin with the others."""
+    items[:] = quick.mark(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Hold a quick test to being quick."""
+    with quick.no_process() if item.get_closest_marker("quick") else nullcontext():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,112 @@
+"""Which tests are quick: `pytest -m quick` answers a developer in less than a minute on two cores.
+
+A test is quick unless it is in one of the files or wants one of the fixtures below. A quick test may not start a
+process: one that does fails, and says that its file belongs here. Files with tests that wait or compute for seconds
+belong here too.
+"""
+
+import multiprocessing.process
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+SLOW_FIXTURES = frozenset({"corpus", "prefect_server", "s3_server", "stormy", "web"})
+"""Those that start a server, train, or download."""
+
+SLOW = (
+    "fuzz",
+    "flows",
+    "train/test_worker.py",
+    "test_journey.py",
+    "test_journey_versions.py",
+    "train/planning",
+    "train/launch",
+    "data/shards/test_remote.py",
+    "data/fetch/test_fetching.py",
+    "infra",
+    "store/test_s3.py",
+    "data/mixtures/test_sampling_order.py",
+    "data/faults",
+    "data/tables/test_dialects.py",
+    "shapes/test_bootstrap.py",
+    "models/weights/test_adapter.py",
+    "data/versions",
+    "benchmarks",
+    "test_readme_example.py",
+    "golden",
+    "models/weights/test_files.py",
+    "train/encoding",
+    "data/shards/test_content_cache.py",
+    "models/test_nf4.py",
+    "models/weights/test_loading.py",
+    "doctor",
+    "release/test_measure.py",
+    "models/test_adapter_library.py",
+    "data/annotations/test_broken.py",
+    "report/test_report.py",
+    "data/upkeep/test_artifact_access.py",
+    "train/test_stage.py",
+    "judging",
+    "train/test_freezing.py",
+    "data/fetch/native/test_kept_connections.py",
+    "data/filters/test_duplicates.py",
+    "train/test_allocator.py",
+    "data/annotations/test_annotations.py",
+    "data/annotations/test_samples.py",
+    "data/tables/test_readers.py",
+    "data/filters/test_filtering.py",
+    "data/forget/test_forget.py",
+    "cli",
+    "runs/test_exposure.py",
+    "data/filters/test_matches.py",
+    "release/test_convert.py",
+    "evaluate/test_texts.py",
+    "evaluate/test_scores.py",
+    "data/tables/test_real_tables.py",
+    "models/weights/test_published.py",
+    "data/download",
+    "data/columns/test_arrow.py",
+    "data/batches/test_loading.py",
+    "data/batches/test_shared_memory.py",
+    "store/test_artifacts.py",
+    "test_architecture.py",
+)
+"""Files and folders of `tests/`, the longest first: the whole suite begins with them, so that none is left for its
+end, when only one process would be busy."""
+
+
+def is_slow(path: Path) -> bool:
+    """Whether a file is one of those above, or lies in a folder that is."""
+    return _rank(path) < len(SLOW)
+
+
+def mark(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Mark those that are quick; returns all of them, slow files first."""
+    for item in items:
+        if not (is_slow(item.path) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))):
+            item.add_marker("quick")
+    return sorted(items, key=lambda item: _rank(item.path))
+
+
+@contextmanager
+def no_process() -> Iterator[None]:
+    """While the context lasts, a process that this one starts is a mistake of the test."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a quick test starts no process: name its file in SLOW of tests/quick.py")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "_execute_child", refuse)
+        patch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+        yield
+
+
+def _rank(path: Path) -> int:
+    names = [str(parent) for parent in (path.relative_to(TESTS), *path.relative_to(TESTS).parents)]
+    return next((rank for rank, slow in enumerate(SLOW) if slow in names), len(SLOW))
