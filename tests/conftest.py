@@ -6,20 +6,20 @@ import uuid
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
-from werkzeug.serving import make_server
 
 from tests import quick
-from tests.stormy import StormyS3, Weather
 from tests.web.server import Web, serving
 from tinygptv.shapes import layouts, tables
 from tinygptv.shapes.files import draw_corpus
-from tinygptv.store import s3
 from tinygptv.store.artifacts import Store
 
+if TYPE_CHECKING:
+    from tests.stormy import StormyS3, Weather
+
+# What takes seconds to import is imported by the fixtures that need it: a test of a pure function starts at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -97,6 +97,8 @@ def small_corpus(store: Store, little_drawn: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """An S3-compatible server on loopback; its address."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -111,8 +113,12 @@ def s3_workdir(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="module")
-def stormy() -> Iterator[tuple[StormyS3, str]]:
+def stormy() -> Iterator[tuple["StormyS3", str]]:
     """An S3 on loopback that fails as it is told to, and its address."""
+    from werkzeug.serving import make_server
+
+    from tests.stormy import StormyS3
+
     application = StormyS3()
     server = make_server("127.0.0.1", 0, application, threaded=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -121,8 +127,11 @@ def stormy() -> Iterator[tuple[StormyS3, str]]:
 
 
 @pytest.fixture
-def stormy_workdir(stormy: tuple[StormyS3, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def stormy_workdir(stormy: tuple["StormyS3", str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """As `s3_workdir`, on the S3 that fails as `weather` says; what fails is tried again soon."""
+    from tests.stormy import Weather
+    from tinygptv.store import s3
+
     application, address = stormy
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3, "_FIRST_PAUSE_SECONDS", 0.001)
@@ -131,12 +140,14 @@ def stormy_workdir(stormy: tuple[StormyS3, str], tmp_path: Path, monkeypatch: py
 
 
 @pytest.fixture
-def weather(stormy_workdir: str, stormy: tuple[StormyS3, str]) -> Weather:
+def weather(stormy_workdir: str, stormy: tuple["StormyS3", str]) -> "Weather":
     """What fails, and what was asked for."""
     return stormy[0].weather
 
 
 def _empty_workdir(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    import s3fs
+
     for name, value in {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "test",

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from tests.data.corpus import Corpus
 from tests.web.server import Web
@@ -25,6 +24,9 @@ from tinygptv.definitions.filters import SIDECAR_COLUMNS, FilterChain, Rule
 from tinygptv.shapes import language, tables
 from tinygptv.shapes.scenes import draw, scene
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture
@@ -46,8 +48,11 @@ def pairs(store: Store) -> Manifest:
 
 
 @pytest.fixture(scope="session")
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
     """One token per byte; id 0 begins, ends and pads, as in Phi-2."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE({symbol: number for number, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
