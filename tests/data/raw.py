@@ -15,7 +15,7 @@ from PIL import Image
 from tinygptv.data.download.ledger import LEDGER
 from tinygptv.data.shards.shards import ShardWriter, content_hash
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
-from tinygptv.definitions.source import PairsSource, Table
+from tinygptv.definitions.source import PairsSource
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 
 
@@ -25,12 +25,6 @@ def pixels(seed: str, side: int = 16) -> bytes:
     red, green, blue, *_ = hashlib.sha256(seed.encode()).digest()
     Image.new("RGB", (side, side), (red, green, blue)).save(stream, "JPEG")
     return stream.getvalue()
-
-
-def pairs_source(folder: Path, **changed: Any) -> PairsSource:
-    """A source over one table that is never opened."""
-    given = {"kind": "pairs", "about": "test", "licence": "CC0-1.0", "filter": "web_pairs"}
-    return PairsSource(**(given | {"tables": [Table(location=str(folder / "t.jsonl"))]} | changed))
 
 
 def build_raw(

@@ -1,15 +1,18 @@
 """Texts that are the same to a reader are the same to every score, whatever their script and spelling."""
 
 import unicodedata
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygptv.definitions.benchmark import Metric
 from tinygptv.evaluate.metrics import Truth, mark
 from tinygptv.evaluate.texts import comparable, folded, words_apart
 
 ANYTHING = settings(derandomize=True, deadline=None, database=None, max_examples=300)
+FORMS: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
 
 ALIKE = [
     ("café", "cafe\u0301"),
@@ -35,10 +38,10 @@ ALIKE = [
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
 @pytest.mark.parametrize("metric", ["exact_match", "vqa_accuracy", "caption_bleu"])
-def test_two_spellings_of_one_text_match(metric: str, one: str, other: str) -> None:
+def test_two_spellings_of_one_text_match(metric: Metric, one: str, other: str) -> None:
     for said, right in ((one, other), (other, one)):
         truth = Truth((right.lower(),) * 10)  # the official VQA script compares lower-case answers
-        assert mark(metric, said, truth).strict == pytest.approx(1)  # type: ignore[arg-type]
+        assert mark(metric, said, truth).strict == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +92,8 @@ def test_ascii_is_only_lowered(text: str) -> None:
 @given(st.text())
 @ANYTHING
 def test_folding_does_not_depend_on_the_form_and_changes_nothing_twice(text: str) -> None:
-    for form in ("NFC", "NFD", "NFKC", "NFKD"):
-        assert folded(unicodedata.normalize(form, text)) == folded(text)  # type: ignore[arg-type]
+    for form in FORMS:
+        assert folded(unicodedata.normalize(form, text)) == folded(text)
     assert folded(folded(text)) == folded(text)
     assert comparable(comparable(text)) == comparable(text)
 

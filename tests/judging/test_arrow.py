@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.raw import Upstream, pairs_source
+from tests.data.raw import Upstream
+from tests.data.sources import pairs_source
 from tinygptv import catalog
 from tinygptv.data.filters.filtering import filter_source
 from tinygptv.data.filters.scores import SCHEMA, SCORES
@@ -109,7 +110,7 @@ def test_a_refresh_scores_what_is_new_and_is_judged_anew_by_another_scorer(
     monkeypatch.setattr(refresh_module, "download", upstream.download)
 
     def again() -> Any:
-        return refresh(store, "t", pairs_source(tmp_path), benchmarks={}, score=score_source)
+        return refresh(store, "t", pairs_source(tmp_path / "pairs.jsonl"), benchmarks={}, score=score_source)
 
     assert again().filtered.rows_out == 40
     assert again().outcome == "nothing_new"

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.data.sources import pairs_source, pairs_table
 from tests.web.pages import page, redirect, status
 from tests.web.server import Web, serving
 from tinygptv.data.download.download import download
 from tinygptv.data.shards.shards import read_image, sidecar_rows
-from tinygptv.definitions.source import Download, PairsSource, Table
+from tinygptv.definitions.source import PairsSource
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.shapes.server import serve
 from tinygptv.store.artifacts import Manifest, Store
@@ -26,22 +27,15 @@ SIDE = 64
 
 
 def source_of(folder: Path, rows: list[tuple[str, str]], **download_options: Any) -> PairsSource:
-    table = folder / "pairs.jsonl"
-    table.write_text("".join(json.dumps({"url": url, "caption": caption}) + "\n" for url, caption in rows))
-    return source_at(table, **download_options)
+    """A source over rows of URL and caption."""
+    return source_at(
+        pairs_table(folder, [{"url": url, "caption": caption} for url, caption in rows]), **download_options
+    )
 
 
 def source_at(table: Path, **download_options: Any) -> PairsSource:
     options = {"image_size": SIDE, "threads": 4, "timeout_seconds": 2, "retries": 0, "samples_per_shard": 8}
-    return PairsSource(
-        kind="pairs",
-        about="test",
-        licence="CC0-1.0",
-        tables=[Table(location=str(table))],
-        filter="web_pairs",
-        allow_private=True,
-        download=Download(**(options | download_options)),
-    )
+    return pairs_source(table, options | download_options)
 
 
 def sideways(picture: Callable[..., bytes]) -> bytes:

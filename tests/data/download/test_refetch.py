@@ -1,12 +1,12 @@
 """A damaged picture is asked for once more where it came from, and taken only if it is the same to the bit."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.data.sources import pairs_source, pairs_table
 from tests.web.pages import page
 from tests.web.server import Web
 from tinygptv.data.download.download import BASE_URL_VARIABLE, download
@@ -14,7 +14,6 @@ from tinygptv.data.download.refetch import refetch
 from tinygptv.data.shards.shards import sidecar_rows
 from tinygptv.data.upkeep.repair import repair
 from tinygptv.data.upkeep.verify import verify
-from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.store.artifacts import Store
 
 
@@ -22,18 +21,9 @@ from tinygptv.store.artifacts import Store
 def raw(web: Web, picture: Callable[..., bytes], store: Store, tmp_path: Path) -> Path:
     """Two downloaded pictures, of which the second was scaled; damaged both."""
     web.pages |= {"/small.jpg": page(picture(60, 50, 1)), "/wide.jpg": page(picture(300, 100, 2))}
-    table = tmp_path / "pairs.jsonl"
     rows = [{"url": f"__BASE_URL__/{name}.jpg", "caption": f"something {name}"} for name in ("small", "wide")]
-    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = PairsSource(
-        kind="pairs",
-        about="test",
-        licence="CC0-1.0",
-        tables=[Table(location=str(table))],
-        filter="web_pairs",
-        allow_private=True,
-        download=Download(engine="native", image_size=64, threads=2, retries=0),
-    )
+    options = {"engine": "native", "image_size": 64, "threads": 2, "retries": 0}
+    source = pairs_source(pairs_table(tmp_path, rows), options)
     made = download(store, "pairs", source, base_url=web.address)
     folder = store.folder(made.artifact)
     content = bytearray((folder / "00000.tar").read_bytes())

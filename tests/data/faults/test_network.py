@@ -4,7 +4,6 @@ The names of the tests are sentences about one row of `docs/faults.md`.
 """
 
 import gzip
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.data.sources import pairs_source, pairs_table
 from tests.web.pages import (
     PATIENCE_SECONDS,
     chunked,
@@ -31,7 +31,6 @@ from tests.web.pages import (
 from tests.web.server import Web, serving
 from tinygptv.data.download.download import download
 from tinygptv.definitions.reasons import REASONS
-from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.store.artifacts import Manifest, Store
 
 LIMITS: dict[str, Any] = {
@@ -128,17 +127,7 @@ def catalogue(
         urls += ["file:///etc/hostname", "data:image/gif;base64,R0lGODlhAQABAAAAACw=", "no.scheme.example/x.jpg"]
         urls += ["http://nowhere.invalid/x.jpg", "http://127.0.0.1:1/refused.jpg", f"{other.address[:-1]}x/port.jpg"]
         rows = [{"url": url, "caption": "a picture of something"} for url in [*urls, "", None]]
-        table = folder / "faults.jsonl"
-        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        source = PairsSource(
-            kind="pairs",
-            about="what goes wrong",
-            licence="CC0-1.0",
-            tables=[Table(location=str(table))],
-            filter="web_pairs",
-            allow_private=True,
-            download=Download(engine=request.param, **LIMITS),
-        )
+        source = pairs_source(pairs_table(folder, rows), {"engine": request.param, **LIMITS})
         store, started = Store(str(folder / "work")), time.monotonic()
         manifest = download(store, "faults", source)
         seconds = time.monotonic() - started

@@ -1,7 +1,6 @@
 """Fetching on a Ray cluster of two machines gives the very shards that one machine makes."""
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.data.raw import pixels
+from tests.data.sources import pairs_source, pairs_table
 from tests.web.pages import page
 from tests.web.server import Web
 from tinygptv.data.download.download import download
@@ -18,7 +18,7 @@ from tinygptv.data.download.ledger import Outcomes
 from tinygptv.data.fetch import ray
 from tinygptv.data.fetch.ray import ADDRESS, RayFetch, shared
 from tinygptv.data.fetch.results import Asked
-from tinygptv.definitions.source import Download, PairsSource, Table
+from tinygptv.definitions.source import Download, PairsSource
 from tinygptv.errors import LaunchError, SetupError
 from tinygptv.store.artifacts import Manifest, Store
 
@@ -85,19 +85,9 @@ def source_of(folder: Path, web: Web, **given: Any) -> PairsSource:
     """Fourteen addresses in four shards; two have no picture."""
     web.pages |= {f"/{name}": page(pixels(name, 40)) for name in NAMES[:12]}
     web.pages["/p12"] = page(b"<html>")
-    table = folder / "pairs.jsonl"
     rows = [{"url": f"{web.address}/{name}", "caption": f"a picture of {name}"} for name in NAMES]
-    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {"image_size": 32, "threads": 4, "retries": 0, "samples_per_shard": 4}
-    return PairsSource(
-        kind="pairs",
-        about="test",
-        licence="CC0-1.0",
-        tables=[Table(location=str(table))],
-        filter="web_pairs",
-        allow_private=True,
-        download=Download(**(options | {"requests_per_second_per_host": 1000.0} | given)),
-    )
+    return pairs_source(pairs_table(folder, rows), options | {"requests_per_second_per_host": 1000.0} | given)
 
 
 def lasting(made: Manifest) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.sources import pairs_source, pairs_table
 from tests.web.pages import page
 from tests.web.server import Web
 from tinygptv import catalog
@@ -15,7 +16,7 @@ from tinygptv.data.shards.shards import SIDECAR, carried_columns, sidecar_rows
 from tinygptv.data.shards.tar import Archive
 from tinygptv.data.upkeep.repair import repair
 from tinygptv.definitions.filters import Deduplicate, FilterChain, Rule
-from tinygptv.definitions.source import Download, PairsSource, Table
+from tinygptv.definitions.source import Table
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.store.artifacts import Manifest, Store
 
@@ -34,17 +35,9 @@ def raw(web: Web, picture: Callable[..., bytes], store: Store, tmp_path: Path) -
         {"url": f"{web.address}/{number}.jpg", "caption": f"picture {number}", "Aesthetic": score, "tags": ["x"]}
         for number, score in enumerate(SCORES)
     ]
-    table = tmp_path / "pairs.jsonl"
-    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = PairsSource(
-        kind="pairs",
-        about="test",
-        licence="CC0-1.0",
-        tables=[Table(location=str(table), carry="all")],
-        filter="chain",
-        allow_private=True,
-        download=Download(image_size=64, threads=2, retries=0),
-    )
+    table = pairs_table(tmp_path, rows)
+    options = {"image_size": 64, "threads": 2, "retries": 0}
+    source = pairs_source(table, options, tables=[Table(location=str(table), carry="all")], filter="chain")
     return download(store, "pairs", source)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.raw import Upstream, build_raw, pairs_source
+from tests.data.raw import Upstream, build_raw
+from tests.data.sources import pairs_source
 from tinygptv import catalog
 from tinygptv.data.filters.filtering import filter_source
 from tinygptv.data.forget.tombstones import bury, tombstone
@@ -111,9 +112,9 @@ def test_a_published_version_says_its_number_and_what_changed(
 ) -> None:
     upstream = Upstream(dict(ROWS))
     monkeypatch.setattr(refresh_module, "download", upstream.download)
-    refresh(store, "web", pairs_source(tmp_path), benchmarks={})
+    refresh(store, "web", pairs_source(tmp_path / "pairs.jsonl"), benchmarks={})
     upstream.rows["new"] = {"host": "h1.org"}
-    second = refresh(store, "web", pairs_source(tmp_path), benchmarks={})
+    second = refresh(store, "web", pairs_source(tmp_path / "pairs.jsonl"), benchmarks={})
     assert second.filtered is not None
     facts, page = written(store, second.filtered)
     assert (facts["version"], facts["changed_since"]) == (2, 1)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.raw import Upstream, pairs_source
+from tests.data.raw import Upstream
+from tests.data.sources import pairs_source
 from tinygptv import catalog
 from tinygptv.data.forget.tombstones import bury, tombstone
 from tinygptv.data.versions import refresh as refresh_module
@@ -34,7 +35,7 @@ def chains(monkeypatch: pytest.MonkeyPatch) -> dict[str, FilterChain]:
 @pytest.fixture
 def again(store: Store, upstream: Upstream, chains: dict[str, FilterChain], tmp_path: Path) -> Callable[..., Refreshed]:
     """Refresh the source once more."""
-    return lambda **given: refresh(store, "web", pairs_source(tmp_path), **given, benchmarks={})
+    return lambda **given: refresh(store, "web", pairs_source(tmp_path / "pairs.jsonl"), **given, benchmarks={})
 
 
 def test_news_become_a_version_and_no_news_become_none(
@@ -125,7 +126,7 @@ def test_a_source_defined_anew_is_fetched_from_scratch(
     again: Callable[..., Refreshed], upstream: Upstream, store: Store, tmp_path: Path
 ) -> None:
     again()
-    refresh(store, "web", pairs_source(tmp_path, licence="other"), benchmarks={})
+    refresh(store, "web", pairs_source(tmp_path / "pairs.jsonl", licence="other"), benchmarks={})
     assert upstream.asked == [None, None]
 
 
@@ -146,7 +147,7 @@ def test_the_second_refresh_of_a_source_says_who_is_at_it(
     request: pytest.FixtureRequest,
 ) -> None:
     store = Store(request.getfixturevalue("s3_workdir") if where == "S3" else str(tmp_path / "work"))
-    source = pairs_source(tmp_path)
+    source = pairs_source(tmp_path / "pairs.jsonl")
     refused: list[str] = []
 
     def download(store: Store, name: str, source: PairsSource, previous: Manifest | None = None) -> Manifest:

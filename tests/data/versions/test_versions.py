@@ -1,6 +1,5 @@
 """A download that knows an earlier version fetches exactly the difference."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.data.sources import pairs_source, pairs_table
 from tests.web.pages import conditional, page, silence, status
 from tests.web.server import Web
 from tinygptv.data.download import ledger
 from tinygptv.data.download.download import download
 from tinygptv.data.forget.tombstones import bury, tombstone
 from tinygptv.data.shards.shards import read_image, sidecar_rows
-from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.store.artifacts import Manifest, Store
 
 Pictures = Callable[..., bytes]
@@ -40,18 +39,9 @@ class Corpus:
 
     def fetch(self, previous: Manifest | None = None) -> Manifest:
         self.web.clear()
-        table = self._folder / "pairs.jsonl"
-        table.write_text("".join(json.dumps({"url": url, "caption": "a picture"}) + "\n" for url in self.urls))
+        table = pairs_table(self._folder, [{"url": url, "caption": "a picture"} for url in self.urls])
         options = {"image_size": 64, "threads": 4, "retries": 0, "timeout_seconds": 0.5} | self.options
-        source = PairsSource(
-            kind="pairs",
-            about="test",
-            licence="CC0-1.0",
-            tables=[Table(location=str(table))],
-            filter="web_pairs",
-            allow_private=True,
-            download=Download(**options),
-        )
+        source = pairs_source(table, options)
         return download(self.store, "pairs", source, previous, base_url=self.web.address)
 
     def asked(self) -> set[str]:
