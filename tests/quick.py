@@ -20,9 +20,9 @@ SLOW_FIXTURES = frozenset({"corpus", "prefect_server", "s3_server", "stormy", "w
 """Those that start a server, train, or download."""
 
 SLOW = (
+    "train/test_worker.py",
     "fuzz",
     "flows",
-    "train/test_worker.py",
     "test_journey.py",
     "test_journey_versions.py",
     "train/planning",
