@@ -17,7 +17,7 @@ from tinygptv.shapes.files import draw_corpus
 from tinygptv.store.artifacts import Store
 
 if TYPE_CHECKING:
-    from tests.stormy import StormyS3, Weather
+    from tests.faulty_s3 import Faults, FaultyS3
 
 # What takes seconds to import is imported by the fixtures that need it: a test of a pure function starts at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -113,13 +113,13 @@ def s3_workdir(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="module")
-def stormy() -> Iterator[tuple["StormyS3", str]]:
+def faulty_s3() -> Iterator[tuple["FaultyS3", str]]:
     """An S3 on loopback that fails as it is told to, and its address."""
     from werkzeug.serving import make_server
 
-    from tests.stormy import StormyS3
+    from tests.faulty_s3 import FaultyS3
 
-    application = StormyS3()
+    application = FaultyS3()
     server = make_server("127.0.0.1", 0, application, threaded=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield application, f"http://127.0.0.1:{server.server_port}"
@@ -127,22 +127,22 @@ def stormy() -> Iterator[tuple["StormyS3", str]]:
 
 
 @pytest.fixture
-def stormy_workdir(stormy: tuple["StormyS3", str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """As `s3_workdir`, on the S3 that fails as `weather` says; what fails is tried again soon."""
-    from tests.stormy import Weather
+def faulty_s3_workdir(faulty_s3: tuple["FaultyS3", str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As `s3_workdir`, on the S3 that fails as `faults` says; what fails is tried again soon."""
+    from tests.faulty_s3 import Faults
     from tinygptv.store import s3
 
-    application, address = stormy
+    application, address = faulty_s3
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3, "_FIRST_PAUSE_SECONDS", 0.001)
-    application.weather = Weather()
+    application.faults = Faults()
     return _empty_workdir(address, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def weather(stormy_workdir: str, stormy: tuple["StormyS3", str]) -> "Weather":
+def faults(faulty_s3_workdir: str, faulty_s3: tuple["FaultyS3", str]) -> "Faults":
     """What fails, and what was asked for."""
-    return stormy[0].weather
+    return faulty_s3[0].faults
 
 
 def _empty_workdir(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-SLOW_FIXTURES = frozenset({"corpus", "prefect_server", "s3_server", "stormy", "web"})
+SLOW_FIXTURES = frozenset({"corpus", "prefect_server", "s3_server", "faulty_s3", "web"})
 """Those that start a server, train, or download."""
 
 SLOW = (

@@ -20,6 +20,8 @@ import psutil
 import pytest
 import yaml
 
+from tests.data.sources import pairs_table
+from tests.own_definitions import write_definitions
 from tests.web.pages import after, page, status
 from tests.web.server import Web
 from tinygptv.catalog import FOLDERS
@@ -50,28 +52,23 @@ class Job:
 
     def __init__(self, folder: Path, web: Web) -> None:
         self.workdir = folder / "work"
-        definitions = folder / "definitions"
-        (definitions / "sources").mkdir(parents=True)
         rows = [
             {"url": f"__BASE_URL__/{number}.jpg", "caption": f"a picture of thing number {number}"}
             for number in range(ROWS)
         ]
-        (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         source = {
             "kind": "pairs",
             "about": "a job to be disturbed",
             "licence": "CC0-1.0",
-            "tables": [{"location": str(folder / "table.jsonl")}],
+            "tables": [{"location": str(pairs_table(folder, rows))}],
             "filter": "web_pairs",
             "allow_private": True,
             "download": {"image_size": 64, "threads": 4, "samples_per_shard": 20},
         }
-        (definitions / "sources" / "job.yaml").write_text(json.dumps(source))
         recipe = yaml.safe_load((FOLDERS["recipe"] / "tinygptv_tiny.yaml").read_text()) | {"benchmarks": []}
-        (definitions / "recipes").mkdir()
-        (definitions / "recipes" / "nothing_to_score.yaml").write_text(yaml.safe_dump(recipe))
+        definitions = {"sources": {"job": source}, "recipes": {"nothing_to_score": recipe}}
         self._environment = os.environ | {
-            "TINYGPTV_DEFINITIONS": str(definitions),
+            "TINYGPTV_DEFINITIONS": str(write_definitions(folder / "definitions", definitions)),
             "TINYGPTV_BASE_URL": web.address,
         }
 
