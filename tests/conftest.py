@@ -1,4 +1,7 @@
-"""What every test may use: a store on a temporary folder, and the shared reference data where it is at hand."""
+"""What every test may use: workdirs on disk and on S3, a web, the small corpus, and the reference data if it is there.
+
+What takes seconds to import is imported by the fixtures that need it, so that a test of a pure function starts at once.
+"""
 
 import os
 import threading
@@ -19,7 +22,6 @@ from tinygptv.store.artifacts import Store
 if TYPE_CHECKING:
     from tests.faulty_s3 import Faults, FaultyS3
 
-# What takes seconds to import is imported by the fixtures that need it: a test of a pure function starts at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -27,23 +29,25 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
-    config.addinivalue_line("markers", "quick: starts no process or server, and takes no seconds; see tests/quick.py")
+    """Register the marker `quick`."""
+    config.addinivalue_line(
+        "markers", "quick: starts no process or server and takes well under a second; see tests/quick.py"
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Where only quick tests are wanted, slow files are not even imported."""
+    """With `-m quick`, do not even import slow files."""
     return True if config.getoption("markexpr") == "quick" and quick.is_slow(collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the quick tests, and begin with the others."""
+    """Mark the quick tests, and run slow files first."""
     items[:] = quick.mark(items)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Hold a quick test to being quick."""
+    """Let no quick test start a process."""
     with quick.no_process() if item.get_closest_marker("quick") else nullcontext():
         return (yield)
 
@@ -88,7 +92,7 @@ def little_drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_corpus(store: Store, little_drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a test runs, the embedded corpus is this small, and its store has it already."""
+    """For the length of a test the embedded corpus is small, and `store` has it already."""
     _draw_little(monkeypatch)
     store.local_root.mkdir(parents=True, exist_ok=True)
     (store.local_root / "corpus").symlink_to(little_drawn / "corpus")
@@ -128,7 +132,7 @@ def faulty_s3() -> Iterator[tuple["FaultyS3", str]]:
 
 @pytest.fixture
 def faulty_s3_workdir(faulty_s3: tuple["FaultyS3", str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """As `s3_workdir`, on the S3 that fails as `faults` says; what fails is tried again soon."""
+    """As `s3_workdir`, on the S3 that fails as `faults` says; retries do not wait."""
     from tests.faulty_s3 import Faults
     from tinygptv.store import s3
 

@@ -1,8 +1,7 @@
 """Which tests are quick: `pytest -m quick` answers a developer in less than a minute on two cores.
 
-A test is quick unless it is in one of the files or wants one of the fixtures below. A quick test may not start a
-process: one that does fails, and says that its file belongs here. Files with tests that wait or compute for seconds
-belong here too.
+A test is quick unless its file or one of its fixtures is listed here. A quick test that starts a process fails and says
+that its file belongs in the list, as do files whose tests wait or compute for seconds.
 """
 
 import multiprocessing.process
@@ -17,7 +16,7 @@ import pytest
 TESTS = Path(__file__).parent
 
 SLOW_FIXTURES = frozenset({"corpus", "prefect_server", "s3_server", "faulty_s3", "web"})
-"""Those that start a server, train, or download."""
+"""Fixtures that start a server."""
 
 SLOW = (
     "train/test_worker.py",
@@ -77,17 +76,17 @@ SLOW = (
     "store/test_artifacts.py",
     "test_architecture.py",
 )
-"""Files and folders of `tests/`, the longest first: the whole suite begins with them, so that none is left for its
-end, when only one process would be busy."""
+"""Files and folders of `tests/`, the longest first. The whole suite runs in this order, so that no long file is left for
+its end, when the other process has nothing to do."""
 
 
 def is_slow(path: Path) -> bool:
-    """Whether a file is one of those above, or lies in a folder that is."""
+    """Whether a file, or a folder that it is in, is listed as slow."""
     return _rank(path) < len(SLOW)
 
 
 def mark(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """Mark those that are quick; returns all of them, slow files first."""
+    """Mark those that are quick; returns all items, slow files first."""
     for item in items:
         if not (is_slow(item.path) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))):
             item.add_marker("quick")
@@ -96,7 +95,7 @@ def mark(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
 @contextmanager
 def no_process() -> Iterator[None]:
-    """While the context lasts, a process that this one starts is a mistake of the test."""
+    """While the context lasts, starting a process is an AssertionError."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise AssertionError("a quick test starts no process: name its file in SLOW of tests/quick.py")
