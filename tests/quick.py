@@ -76,8 +76,8 @@ SLOW = (
     "store/test_artifacts.py",
     "test_architecture.py",
 )
-"""Files and folders of `tests/`, the longest first. The whole suite runs in this order, so that no long file is left for
-its end, when the other process has nothing to do."""
+"""Files and folders of `tests/`, the longest first. The suite runs in this order, so that no long file is left for its
+end, when the other process has nothing to do."""
 
 
 def is_slow(path: Path) -> bool:
