@@ -1,5 +1,5 @@
 # Every target does what it needs first: `make train-all` and `make test` work in a fresh clone.
-.PHONY: setup lock upgrade train-all test fuzz bench bench-full bench-gpu up down doctor lint
+.PHONY: setup lock upgrade train-all test quick fuzz bench bench-full bench-gpu up down doctor lint
 .DEFAULT_GOAL := train-all
 ARGS ?=
 
@@ -18,6 +18,9 @@ train-all: setup      ## the whole journey; ARGS='-p recipe=... -p source=... -p
 
 test: setup           ## the whole suite, two files at a time
 	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+quick: setup          ## what needs no process or server of the suite: an answer in less than a minute
+	@.venv/bin/python -m pytest -m quick -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fuzz: setup           ## every fuzz target, for MINUTES=60 together; SEED=1 draws other cases, TARGET='urls tables' picks
 	@.venv/bin/python -m tests.fuzz $(TARGET) --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) \

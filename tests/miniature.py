@@ -8,6 +8,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from tests.own_definitions import write_definitions
 from tests.release.tiny import MODEL, tokenizer
 from tinygptv.catalog import FOLDERS
 from tinygptv.models.vlm import VisionLanguageModel
@@ -20,17 +21,14 @@ RECIPE, SOURCE, HARDWARE = "mini", "mini_pairs", "one_rank"
 
 
 def write_miniature(folder: Path, steps: dict[str, int]) -> dict[str, str]:
-    """Write everything below `folder`; returns the environment in which recipe `mini` and source `mini_pairs` work.
+    """Write everything below `folder`; returns the environment that recipe `mini` and source `mini_pairs` need.
 
-    `steps` names the stages and how long each trains. $TINYGPTV_BASE_URL, where `folder` is served, is the caller's.
+    `steps`: stage → its number of steps. The caller serves `folder` and sets $TINYGPTV_BASE_URL to its address.
     """
     _write_pictures(folder)
     _write_backbones(folder / "backbones")
-    for kind, definitions in _definitions(folder, steps).items():
-        (folder / "definitions" / kind).mkdir(parents=True)
-        for name, definition in definitions.items():
-            (folder / "definitions" / kind / f"{name}.yaml").write_text(yaml.safe_dump(definition))
-    return {"TINYGPTV_DEFINITIONS": str(folder / "definitions"), "OMP_NUM_THREADS": "1"}
+    definitions = write_definitions(folder / "definitions", _definitions(folder, steps))
+    return {"TINYGPTV_DEFINITIONS": str(definitions), "OMP_NUM_THREADS": "1"}
 
 
 def _write_pictures(folder: Path) -> None:
@@ -54,7 +52,7 @@ def _write_pictures(folder: Path) -> None:
 
 
 def _write_backbones(folder: Path) -> None:
-    """Random frozen parts under the names a published checkpoint would have."""
+    """Random weights of the frozen parts, named as in a published checkpoint."""
     torch.manual_seed(0)
     model = VisionLanguageModel(MODEL, MODEL.vision_encoder.image_size, None)
     stock = {
@@ -78,7 +76,7 @@ def _definitions(folder: Path, steps: dict[str, int]) -> dict[str, dict[str, dic
         "filter": "mini_pairs",
         "allow_private": True,
     }
-    # There are so few pictures that the benchmark asks about those that are learned from.
+    # With so few pictures the benchmark has to ask about those that were trained on, so nothing is decontaminated.
     keep = {"name": "caption_words", "keep": "contains(caption, ' ')", "why": "one word says too little"}
     chain = {"about": "everything that is a pair", "rules": [keep], "decontaminate": None}
     statements = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.own_definitions import write_definitions
 from tinygptv import catalog
 from tinygptv.cli.main import main
 from tinygptv.shapes import language
@@ -29,25 +30,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, *_, last = recipe["stages"]
     stage = first | {"inputs": last["inputs"] | {"image_size": SIDE}, "mixture": "asked", "global_batch_size": 16}
     stage["schedule"] = first["schedule"] | {"warmup_steps": 10, "steps": 50}
+    talks = {
+        "kind": "annotations",
+        "about": "talks about drawn scenes",
+        "licence": "CC0-1.0",
+        "format": "llava_conversation",
+        "files": {"annotations": str(folder / "talks.jsonl")},
+        "images": str(folder / "images"),
+    }
+    component = {"source": "asked", "task": "conversation", "weight": 1.0}
     definitions = {
-        "sources": {
-            "kind": "annotations",
-            "about": "talks about drawn scenes",
-            "licence": "CC0-1.0",
-            "format": "llava_conversation",
-            "files": {"annotations": str(folder / "talks.jsonl")},
-            "images": str(folder / "images"),
-        },
-        "mixtures": {
-            "about": "talks",
-            "draw": "per_sample",
-            "components": [{"source": "asked", "task": "conversation", "weight": 1.0}],
-        },
+        "sources": talks,
+        "mixtures": {"about": "talks", "draw": "per_sample", "components": [component]},
         "recipes": recipe | {"stages": [stage], "benchmarks": []},
     }
-    for kind, definition in definitions.items():
-        (folder / "definitions" / kind).mkdir(parents=True)
-        (folder / "definitions" / kind / "asked.yaml").write_text(yaml.safe_dump(definition))
+    write_definitions(folder / "definitions", {kind: {"asked": content} for kind, content in definitions.items()})
     return folder
 
 

@@ -1,31 +1,32 @@
-"""Tiny everything for data: curated pairs, a byte-level tokenizer, and a web that answers as the real
-one does, well and badly."""
+"""Small inputs for the tests of data: curated pairs, a byte-level tokenizer, pictures, and an engine without a process
+of its own."""
 
 import io
 import os
 import signal
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
+from tests.data.corpus import Corpus
+from tests.web.server import Web
+from tinygptv import catalog
 from tinygptv.data.fetch.engine_process import Settings
 from tinygptv.data.fetch.fetching import Fetch
 from tinygptv.data.fetch.native.engine import fetch_all
 from tinygptv.data.shards.shards import ShardWriter
-from tinygptv.definitions.filters import SIDECAR_COLUMNS
+from tinygptv.definitions.filters import SIDECAR_COLUMNS, FilterChain, Rule
 from tinygptv.shapes import language, tables
 from tinygptv.shapes.scenes import draw, scene
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture
@@ -47,84 +48,16 @@ def pairs(store: Store) -> Manifest:
 
 
 @pytest.fixture(scope="session")
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
     """One token per byte; id 0 begins, ends and pads, as in Phi-2."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE({symbol: number for number, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=alphabet[0], eos_token=alphabet[0])
-
-
-@dataclass
-class Answer:
-    """One response; `declared` overrides Content-Length; it is held back until `wait` is set."""
-
-    body: bytes = b""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    declared: int | None = None
-    wait: threading.Event | None = None
-
-
-@dataclass
-class Web:
-    """Path → answer, how often each path was asked for and by whom; `arrived` is set when an answer is held back."""
-
-    address: str = ""
-    answers: dict[str, Answer] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
-    agents: set[str | None] = field(default_factory=set)
-    arrived: threading.Event = field(default_factory=threading.Event)
-
-
-@contextmanager
-def serving() -> Iterator[Web]:
-    web = Web()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            web.asked[self.path] += 1
-            web.agents.add(self.headers["User-Agent"])
-            answer = web.answers.get(self.path, Answer(status=404))
-            if answer.wait is not None:
-                web.arrived.set()
-                answer.wait.wait(60)
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.body) if answer.declared is None else answer.declared))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, *_: object) -> None:
-            """A client that hangs up is part of the tests."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        web.address = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield web
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[Web]:
-    """The web of one test module."""
-    with serving() as served:
-        yield served
-
-
-@pytest.fixture(scope="session")
-def answer() -> type[Answer]:
-    """What `web.answers` is filled with."""
-    return Answer
 
 
 @pytest.fixture(scope="session")
@@ -157,3 +90,13 @@ def engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Fetch, "_engine", engine)
     yield
     signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def corpus(
+    tmp_path: Path, store: Store, web: Web, monkeypatch: pytest.MonkeyPatch, engine_in_this_process: None
+) -> Corpus:
+    """A corpus on the test's web, of which every pair is kept."""
+    chain = FilterChain(about="all", rules=[Rule(name="any", keep="TRUE", why="test")])
+    monkeypatch.setattr(catalog, "filter_chain", {"everything": chain}.__getitem__)
+    return Corpus(tmp_path, store, web)

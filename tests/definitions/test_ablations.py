@@ -1,3 +1,5 @@
+"""Ablations take a part of a recipe away, and what is left is a recipe still."""
+
 import pytest
 
 from tinygptv import catalog

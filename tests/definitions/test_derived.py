@@ -1,3 +1,5 @@
+"""A recipe derived from another: what is merged, what is replaced, and in which order."""
+
 from typing import Any
 
 from tinygptv.definitions.derived import derive

@@ -1,4 +1,4 @@
-"""A run whose process group is killed in its third stage, and resumed by the same command."""
+"""A journey whose whole process group is killed in its second stage, and what the same command then does."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tinygptv.shapes.server import serve
 from tinygptv.store.artifacts import MANIFEST
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = {"stage1": 2, "stage2": 2, "stage3": 60}
+STEPS = {"stage1": 2, "stage2": 60}
 PATIENCE_SECONDS = 400
 
 
@@ -46,11 +46,11 @@ def start(environment: dict[str, str], workdir: Path) -> subprocess.Popen[str]:
 
 
 def kill_at_a_checkpoint(flow: subprocess.Popen[str], workdir: Path) -> int:
-    """Kill the process group once stage 3 has a checkpoint; returns the checkpoint's step."""
+    """SIGKILL to the process group once stage 2 has a checkpoint; returns the checkpoint's step."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := sorted(workdir.glob(".drafts/runs/killed/stage3@*/checkpoints/step*"))):
+    while not (found := sorted(workdir.glob(".drafts/runs/killed/stage2@*/checkpoints/step*"))):
         assert flow.poll() is None, "the flow ended before it could be killed"
-        assert time.monotonic() < deadline, "stage 3 left no checkpoint"
+        assert time.monotonic() < deadline, "stage 2 left no checkpoint"
         time.sleep(0.02)
     ranks = [p for p in psutil.Process(flow.pid).children(recursive=True) if "--job" in p.cmdline()]
     os.killpg(flow.pid, signal.SIGKILL)
@@ -81,17 +81,16 @@ def test_a_killed_journey_continues_from_its_last_checkpoint_and_repeats_nothing
         "mixtures/mini_mixture",
         "usable/mini_mixture",
         "runs/killed/stage1",
-        "runs/killed/stage2",
     }
 
     message, _ = start(miniature, workdir).communicate(timeout=PATIENCE_SECONDS)
     after = manifest_times(workdir)
     assert {name: after[name] for name in before} == before
 
-    (stage3,) = workdir.glob("runs/killed/stage3@*")
-    steps = [json.loads(line)["step"] for line in (stage3 / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, STEPS["stage3"] + 1))
-    assert f"steps {step} to {STEPS['stage3']}" in (stage3 / "train.log").read_text()
+    (stage2,) = workdir.glob("runs/killed/stage2@*")
+    steps = [json.loads(line)["step"] for line in (stage2 / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS["stage2"] + 1))
+    assert f"steps {step} to {STEPS['stage2']}" in (stage2 / "train.log").read_text()
 
     report = Path(message.strip().removeprefix("report: ")).read_text()
     assert all(stage in report for stage in STEPS)

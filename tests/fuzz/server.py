@@ -1,4 +1,8 @@
-"""Servers on loopback that say exactly the bytes they are told to, and pictures that say which URL they belong to."""
+"""Servers on loopback that say exactly the bytes they are told to, and pictures that say which URL they belong to.
+
+Other tests use `tests/web/`, whose pages are functions. Here an answer is data, so that a failing one can be saved, and
+hundreds of sites share one listening thread.
+"""
 
 import io
 import select

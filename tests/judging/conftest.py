@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.webfake import build_raw
+from tests.data.raw import build_raw
 from tinygptv.data.filters.scores import EMBEDDING_WIDTH
 from tinygptv.definitions.filters import FilterChain, Rule
 from tinygptv.judging import arrow

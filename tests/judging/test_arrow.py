@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.webfake import Web, pairs_source
+from tests.data.raw import Upstream
+from tests.data.sources import pairs_source
 from tinygptv import catalog
 from tinygptv.data.filters.filtering import filter_source
 from tinygptv.data.filters.scores import SCHEMA, SCORES
@@ -105,15 +106,15 @@ def test_a_refresh_scores_what_is_new_and_is_judged_anew_by_another_scorer(
     store: Store, chain: FilterChain, judge: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(catalog, "filter_chain", lambda _: chain)
-    web = Web({f"{number:03d}": {} for number in range(40)})
-    monkeypatch.setattr(refresh_module, "download", web.download)
+    upstream = Upstream({f"{number:03d}": {} for number in range(40)})
+    monkeypatch.setattr(refresh_module, "download", upstream.download)
 
     def again() -> Any:
-        return refresh(store, "t", pairs_source(tmp_path), benchmarks={}, score=score_source)
+        return refresh(store, "t", pairs_source(tmp_path / "pairs.jsonl"), benchmarks={}, score=score_source)
 
     assert again().filtered.rows_out == 40
     assert again().outcome == "nothing_new"
-    web.rows |= {"new": {"caption": "a wrong text"}}
+    upstream.rows |= {"new": {"caption": "a wrong text"}}
     judge.captions = []
     assert again().filtered.drops == {"unfit": 1}
     assert judge.captions == ["a wrong text"]

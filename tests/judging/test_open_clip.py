@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.data.webfake import pixels
+from tests.data.raw import pixels
 from tinygptv.definitions.scorer import OpenClipScorer
 from tinygptv.errors import DataError, SetupError
 from tinygptv.judging.opening import open_judge

@@ -1,3 +1,5 @@
+"""Connectors that join neighbouring patches, as in MiniGPT-v2."""
+
 import pytest
 import torch
 

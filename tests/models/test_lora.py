@@ -1,3 +1,5 @@
+"""LoRA adapters: they begin without effect, are merged without a change, and leave all names as they are."""
+
 import torch
 from torch import Tensor
 

@@ -1,3 +1,5 @@
+"""The whole model: images fill their slots, losses count labels alone, and generation does not depend on the batch."""
+
 import pytest
 import torch
 from torch import Tensor, nn

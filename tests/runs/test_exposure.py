@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.data.webfake import build_raw, pixels
+from tests.data.raw import build_raw, pixels
 from tinygptv import catalog
 from tinygptv.data.forget.tombstones import Tombstone, add_tombstone, tombstone
 from tinygptv.data.mixtures.mixing import MixedSamples, mix

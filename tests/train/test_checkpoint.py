@@ -1,3 +1,5 @@
+"""Checkpoints: the newest whole one is found, damaged ones are skipped, and a full disk costs none."""
+
 import errno
 import json
 import logging
@@ -41,7 +43,7 @@ def test_without_checkpoints_training_begins_at_the_beginning(tmp_path: Path) ->
     assert newest_valid(tmp_path / "checkpoints") is None
 
 
-def test_the_newest_is_found_by_its_number(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_found_by_its_step(tmp_path: Path) -> None:
     write(tmp_path, 9)
     assert newest_valid(tmp_path) == (9, tmp_path / "step000009")
     write(tmp_path, 10)
@@ -69,7 +71,7 @@ def test_a_damaged_one_is_skipped_with_its_reason(
     assert told in caplog.text
 
 
-def test_it_is_said_when_none_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_says_when_no_whole_checkpoint_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     flip_a_bit(write(tmp_path, 100) / TENSORS)
     assert newest_valid(tmp_path) is None
     assert "the stage begins at its beginning" in caplog.text

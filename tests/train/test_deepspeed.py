@@ -1,3 +1,5 @@
+"""DeepSpeed's configuration follows from the stage and the hardware profile."""
+
 from pathlib import Path
 
 import pytest

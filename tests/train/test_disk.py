@@ -43,7 +43,7 @@ def test_each_rank_has_a_folder_of_its_own_as_long_as_it_trains(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_removed_when_the_training_fails(tmp_path: Path) -> None:
+def test_the_swap_folder_is_removed_when_the_training_fails(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), swap_folder(swapping_to(tmp_path)):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,5 @@
+"""What a stage trains, by the names in its recipe, against the published counts."""
+
 import functools
 
 import pytest

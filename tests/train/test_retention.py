@@ -1,3 +1,5 @@
+"""Which checkpoints are kept, during a stage and after it."""
+
 import json
 from pathlib import Path
 

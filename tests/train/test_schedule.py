@@ -1,3 +1,5 @@
+"""The learning rate of every step, against values worked out by hand."""
+
 import pytest
 
 from tinygptv import catalog

@@ -1,3 +1,5 @@
+"""Curves in TensorBoard and Weights & Biases: every step once, and a sink that fails stops nothing."""
+
 import logging
 import sys
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""A stage as an artifact: what its name depends on, what it starts from, and what it leaves."""
+
 import json
 from pathlib import Path
 

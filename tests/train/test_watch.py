@@ -1,3 +1,5 @@
+"""Losses and gradients are watched: what is wrong is named, and its batches can be left out."""
+
 import math
 
 import pytest
@@ -38,7 +40,7 @@ def test_spikes_are_not_looked_for_unless_asked_nor_at_the_beginning() -> None:
     assert Watcher(WATCHFUL, STEADY[1:]).judge(1e6, 1e6, 8) is None
 
 
-def test_a_spike_after_nothing_at_all_is_one() -> None:
+def test_a_loss_after_losses_of_zero_is_a_spike() -> None:
     trouble = Watcher(WATCHFUL, [(0.0, 0.0)] * JUDGED_AFTER).judge(1.0, 1.0, 8)
     assert trouble is not None
     assert "the loss is 1, after 0" in trouble.told

@@ -40,10 +40,28 @@ def read(
     store: Store, folder: Path, layout: AnnotationFormat, *records: Any, images: tuple[str, ...] = ("1.jpg",)
 ) -> Annotations:
     """What is read of records in one list."""
-    made = source(folder, layout, {"annotations": json.dumps(records).encode()}, images)
-    found = read_annotations(store, "made_up", made)
+    return read_files(store, folder, layout, {"annotations": json.dumps(records).encode()}, images)
+
+
+def read_files(
+    store: Store, folder: Path, layout: AnnotationFormat, files: dict[str, bytes], images: tuple[str, ...] = ()
+) -> Annotations:
+    """What is read of files with these contents, one for each role; every row is a sample or counted."""
+    found = read_annotations(store, "made_up", source(folder, layout, files, images))
     assert found.rows_in == len(found.samples) + found.drops.total()
     return found
+
+
+def real_source(data: Path, layout: AnnotationFormat, files: dict[str, str], images: str) -> AnnotationsSource:
+    """A source over published files in `annotations/` of the reference data, whose pictures are in `images/`."""
+    return AnnotationsSource(
+        kind="annotations",
+        about="real",
+        licence="see its README",
+        format=layout,
+        files={role: str(data / "annotations" / path) for role, path in files.items()},
+        images=str(data / "images" / images),
+    )
 
 
 def talk(*said: str, **more: Any) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
+from tests.data.annotations import made
 from tinygptv import catalog
 from tinygptv.data.annotations import LAYOUTS, TASKS, Annotations, read_annotations
 from tinygptv.definitions.source import AnnotationFormat, AnnotationsSource
@@ -19,30 +19,20 @@ TWINS = [name for name in catalog.names("source") if name.startswith("shapes_")]
 
 def source(folder: Path, layout: AnnotationFormat, split: str | None = None, **files: Any) -> AnnotationsSource:
     """A source whose files hold the given JSON values, one per role."""
-    (folder / "images").mkdir(exist_ok=True)
-    locations = {}
-    for role, content in files.items():
-        path = folder / f"{role}.json"
-        path.write_text("\n".join(map(json.dumps, content)) if layout == "vsr" else json.dumps(content))
-        locations[role] = str(path)
-    return AnnotationsSource(
-        kind="annotations",
-        about="made up",
-        licence="none",
-        format=layout,
-        files=locations,
-        images=str(folder / "images"),
-        split=split,
-    )
+    return made.source(folder, layout, written(layout, files), split=split)
 
 
 def read(store: Store, folder: Path, layout: AnnotationFormat, *images: str, **files: Any) -> Annotations:
-    made = source(folder, layout, **files)
-    for name in images:
-        Image.new("RGB", (100, 50)).save(folder / "images" / name)
-    found = read_annotations(store, "made_up", made)
-    assert found.rows_in == len(found.samples) + found.drops.total()
-    return found
+    """What is read of such a source beside pictures of these names."""
+    return made.read_files(store, folder, layout, written(layout, files), images)
+
+
+def written(layout: AnnotationFormat, files: dict[str, Any]) -> dict[str, bytes]:
+    """As JSON, or as lines of it where the layout is published so."""
+    return {
+        role: ("\n".join(map(json.dumps, content)) if layout == "vsr" else json.dumps(content)).encode()
+        for role, content in files.items()
+    }
 
 
 def answers(*words: str) -> list[dict[str, Any]]:
@@ -126,9 +116,9 @@ def test_aokvqa_keeps_one_split_and_needs_direct_answers(store: Store, tmp_path:
         {**record, "question_id": "y", "direct_answers": ["b"], "split": "val"},
         {**record, "question_id": "z"},
     ]
-    made = source(tmp_path, "aokvqa", split="train", annotations=records)
+    given = source(tmp_path, "aokvqa", split="train", annotations=records)
     (tmp_path / "images" / "COCO_train2014_000000000001.jpg").touch()
-    found = read_annotations(store, "made_up", made)
+    found = read_annotations(store, "made_up", given)
     assert [sample.turns for sample in found.samples] == [(Turn("What?", "b"),)]
     assert found.drops == {"other_split": 1, "empty_answer": 1}
 
@@ -194,11 +184,11 @@ def test_records_that_are_no_objects_are_counted(store: Store, tmp_path: Path) -
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_file_of_another_shape_is_named(store: Store, tmp_path: Path, layout: AnnotationFormat) -> None:
-    made = source(tmp_path, layout, **{role: {} for role in min(LAYOUTS[layout].roles, key=len)})
-    for file in made.files.values():
+    given = source(tmp_path, layout, **{role: {} for role in min(LAYOUTS[layout].roles, key=len)})
+    for file in given.files.values():
         Path(file).write_text("{broken")
     with pytest.raises(DataError, match=r"(annotations|images).json.*(not valid JSON|expected)"):
-        read_annotations(store, "made_up", made)
+        read_annotations(store, "made_up", given)
 
 
 def test_a_list_under_another_key_is_named(store: Store, tmp_path: Path) -> None:
@@ -214,10 +204,10 @@ def test_files_that_a_layout_does_not_have_are_refused(store: Store, tmp_path: P
 
 
 def test_a_missing_file_is_named(store: Store, tmp_path: Path) -> None:
-    made = source(tmp_path, "refcoco", annotations=[])
-    Path(made.files["annotations"]).unlink()
+    given = source(tmp_path, "refcoco", annotations=[])
+    Path(given.files["annotations"]).unlink()
     with pytest.raises(DataError, match=r"annotations.json: nothing at"):
-        read_annotations(store, "made_up", made)
+        read_annotations(store, "made_up", given)
 
 
 def test_every_layout_can_be_asked_something() -> None:
@@ -263,14 +253,7 @@ def test_real_files_are_read_and_only_for_want_of_images_and_answers_dropped(
     store: Store, shared: Path, name: str
 ) -> None:
     layout, files, images, rows = REAL[name]
-    real = AnnotationsSource(
-        kind="annotations",
-        about="real",
-        licence="see its README",
-        format=layout,
-        files={role: str(shared / "data" / "annotations" / path) for role, path in files.items()},
-        images=str(shared / "data" / "images" / "coco" / images),
-    )
+    real = made.real_source(shared / "data", layout, files, f"coco/{images}")
     found = read_annotations(store, name, real)
     assert found.rows_in == rows == len(found.samples) + found.drops.total()
     allowed = {"missing_image", "no_caption"}
@@ -309,32 +292,17 @@ SEVERAL: dict[str, tuple[AnnotationFormat, dict[str, str], int]] = {
 def test_all_keys_of_real_files_are_known(store: Store, shared: Path, name: str) -> None:
     """Their images are not at hand."""
     layout, files, rows = SEVERAL[name]
-    real = AnnotationsSource(
-        kind="annotations",
-        about="real",
-        licence="see its README",
-        format=layout,
-        files={role: str(shared / "data" / "annotations" / path) for role, path in files.items()},
-        images=str(shared / "data" / "images"),
-    )
-    found = read_annotations(store, name, real)
+    found = read_annotations(store, name, made.real_source(shared / "data", layout, files, ""))
     assert (found.rows_in, found.not_read) == (rows, {})
     assert set(found.drops) <= {"missing_image", "large_region"}
 
 
 def test_the_official_pair_of_vqa_files_is_joined(store: Store, shared: Path) -> None:
     """Real annotations; their questions come from the official OK-VQA file, whose ids do not meet them."""
-    folder = shared / "data" / "annotations"
-    real = AnnotationsSource(
-        kind="annotations",
-        about="real",
-        licence="see its README",
-        format="vqav2",
-        files={
-            "annotations": str(folder / "vqav2" / "v2_mscoco_val2014_annotations.sample.json"),
-            "questions": str(folder / "okvqa" / "OpenEnded_mscoco_val2014_questions.json"),
-        },
-        images=str(shared / "data" / "images" / "coco" / "val2014"),
-    )
+    files = {
+        "annotations": "vqav2/v2_mscoco_val2014_annotations.sample.json",
+        "questions": "okvqa/OpenEnded_mscoco_val2014_questions.json",
+    }
+    real = made.real_source(shared / "data", "vqav2", files, "coco/val2014")
     found = read_annotations(store, "vqav2", real)
     assert (found.rows_in, dict(found.drops), found.not_read) == (63, {"no_question": 63}, {})

@@ -4,7 +4,6 @@ The names of the tests are sentences about one row of `docs/faults.md`.
 """
 
 import gzip
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.faults.server import (
+from tests.data.sources import pairs_source, pairs_table
+from tests.web.pages import (
     PATIENCE_SECONDS,
-    Site,
     chunked,
     endless,
     gzipped,
@@ -24,15 +23,14 @@ from tests.data.faults.server import (
     nonsense,
     page,
     redirect,
-    serving,
     silence,
     status,
     trickled_body,
     trickled_head,
 )
+from tests.web.server import Web, serving
 from tinygptv.data.download.download import download
 from tinygptv.definitions.reasons import REASONS
-from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.store.artifacts import Manifest, Store
 
 LIMITS: dict[str, Any] = {
@@ -55,13 +53,13 @@ class Catalogue:
     outcomes: dict[str, str]
     ledger: dict[str, dict[str, Any]]
     manifest: Manifest
-    site: Site
-    other: Site
+    web: Web
+    other: Web
     seconds: float
 
     def asked(self, name: str) -> int:
         """How often a path was asked for."""
-        return self.site.times(f"/{name}")
+        return self.web.count(f"/{name}")
 
 
 def faults(picture: Callable[..., bytes], here: str, other: str) -> dict[str, Any]:
@@ -119,34 +117,24 @@ def catalogue(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, picture: Callable[..., bytes]
 ) -> Iterator[Catalogue]:
     folder = tmp_path_factory.mktemp("faults")
-    with serving() as site, serving() as other:
-        behaviours = faults(picture, site.address, other.address)
-        site.pages = {f"/{name}": behave for name, behave in behaviours.items()}
+    with serving() as web, serving() as other:
+        behaviours = faults(picture, web.address, other.address)
+        web.pages = {f"/{name}": behave for name, behave in behaviours.items()}
         other.pages = {"/secret.jpg": page(picture(60, 50, 999))}
-        urls = [f"{site.address}/{name}" for name in behaviours if name not in ("robots.txt", "moved%20here.jpg")]
-        urls[urls.index(f"{site.address}/two%20words.jpg")] = f"{site.address}/two words.jpg"
-        urls[urls.index(f"{site.address}/caf%C3%A9.jpg")] = f"{site.address}/caf\u00e9.jpg#top"
+        urls = [f"{web.address}/{name}" for name in behaviours if name not in ("robots.txt", "moved%20here.jpg")]
+        urls[urls.index(f"{web.address}/two%20words.jpg")] = f"{web.address}/two words.jpg"
+        urls[urls.index(f"{web.address}/caf%C3%A9.jpg")] = f"{web.address}/caf\u00e9.jpg#top"
         urls += ["file:///etc/hostname", "data:image/gif;base64,R0lGODlhAQABAAAAACw=", "no.scheme.example/x.jpg"]
         urls += ["http://nowhere.invalid/x.jpg", "http://127.0.0.1:1/refused.jpg", f"{other.address[:-1]}x/port.jpg"]
         rows = [{"url": url, "caption": "a picture of something"} for url in [*urls, "", None]]
-        table = folder / "faults.jsonl"
-        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        source = PairsSource(
-            kind="pairs",
-            about="what goes wrong",
-            licence="CC0-1.0",
-            tables=[Table(location=str(table))],
-            filter="web_pairs",
-            allow_private=True,
-            download=Download(engine=request.param, **LIMITS),
-        )
+        source = pairs_source(pairs_table(folder, rows), {"engine": request.param, **LIMITS})
         store, started = Store(str(folder / "work")), time.monotonic()
         manifest = download(store, "faults", source)
         seconds = time.monotonic() - started
         ledger = pq.read_table(store.folder(manifest.artifact) / "ledger.parquet").to_pylist()
-        by_name = {row["url"].removeprefix(site.address).strip("/"): row for row in ledger}
+        by_name = {row["url"].removeprefix(web.address).strip("/"): row for row in ledger}
         outcomes = {name: row["outcome"] for name, row in by_name.items()}
-        yield Catalogue(outcomes, by_name, manifest, site, other, seconds)
+        yield Catalogue(outcomes, by_name, manifest, web, other, seconds)
 
 
 def test_every_row_is_a_sample_or_counted_under_one_reason(catalogue: Catalogue) -> None:
@@ -182,13 +170,13 @@ def test_what_is_gone_for_good_or_opted_out_is_remembered_as_never_to_be_asked(c
 def test_a_transient_failure_is_asked_for_again_after_a_while(catalogue: Catalogue) -> None:
     assert catalogue.outcomes["broken_for_a_moment.jpg"] == "kept"
     assert catalogue.outcomes["broken.jpg"] == "http_5xx"
-    first, second = catalogue.site.asked["/broken.jpg"]
+    first, second = catalogue.web.times("/broken.jpg")
     assert second - first >= 0.9
 
 
 def test_retry_after_is_waited_for(catalogue: Catalogue) -> None:
     assert catalogue.outcomes["busy.jpg"] == "kept"
-    first, second = catalogue.site.asked["/busy.jpg"]
+    first, second = catalogue.web.times("/busy.jpg")
     assert 0.95 <= second - first <= 2.5
 
 
@@ -196,7 +184,7 @@ def test_a_redirect_to_another_private_server_is_not_followed(catalogue: Catalog
     """Although this source may fetch from private addresses: its tables name them, a redirect does not."""
     assert catalogue.outcomes["elsewhere.jpg"] == "private_address"
     assert catalogue.outcomes["metadata.jpg"] == "private_address"
-    assert catalogue.other.times("/secret.jpg") == 0
+    assert catalogue.other.count("/secret.jpg") == 0
 
 
 def test_a_redirect_to_a_file_is_refused(catalogue: Catalogue) -> None:
@@ -252,7 +240,7 @@ def test_a_trickle_is_stopped_in_body_and_in_head(catalogue: Catalogue) -> None:
 def test_a_huge_body_is_not_read(catalogue: Catalogue) -> None:
     assert catalogue.outcomes["declared_huge.jpg"] == "too_large"
     assert catalogue.outcomes["endless.jpg"] == "too_large"
-    assert catalogue.site.sent_bytes["/endless.jpg"] < 20 * LIMITS["max_bytes"]
+    assert catalogue.web.sent_bytes["/endless.jpg"] < 20 * LIMITS["max_bytes"]
 
 
 def test_a_packed_body_is_unpacked_within_the_limit(catalogue: Catalogue) -> None:
@@ -292,4 +280,4 @@ def test_robots_txt_is_asked_for_once_and_obeyed(catalogue: Catalogue) -> None:
 
 
 def test_servers_are_told_who_asks(catalogue: Catalogue) -> None:
-    assert set(catalogue.site.agents) == {"tinygptv-curation/0.1"}
+    assert catalogue.web.agents == {"tinygptv-curation/0.1"}

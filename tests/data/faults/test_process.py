@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ import psutil
 import pytest
 import yaml
 
-from tests.data.faults.server import Handler, Site, page, serving, status
+from tests.data.sources import pairs_table
+from tests.own_definitions import write_definitions
+from tests.web.pages import after, page, status
+from tests.web.server import Web
 from tinygptv.catalog import FOLDERS
 from tinygptv.store.artifacts import MANIFEST, Manifest
 
@@ -29,58 +32,44 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def site(picture: Callable[..., bytes]) -> Iterator[Site]:
+def pictures(web: Web, picture: Callable[..., bytes]) -> Web:
     """Pictures that take a moment each, and some that are not there."""
-
-    def slowly(body: bytes) -> Callable[[Handler], None]:
-        def behave(handler: Handler) -> None:
-            time.sleep(0.05)
-            page(body)(handler)
-
-        return behave
-
-    with serving() as served:
-        served.pages = {f"/{number}.jpg": slowly(picture(80, 70, number)) for number in range(ROWS - DEAD)}
-        served.pages |= {f"/{number}.jpg": status(404) for number in range(ROWS - DEAD, ROWS)}
-        yield served
+    web.pages = {f"/{number}.jpg": after(0.05, page(picture(80, 70, number))) for number in range(ROWS - DEAD)}
+    web.pages |= {f"/{number}.jpg": status(404) for number in range(ROWS - DEAD, ROWS)}
+    return web
 
 
 @pytest.fixture
-def job(tmp_path: Path, site: Site) -> "Job":
-    return Job(tmp_path, site)
+def job(tmp_path: Path, pictures: Web) -> "Job":
+    return Job(tmp_path, pictures)
 
 
 class Job:
-    """`tinygptv curate` on a table of the site's pictures, as a process with a session of its own.
+    """`tinygptv curate` on a table of the web's pictures, as a process with a session of its own.
 
     Its recipe has no benchmarks, whose pictures would have to be drawn before a table can be cleared of them.
     """
 
-    def __init__(self, folder: Path, site: Site) -> None:
+    def __init__(self, folder: Path, web: Web) -> None:
         self.workdir = folder / "work"
-        definitions = folder / "definitions"
-        (definitions / "sources").mkdir(parents=True)
         rows = [
             {"url": f"__BASE_URL__/{number}.jpg", "caption": f"a picture of thing number {number}"}
             for number in range(ROWS)
         ]
-        (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         source = {
             "kind": "pairs",
             "about": "a job to be disturbed",
             "licence": "CC0-1.0",
-            "tables": [{"location": str(folder / "table.jsonl")}],
+            "tables": [{"location": str(pairs_table(folder, rows))}],
             "filter": "web_pairs",
             "allow_private": True,
             "download": {"image_size": 64, "threads": 4, "samples_per_shard": 20},
         }
-        (definitions / "sources" / "job.yaml").write_text(json.dumps(source))
         recipe = yaml.safe_load((FOLDERS["recipe"] / "tinygptv_tiny.yaml").read_text()) | {"benchmarks": []}
-        (definitions / "recipes").mkdir()
-        (definitions / "recipes" / "nothing_to_score.yaml").write_text(yaml.safe_dump(recipe))
+        definitions = {"sources": {"job": source}, "recipes": {"nothing_to_score": recipe}}
         self._environment = os.environ | {
-            "TINYGPTV_DEFINITIONS": str(definitions),
-            "TINYGPTV_BASE_URL": site.address,
+            "TINYGPTV_DEFINITIONS": str(write_definitions(folder / "definitions", definitions)),
+            "TINYGPTV_BASE_URL": web.address,
         }
 
     def start(self) -> subprocess.Popen[str]:
@@ -140,7 +129,7 @@ def test_curate_accounts_for_every_row_on_its_last_line(job: Job) -> None:
     }
 
 
-def test_a_job_killed_at_random_instants_loses_and_repeats_nothing(job: Job, site: Site, tmp_path: Path) -> None:
+def test_a_job_killed_at_random_instants_loses_and_repeats_nothing(job: Job, web: Web, tmp_path: Path) -> None:
     """Every process of it at once, as an out-of-memory killer or a power cut would. What was fetched before a kill is
     not asked for again, but for what was on its way at that moment, and the shards are the same to the bit."""
     instants, kills = random.Random(7), 0
@@ -160,18 +149,18 @@ def test_a_job_killed_at_random_instants_loses_and_repeats_nothing(job: Job, sit
     assert account["rows_in"] == ROWS == account["rows_out"] + sum(account["drops"].values())
     _, raw = job.raw()
     assert (raw.rows_out, raw.drops) == (ROWS - DEAD, {"http_404": DEAD})
-    asked = Counter({path: len(times) for path, times in site.asked.items() if path != "/robots.txt"})
+    asked = web.asked_for
     assert len(asked) == ROWS
     assert asked.total() - ROWS <= kills * 4, "at most what four threads were asking for when they were killed"
     (tmp_path / "undisturbed").mkdir()
-    undisturbed = Job(tmp_path / "undisturbed", site)
+    undisturbed = Job(tmp_path / "undisturbed", web)
     undisturbed.finish()
     assert undisturbed.shards() == job.shards()
 
 
-def test_a_job_that_is_told_to_end_drains_and_leaves_no_process(job: Job, site: Site) -> None:
+def test_a_job_that_is_told_to_end_drains_and_leaves_no_process(job: Job, web: Web) -> None:
     process = job.start()
-    while site.times("/9.jpg") == 0:
+    while web.count("/9.jpg") == 0:
         assert process.poll() is None
         time.sleep(0.01)
     processes = tree(process)
@@ -181,10 +170,10 @@ def test_a_job_that_is_told_to_end_drains_and_leaves_no_process(job: Job, site: 
     assert len(processes) == 2
     assert all_end(processes)
     job.finish()
-    assert Counter(len(times) for path, times in site.asked.items() if path != "/robots.txt") == {1: ROWS}
+    assert Counter(web.asked_for.values()) == {1: ROWS}
 
 
-def test_a_job_without_room_ends_with_an_error_that_says_so(job: Job, site: Site) -> None:
+def test_a_job_without_room_ends_with_an_error_that_says_so(job: Job, web: Web) -> None:
     process = job.start()
     psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (20_000, psutil.RLIM_INFINITY))
     _, errors = process.communicate(timeout=60)

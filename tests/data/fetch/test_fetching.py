@@ -9,11 +9,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from tests.web.pages import Held, page
+from tests.web.server import Web
 from tinygptv.data.fetch import fetching
 from tinygptv.data.fetch.fetching import Fetch
 from tinygptv.data.fetch.results import FetchRequest
@@ -39,42 +40,46 @@ for _ in fetch.shards():
 """
 
 
+def engine_process() -> psutil.Process:
+    """The one engine that this process has started; other tests may have left it other children."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    (engine,) = [child for child in alive if any("engine" in word for word in child.cmdline())]
+    return engine
+
+
 def shards_of(fetch: Fetch) -> list[dict[int, str | None]]:
     return [{position: result.failure for position, result in shard.items()} for shard in fetch.shards()]
 
 
 def test_a_killed_fetch_leaves_no_process_and_goes_on_with_the_unfinished(
-    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+    web: Web, picture: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    web.arrived.clear()
-    web.asked.clear()
-    web.answers |= {f"/{shard}.jpg": answer(picture(60, 50, shard)) for shard in range(3)}
-    held = web.answers["/1.jpg"].wait = threading.Event()
+    web.pages |= {f"/{shard}.jpg": page(picture(60, 50, shard)) for shard in range(3)}
+    held = web.pages["/1.jpg"] = Held(web.pages["/1.jpg"])
     checkout = Path(fetching.__file__).parents[3]
     child = subprocess.Popen([sys.executable, "-c", _CHILD, str(checkout), str(tmp_path), web.address])
-    assert web.arrived.wait(60)
+    assert held.arrived.wait(60)
     engines = psutil.Process(child.pid).children(recursive=True)
     child.send_signal(signal.SIGKILL)
     child.wait()
     _, left = psutil.wait_procs(engines, timeout=20)
     assert len(engines) == 1
     assert all(process.status() == psutil.STATUS_ZOMBIE for process in left)
-    held.set()
+    held.released.set()
     fetch = Fetch(tmp_path, Download(**QUICK), True)
     for shard in range(3):
         fetch.request([FetchRequest(shard, f"{web.address}/{shard}.jpg")])
     assert shards_of(fetch) == [{0: None}, {1: None}, {2: None}]
-    assert [web.asked[f"/{shard}.jpg"] for shard in range(3)] == [1, 2, 1]
+    assert [web.count(f"/{shard}.jpg") for shard in range(3)] == [1, 2, 1]
 
 
-def killing_the_engine(web: Any, held: threading.Event) -> threading.Thread:
-    """Kills it once an answer is held back, and then lets that go."""
+def killing_the_engine(held: Held) -> threading.Thread:
+    """Kills it once it waits for a page, which is then released."""
 
     def kill_once() -> None:
-        assert web.arrived.wait(60)
-        (engine,) = psutil.Process().children()
-        engine.kill()
-        held.set()
+        assert held.arrived.wait(60)
+        engine_process().kill()
+        held.released.set()
 
     killer = threading.Thread(target=kill_once)
     killer.start()
@@ -82,51 +87,44 @@ def killing_the_engine(web: Any, held: threading.Event) -> threading.Thread:
 
 
 def test_an_engine_that_is_killed_is_started_again_and_repeats_no_answered_url(
-    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+    web: Web, picture: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    web.arrived.clear()
-    web.asked.clear()
-    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(4)}
-    held = web.answers["/2.jpg"].wait = threading.Event()
+    web.pages |= {f"/{number}.jpg": page(picture(60, 50, number)) for number in range(4)}
+    held = web.pages["/2.jpg"] = Held(web.pages["/2.jpg"])
 
-    killer = killing_the_engine(web, held)
+    killer = killing_the_engine(held)
     fetch = Fetch(tmp_path, Download(**QUICK), True)
     fetch.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in range(4)])
     assert shards_of(fetch) == [dict.fromkeys(range(4))]
     killer.join()
-    assert [web.asked[f"/{number}.jpg"] for number in range(4)] == [1, 1, 2, 1]
+    assert [web.count(f"/{number}.jpg") for number in range(4)] == [1, 1, 2, 1]
 
 
 def test_an_engine_that_is_started_again_leaves_whole_shards_alone(
-    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+    web: Web, picture: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    web.arrived.clear()
-    web.asked.clear()
-    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(3)}
-    held = web.answers["/2.jpg"].wait = threading.Event()
+    web.pages |= {f"/{number}.jpg": page(picture(60, 50, number)) for number in range(3)}
+    held = web.pages["/2.jpg"] = Held(web.pages["/2.jpg"])
 
-    killer = killing_the_engine(web, held)
+    killer = killing_the_engine(held)
     fetch = Fetch(tmp_path, Download(**QUICK), True)
     for shard in ((0, 1), (2,)):
         fetch.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in shard])
     assert shards_of(fetch) == [{0: None, 1: None}, {2: None}]
     killer.join()
-    assert [web.asked[f"/{number}.jpg"] for number in range(3)] == [1, 1, 2]
+    assert [web.count(f"/{number}.jpg") for number in range(3)] == [1, 1, 2]
 
 
 def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
-    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+    web: Web, picture: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    web.arrived.clear()
-    web.asked.clear()
-    web.answers |= {f"/{number}.jpg": answer(picture(60, 50)) for number in range(MANY)}
-    held = web.answers["/1.jpg"].wait = threading.Event()
+    web.pages |= {f"/{number}.jpg": page(picture(60, 50)) for number in range(MANY)}
+    held = web.pages["/1.jpg"] = Held(web.pages["/1.jpg"])
 
     def terminate() -> None:
-        assert web.arrived.wait(60)
-        (engine,) = psutil.Process().children()
-        engine.terminate()
-        held.set()
+        assert held.arrived.wait(60)
+        engine_process().terminate()
+        held.released.set()
 
     terminator = threading.Thread(target=terminate)
     terminator.start()
@@ -138,7 +136,7 @@ def test_a_terminated_engine_finishes_what_it_is_doing_and_begins_nothing_more(
     again = Fetch(tmp_path, Download(**QUICK), True)
     again.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in range(MANY)])
     assert shards_of(again) == [dict.fromkeys(range(MANY))]
-    assert sum(web.asked[f"/{number}.jpg"] for number in range(MANY)) == MANY
+    assert sum(web.count(f"/{number}.jpg") for number in range(MANY)) == MANY
 
 
 _FRAIL = """
@@ -159,13 +157,12 @@ run_engine(engine.fetch_all)
 
 
 def test_pictures_that_crash_the_decoder_are_given_up_one_by_one(
-    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Web, picture: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three of them, of which two may be decoded at a time, among others that must not suffer for it."""
-    web.asked.clear()
     poisonous = {5, 6, 30}
-    web.answers |= {
-        f"/{number}.jpg": answer(b"poison" if number in poisonous else picture(60, 50, number)) for number in range(40)
+    web.pages |= {
+        f"/{number}.jpg": page(b"poison" if number in poisonous else picture(60, 50, number)) for number in range(40)
     }
     (tmp_path / "frail_engine.py").write_text(_FRAIL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -187,10 +184,10 @@ run_engine(engine.fetch_all)
 
 
 def test_a_format_that_needs_an_extra_is_named_once(
-    web: Any, answer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
-    web.answers |= {f"/{number}.heic": answer(heic) for number in range(3)}
+    web.pages |= {f"/{number}.heic": page(heic) for number in range(3)}
     (tmp_path / "bare_engine.py").write_text(_WITHOUT_PLUGINS)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(fetching.ENGINES, "native", "bare_engine")
@@ -201,16 +198,15 @@ def test_a_format_that_needs_an_extra_is_named_once(
 
 
 def test_results_can_be_had_before_their_shard_is_whole(
-    web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+    web: Web, picture: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    web.arrived.clear()
-    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(2)}
-    held = web.answers["/1.jpg"].wait = threading.Event()
+    web.pages |= {f"/{number}.jpg": page(picture(60, 50, number)) for number in range(2)}
+    held = web.pages["/1.jpg"] = Held(web.pages["/1.jpg"])
     with Fetch(tmp_path, Download(**QUICK), True) as fetch:
         fetch.request([FetchRequest(number, f"{web.address}/{number}.jpg") for number in range(2)])
         for results in fetch.shards():
             assert results[0].jpeg
-            held.set()
+            held.released.set()
             assert len(results) == 2
             with pytest.raises(KeyError):
                 results[2]
@@ -218,7 +214,7 @@ def test_results_can_be_had_before_their_shard_is_whole(
 
 def test_an_engine_that_is_not_needed_is_ended(tmp_path: Path) -> None:
     with Fetch(tmp_path, Download(**QUICK), True) as fetch:
-        (engine,) = psutil.Process().children()
+        engine = engine_process()
         assert list(fetch.shards()) == []
     assert not engine.is_running()
 
@@ -268,11 +264,10 @@ def test_an_engine_that_stands_still_is_ended_with_its_workers(monkeypatch: pyte
 
 @pytest.mark.parametrize(("engine", "processes"), [("native", 1), ("img2dataset", 2)])
 def test_a_full_disk_ends_the_fetch_at_once_and_is_said_to_be_one(
-    engine: str, processes: int, web: Any, answer: Any, picture: Callable[..., bytes], tmp_path: Path
+    engine: str, processes: int, web: Web, picture: Callable[..., bytes], tmp_path: Path
 ) -> None:
     """A limit on the size of files stands for the full disk."""
-    web.asked.clear()
-    web.answers |= {f"/noise{number}.jpg": answer(picture(900, 900, number, quality=100)) for number in range(40)}
+    web.pages |= {f"/noise{number}.jpg": page(picture(900, 900, number, quality=100)) for number in range(40)}
     fetch = Fetch(tmp_path, Download(**QUICK | {"image_size": 900}, engine=engine, processes=processes), True)
     fetch.request([FetchRequest(number, f"{web.address}/noise{number}.jpg") for number in range(40)])
     limited = psutil.Process()
@@ -283,4 +278,4 @@ def test_a_full_disk_ends_the_fetch_at_once_and_is_said_to_be_one(
             list(fetch.shards())
     finally:
         limited.rlimit(psutil.RLIMIT_FSIZE, before)
-    assert 0 < sum(web.asked[f"/noise{number}.jpg"] for number in range(40)) < 20
+    assert 0 < sum(web.count(f"/noise{number}.jpg") for number in range(40)) < 20

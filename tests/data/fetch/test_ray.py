@@ -1,7 +1,6 @@
 """Fetching on a Ray cluster of two machines gives the very shards that one machine makes."""
 
 import functools
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests.data.webfake import pixels
+from tests.data.raw import pixels
+from tests.data.sources import pairs_source, pairs_table
+from tests.web.pages import page
+from tests.web.server import Web
 from tinygptv.data.download.download import download
 from tinygptv.data.download.ledger import Outcomes
 from tinygptv.data.fetch import ray
 from tinygptv.data.fetch.ray import ADDRESS, RayFetch, worker_limits
 from tinygptv.data.fetch.results import FetchRequest
-from tinygptv.definitions.source import Download, PairsSource, Table
+from tinygptv.definitions.source import Download, PairsSource
 from tinygptv.errors import LaunchError, SetupError
 from tinygptv.store.artifacts import Manifest, Store
 
@@ -87,23 +89,13 @@ def two_machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         nodes.shutdown()
 
 
-def source_of(folder: Path, web: Any, answer: Any, **given: Any) -> PairsSource:
+def source_of(folder: Path, web: Web, **given: Any) -> PairsSource:
     """Fourteen addresses in four shards; two have no picture."""
-    web.answers |= {f"/{name}": answer(pixels(name, 40)) for name in NAMES[:12]}
-    web.answers["/p12"] = answer(b"<html>")
-    table = folder / "pairs.jsonl"
+    web.pages |= {f"/{name}": page(pixels(name, 40)) for name in NAMES[:12]}
+    web.pages["/p12"] = page(b"<html>")
     rows = [{"url": f"{web.address}/{name}", "caption": f"a picture of {name}"} for name in NAMES]
-    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {"image_size": 32, "threads": 4, "retries": 0, "samples_per_shard": 4}
-    return PairsSource(
-        kind="pairs",
-        about="test",
-        licence="CC0-1.0",
-        tables=[Table(location=str(table))],
-        filter="web_pairs",
-        allow_private=True,
-        download=Download(**(options | {"requests_per_second_per_host": 1000.0} | given)),
-    )
+    return pairs_source(pairs_table(folder, rows), options | {"requests_per_second_per_host": 1000.0} | given)
 
 
 def lasting(made: Manifest) -> dict[str, str]:
@@ -111,9 +103,9 @@ def lasting(made: Manifest) -> dict[str, str]:
     return {name: entry.sha256 for name, entry in made.files.items() if name != "ledger.parquet"}
 
 
-def check_alike(tmp_path: Path, web: Any, answer: Any) -> None:
-    alone = download(Store(str(tmp_path / "alone")), "web", source_of(tmp_path, web, answer))
-    together = download(Store(str(tmp_path / "together")), "web", source_of(tmp_path, web, answer, ray_workers=2))
+def check_alike(tmp_path: Path, web: Web) -> None:
+    alone = download(Store(str(tmp_path / "alone")), "web", source_of(tmp_path, web))
+    together = download(Store(str(tmp_path / "together")), "web", source_of(tmp_path, web, ray_workers=2))
     assert together.artifact == alone.artifact
     assert (together.rows_out, together.drops) == (12, {"http_404": 1, "not_image": 1}) == (alone.rows_out, alone.drops)
     assert lasting(together) == lasting(alone)
@@ -121,43 +113,41 @@ def check_alike(tmp_path: Path, web: Any, answer: Any) -> None:
 
 
 def test_a_cluster_of_two_machines_makes_the_shards_that_one_machine_makes(
-    two_machines: None, tmp_path: Path, web: Any, answer: Any
+    two_machines: None, tmp_path: Path, web: Web
 ) -> None:
-    check_alike(tmp_path, web, answer)
+    check_alike(tmp_path, web)
 
 
-def test_shards_that_arrive_out_of_order_are_written_in_order(
-    fake_ray: FakeRay, tmp_path: Path, web: Any, answer: Any
-) -> None:
-    check_alike(tmp_path, web, answer)
+def test_shards_that_arrive_out_of_order_are_written_in_order(fake_ray: FakeRay, tmp_path: Path, web: Web) -> None:
+    check_alike(tmp_path, web)
     assert fake_ray.most_under_way == 2
 
 
 def test_a_download_that_was_interrupted_goes_on_with_the_shards_it_has(
-    fake_ray: FakeRay, tmp_path: Path, web: Any, answer: Any, monkeypatch: pytest.MonkeyPatch
+    fake_ray: FakeRay, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def settle(*_: Any) -> None:
         raise RuntimeError("stopped here")
 
-    store, source = Store(str(tmp_path / "work")), source_of(tmp_path, web, answer, ray_workers=2)
+    store, source = Store(str(tmp_path / "work")), source_of(tmp_path, web, ray_workers=2)
     with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="stopped here"):
         broken.setattr(Outcomes, "write_ledger", settle)
         download(store, "web", source)
-    web.asked.clear()
+    web.clear()
     assert download(store, "web", source).rows_out == 12
-    assert not web.asked
+    assert not web.requests
     assert len(fake_ray.begun) == 1
 
 
 def test_a_failure_on_a_machine_is_named(
-    fake_ray: FakeRay, tmp_path: Path, web: Any, answer: Any, monkeypatch: pytest.MonkeyPatch
+    fake_ray: FakeRay, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ray, "fetch_shard", fail)
     with pytest.raises(LaunchError, match=r"shard 0 could not be fetched on the Ray cluster: OSError: \[Errno 28\]"):
-        download(Store(str(tmp_path / "work")), "web", source_of(tmp_path, web, answer, ray_workers=1))
+        download(Store(str(tmp_path / "work")), "web", source_of(tmp_path, web, ray_workers=1))
 
 
 @pytest.mark.parametrize(("address", "begun"), [("10.0.0.1:6379", ("10.0.0.1:6379", None)), ("", ("local", 3))])
@@ -172,10 +162,10 @@ def test_the_cluster_is_the_one_that_is_named_or_one_of_this_machine(
     assert [(given["address"], given["num_cpus"]) for given in fake_ray.begun] == [begun]
 
 
-def test_without_ray_the_extra_is_named(tmp_path: Path, web: Any, answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SetupError, match=r"needs Ray: pip install 'tinygptv\[ray\]'"):
-        download(Store(str(tmp_path / "work")), "web", source_of(tmp_path, web, answer, ray_workers=2))
+        download(Store(str(tmp_path / "work")), "web", source_of(tmp_path, web, ray_workers=2))
 
 
 @pytest.mark.parametrize(

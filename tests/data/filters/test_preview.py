@@ -44,7 +44,7 @@ def raw(store: Store, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyP
     return store.make("raw/t@1", "test", {}, [], build)
 
 
-def test_it_says_what_would_go_and_come(store: Store, raw: Manifest) -> None:
+def test_a_preview_counts_what_would_be_dropped_and_what_would_come_back(store: Store, raw: Manifest) -> None:
     stricter = preview(store, "t", "chain", raw, "min_side", 70)
     assert (stricter.rows, stricter.kept, stricter.would_keep) == (6, 4, 2)
     assert (stricter.would_go, stricter.would_come) == (1, 0), "the secret one goes anyway"

@@ -22,7 +22,7 @@ def test_the_bits_are_those_of_the_classic_definition(seed: int) -> None:
     assert phash(thumbnail(seed)) & 0xFFFF_FFFF_FFFF_FFFF == int(bits, 2)
 
 
-def test_it_fits_a_signed_column() -> None:
+def test_a_perceptual_hash_fits_a_signed_64_bit_column() -> None:
     hashes = [phash(thumbnail(seed)) for seed in range(20)]
     assert min(hashes) >= -(2**63) and max(hashes) < 2**63
     assert min(hashes) < 0

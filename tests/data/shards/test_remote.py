@@ -14,7 +14,7 @@ import s3fs
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tests.stormy import Weather
+from tests.faulty_s3 import Faults
 from tinygptv.data.batches.batching import Batch, Loader, UnusableSampleError, load_tokenizer
 from tinygptv.data.batches.loading import PrefetchedBatches
 from tinygptv.data.mixtures.mixing import MixedSamples, mix
@@ -62,7 +62,7 @@ def open_loader(workdir: str, mixture: str, tokenizer: PreTrainedTokenizerFast) 
 
 @pytest.fixture
 def pairs(
-    tmp_path: Path, stormy_workdir: str, monkeypatch: pytest.MonkeyPatch, picture: Callable[..., bytes]
+    tmp_path: Path, faulty_s3_workdir: str, monkeypatch: pytest.MonkeyPatch, picture: Callable[..., bytes]
 ) -> Iterator[Pairs]:
     def build(folder: Path) -> Outcome:
         with ShardWriter(folder, samples_per_shard=15) as writer:
@@ -72,13 +72,13 @@ def pairs(
                 writer.write(row, image)
         return Outcome(rows_in=COUNT, rows_out=COUNT)
 
-    here, there = Store(str(tmp_path / "here")), Store(stormy_workdir)
+    here, there = Store(str(tmp_path / "here")), Store(faulty_s3_workdir)
     for store in (here, there):
         manifest = store.make("filtered/made_up@1", "test", {}, [], build)
         mixture = mix(store, "tiny_pairs", manifest).artifact
     monkeypatch.setenv("TINYGPTV_CACHE", str(tmp_path / "elsewhere"))
     remote.open_shards.cache_clear()
-    yield Pairs(here, Store(stormy_workdir), manifest, mixture)
+    yield Pairs(here, Store(faulty_s3_workdir), manifest, mixture)
     remote.open_shards.cache_clear()
 
 
@@ -128,45 +128,45 @@ def open_with_saved(workdir: str, mixture: str, tokenizer: Path) -> Loader:
 
 
 def test_an_image_is_fetched_once_per_machine_and_a_shard_never(
-    pairs: Pairs, byte_tokenizer: PreTrainedTokenizerFast, weather: Weather
+    pairs: Pairs, byte_tokenizer: PreTrainedTokenizerFast, faults: Faults
 ) -> None:
     for _ in range(2):
         loader = pairs.loader(pairs.there, byte_tokenizer)
         for step in range(COUNT // 8):  # an epoch
             loader.batch(step)
         remote.open_shards.cache_clear()
-    got = [request for request in weather.asked if request.startswith("GET ") and request.endswith(".tar")]
+    got = [request for request in faults.asked if request.startswith("GET ") and request.endswith(".tar")]
     assert len(got) == COUNT
 
 
 def test_an_artifact_that_is_here_is_not_asked_for(
-    pairs: Pairs, byte_tokenizer: PreTrainedTokenizerFast, weather: Weather
+    pairs: Pairs, byte_tokenizer: PreTrainedTokenizerFast, faults: Faults
 ) -> None:
     store = Store(pairs.there.workdir)
     store.folder(pairs.manifest.artifact)
-    asked = len(weather.asked)
+    asked = len(faults.asked)
     image = MixedSamples(store, pairs.mixture).samples([(0, 0)])[0].images[0]
     read_bytes(image, "key")
     assert Path(image.path).is_file()
-    assert not [request for request in weather.asked[asked:] if request.endswith(".tar")]
+    assert not [request for request in faults.asked[asked:] if request.endswith(".tar")]
 
 
-def test_what_fails_for_a_moment_is_asked_for_again(pairs: Pairs, weather: Weather) -> None:
+def test_what_fails_for_a_moment_is_asked_for_again(pairs: Pairs, faults: Faults) -> None:
     artifact = pairs.manifest.artifact
-    weather.failing = {
+    faults.failing = {
         f"GET {artifact}/manifest.json": ["500"],
         f"GET {artifact}/{SIDECAR}": ["cut", "500"],
         f"GET {artifact}/00000.tar": ["500", "cut", "answer lost"],
     }
     assert [read_remote(image, "key") for image in pairs.images()] == pairs.contents()
-    assert not any(weather.failing.values())
+    assert not any(faults.failing.values())
 
 
 def test_an_s3_that_stays_away_ends_the_training_and_is_no_fault_of_a_sample(
-    pairs: Pairs, byte_tokenizer: PreTrainedTokenizerFast, weather: Weather
+    pairs: Pairs, byte_tokenizer: PreTrainedTokenizerFast, faults: Faults
 ) -> None:
     loader = pairs.loader(pairs.there, byte_tokenizer)
-    weather.failing = {"GET filtered/made_up@1/00001.tar": ["500"] * 1000}
+    faults.failing = {"GET filtered/made_up@1/00001.tar": ["500"] * 1000}
     with pytest.raises(StorageError, match=r"reading 00001\.tar from byte \d+: failed 5 times") as raised:
         for step in range(STEPS):
             loader.batch(step)
@@ -236,37 +236,37 @@ def read_all(images: list[ImageReference], digests: list[str]) -> None:
 
 
 def test_two_processes_share_the_cache_and_one_killed_while_it_fetches_harms_nobody(
-    pairs: Pairs, weather: Weather, tmp_path: Path
+    pairs: Pairs, faults: Faults, tmp_path: Path
 ) -> None:
     images, digests = pairs.images(), [hashlib.sha256(content).hexdigest() for content in pairs.contents()]
-    weather.failing = {"GET filtered/made_up@1/00001.tar": ["held"]}
+    faults.failing = {"GET filtered/made_up@1/00001.tar": ["held"]}
     context = multiprocessing.get_context("spawn")
     first, second = (context.Process(target=read_all, args=(images, digests)) for _ in range(2))
     first.start()
-    assert weather.held.wait(60)
+    assert faults.held.wait(60)
     assert first.pid is not None
     os.kill(first.pid, signal.SIGKILL)
     first.join(10)
-    weather.released.set()
+    faults.released.set()
     second.start()
     second.join(60)
     assert second.exitcode == 0
-    got = [request for request in weather.asked if request.startswith("GET ") and request.endswith(".tar")]
+    got = [request for request in faults.asked if request.startswith("GET ") and request.endswith(".tar")]
     assert len(got) == COUNT + 1, "the second found what the first had brought"
     kept = list((tmp_path / "elsewhere").glob("images/?/*"))
     assert sorted(file.name for file in kept) == sorted(digests)
     assert all(hashlib.sha256(file.read_bytes()).hexdigest() == file.name for file in kept)
 
 
-def test_images_that_are_expected_are_fetched_side_by_side(pairs: Pairs, weather: Weather) -> None:
+def test_images_that_are_expected_are_fetched_side_by_side(pairs: Pairs, faults: Faults) -> None:
     images = pairs.images()[:3]
-    weather.failing = {"GET filtered/made_up@1/00000.tar": ["held", "held", "held"]}
+    faults.failing = {"GET filtered/made_up@1/00000.tar": ["held", "held", "held"]}
     reader = ImageReader(16)
     reader.prefetch([Sample("key", tuple(images), (Turn("", ""),))])
-    assert weather.held.wait(30)
-    weather.released.set()
+    assert faults.held.wait(30)
+    faults.released.set()
     assert all(reader.read(image, "key").shape == (3, 16, 16) for image in images)
-    assert weather.failing["GET filtered/made_up@1/00000.tar"] == []
+    assert faults.failing["GET filtered/made_up@1/00000.tar"] == []
 
 
 @pytest.mark.parametrize("told", ["much", "-1", "nan", "inf", ""])

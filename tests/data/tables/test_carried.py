@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.data.sources import pairs_source, pairs_table
+from tests.web.pages import page
+from tests.web.server import Web
 from tinygptv import catalog
 from tinygptv.data.download.download import download
 from tinygptv.data.filters.filtering import check_chain, filter_source
@@ -14,7 +16,7 @@ from tinygptv.data.shards.shards import SIDECAR, carried_columns, sidecar_rows
 from tinygptv.data.shards.tar import Archive
 from tinygptv.data.upkeep.repair import repair
 from tinygptv.definitions.filters import Deduplicate, FilterChain, Rule
-from tinygptv.definitions.source import Download, PairsSource, Table
+from tinygptv.definitions.source import Table
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.store.artifacts import Manifest, Store
 
@@ -27,23 +29,15 @@ CHAIN = FilterChain(
 
 
 @pytest.fixture
-def raw(web: Any, answer: Any, picture: Callable[..., bytes], store: Store, tmp_path: Path) -> Manifest:
-    web.answers |= {f"/{number}.jpg": answer(picture(60, 50, number)) for number in range(3)}
+def raw(web: Web, picture: Callable[..., bytes], store: Store, tmp_path: Path) -> Manifest:
+    web.pages |= {f"/{number}.jpg": page(picture(60, 50, number)) for number in range(3)}
     rows = [
         {"url": f"{web.address}/{number}.jpg", "caption": f"picture {number}", "Aesthetic": score, "tags": ["x"]}
         for number, score in enumerate(SCORES)
     ]
-    table = tmp_path / "pairs.jsonl"
-    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = PairsSource(
-        kind="pairs",
-        about="test",
-        licence="CC0-1.0",
-        tables=[Table(location=str(table), carry="all")],
-        filter="chain",
-        allow_private=True,
-        download=Download(image_size=64, threads=2, retries=0),
-    )
+    table = pairs_table(tmp_path, rows)
+    options = {"image_size": 64, "threads": 2, "retries": 0}
+    source = pairs_source(table, options, tables=[Table(location=str(table), carry="all")], filter="chain")
     return download(store, "pairs", source)
 
 

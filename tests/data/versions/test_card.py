@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.webfake import Web as FakeWeb
-from tests.data.webfake import build_raw, pairs_source
+from tests.data.raw import Upstream, build_raw
+from tests.data.sources import pairs_source
 from tinygptv import catalog
 from tinygptv.data.filters.filtering import filter_source
 from tinygptv.data.forget.tombstones import add_tombstone, tombstone
@@ -110,11 +110,11 @@ def test_objections_are_shown_by_host(store: Store, filtered: Manifest) -> None:
 def test_a_published_version_says_its_number_and_what_changed(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    web = FakeWeb(dict(ROWS))
-    monkeypatch.setattr(refresh_module, "download", web.download)
-    refresh(store, "web", pairs_source(tmp_path), benchmarks={})
-    web.rows["new"] = {"host": "h1.org"}
-    second = refresh(store, "web", pairs_source(tmp_path), benchmarks={})
+    upstream = Upstream(dict(ROWS))
+    monkeypatch.setattr(refresh_module, "download", upstream.download)
+    refresh(store, "web", pairs_source(tmp_path / "pairs.jsonl"), benchmarks={})
+    upstream.rows["new"] = {"host": "h1.org"}
+    second = refresh(store, "web", pairs_source(tmp_path / "pairs.jsonl"), benchmarks={})
     assert second.filtered is not None
     facts, page = written(store, second.filtered)
     assert (facts["version"], facts["changed_since"]) == (2, 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.webfake import build_raw
+from tests.data.raw import build_raw
 from tinygptv.catalog import OWN_DEFINITIONS
 from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.versions.checks import SHIPPED, run_checks

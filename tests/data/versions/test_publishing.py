@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.webfake import build_raw, pairs_source
+from tests.data.raw import build_raw
+from tests.data.sources import pairs_source
 from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.versions.versions import (
     Version,
@@ -21,7 +22,6 @@ from tinygptv.data.versions.versions import (
     settings_of,
     versions,
 )
-from tinygptv.definitions.source import Download
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.store.artifacts import Manifest, Store
 
@@ -44,7 +44,7 @@ def three(store: Store) -> list[Manifest]:
 
 def test_a_source_that_was_never_published_has_no_version(store: Store, tmp_path: Path) -> None:
     assert published(store, "web").current is None
-    assert chosen(store, "first", "web", pairs_source(tmp_path)) is None
+    assert chosen(store, "first", "web", pairs_source(tmp_path / "pairs.jsonl")) is None
     assert versions(store) == {}
 
 
@@ -68,7 +68,7 @@ def test_two_cannot_publish_the_same_number(store: Store, three: list[Manifest])
 def test_a_new_run_takes_the_current_version_and_an_old_one_keeps_its_own(
     store: Store, three: list[Manifest], tmp_path: Path
 ) -> None:
-    source = pairs_source(tmp_path)
+    source = pairs_source(tmp_path / "pairs.jsonl")
     publish(store, "web", version(three[0], 1, settings_of(source)))
     pin(store, "first", "web", three[0], {})
     publish(store, "web", version(three[1], 2, settings_of(source)))
@@ -79,7 +79,7 @@ def test_a_new_run_takes_the_current_version_and_an_old_one_keeps_its_own(
 def test_a_run_that_began_without_a_version_goes_on_without_one(
     store: Store, three: list[Manifest], tmp_path: Path
 ) -> None:
-    source = pairs_source(tmp_path)
+    source = pairs_source(tmp_path / "pairs.jsonl")
     pin(store, "first", "web", three[2], {})
     publish(store, "web", version(three[0], 1, settings_of(source)))
     assert chosen(store, "first", "web", source) is None
@@ -88,9 +88,9 @@ def test_a_run_that_began_without_a_version_goes_on_without_one(
 @pytest.mark.parametrize(
     ("changed", "still_fits"),
     [
-        ({"download": Download(image_size=32)}, False),
+        ({"download": {"image_size": 32}}, False),
         ({"licence": "other"}, False),
-        ({"download": Download(threads=3, timeout_seconds=1.0)}, True),
+        ({"download": {"threads": 3, "timeout_seconds": 1.0}}, True),
         ({"filter": "laion_pairs"}, True),
         ({"about": "said otherwise"}, True),
     ],
@@ -98,8 +98,8 @@ def test_a_run_that_began_without_a_version_goes_on_without_one(
 def test_a_version_is_only_taken_by_a_source_that_would_fetch_the_same(
     store: Store, three: list[Manifest], tmp_path: Path, changed: dict[str, Any], still_fits: bool
 ) -> None:
-    publish(store, "web", version(three[0], 1, settings_of(pairs_source(tmp_path))))
-    assert (chosen(store, "first", "web", pairs_source(tmp_path, **changed)) is not None) == still_fits
+    publish(store, "web", version(three[0], 1, settings_of(pairs_source(tmp_path / "pairs.jsonl"))))
+    assert (chosen(store, "first", "web", pairs_source(tmp_path / "pairs.jsonl", **changed)) is not None) == still_fits
 
 
 def test_a_run_remembers_how_many_tombstones_it_began_with(store: Store, three: list[Manifest]) -> None:
@@ -114,7 +114,7 @@ def test_a_run_remembers_how_many_tombstones_it_began_with(store: Store, three: 
 
 
 def test_a_run_keeps_to_the_originals_it_began_with(store: Store, three: list[Manifest], tmp_path: Path) -> None:
-    source = pairs_source(tmp_path, not_in=["web"])
+    source = pairs_source(tmp_path / "pairs.jsonl", not_in=["web"])
     publish(store, "web", version(three[0], 1, "s").model_copy(update={"filtered": three[0].artifact}))
     before = originals(store, "mine", source)
     assert before == {"web": three[0]}
@@ -133,7 +133,7 @@ def test_a_run_keeps_to_the_originals_it_began_with(store: Store, three: list[Ma
 )
 def test_originals_that_are_not_there_are_refused(store: Store, tmp_path: Path, reference: str, message: str) -> None:
     with pytest.raises(DefinitionError, match=message):
-        originals(store, "mine", pairs_source(tmp_path, not_in=[reference]))
+        originals(store, "mine", pairs_source(tmp_path / "pairs.jsonl", not_in=[reference]))
 
 
 def test_a_difference_lists_what_was_added_removed_and_changed(store: Store, three: list[Manifest]) -> None:

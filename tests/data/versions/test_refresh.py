@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.webfake import Web, pairs_source
+from tests.data.raw import Upstream
+from tests.data.sources import pairs_source
 from tinygptv import catalog
 from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.versions import refresh as refresh_module
@@ -18,10 +19,10 @@ from tinygptv.store.artifacts import Manifest, Store
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Web:
-    web = Web({f"{number:03d}": {} for number in range(40)})
-    monkeypatch.setattr(refresh_module, "download", web.download)
-    return web
+def upstream(monkeypatch: pytest.MonkeyPatch) -> Upstream:
+    upstream = Upstream({f"{number:03d}": {} for number in range(40)})
+    monkeypatch.setattr(refresh_module, "download", upstream.download)
+    return upstream
 
 
 @pytest.fixture
@@ -32,43 +33,45 @@ def chains(monkeypatch: pytest.MonkeyPatch) -> dict[str, FilterChain]:
 
 
 @pytest.fixture
-def again(store: Store, web: Web, chains: dict[str, FilterChain], tmp_path: Path) -> Callable[..., Refreshed]:
+def again(store: Store, upstream: Upstream, chains: dict[str, FilterChain], tmp_path: Path) -> Callable[..., Refreshed]:
     """Refresh the source once more."""
-    return lambda **given: refresh(store, "web", pairs_source(tmp_path), **given, benchmarks={})
+    return lambda **given: refresh(store, "web", pairs_source(tmp_path / "pairs.jsonl"), **given, benchmarks={})
 
 
-def test_news_become_a_version_and_no_news_become_none(again: Callable[..., Refreshed], web: Web, store: Store) -> None:
+def test_news_become_a_version_and_no_news_become_none(
+    again: Callable[..., Refreshed], upstream: Upstream, store: Store
+) -> None:
     first = again()
     assert (first.outcome, first.changes) == ("published", {"added": 40})
     quiet = again()
     assert (quiet.outcome, quiet.version) == ("nothing_new", first.version)
-    web.rows |= {"new": {}, "000": {"caption": "said otherwise"}}
-    del web.rows["001"]
+    upstream.rows |= {"new": {}, "000": {"caption": "said otherwise"}}
+    del upstream.rows["001"]
     news = again()
     assert news.changes == {"added": 1, "removed": 1, "changed": 1}
     assert str(news) == "web: version 2 with 40 samples (1 added, 1 removed, 1 changed)"
     assert [one.number for one in published(store, "web").versions] == [1, 2]
 
 
-def test_every_refresh_goes_on_from_the_newest_ledger(again: Callable[..., Refreshed], web: Web) -> None:
+def test_every_refresh_goes_on_from_the_newest_ledger(again: Callable[..., Refreshed], upstream: Upstream) -> None:
     made = [again().raw.artifact for _ in range(3)]
-    assert web.asked == [None, *made[:2]]
+    assert upstream.asked == [None, *made[:2]]
 
 
 def test_a_failed_check_leaves_the_old_version_current_and_the_new_data_for_a_look(
-    again: Callable[..., Refreshed], web: Web, store: Store
+    again: Callable[..., Refreshed], upstream: Upstream, store: Store
 ) -> None:
     first = again()
-    whole, web.rows = web.rows, {key: row for key, row in web.rows.items() if key < "010"}
+    whole, upstream.rows = upstream.rows, {key: row for key, row in upstream.rows.items() if key < "010"}
     refused = again()
     assert (refused.outcome, refused.version) == ("refused", first.version)
     assert [failure.check for failure in refused.failures] == ["rot_jump", "shrunk"]
     assert "refused, version 1 stays current: rot_jump: 1 rows (gone 30, of_rows 40)." in str(refused)
     assert published(store, "web").current == first.version
     assert refused.filtered is not None and store.find(refused.filtered.artifact) is not None
-    web.rows = whole
+    upstream.rows = whole
     assert again().outcome == "nothing_new"
-    assert web.asked[-1] == refused.raw.artifact
+    assert upstream.asked[-1] == refused.raw.artifact
     assert store.find(refused.filtered.artifact) is None
 
 
@@ -82,26 +85,26 @@ def test_only_versions_pinned_data_and_the_newest_ledger_are_kept(
     assert superseded.raw.artifact not in store.names("raw/web")
 
 
-def test_a_failure_that_is_meant_can_be_accepted_by_name(again: Callable[..., Refreshed], web: Web) -> None:
+def test_a_failure_that_is_meant_can_be_accepted_by_name(again: Callable[..., Refreshed], upstream: Upstream) -> None:
     again()
-    web.rows = {key: row for key, row in web.rows.items() if key < "010"}
+    upstream.rows = {key: row for key, row in upstream.rows.items() if key < "010"}
     assert [failure.check for failure in again(accept=["rot_jump"]).failures] == ["shrunk"]
     assert again(accept=["rot_jump", "shrunk"]).outcome == "published"
 
 
 def test_a_first_version_that_fails_is_not_published_and_tried_again(
-    again: Callable[..., Refreshed], web: Web, store: Store
+    again: Callable[..., Refreshed], upstream: Upstream, store: Store
 ) -> None:
-    web.rows["bad"] = {"caption": " "}
+    upstream.rows["bad"] = {"caption": " "}
     refused = again()
     assert str(refused).startswith("web: refused, nothing is published: empty_captions: 1 rows")
-    del web.rows["bad"]
+    del upstream.rows["bad"]
     assert again().outcome == "published"
-    assert web.asked == [None, refused.raw.artifact]
+    assert upstream.asked == [None, refused.raw.artifact]
 
 
 def test_a_changed_filter_is_news_although_the_web_stood_still(
-    again: Callable[..., Refreshed], web: Web, chains: dict[str, FilterChain]
+    again: Callable[..., Refreshed], upstream: Upstream, chains: dict[str, FilterChain]
 ) -> None:
     first = again()
     chains["web_pairs"] = FilterChain(about="most", rules=[Rule(name="one", keep="key != '000'", why="test")])
@@ -120,11 +123,11 @@ def test_a_takedown_is_news_and_the_next_version_is_without_it(again: Callable[.
 
 
 def test_a_source_defined_anew_is_fetched_from_scratch(
-    again: Callable[..., Refreshed], web: Web, store: Store, tmp_path: Path
+    again: Callable[..., Refreshed], upstream: Upstream, store: Store, tmp_path: Path
 ) -> None:
     again()
-    refresh(store, "web", pairs_source(tmp_path, licence="other"), benchmarks={})
-    assert web.asked == [None, None]
+    refresh(store, "web", pairs_source(tmp_path / "pairs.jsonl", licence="other"), benchmarks={})
+    assert upstream.asked == [None, None]
 
 
 def test_a_large_takedown_is_no_loss_in_the_eyes_of_the_checks(again: Callable[..., Refreshed], store: Store) -> None:
@@ -137,14 +140,14 @@ def test_a_large_takedown_is_no_loss_in_the_eyes_of_the_checks(again: Callable[.
 @pytest.mark.parametrize("where", ["local disk", "S3"])
 def test_the_second_refresh_of_a_source_says_who_is_at_it(
     where: str,
-    web: Web,
+    upstream: Upstream,
     chains: dict[str, FilterChain],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
     store = Store(request.getfixturevalue("s3_workdir") if where == "S3" else str(tmp_path / "work"))
-    source = pairs_source(tmp_path)
+    source = pairs_source(tmp_path / "pairs.jsonl")
     refused: list[str] = []
 
     def download(store: Store, name: str, source: PairsSource, previous: Manifest | None = None) -> Manifest:
@@ -153,7 +156,7 @@ def test_the_second_refresh_of_a_source_says_who_is_at_it(
             with pytest.raises(StorageError) as error:
                 refresh(store, "web", source, benchmarks={})
             refused.append(str(error.value))
-        return web.download(store, name, source, previous)
+        return upstream.download(store, name, source, previous)
 
     monkeypatch.setattr(refresh_module, "download", download)
     assert refresh(store, "web", source, benchmarks={}).outcome == "published"

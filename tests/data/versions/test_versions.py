@@ -1,7 +1,6 @@
 """A download that knows an earlier version fetches exactly the difference."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.faults.server import Site, conditional, page, serving, silence, status
+from tests.data.sources import pairs_source, pairs_table
+from tests.web.pages import conditional, page, silence, status
+from tests.web.server import Web
 from tinygptv.data.download import ledger
 from tinygptv.data.download.download import download
 from tinygptv.data.forget.tombstones import add_tombstone, tombstone
 from tinygptv.data.shards.shards import read_image, sidecar_rows
-from tinygptv.definitions.source import Download, PairsSource, Table
 from tinygptv.store.artifacts import Manifest, Store
 
 Pictures = Callable[..., bytes]
@@ -23,8 +23,8 @@ Pictures = Callable[..., bytes]
 class Corpus:
     """A changing web and a changing table of it; `fetch` makes the next version."""
 
-    def __init__(self, folder: Path, store: Store, site: Site, picture: Pictures) -> None:
-        self.site, self.store, self._folder, self._picture = site, store, folder, picture
+    def __init__(self, folder: Path, store: Store, web: Web, picture: Pictures) -> None:
+        self.web, self.store, self._folder, self._picture = web, store, folder, picture
         self.urls: list[str] = []
         self.options: dict[str, Any] = {}
 
@@ -34,32 +34,22 @@ class Corpus:
     def add(self, *numbers: int) -> None:
         """Pictures that say when they have not changed."""
         for number in numbers:
-            self.site.pages[f"/{number}"] = conditional(self.picture(number), f'"{number}"')
+            self.web.pages[f"/{number}"] = conditional(self.picture(number), f'"{number}"')
             self.urls.append(f"__BASE_URL__/{number}")
 
     def fetch(self, previous: Manifest | None = None) -> Manifest:
-        self.site.asked.clear()
-        self.site.sent_bytes.clear()
-        table = self._folder / "pairs.jsonl"
-        table.write_text("".join(json.dumps({"url": url, "caption": "a picture"}) + "\n" for url in self.urls))
+        self.web.clear()
+        table = pairs_table(self._folder, [{"url": url, "caption": "a picture"} for url in self.urls])
         options = {"image_size": 64, "threads": 4, "retries": 0, "timeout_seconds": 0.5} | self.options
-        source = PairsSource(
-            kind="pairs",
-            about="test",
-            licence="CC0-1.0",
-            tables=[Table(location=str(table))],
-            filter="web_pairs",
-            allow_private=True,
-            download=Download(**options),
-        )
-        return download(self.store, "pairs", source, previous, base_url=self.site.address)
+        source = pairs_source(table, options)
+        return download(self.store, "pairs", source, previous, base_url=self.web.address)
 
     def asked(self) -> set[str]:
-        return {path for path in self.site.asked if path != "/robots.txt"}
+        return set(self.web.asked_for)
 
     def sent(self) -> set[str]:
         """The paths whose picture crossed the network."""
-        return {path for path, count in self.site.sent_bytes.items() if count > 100}
+        return {path for path, count in self.web.sent_bytes.items() if count > 100}
 
     def rows(self, made: Manifest) -> dict[str, dict[str, Any]]:
         rows = pq.read_table(self.store.folder(made.artifact) / ledger.LEDGER).to_pylist()
@@ -71,9 +61,8 @@ class Corpus:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, store: Store, picture: Pictures, engine_in_this_process: None) -> Iterator[Corpus]:
-    with serving() as site:
-        yield Corpus(tmp_path, store, site, picture)
+def corpus(tmp_path: Path, store: Store, web: Web, picture: Pictures, engine_in_this_process: None) -> Corpus:
+    return Corpus(tmp_path, store, web, picture)
 
 
 def test_only_what_is_new_or_changed_crosses_the_network(corpus: Corpus) -> None:
@@ -81,7 +70,7 @@ def test_only_what_is_new_or_changed_crosses_the_network(corpus: Corpus) -> None
     first = corpus.fetch()
     corpus.urls.remove("__BASE_URL__/4")
     corpus.add(5)
-    corpus.site.pages["/3"] = conditional(corpus.picture(33), '"33"')
+    corpus.web.pages["/3"] = conditional(corpus.picture(33), '"33"')
     second = corpus.fetch(first)
     assert corpus.asked() == {"/1", "/2", "/3", "/5"}
     assert corpus.sent() == {"/3", "/5"}
@@ -104,7 +93,7 @@ def test_a_reused_sample_keeps_everything_known_of_it_and_takes_its_new_caption(
 
 
 def test_the_same_bytes_without_a_tag_are_unchanged_too(corpus: Corpus) -> None:
-    corpus.site.pages["/1"] = page(corpus.picture(1))
+    corpus.web.pages["/1"] = page(corpus.picture(1))
     corpus.urls = ["__BASE_URL__/1"]
     second = corpus.fetch(corpus.fetch())
     assert second.details["changes"] == {"unchanged": 1}
@@ -113,9 +102,9 @@ def test_the_same_bytes_without_a_tag_are_unchanged_too(corpus: Corpus) -> None:
 def test_what_is_gone_for_good_or_opted_out_is_dropped_and_never_asked_again(corpus: Corpus) -> None:
     corpus.add(1, 2, 3, 4)
     first = corpus.fetch()
-    corpus.site.pages["/2"] = status(410)
-    corpus.site.pages["/3"] = page(corpus.picture(3), X_Robots_Tag="noai")
-    corpus.site.pages["/4"] = status(404)
+    corpus.web.pages["/2"] = status(410)
+    corpus.web.pages["/3"] = page(corpus.picture(3), X_Robots_Tag="noai")
+    corpus.web.pages["/4"] = status(404)
     second = corpus.fetch(first)
     assert second.drops == {"http_410": 1, "opted_out": 1, "http_404": 1}
     assert second.details["changes"] == {"lost": 3, "unchanged": 1}
@@ -129,7 +118,7 @@ def test_what_is_gone_for_good_or_opted_out_is_dropped_and_never_asked_again(cor
 
 def test_a_tombstone_outlives_its_row(corpus: Corpus) -> None:
     corpus.add(1, 2)
-    corpus.site.pages["/2"] = status(410)
+    corpus.web.pages["/2"] = status(410)
     first = corpus.fetch()
     corpus.urls = corpus.urls[:1]
     second = corpus.fetch(first)
@@ -142,7 +131,7 @@ def test_a_tombstone_outlives_its_row(corpus: Corpus) -> None:
 def test_a_picture_stays_while_its_server_is_out_of_order(corpus: Corpus) -> None:
     corpus.add(1, 2, 3)
     first = corpus.fetch()
-    corpus.site.pages |= {"/1": status(500), "/2": silence}
+    corpus.web.pages |= {"/1": status(500), "/2": silence}
     second = corpus.fetch(first)
     assert second.rows_out == 3
     assert second.details["changes"] == {"unchanged": 1, "unreachable": 2}
@@ -154,7 +143,7 @@ def test_failures_are_asked_again_when_they_are_due_and_not_before(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus.add(1, 2, 3)
-    corpus.site.pages |= {"/2": status(500), "/3": status(404)}
+    corpus.web.pages |= {"/2": status(500), "/3": status(404)}
     first = corpus.fetch()
     rows = corpus.rows(first)
     assert rows["2"]["next_try"] - rows["2"]["checked_at"] == 3600
@@ -173,7 +162,7 @@ def test_failures_are_asked_again_when_they_are_due_and_not_before(
 
 def test_a_long_wait_that_a_server_asked_for_is_kept(corpus: Corpus) -> None:
     corpus.add(1, 2)
-    corpus.site.pages["/2"] = status(503, Retry_After="86400")
+    corpus.web.pages["/2"] = status(503, Retry_After="86400")
     row = corpus.rows(corpus.fetch())["2"]
     assert row["next_try"] - row["checked_at"] == 86400
 
@@ -218,8 +207,8 @@ def test_what_is_forgotten_later_leaves_the_next_version(corpus: Corpus) -> None
 
 def test_rot_is_told_by_host(corpus: Corpus) -> None:
     corpus.add(1, 2)
-    port = corpus.site.address.rpartition(":")[2]
-    corpus.site.pages |= {"/3": status(404), "/4": status(404)}
+    port = corpus.web.address.rpartition(":")[2]
+    corpus.web.pages |= {"/3": status(404), "/4": status(404)}
     corpus.urls += [f"http://127.0.0.1:{port}/{number}" for number in (1, 3, 4)]
     made = corpus.fetch()
     assert made.details["hosts"] == [

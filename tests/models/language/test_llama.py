@@ -1,3 +1,5 @@
+"""The Llama decoder computes what the library's does, and has the norms that TinyGPT-V adds."""
+
 import pytest
 import torch
 from torch import Tensor

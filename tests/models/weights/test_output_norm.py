@@ -23,7 +23,7 @@ def test_only_a_model_that_nobody_gives_one_begins_with_the_identity(definition:
     assert not begins_as_identity(without_qformer.model_copy(update={"vision_encoder": vision}))
 
 
-def test_it_alone_is_taken_from_a_blip_2() -> None:
+def test_only_the_output_norm_is_taken_from_a_blip_2_file() -> None:
     tensors = {
         "ln_vision.weight": torch.ones(4),
         "ln_vision.bias": torch.zeros(4),

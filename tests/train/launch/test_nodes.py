@@ -1,3 +1,5 @@
+"""How many machines meet: alone, over SSH, or inside a Slurm allocation."""
+
 import os
 from pathlib import Path
 

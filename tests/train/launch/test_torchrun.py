@@ -1,3 +1,5 @@
+"""Ranks started by torchrun: what they say is handed on, and one that dies or hangs is named."""
+
 import json
 import os
 import re

@@ -5,7 +5,6 @@ import itertools
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.data.faults.server import Site, in_turn, page, redirect, serving, silence, status
+from tests.web.pages import Held, in_turn, page, redirect, silence, status
+from tests.web.server import Web, serving
 from tinygptv.data.fetch.guard import FetchError
 from tinygptv.data.fetch.native import crawl_policy, wire
 from tinygptv.data.fetch.native import crawler as crawling
@@ -26,12 +26,6 @@ from tinygptv.data.fetch.native.robots import MAX_BYTES
 from tinygptv.definitions.source import Download
 
 PATIENCE_SECONDS = 30
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serving() as served:
-        yield served
 
 
 def ask(urls: list[str], allow_private: bool = True, **limits: Any) -> dict[str, str]:
@@ -57,156 +51,156 @@ def ask(urls: list[str], allow_private: bool = True, **limits: Any) -> dict[str,
     return answers
 
 
-def numbered(site: Site, count: int) -> list[str]:
+def numbered(web: Web, count: int) -> list[str]:
     """Addresses of so many pages that are there."""
-    site.pages |= {f"/{number}": page(b"content") for number in range(count)}
-    return [f"{site.address}/{number}" for number in range(count)]
+    web.pages |= {f"/{number}": page(b"content") for number in range(count)}
+    return [f"{web.address}/{number}" for number in range(count)]
 
 
-def test_connections_are_kept_and_never_more_than_allowed(site: Site) -> None:
-    assert set(ask(numbered(site, 60), connections_per_host=3).values()) == {"ok"}
-    assert site.connections <= 3, "robots.txt comes over one of them"
+def test_connections_are_kept_and_never_more_than_allowed(web: Web) -> None:
+    assert set(ask(numbered(web, 60), connections_per_host=3).values()) == {"ok"}
+    assert web.connections <= 3, "robots.txt comes over one of them"
 
 
-def test_an_error_page_does_not_cost_a_connection(site: Site) -> None:
-    site.pages = {f"/{number}": status(404) for number in range(20)}
-    assert set(ask([f"{site.address}/{number}" for number in range(20)], connections_per_host=2).values()) == {
+def test_an_error_page_does_not_cost_a_connection(web: Web) -> None:
+    web.pages = {f"/{number}": status(404) for number in range(20)}
+    assert set(ask([f"{web.address}/{number}" for number in range(20)], connections_per_host=2).values()) == {
         "http_404"
     }
-    assert site.connections <= 2
+    assert web.connections <= 2
 
 
-def test_requests_keep_their_distance(site: Site) -> None:
-    ask(numbered(site, 8), requests_per_second_per_host=10.0)
-    times = sorted(moment for path, moments in site.asked.items() if path != "/robots.txt" for moment in moments)
+def test_requests_keep_their_distance(web: Web) -> None:
+    ask(numbered(web, 8), requests_per_second_per_host=10.0)
+    times = sorted(asked.moment for asked in web.requests if asked.path != "/robots.txt")
     assert times[-1] - times[0] >= 0.5
 
 
-def test_one_slow_host_does_not_hold_up_another(site: Site) -> None:
+def test_one_slow_host_does_not_hold_up_another(web: Web) -> None:
     with serving() as slow:
         slow.pages = {f"/{number}": silence for number in range(10)}
         hanging = [f"{slow.address}/{number}" for number in range(10)]
-        answers = ask([*hanging, *numbered(site, 50)], connections_per_host=4, timeout_seconds=0.5)
+        answers = ask([*hanging, *numbered(web, 50)], connections_per_host=4, timeout_seconds=0.5)
     assert [answers[url] for url in hanging] == ["timeout"] * 10
-    assert max(moments[-1] for moments in site.asked.values()) < min(slow.asked["/9"])
+    assert max(asked.moment for asked in web.requests) < min(slow.times("/9"))
 
 
-def test_a_kept_connection_that_its_server_closed_is_opened_again_without_counting_as_a_failure(site: Site) -> None:
+def test_a_kept_connection_that_its_server_closed_is_opened_again_without_counting_as_a_failure(web: Web) -> None:
     def closing(handler: Any) -> None:
         page(b"content")(handler)
         handler.close_connection = True
 
-    site.pages = {f"/{number}": closing for number in range(5)}
-    answers = ask([f"{site.address}/{number}" for number in range(5)], connections_per_host=1)
+    web.pages = {f"/{number}": closing for number in range(5)}
+    answers = ask([f"{web.address}/{number}" for number in range(5)], connections_per_host=1)
     assert set(answers.values()) == {"ok"}
-    assert all(site.times(f"/{number}") == 1 for number in range(5))
+    assert all(web.count(f"/{number}") == 1 for number in range(5))
 
 
-def test_retry_after_holds_for_the_whole_host(site: Site) -> None:
-    urls = numbered(site, 3)
-    site.pages["/0"] = in_turn(status(503, Retry_After="1"), page(b"content"))
+def test_retry_after_holds_for_the_whole_host(web: Web) -> None:
+    urls = numbered(web, 3)
+    web.pages["/0"] = in_turn(status(503, Retry_After="1"), page(b"content"))
     assert set(ask(urls, retries=1, connections_per_host=1).values()) == {"ok"}
-    refused = site.asked["/0"][0]
-    assert all(0.95 <= moments[-1] - refused <= 2 for path, moments in site.asked.items() if path != "/robots.txt")
+    refused = web.times("/0")[0]
+    assert all(0.95 <= web.times(path)[-1] - refused <= 2 for path in web.asked_for)
 
 
 @pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
-def test_letters_beyond_ascii_in_a_redirect_are_understood(site: Site, coding: str) -> None:
-    site.pages |= {
+def test_letters_beyond_ascii_in_a_redirect_are_understood(web: Web, coding: str) -> None:
+    web.pages |= {
         "/old": redirect("/caf\u00e9.jpg".encode(coding).decode("latin-1")),
         "/caf%C3%A9.jpg": page(b"content"),
     }
-    assert ask([f"{site.address}/old"]) == {f"{site.address}/old": "ok"}
+    assert ask([f"{web.address}/old"]) == {f"{web.address}/old": "ok"}
 
 
-def test_a_host_that_asks_for_a_long_wait_is_not_asked_again(site: Site) -> None:
-    urls = numbered(site, 5)
-    site.pages["/0"] = status(429, Retry_After="3600")
+def test_a_host_that_asks_for_a_long_wait_is_not_asked_again(web: Web) -> None:
+    urls = numbered(web, 5)
+    web.pages["/0"] = status(429, Retry_After="3600")
     answers = ask(urls, connections_per_host=1, retries=3)
     assert Counter(answers.values()) == {"http_429": 1, "host_busy": 4}
-    assert sum(site.times(f"/{number}") for number in range(5)) == 1
+    assert sum(web.count(f"/{number}") for number in range(5)) == 1
 
 
-def test_a_host_that_opts_out_again_and_again_is_left_alone(site: Site) -> None:
-    site.pages = {f"/{number}": page(b"content", X_Robots_Tag="noai") for number in range(30)}
-    answers = ask([f"{site.address}/{number}" for number in range(30)], connections_per_host=1)
+def test_a_host_that_opts_out_again_and_again_is_left_alone(web: Web) -> None:
+    web.pages = {f"/{number}": page(b"content", X_Robots_Tag="noai") for number in range(30)}
+    answers = ask([f"{web.address}/{number}" for number in range(30)], connections_per_host=1)
     assert Counter(answers.values()) == {"opted_out": 10, "host_opted_out": 20}
-    assert sum(site.times(f"/{number}") for number in range(30)) == 10
+    assert sum(web.count(f"/{number}") for number in range(30)) == 10
 
 
-def test_a_host_that_is_out_of_order_is_given_up(site: Site) -> None:
-    site.pages = {f"/{number}": status(500) for number in range(40)}
-    answers = ask([f"{site.address}/{number}" for number in range(40)], connections_per_host=1)
+def test_a_host_that_is_out_of_order_is_given_up(web: Web) -> None:
+    web.pages = {f"/{number}": status(500) for number in range(40)}
+    answers = ask([f"{web.address}/{number}" for number in range(40)], connections_per_host=1)
     assert Counter(answers.values()) == {"http_5xx": 32, "host_down": 8}
 
 
-def test_an_answer_of_any_kind_shows_that_a_host_is_up(site: Site) -> None:
-    site.pages = {f"/{number}": status(500 if number % 31 else 404) for number in range(90)}
-    answers = ask([f"{site.address}/{number}" for number in range(90)], connections_per_host=1)
+def test_an_answer_of_any_kind_shows_that_a_host_is_up(web: Web) -> None:
+    web.pages = {f"/{number}": status(500 if number % 31 else 404) for number in range(90)}
+    answers = ask([f"{web.address}/{number}" for number in range(90)], connections_per_host=1)
     assert set(answers.values()) == {"http_5xx", "http_404"}
 
 
-def test_not_modified_is_no_answer_to_who_did_not_ask_whether(site: Site) -> None:
-    site.pages["/1"] = status(304)
-    assert ask([f"{site.address}/1"]) == {f"{site.address}/1": "http_3xx"}
+def test_not_modified_is_no_answer_to_who_did_not_ask_whether(web: Web) -> None:
+    web.pages["/1"] = status(304)
+    assert ask([f"{web.address}/1"]) == {f"{web.address}/1": "http_3xx"}
 
 
-def test_robots_txt_that_does_not_answer_forbids_all_for_now(site: Site) -> None:
-    site.pages["/robots.txt"] = status(503)
-    assert set(ask(numbered(site, 3), retries=1).values()) == {"robots_unreachable"}
-    assert (site.times("/robots.txt"), site.times("/0")) == (1, 0)
+def test_robots_txt_that_does_not_answer_forbids_all_for_now(web: Web) -> None:
+    web.pages["/robots.txt"] = status(503)
+    assert set(ask(numbered(web, 3), retries=1).values()) == {"robots_unreachable"}
+    assert (web.count("/robots.txt"), web.count("/0")) == (1, 0)
 
 
-def test_robots_txt_that_is_not_there_allows_all(site: Site) -> None:
-    site.pages["/robots.txt"] = status(403)
-    assert set(ask(numbered(site, 3)).values()) == {"ok"}
+def test_robots_txt_that_is_not_there_allows_all(web: Web) -> None:
+    web.pages["/robots.txt"] = status(403)
+    assert set(ask(numbered(web, 3)).values()) == {"ok"}
 
 
-def test_robots_txt_may_lie_elsewhere_on_the_host_and_may_opt_out_of_being_indexed_itself(site: Site) -> None:
-    urls = numbered(site, 2)
-    site.pages["/robots.txt"] = redirect("/rules.txt")
-    site.pages["/rules.txt"] = page(b"User-agent: tinygptv-curation\nDisallow: /0", X_Robots_Tag="noindex")
+def test_robots_txt_may_lie_elsewhere_on_the_host_and_may_opt_out_of_being_indexed_itself(web: Web) -> None:
+    urls = numbered(web, 2)
+    web.pages["/robots.txt"] = redirect("/rules.txt")
+    web.pages["/rules.txt"] = page(b"User-agent: tinygptv-curation\nDisallow: /0", X_Robots_Tag="noindex")
     assert ask(urls) == {urls[0]: "robots_disallowed", urls[1]: "ok"}
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_of_a_robots_txt_without_end_the_first_512_kib_count(site: Site, declared: bool) -> None:
+def test_of_a_robots_txt_without_end_the_first_512_kib_count(web: Web, declared: bool) -> None:
     rules = b"User-agent: *\nDisallow: /0\n"
     rules += b"# nothing\n" * ((MAX_BYTES - len(rules)) // 10) + b"Disallow: /1\n" * 100_000
-    site.pages["/robots.txt"] = page(rules) if declared else page(gzip.compress(rules), Content_Encoding="gzip")
-    urls = numbered(site, 2)
+    web.pages["/robots.txt"] = page(rules) if declared else page(gzip.compress(rules), Content_Encoding="gzip")
+    urls = numbered(web, 2)
     assert ask(urls) == {urls[0]: "robots_disallowed", urls[1]: "ok"}
 
 
-def test_a_robots_txt_that_breaks_off_forbids_all_for_now(site: Site) -> None:
-    site.pages["/robots.txt"] = page(b"User-agent: *\nDisallow: /0", declared=1000)
-    assert set(ask(numbered(site, 2)).values()) == {"robots_unreachable"}
+def test_a_robots_txt_that_breaks_off_forbids_all_for_now(web: Web) -> None:
+    web.pages["/robots.txt"] = page(b"User-agent: *\nDisallow: /0", declared=1000)
+    assert set(ask(numbered(web, 2)).values()) == {"robots_unreachable"}
 
 
-def test_a_crawl_delay_lies_between_two_requests(site: Site) -> None:
-    site.pages["/robots.txt"] = page(b"User-agent: *\nCrawl-delay: 0.3")
-    assert set(ask(numbered(site, 4)).values()) == {"ok"}
-    times = sorted(moment for path, moments in site.asked.items() if path != "/robots.txt" for moment in moments)
+def test_a_crawl_delay_lies_between_two_requests(web: Web) -> None:
+    web.pages["/robots.txt"] = page(b"User-agent: *\nCrawl-delay: 0.3")
+    assert set(ask(numbered(web, 4)).values()) == {"ok"}
+    times = sorted(asked.moment for asked in web.requests if asked.path != "/robots.txt")
     assert all(later - earlier >= 0.25 for earlier, later in itertools.pairwise(times))
 
 
-def test_robots_txt_can_be_declared_irrelevant_for_ones_own_servers(site: Site) -> None:
-    site.pages["/robots.txt"] = page(b"User-agent: *\nDisallow: /")
-    assert set(ask(numbered(site, 2), robots=False).values()) == {"ok"}
-    assert site.times("/robots.txt") == 0
+def test_robots_txt_can_be_declared_irrelevant_for_ones_own_servers(web: Web) -> None:
+    web.pages["/robots.txt"] = page(b"User-agent: *\nDisallow: /")
+    assert set(ask(numbered(web, 2), robots=False).values()) == {"ok"}
+    assert web.count("/robots.txt") == 0
 
 
-def test_a_hop_to_a_private_address_is_refused_whoever_sends_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hop_to_a_private_address_is_refused_whoever_sends_it(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """`public.example` is made to look public and to lead to this machine, as a hostile host would."""
-    port = site.address.rsplit(":", 1)[1]
-    site.pages |= {"/away": redirect(f"http://localhost:{port}/secret"), "/secret": page(b"secret")}
+    port = web.address.rsplit(":", 1)[1]
+    web.pages |= {"/away": redirect(f"http://localhost:{port}/secret"), "/secret": page(b"secret")}
     monkeypatch.setattr(crawling, "addresses", lambda host: ("127.0.0.1",))
     checked = _public_example_is_public(crawling.check_addresses)
     for module in (crawling, crawl_policy):
         monkeypatch.setattr(module, "check_addresses", checked)
     url = f"http://public.example:{port}/away"
     assert ask([url], allow_private=False) == {url: "private_address"}
-    assert (site.times("/away"), site.times("/secret")) == (1, 0)
+    assert (web.count("/away"), web.count("/secret")) == (1, 0)
 
 
 def _public_example_is_public(check: Any) -> Any:
@@ -221,18 +215,18 @@ def _public_example_is_public(check: Any) -> Any:
 
 
 def test_tls_is_spoken_and_a_certificate_nobody_vouches_for_is_refused(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = self_signed(tmp_path)
-    site.pages = {f"/{number}": page(b"content") for number in range(3)}
+    web.pages = {f"/{number}": page(b"content") for number in range(3)}
     with serving(certificate=certificate) as secure:
-        secure.pages = site.pages
+        secure.pages = web.pages
         urls = [f"{secure.address}/{number}" for number in range(3)]
         assert set(ask(urls[:1]).values()) == {"tls"}
         monkeypatch.setattr(wire, "certificates", lambda: str(certificate))
         assert set(ask(urls, connections_per_host=1).values()) == {"ok"}
-        assert secure.times("/2") == 1
-    plain = site.address.replace("http:", "https:") + "/0"
+        assert secure.count("/2") == 1
+    plain = web.address.replace("http:", "https:") + "/0"
     assert ask([plain]) == {plain: "tls"}
 
 
@@ -260,39 +254,32 @@ def self_signed(folder: Path) -> Path:
     return path
 
 
-def test_site_owners_are_told_whom_to_write_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(numbered(site, 1), user_agent="ourbot/1", contact="https://example.org/bot")
+def test_site_owners_are_told_whom_to_write_to(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(numbered(web, 1), user_agent="ourbot/1", contact="https://example.org/bot")
     monkeypatch.setenv("TINYGPTV_CONTACT", "mailto:us@example.org")
-    ask(numbered(site, 1), user_agent="ourbot/1")
-    assert set(site.agents) == {"ourbot/1 (+https://example.org/bot)", "ourbot/1 (+mailto:us@example.org)"}
+    ask(numbered(web, 1), user_agent="ourbot/1")
+    assert web.agents == {"ourbot/1 (+https://example.org/bot)", "ourbot/1 (+mailto:us@example.org)"}
 
 
-def test_an_error_in_the_caller_ends_the_crawl_instead_of_a_thread(site: Site) -> None:
+def test_an_error_in_the_caller_ends_the_crawl_instead_of_a_thread(web: Web) -> None:
     failed: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def full(*_: object) -> None:
         raise OSError("no space left")
 
     with Crawler(Download(threads=1), True, failed) as crawler:
-        crawler.submit(Request(numbered(site, 1)[0], full))
+        crawler.submit(Request(numbered(web, 1)[0], full))
         assert isinstance(failed.get(timeout=PATIENCE_SECONDS), OSError)
 
 
-def test_leaving_the_crawler_makes_no_further_request(site: Site) -> None:
-    started, release = threading.Event(), threading.Event()
-
-    def held(handler: Any) -> None:
-        started.set()
-        release.wait(PATIENCE_SECONDS)
-        page(b"content")(handler)
-
-    urls = numbered(site, 5)
-    site.pages["/0"] = held
+def test_leaving_the_crawler_makes_no_further_request(web: Web) -> None:
+    urls = numbered(web, 5)
+    held = web.pages["/0"] = Held(page(b"content"))
     answered: list[str] = []
     failed: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     with Crawler(Download(threads=1), True, failed) as crawler:
         for url in urls:
             crawler.submit(Request(url, lambda request, _: answered.append(request.url)))
-        assert started.wait(PATIENCE_SECONDS)
-        threading.Timer(0.2, release.set).start()
+        assert held.arrived.wait(PATIENCE_SECONDS)
+        threading.Timer(0.2, held.released.set).start()
     assert answered == urls[:1]

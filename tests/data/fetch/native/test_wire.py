@@ -1,14 +1,13 @@
 """The wire by itself: where it connects to, what it reads of a body, which connections it uses again."""
 
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.data.faults.server import Handler, Site, page, serving
+from tests.web.pages import endless_chunks, page, raw, trickled_body
+from tests.web.server import Web
 from tinygptv.data.fetch.guard import FetchError, origin_of
 from tinygptv.data.fetch.native.exchange import Exchange
 from tinygptv.data.fetch.native.response import Answer
@@ -24,12 +23,6 @@ def wire() -> Iterator[Wire]:
     made = Wire()
     yield made
     made.close()
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serving() as served:
-        yield served
 
 
 def fetch(wire: Wire, url: str, addresses: tuple[str, ...] = ("127.0.0.1",), **options: Any) -> Exchange:
@@ -49,113 +42,61 @@ def outcome(exchange: Exchange) -> str | bytes:
     return exchange.outcome.failure if isinstance(exchange.outcome, FetchError) else exchange.outcome.body
 
 
-def test_a_connection_is_opened_to_a_given_address_and_to_no_other(wire: Wire, site: Site) -> None:
-    site.pages["/a"] = page(b"content")
-    url = site.address.replace("127.0.0.1", "elsewhere.example") + "/a"
+def test_a_connection_is_opened_to_a_given_address_and_to_no_other(wire: Wire, web: Web) -> None:
+    web.pages["/a"] = page(b"content")
+    url = web.address.replace("127.0.0.1", "elsewhere.example") + "/a"
     assert outcome(fetch(wire, url)) == b"content"
-    assert outcome(fetch(wire, f"{site.address}/a", addresses=("127.0.0.2",))) == "connect"
+    assert outcome(fetch(wire, f"{web.address}/a", addresses=("127.0.0.2",))) == "connect"
 
 
-def test_addresses_are_tried_until_one_answers_which_is_told(wire: Wire, site: Site) -> None:
-    site.pages["/a"] = page(b"content")
-    url = site.address.replace("127.0.0.1", "cdn.example") + "/a"
+def test_addresses_are_tried_until_one_answers_which_is_told(wire: Wire, web: Web) -> None:
+    web.pages["/a"] = page(b"content")
+    url = web.address.replace("127.0.0.1", "cdn.example") + "/a"
     found = fetch(wire, url, addresses=("127.0.0.5", "127.0.0.6", "127.0.0.7", "127.0.0.8", "127.0.0.1"))
     assert (outcome(found), found.connected_to) == (b"content", "127.0.0.1")
 
 
-def endless_chunks(handler: Handler) -> None:
-    handler.send_response(404)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    while True:
-        handler.send(b"1000\r\n" + bytes(0x1000) + b"\r\n")
-
-
-def test_of_an_error_page_no_more_is_read_than_saves_a_connection(wire: Wire, site: Site) -> None:
-    site.pages["/a"] = endless_chunks
-    assert outcome(fetch(wire, f"{site.address}/a")) == "http_404"
+def test_of_an_error_page_no_more_is_read_than_saves_a_connection(wire: Wire, web: Web) -> None:
+    web.pages["/a"] = endless_chunks(404)
+    assert outcome(fetch(wire, f"{web.address}/a")) == "http_404"
     time.sleep(0.1)
-    assert site.sent_bytes["/a"] < 16 << 20
+    assert web.sent_bytes["/a"] < 16 << 20
 
 
-def test_an_error_page_that_trickles_is_still_what_its_status_says(wire: Wire, site: Site) -> None:
-    def trickle(handler: Handler) -> None:
-        handler.send_response(410)
-        handler.send_header("Content-Length", "1000")
-        handler.end_headers()
-        time.sleep(PATIENCE_SECONDS)
-
-    site.pages["/a"] = trickle
-    assert outcome(fetch(wire, f"{site.address}/a")) == "http_410"
-
-
-def raw_server(answers: Callable[[int, socket.socket], None]) -> tuple[str, socket.socket]:
-    """A server that calls `answers` with the number of each request and the connection it came by."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    counted = iter(range(1000))
-
-    def serve(connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as stream:
-            while True:
-                if not stream.readline():
-                    return
-                while stream.readline().strip():
-                    """The head of the request."""
-                answers(next(counted), connection)
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    return f"http://127.0.0.1:{listening.getsockname()[1]}", listening
+def test_an_error_page_that_trickles_is_still_what_its_status_says(wire: Wire, web: Web) -> None:
+    web.pages["/a"] = trickled_body(PATIENCE_SECONDS, 410)
+    assert outcome(fetch(wire, f"{web.address}/a")) == "http_410"
 
 
 def answer(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-def test_an_answer_nobody_asked_for_is_nobodys_picture(wire: Wire) -> None:
-    def answers(number: int, connection: socket.socket) -> None:
-        connection.sendall(answer(b"%d" % number))
-        if number == 0:
-            time.sleep(0.02)
-            connection.sendall(answer(b"unasked"))
-
-    address, listening = raw_server(answers)
-    with listening:
-        assert outcome(fetch(wire, f"{address}/0")) == b"0"
-        time.sleep(0.1)
-        assert [outcome(fetch(wire, f"{address}/{number}")) for number in (1, 2, 3)] == [b"1", b"2", b"3"]
+def test_an_answer_nobody_asked_for_is_nobodys_picture(wire: Wire, web: Web) -> None:
+    web.pages |= {f"/{number}": raw(answer(b"%d" % number)) for number in (1, 2, 3)}
+    web.pages["/0"] = raw(answer(b"0"), answer(b"unasked"), pause=0.02)
+    assert outcome(fetch(wire, f"{web.address}/0")) == b"0"
+    time.sleep(0.1)
+    assert [outcome(fetch(wire, f"{web.address}/{number}")) for number in (1, 2, 3)] == [b"1", b"2", b"3"]
 
 
-def test_what_a_kept_connection_explains_is_worth_another_connection(wire: Wire) -> None:
-    def answers(number: int, connection: socket.socket) -> None:
-        connection.sendall(answer(b"first") if number == 0 else b"garbage\r\n\r\n")
-
-    address, listening = raw_server(answers)
-    with listening:
-        assert fetch(wire, f"{address}/0").repeat is None
-        spoiled = fetch(wire, f"{address}/1")
-        assert (outcome(spoiled), spoiled.repeat is not None) == ("protocol", True)
-        again = fetch(wire, f"{address}/2", repeat=spoiled.repeat)
-        assert (outcome(again), again.repeat) == ("protocol", None), "once is enough"
+def test_what_a_kept_connection_explains_is_worth_another_connection(wire: Wire, web: Web) -> None:
+    web.pages["/0"] = raw(answer(b"first"))
+    web.otherwise = raw(b"garbage\r\n\r\n")
+    assert fetch(wire, f"{web.address}/0").repeat is None
+    spoiled = fetch(wire, f"{web.address}/1")
+    assert (outcome(spoiled), spoiled.repeat is not None) == ("protocol", True)
+    again = fetch(wire, f"{web.address}/2", repeat=spoiled.repeat)
+    assert (outcome(again), again.repeat) == ("protocol", None), "once is enough"
 
 
 @pytest.mark.parametrize("length", [b"", b"many", b"+7", b"7 bytes"])
-def test_a_length_that_is_no_number_is_worth_asking_until_the_server_closes(wire: Wire, length: bytes) -> None:
-    def answers(_: int, connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\ncontent")
-        connection.shutdown(socket.SHUT_RDWR)
-
-    address, listening = raw_server(answers)
-    with listening:
-        first = fetch(wire, f"{address}/0")
-        assert outcome(first) == "protocol"
-        again = fetch(wire, f"{address}/0", repeat=first.repeat)
-        assert isinstance(again.outcome, Answer)
-        assert outcome(again) == b"content"
+def test_a_length_that_is_no_number_is_worth_asking_until_the_server_closes(
+    wire: Wire, web: Web, length: bytes
+) -> None:
+    web.pages["/0"] = raw(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\ncontent", closes=True)
+    first = fetch(wire, f"{web.address}/0")
+    assert outcome(first) == "protocol"
+    again = fetch(wire, f"{web.address}/0", repeat=first.repeat)
+    assert isinstance(again.outcome, Answer)
+    assert outcome(again) == b"content"

@@ -1,4 +1,4 @@
-"""A stand-in for the web and for `download`: raw artifacts with the pictures that a test says are there today."""
+"""Raw artifacts that no download made: with the rows and the pictures that a test says."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 from tinygptv.data.download.ledger import LEDGER
 from tinygptv.data.shards.shards import ShardWriter, content_hash
 from tinygptv.definitions.filters import SIDECAR_COLUMNS
-from tinygptv.definitions.source import PairsSource, Table
+from tinygptv.definitions.source import PairsSource
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
 
 
@@ -25,12 +25,6 @@ def pixels(seed: str, side: int = 16) -> bytes:
     red, green, blue, *_ = hashlib.sha256(seed.encode()).digest()
     Image.new("RGB", (side, side), (red, green, blue)).save(stream, "JPEG")
     return stream.getvalue()
-
-
-def pairs_source(folder: Path, **changed: Any) -> PairsSource:
-    """A source over one table that is never opened."""
-    given = {"kind": "pairs", "about": "test", "licence": "CC0-1.0", "filter": "web_pairs"}
-    return PairsSource(**(given | {"tables": [Table(location=str(folder / "t.jsonl"))]} | changed))
 
 
 def build_raw(
@@ -66,8 +60,9 @@ def build_raw(
 
 
 @dataclass
-class Web:
-    """What the tables and the web hold today; `asked` are the raw artifacts that each download went on from."""
+class Upstream:
+    """Takes the place of a source: what its tables and the web hold today. `asked` are the raw artifacts that each
+    download went on from."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: list[str | None] = field(default_factory=list)
