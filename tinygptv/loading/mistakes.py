@@ -1,0 +1,56 @@
+"""What is wrong with a definition, where it is written, and the one error that tells all of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tinygptv.errors import DefinitionError
+
+FieldPath = tuple[str | int, ...]
+"""Keys and list positions that lead to a value: `("stages", 0, "schedule")`."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value is written. `line` counts from 1; None for what is in no file, such as a command-line option.
+
+    `column` tells entries of one line apart; `note` says what kind of origin this is, such as `default`.
+    """
+
+    file: str
+    line: int | None = None
+    column: int = 0
+    note: str = ""
+
+    def __str__(self) -> str:
+        line = "" if self.line is None else f":{self.line}"
+        return f"{self.file}{line}{f' ({self.note})' if self.note else ''}"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing to correct: where, in which field (empty for a whole file), and what was found and is allowed."""
+
+    place: Place
+    field: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.field}: {self.text}" if self.field else f"{self.place}: {self.text}"
+
+
+def refusal(mistakes: Iterable[Mistake]) -> DefinitionError:
+    """One error for all mistakes: each once, file by file, in the order of their lines.
+
+    The file of the first mistake comes first: it is the one that was asked for.
+    """
+    unique = list(dict.fromkeys(mistakes))
+    files = list(dict.fromkeys(mistake.place.file for mistake in unique))
+    in_order = sorted(unique, key=lambda one: (files.index(one.place.file), one.place.line or 0, one.place.column))
+    if len(in_order) == 1:
+        return DefinitionError(str(in_order[0]))
+    return DefinitionError(f"{len(in_order)} mistakes:" + "".join(f"\n  {mistake}" for mistake in in_order))
+
+
+def field_name(path: FieldPath) -> str:
+    """A path as it is shown: `stages[0].schedule`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
