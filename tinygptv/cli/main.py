@@ -24,6 +24,7 @@ from tinygptv.cli.dataset import Lines, add_dataset_verbs
 from tinygptv.cli.doctor import add_doctor_options, run_doctor
 from tinygptv.cli.encode import add_encode_options, encode_share, refuse_live
 from tinygptv.cli.mix import add_mix_options, mix_lines
+from tinygptv.cli.plan import add_plan_options, resolved_plan
 from tinygptv.errors import DefinitionError, TinyGPTVError, did_you_mean
 from tinygptv.journey import (
     EXPORT,
@@ -110,9 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     about = "say what each stage needs, and what train-all would reuse, resume and run"
-    planned = add("plan", about, "plan --recipe tinygptv --hardware rtx3090", _plan)
+    planned = add("plan", about, "plan --recipe tinygptv --hardware rtx3090 --resolved", _plan)
     _add_run_options(planned)
-    planned.add_argument("--json", action="store_true", help="one JSON line per stage, and nothing else")
+    add_plan_options(planned)
     for name, (verbs, about) in _VERBS.items():
         command = _curate if name == "curate" else _walk
         verb = add(name, about, f"{name} --run first --source {SOURCE}", command)
@@ -203,6 +204,9 @@ def _plan(options: argparse.Namespace) -> int:
     """Needs neither weights nor data, but counts the longest sequence of a mixture that was checked. Raises
     DefinitionError, after printing, for a stage that does not fit."""
     journey = _journey(options)
+    if options.resolved:
+        print(resolved_plan(journey, options.source), end="")
+        return 0
     from tinygptv.train.planning.estimate import StageEstimator
     from tinygptv.train.planning.fitting import refuse_unfit, settle
     from tinygptv.train.planning.table import record, table
