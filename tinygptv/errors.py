@@ -75,7 +75,8 @@ class SetupError(TinyGPTVError):
 def closest(found: str, known: Iterable[str]) -> str | None:
     """The known name that is most like `found`, upper or lower case aside; None if none is like it."""
     names = {name.casefold(): name for name in sorted(known)}
-    close = difflib.get_close_matches(found.casefold(), names, n=1)
+    shuffled = [name for name in names if sorted(name) == sorted(found.casefold())]
+    close = shuffled or difflib.get_close_matches(found.casefold(), names, n=1)
     return names[close[0]] if close else None
 
 

@@ -83,7 +83,7 @@ class _Explanation:
         for key in keys:
             file = self._root.nearest((*path, key)).place.file
             taken = [name for name, value in node.content.items() if value.place.file == file]
-            fields = [name for name in model.model_fields if name not in taken] if model else missing
+            fields = [name for name in model.model_fields if name not in taken] if model else list(missing)
             if (meant := closest(key, missing) or closest(key, fields)) in missing:
                 missing.remove(meant)
             place = self._root.nearest((*path, key)).place

@@ -17,7 +17,7 @@ from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.scorer import Scorer
 from tinygptv.definitions.source import Source
 from tinygptv.definitions.template import INSTRUCTION, Template
-from tinygptv.errors import DefinitionError, did_you_mean
+from tinygptv.errors import DefinitionError, closest, did_you_mean
 from tinygptv.loading.derived import STAGES, check_stages, derive, with_own_positions
 from tinygptv.loading.explain import explain
 from tinygptv.loading.mistakes import FieldPath, Mistake, field_name, refusal
@@ -38,7 +38,7 @@ FOLDERS: dict[str, Path] = {
 }
 OWN_DEFINITIONS = "TINYGPTV_DEFINITIONS"
 
-_SCHEMAS: dict[str, Any] = {
+SCHEMAS: dict[str, Any] = {
     "source": Source,
     "filter": FilterChain,
     "captions": Captions,
@@ -83,11 +83,11 @@ def load(kind: str, name: str) -> Loaded:
     if kind == "source":
         written = with_shared_columns(written)
     try:
-        definition = TypeAdapter(_SCHEMAS[kind]).validate_python(content)
+        definition = TypeAdapter(SCHEMAS[kind]).validate_python(content)
     except ValidationError as error:
-        mistakes += explain(error, written, _SCHEMAS[kind])
+        mistakes += explain(error, written, SCHEMAS[kind])
     if mistakes:
-        raise refusal(with_own_positions(mistakes, own, written))
+        raise refusal(with_own_positions(mistakes, own, written), shown(path))
     return Loaded(definition, written, own)
 
 
@@ -119,6 +119,9 @@ def _with_base(own: Written, files: Sequence[Path], mistakes: list[Mistake]) -> 
     base of. Adds what is wrong with either to `mistakes`."""
     name = own.get(_BASE)
     if name is None:
+        for key, value in own.content.items() if isinstance(own.content, dict) else ():
+            if closest(key, [_BASE, *Recipe.model_fields]) == _BASE:  # without it nearly all would be missing
+                raise refusal([*mistakes, Mistake(value.place, key, f"unknown key. Did you mean '{_BASE}'?")])
         return own
     if not isinstance(name.content, str):
         raise refusal([*mistakes, Mistake(name.place, _BASE, f"found {name.plain()!r}, want the name of a recipe")])

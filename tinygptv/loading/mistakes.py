@@ -38,13 +38,10 @@ class Mistake:
         return f"{self.place}: {self.field}: {self.text}" if self.field else f"{self.place}: {self.text}"
 
 
-def refusal(mistakes: Iterable[Mistake]) -> DefinitionError:
-    """One error for all mistakes: each once, file by file, in the order of their lines.
-
-    The file of the first mistake comes first: it is the one that was asked for.
-    """
+def refusal(mistakes: Iterable[Mistake], asked_for: str = "") -> DefinitionError:
+    """One error for all mistakes: each once, file by file, `asked_for` first, in the order of their lines."""
     unique = list(dict.fromkeys(mistakes))
-    files = list(dict.fromkeys(mistake.place.file for mistake in unique))
+    files = list(dict.fromkeys([asked_for, *(mistake.place.file for mistake in unique)]))
     in_order = sorted(unique, key=lambda one: (files.index(one.place.file), one.place.line or 0, one.place.column))
     if len(in_order) == 1:
         return DefinitionError(str(in_order[0]))

@@ -53,5 +53,6 @@ def _explain(error: yaml.MarkedYAMLError, text: str, file: str) -> Mistake:
         return Mistake(
             Place(file, line + 1), "", f"{problem.removeprefix('found ')}; write the value, or anchor it (&)"
         )
-    remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, problem)), None)
-    return Mistake(Place(file, line + 1), "", remedy or f"not valid YAML: {' '.join(filter(None, (context, problem)))}")
+    said = f"{context} {problem}".strip()
+    remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, said)), f"not valid YAML: {said}")
+    return Mistake(Place(file, (start if "simple key" in context else line) + 1), "", remedy)

@@ -133,5 +133,6 @@ class _Reader:
                 if key in lines:
                     message = f"this key stands here twice, first in line {lines[key]}; keep one of them"
                     self.mistakes.append(Mistake(place, field_name((*path, key)), message))
+                    continue
                 lines[key] = place.line
             yield key, self._read(value, place, (*path, key), above)
