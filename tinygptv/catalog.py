@@ -42,12 +42,12 @@ from tinygptv.store.locations import shown
 __all__ = ["FOLDERS", "OWN_DEFINITIONS", "names"]
 
 _BY_PATH = ("filter", "captions")
-"""What another definition may also name by the path of its file."""
+"""Kinds that other definitions may also name by the path of a file."""
 
 
 def load(kind: str, reference: str) -> Loaded:
-    """A definition with the places where its values are written. `reference` may be a table as a source, and may add
-    switches to a recipe. Raises DefinitionError."""
+    """A definition with the places of its values. `reference` is a name or path; for a source it may also be a table,
+    and for a recipe it may add switches. Raises DefinitionError."""
     if kind == "source" and is_table_reference(reference):
         return _table_source(reference)
     if kind != "recipe":
@@ -190,7 +190,7 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
 
 
 def _conflicts(run: ResolvedRun) -> Iterator[Conflict]:
-    """All that definitions of a run do not agree on."""
+    """All conflicts between the definitions of a run."""
     machine = run.hardware, run.hardware_name
     for position, stage in enumerate(run.recipe.stages):
         yield from batch_conflicts(stage, *machine)
@@ -201,13 +201,13 @@ def _conflicts(run: ResolvedRun) -> Iterator[Conflict]:
 
 
 class _References:
-    """Names in definitions, followed one by one; those that mean nothing are told together."""
+    """Follows names in definitions; unknown ones are reported together."""
 
     def __init__(self) -> None:
         self._unknown: list[Mistake] = []
 
     def follow(self, owner: Loaded, path: FieldPath, kind: str, name: str) -> Loaded:
-        """What `owner` names at `path`. If there is none, `owner` itself, until `refuse_unknown` is called."""
+        """The definition that `owner` names at `path`; a placeholder if the name is unknown, see `refuse_unknown`."""
         if name in names(kind) or (kind in _BY_PATH and name.endswith(".yaml")):
             return load(kind, name)
         text = f"no {kind} named '{name}' in {shown(FOLDERS[kind])}/. {did_you_mean(name, names(kind))}"
@@ -215,7 +215,7 @@ class _References:
         return owner
 
     def refuse_unknown(self) -> None:
-        """Raise DefinitionError if a name meant nothing."""
+        """Raise DefinitionError for the unknown names so far."""
         if self._unknown:
             raise refusal(self._unknown)
 

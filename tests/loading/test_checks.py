@@ -1,4 +1,4 @@
-"""What definitions must agree on when they meet in a run."""
+"""Conflicts between definitions of one run."""
 
 import pytest
 
@@ -32,8 +32,8 @@ def test_ranks_that_divide_the_global_batch_share_it(ranks: int, nodes: int) -> 
 
 def test_ranks_of_all_machines_must_share_the_global_batch_evenly() -> None:
     (conflict,) = batch_conflicts(STAGE, GPU.model_copy(update={"ranks": 3, "nodes": 2}), "mine")
-    told = f"infra/hardware/mine.yaml, ranks: 6 ranks cannot share the global batch of stage2, {BATCH}, evenly"
-    assert str(conflict).startswith(told)
+    message = f"infra/hardware/mine.yaml, ranks: 6 ranks cannot share the global batch of stage2, {BATCH}, evenly"
+    assert str(conflict).startswith(message)
 
 
 def test_a_step_of_a_component_holds_no_more_than_the_stage_plans_for() -> None:

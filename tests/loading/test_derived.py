@@ -63,7 +63,7 @@ def test_each_value_keeps_the_file_it_is_written_in() -> None:
     assert places["stages", 0, "inputs", "size"].line == 7
 
 
-def test_a_stage_that_does_not_say_which_one_it_changes_is_left_out_and_told() -> None:
+def test_a_stage_that_does_not_say_which_one_it_changes_is_left_out_and_reported() -> None:
     changes = written({"stages": [{"stage": "one"}, {"stag": "two"}, {"about": "x"}, "two", {"stage": "one"}]})
     kept, mistakes = derived.check_stages(changes)
     assert kept.plain() == {"stages": [{"stage": "one"}]}

@@ -1,4 +1,4 @@
-"""What is said about a wrong definition: field, what was found, what is allowed, what was probably meant."""
+"""Messages about wrong definitions: field, what was found, what is allowed, what was probably meant."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ CAT = "about: x\npets:\n  - kind: cat\n    lives: 9\n"
 DOG = "about: x\npets:\n  - kind: dog\n"
 
 
-def told(text: str, schema: Any = Home) -> list[str]:
+def reported(text: str, schema: Any = Home) -> list[str]:
     written, mistakes = parse(text.encode(), "f")
     with pytest.raises(ValidationError) as refused:
         TypeAdapter(schema).validate_python(written.plain())
@@ -106,13 +106,13 @@ def told(text: str, schema: Any = Home) -> list[str]:
         (f"{DOG}open: true\n", "f:4: a dog runs away if open is true"),
     ],
 )
-def test_a_mistake_is_told_once_with_its_line_and_what_to_do(text: str, expected: str) -> None:
-    assert told(text) == [expected]
+def test_a_mistake_is_reported_once_with_its_line_and_what_to_do(text: str, expected: str) -> None:
+    assert reported(text) == [expected]
 
 
-def test_all_mistakes_of_a_file_are_told_in_the_order_of_its_lines() -> None:
+def test_all_mistakes_of_a_file_are_reported_in_the_order_of_its_lines() -> None:
     text = "pets:\n  - kind: cat\n    lives: no\n    fru: long\n    fru: short\nopen: maybe\nabout: x\nabout: y\n"
-    assert told(text) == [
+    assert reported(text) == [
         "f:3: pets[0].lives: found false, want a whole number",
         "f:4: pets[0].fru: unknown key. Did you mean 'fur'?",
         "f:5: pets[0].fru: this key stands here twice, first in line 4; keep one of them",
@@ -121,14 +121,14 @@ def test_all_mistakes_of_a_file_are_told_in_the_order_of_its_lines() -> None:
     ]
 
 
-def test_a_mistake_behind_an_alias_is_told_once() -> None:
-    assert told("about: x\npets:\n  - &pet {kind: cat, lives: 0}\n  - *pet\n") == [
+def test_a_mistake_behind_an_alias_is_reported_once() -> None:
+    assert reported("about: x\npets:\n  - &pet {kind: cat, lives: 0}\n  - *pet\n") == [
         "f:3: pets[0].lives: found 0, want at least 1"
     ]
 
 
-def test_mistakes_on_one_line_are_told_apart() -> None:
-    assert told("about: x\npets: [{kind: cat, lives: 0}, {kind: cat, lives: 0}]\n") == [
+def test_mistakes_on_one_line_are_reported_separately() -> None:
+    assert reported("about: x\npets: [{kind: cat, lives: 0}, {kind: cat, lives: 0}]\n") == [
         "f:2: pets[0].lives: found 0, want at least 1",
         "f:2: pets[1].lives: found 0, want at least 1",
     ]
@@ -141,7 +141,7 @@ def decoders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds.pkgutil, "iter_modules", lambda _: modules)
 
 
-def test_a_kind_that_has_no_module_is_told_by_its_field(decoders: None) -> None:
+def test_an_unknown_kind_is_reported_at_its_field(decoders: None) -> None:
     def known(name: str) -> str:
         kinds.load_kind("tinygptv.models.decoders", name)
         return name
@@ -150,10 +150,10 @@ def test_a_kind_that_has_no_module_is_told_by_its_field(decoders: None) -> None:
         model_config = ConfigDict(extra="forbid")
         architecture: Annotated[str, AfterValidator(known)]
 
-    assert told("architecture: lama\n", Model) == ["f:1: architecture: decoders: no 'lama'. Did you mean 'llama'?"]
+    assert reported("architecture: lama\n", Model) == ["f:1: architecture: decoders: no 'lama'. Did you mean 'llama'?"]
 
 
-def test_a_kind_that_a_whole_mapping_is_refused_for_is_told_by_the_key_that_names_it(decoders: None) -> None:
+def test_a_kind_refused_for_a_whole_mapping_is_reported_at_the_key_that_names_it(decoders: None) -> None:
     class Model(BaseModel):
         width: int
         architecture: str
@@ -164,12 +164,12 @@ def test_a_kind_that_a_whole_mapping_is_refused_for_is_told_by_the_key_that_name
             kinds.load_kind("tinygptv.models.decoders", data["architecture"])
             return data
 
-    assert told("width: 3\narchitecture: phii\n", Model) == [
+    assert reported("width: 3\narchitecture: phii\n", Model) == [
         "f:2: architecture: decoders: no 'phii'. Did you mean 'phi'?"
     ]
 
 
-def test_a_derived_recipe_is_told_the_lines_and_positions_of_its_own_file(tmp_path: Path) -> None:
+def test_mistakes_in_a_derived_recipe_have_the_lines_and_positions_of_its_own_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
         "base: tinygptv_tiny\nsede: 1\nstages:\n  - stage: stage3\n    schedule: {peak_lr: 1e-3}\n"
@@ -187,7 +187,7 @@ def test_a_derived_recipe_is_told_the_lines_and_positions_of_its_own_file(tmp_pa
     ]
 
 
-def test_a_mistake_in_a_base_is_told_by_the_lines_of_the_base(tmp_path: Path) -> None:
+def test_a_mistake_in_a_base_has_the_file_and_line_of_the_base(tmp_path: Path) -> None:
     base, path = tmp_path / "base.yaml", tmp_path / "mine.yaml"
     base.write_text("base: tinygptv_tiny\nabout: wrong\nquantize: {bits: 9}\n")
     path.write_text(f"base: {base}\nseed: many\n")
@@ -199,14 +199,16 @@ def test_a_mistake_in_a_base_is_told_by_the_lines_of_the_base(tmp_path: Path) ->
     ]
 
 
-def test_a_rule_that_values_of_base_and_recipe_break_together_is_told_by_the_line_of_the_recipe(tmp_path: Path) -> None:
+def test_a_conflict_between_base_and_recipe_points_at_the_recipe(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("base: tinygptv_tiny\nstages:\n  - stage: stage4\n    schedule: {final_lr: 1.0}\n")
     with pytest.raises(DefinitionError, match=rf"{path}:4: stages\[0\].schedule: final_lr 1.0 lies above peak_lr"):
         catalog.recipe(str(path))
 
 
-def test_a_base_that_is_misspelt_is_all_that_is_told(tmp_path: Path) -> None:
+def test_a_base_that_is_misspelt_is_the_only_mistake_reported(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("bsae: tinygptv_tiny\nabout: mine\n")
     with pytest.raises(DefinitionError) as refused:
@@ -214,7 +216,7 @@ def test_a_base_that_is_misspelt_is_all_that_is_told(tmp_path: Path) -> None:
     assert str(refused.value) == f"{path}:1: bsae: unknown key. Did you mean 'base'?"
 
 
-def test_names_that_mean_nothing_are_told_together_with_their_lines(tmp_path: Path) -> None:
+def test_unknown_names_are_reported_together_with_their_lines(tmp_path: Path) -> None:
     content = yaml.safe_load((FOLDERS["recipe"] / "tinygptv_tiny.yaml").read_text())
     content["stages"][1]["mixture"] = "tiny_pears"
     path = tmp_path / "mine.yaml"
@@ -232,14 +234,14 @@ def test_names_that_mean_nothing_are_told_together_with_their_lines(tmp_path: Pa
     ]
 
 
-def test_definitions_that_do_not_go_together_are_told_by_the_line_to_change(tmp_path: Path) -> None:
+def test_a_conflict_between_definitions_points_at_the_line_to_change(tmp_path: Path) -> None:
     path = tmp_path / "three.yaml"
     path.write_text((FOLDERS["hardware"] / "cpu.yaml").read_text().replace("ranks: 2", "ranks: 3"))
     with pytest.raises(DefinitionError, match=rf"{path}:3: ranks: 3 ranks cannot share the global batch of stage1, 32"):
         resolve_run("tinygptv_tiny", "shapes", str(path))
 
 
-def test_columns_that_all_tables_share_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_that_all_tables_share_are_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OWN_DEFINITIONS, str(tmp_path))
     path = tmp_path / "sources" / "mine.yaml"
     path.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Shipped definitions with one random mistake each: every one is found, in its line, and told once."""
+"""Shipped definitions with one random mistake each: every one is found, in its line, and reported once."""
 
 import random
 import re
@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Mutation:
-    """A changed text, and the lines in which the mistake may be told."""
+    """A changed text, and the lines in which the mistake may be reported."""
 
     text: str
     lines: set[int]
@@ -119,9 +119,12 @@ def break_the_indentation(text: str, entry: Entry, draw: random.Random) -> Mutat
     if not re.match(rf" +{re.escape(entry.name)}:", line):
         return None
     shifted = " " + line if draw.random() < 0.5 else line[1:]
-    following = next((at for at in range(entry.line, len(lines)) if lines[at].strip()), entry.line)
+    # The line itself still fits if it is the first of its block; then the next one does not: its child or its sibling.
+    child = entry.line + 1
+    deeper = " " * (entry.key.start_mark.column + 1)
+    sibling = next((at for at, other in enumerate(lines, 1) if at > entry.line and not other.startswith(deeper)), child)
     text = "\n".join([*lines[: entry.line - 1], shifted, *lines[entry.line :]])
-    return Mutation(text, {entry.line, following + 1})
+    return Mutation(text, {entry.line, child, sibling})
 
 
 MUTATORS: list[Callable[[str, Entry, random.Random], Mutation | None]] = [
@@ -148,12 +151,12 @@ def mutations(mutate: Callable[..., Mutation | None], count: int) -> Iterator[tu
 
 
 @pytest.mark.parametrize("mutate", MUTATORS, ids=lambda mutate: mutate.__name__)
-def test_each_mistake_is_told_once_and_in_its_line(mutate: Callable[..., Mutation | None], tmp_path: Path) -> None:
+def test_each_mistake_is_reported_once_and_in_its_line(mutate: Callable[..., Mutation | None], tmp_path: Path) -> None:
     for number, (kind, mutation) in enumerate(mutations(mutate, TRIALS)):
         path = tmp_path / f"wrong{number}.yaml"
         path.write_text(mutation.text, encoding="utf-8")
         with pytest.raises(DefinitionError) as refused:
             catalog.load(kind, str(path))
-        told = re.fullmatch(rf"{re.escape(str(path))}:(\d+): .+", str(refused.value))
-        assert told, f"{refused.value}\n{mutation.lines}\n{mutation.text}"
-        assert int(told[1]) in mutation.lines, f"{refused.value}\n{mutation.lines}\n{mutation.text}"
+        message = re.fullmatch(rf"{re.escape(str(path))}:(\d+): .+", str(refused.value))
+        assert message, f"{refused.value}\n{mutation.lines}\n{mutation.text}"
+        assert int(message[1]) in mutation.lines, f"{refused.value}\n{mutation.lines}\n{mutation.text}"

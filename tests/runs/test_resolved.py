@@ -1,4 +1,4 @@
-"""What a run will do, to the last value: complete, right about origins, and the same as it was."""
+"""The resolved form of a run: complete, with the right origins, and unchanged for shipped recipes."""
 
 import difflib
 import re
@@ -33,7 +33,7 @@ def origins(text: str, pattern: str) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", RUNS)
-def test_the_resolved_form_of_every_shipped_recipe_is_as_it_was(recipe: str) -> None:
+def test_the_resolved_form_of_every_shipped_recipe_is_unchanged(recipe: str) -> None:
     golden = (GOLDEN / f"{recipe}.yaml").read_text(encoding="utf-8")
     found = golden_text(recipe)
     changes = "\n".join(
@@ -121,11 +121,11 @@ def test_columns_that_a_source_shares_come_from_where_it_says_them(
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "mine.yaml").write_text(
         "kind: pairs\nabout: mine\nlicence: mine\ncolumns:\n  url: address\n  caption: words\ntables:\n"
-        "  - location: ./a.csv\n  - location: ./b.csv\n    columns: {caption: told}\nfilter: web_pairs\n"
+        "  - location: ./a.csv\n  - location: ./b.csv\n    columns: {caption: words}\nfilter: web_pairs\n"
     )
     text = resolve("tinygptv_tiny", "mine")
     assert set(origins(text, "url: address")) == {"sources/mine.yaml:5"}
-    assert origins(text, "caption: told") == ["sources/mine.yaml:10"]
+    assert origins(text, "caption: words") == ["sources/mine.yaml:10"]
 
 
 def test_a_table_given_by_path_comes_from_the_command_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line's `plan --resolved`: what a run's stages will run with, to the last default."""
+"""`plan --resolved`: every value that the stages of a run will use."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from tinygptv.runs.resolved import resolved, resolved_yaml
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
-    """How a plan is shown, if not as a table."""
+    """Add the output formats of a plan."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON line per stage, and nothing else")
     form.add_argument(
@@ -20,12 +20,12 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def resolved_plan(journey: Journey, source_reference: str) -> str:
-    """YAML with the origin of each value. Needs neither weights nor data."""
+    """The run as YAML with the origin of each value. Needs neither weights nor data."""
     return resolved_yaml(resolved(journey.run, source_reference, _profiles(journey)))
 
 
 def _profiles(journey: Journey) -> dict[str, Hardware]:
-    """The hardware profile of each stage, in which gradient checkpointing is decided; only that needs torch."""
+    """The hardware profile of each stage, with gradient checkpointing resolved; only `if_needed` needs torch."""
     recipe, hardware = journey.run.recipe, journey.run.hardware
     if hardware.gradient_checkpointing != "if_needed":
         return {stage.stage: hardware for stage in recipe.stages}

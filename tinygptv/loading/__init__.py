@@ -1,1 +1,1 @@
-"""Behind `catalog`: YAML read with its line numbers, mistakes explained, definitions checked against each other."""
+"""What `catalog` is built from: YAML with line numbers, explained mistakes, and checks between definitions."""

@@ -1,4 +1,4 @@
-"""Values and their places → YAML, with a comment after each value that says where it comes from."""
+"""Writes YAML with a comment after each value that says where it comes from."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from tinygptv.loading.mistakes import Place
 from tinygptv.loading.written import Written
 
 _WIDTH = 120
-"""A list of plain values stands on one line if it is shorter, comment aside."""
+"""Longest list on one line, in characters, without its comment."""
 
 
 def annotated(value: Written, shown: Callable[[Place], str] = str, indent: str = "") -> Iterator[str]:
@@ -42,7 +42,7 @@ def _item(item: Written, shown: Callable[[Place], str], indent: str) -> Iterator
 
 
 def _on_one_line(value: Written, shown: Callable[[Place], str]) -> str | None:
-    """A list of scalars of one origin as `[a, b]`, if it is short."""
+    """A short list of scalars from one place as `[a, b]`."""
     items = value.content
     if any(isinstance(item.content, (dict, list)) for item in items):
         return None
@@ -53,12 +53,12 @@ def _on_one_line(value: Written, shown: Callable[[Place], str]) -> str | None:
 
 
 def _origin(value: Written) -> Place:
-    """Of a list, where its items are written, which may be below its key."""
+    """The place of a value; of a list, that of its first item, which may be below its key."""
     return value.content[0].place if isinstance(value.content, list) and value.content else value.place
 
 
 def _scalar(value: Any, in_list: bool = False) -> str:
-    """A value on one line; within `[…]` more of it needs quotes."""
+    """A value on one line; more values need quotes within `[…]`."""
     quotes = '"' if isinstance(value, str) and not value.isprintable() else None
     content = [value] if in_list else value
     dumped = yaml.safe_dump(

@@ -1,4 +1,4 @@
-"""What definitions must agree on when they meet in a run; each by itself is right."""
+"""Conflicts between definitions of one run that are each valid alone."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _FOLDERS = {"recipe": "tinygptv/recipes", "hardware": "infra/hardware", "mixture
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two definitions do not go together; `kind`, `name` and `path` say where the value to change stands."""
+    """Two definitions do not fit together; `kind`, `name` and `path` locate the value to change."""
 
     kind: str
     name: str

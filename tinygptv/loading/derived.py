@@ -31,7 +31,7 @@ def derive(base: Written, changes: Written) -> Written:
 
 
 def check_stages(changes: Written) -> tuple[Written, list[Mistake]]:
-    """A derived recipe with those of its stages that can be merged, and what is wrong with the others.
+    """A derived recipe with the stages that can be merged, and the mistakes in the others.
 
     Each stage must say which stage of the base it changes, and no two may change the same one.
     """
@@ -52,7 +52,7 @@ def check_stages(changes: Written) -> tuple[Written, list[Mistake]]:
 
 
 def with_own_positions(mistakes: Iterable[Mistake], own: Written, merged: Written) -> list[Mistake]:
-    """Mistakes of a merged recipe; those in the derived file name its stages by their positions there."""
+    """Mistakes of a merged recipe; those in the derived file get the stage positions of that file."""
     names = [_name(stage) for stage in _stages(own)]
     numbers = {at: names.index(_name(stage)) for at, stage in enumerate(_stages(merged)) if _name(stage) in names}
 

@@ -1,4 +1,4 @@
-"""What a schema refuses → mistakes with the line to look at, each told once."""
+"""Turns the errors of a schema into mistakes with the line to look at, each reported once."""
 
 import re
 from collections import defaultdict
@@ -17,18 +17,18 @@ from tinygptv.loading.wording import literals, one_of, shown, wording
 from tinygptv.loading.written import Written
 
 KEY = "[key]"
-"""In a location of pydantic's: the key of a mapping is wrong, not its value."""
+"""In a pydantic location: the key of a mapping is wrong, not its value."""
 
 _FIELD_IN_MESSAGE = re.compile(r"(?P<path>[a-z_]\w*(\[\d+\])*(\.\w+(\[\d+\])*)*): ")
 
 
 def explain(error: ValidationError, written: Written, schema: Any) -> list[Mistake]:
-    """Every mistake in `written`, which is not a `schema`."""
+    """Every mistake that made `schema` refuse `written`."""
     return _Explanation(written, schema).mistakes(error.errors(include_url=False))
 
 
 class _Explanation:
-    """One definition's problems, sorted by what they are about."""
+    """The errors of one definition, grouped by the mapping or union they are about."""
 
     def __init__(self, written: Written, schema: Any) -> None:
         self._root = written
@@ -62,9 +62,9 @@ class _Explanation:
                 self._wrong[located.union].append(_Problem(located, problem))
 
     def _locate(self, location: tuple[int | str, ...]) -> "_Located":
-        """Where a location of pydantic's leads in what is written.
+        """The path in the YAML that a pydantic location stands for.
 
-        A location also holds what is no key of the file: which member of a union was tried, and that a key is meant.
+        A location also holds parts that are no keys: the tag or the member of a union that was tried, and `[key]`.
         """
         node, member = self._root, ""
         path: FieldPath = ()
@@ -77,7 +77,7 @@ class _Explanation:
         return _Located(path, path if union is None else union, member)
 
     def _unknown_keys(self, path: FieldPath, keys: Sequence[str]) -> Iterator[Mistake]:
-        """A key that is nearly the name of a missing field is told once, as the misspelling that it is."""
+        """A misspelled required field is one mistake: its key is unknown, so the field is not missing as well."""
         node, missing = self._root.nearest(path), self._missing[path]
         model = model_at(self._schema, self._root, path)
         for key in keys:
@@ -98,7 +98,7 @@ class _Explanation:
         return Mistake(node.place, field_name(path), text)
 
     def _new_stage(self, path: FieldPath, node: Written) -> str:
-        """In a derived recipe a misspelled name makes a stage a new one, which lacks nearly everything."""
+        """A hint for a derived recipe, in which a stage with a misspelled name is new and lacks most of its fields."""
         stages, name = self._root.get(STAGES), node.get(STAGE)
         if len(path) != 2 or path[0] != STAGES or stages is None or name is None:
             return ""
@@ -107,7 +107,7 @@ class _Explanation:
         return f". The base has no stage '{name.content}'. {did_you_mean(str(name.content), known)}" if known else ""
 
     def _wrong_values(self, union: FieldPath, wrong: "Sequence[_Problem]") -> Iterator[Mistake]:
-        """Of a union, the members that got further than the others are what was meant."""
+        """If one member of a union accepts more of the value than the others, its errors are the ones to report."""
         members = {problem.located.member for problem in wrong}
         deeper = [problem for problem in wrong if len(problem.located.path) > len(union)]
         if len(members) > 1 and not deeper:
@@ -131,7 +131,7 @@ class _Explanation:
         return Mistake(node.place, field_name(path), wording([problem]))
 
     def _broken_rule(self, path: FieldPath, error: Exception) -> Mistake:
-        """What a validator of the schema says; it may begin with the field it is about, seen from where it stands."""
+        """The message of a validator, which may begin with the path of a field below the validator's own."""
         node, text = self._root.nearest(path), str(error)
         named = _FIELD_IN_MESSAGE.match(text)
         if named and node.get(re.split(r"[.\[]", named["path"])[0]) is not None:
@@ -144,7 +144,7 @@ class _Explanation:
         return Mistake(self._mentioned(node, text).place, field_name(path), text)
 
     def _mentioned(self, node: Written, text: str) -> Written:
-        """The entry of a mapping that a message names first; one of the file that was asked for, if it names any."""
+        """The first entry of a mapping that a message names; entries of the requested file win over its base's."""
         if not isinstance(node.content, dict):
             return node
         places = {key: found.start() for key in node.content if (found := re.search(rf"\b{re.escape(key)}\b", text))}
@@ -155,7 +155,7 @@ class _Explanation:
 
 @dataclass(frozen=True)
 class _Located:
-    """Where something is written; and the innermost value that a union refused, with the member that was tried."""
+    """A path in the YAML, and the path of the union it was tried in, with the member that was tried."""
 
     path: FieldPath
     union: FieldPath
@@ -169,7 +169,7 @@ class _Problem:
 
 
 def _is_tag(part: int | str, node: Written) -> bool:
-    """Whether a part of a location is the value by which a mapping says which member of a union it is."""
+    """Whether a part of a location is the tag of a discriminated union."""
     return isinstance(node.content, dict) and any(value.content == part for value in node.content.values())
 
 

@@ -1,4 +1,4 @@
-"""A definition's name → its file, what is written there with all that it refers to, and the checked definition."""
+"""Finds the file of a definition by name, fills in its base and templates, and validates it."""
 
 import os
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ _BASE = "base"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A definition, what is written of it with base and templates in place, and what its own file says."""
+    """A definition, its YAML with base and templates filled in, and the YAML of its own file alone."""
 
     definition: Any
     written: Written
@@ -72,7 +72,7 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Loaded:
-    """The definition with that name, or in that `.yaml` file. Raises DefinitionError, which holds all its mistakes."""
+    """The definition with that name, or in that `.yaml` file. Raises DefinitionError with all mistakes in it."""
     path = _find(kind, name)
     own, mistakes = _read(path)
     written = own
@@ -115,12 +115,14 @@ def _read(path: Path) -> tuple[Written, list[Mistake]]:
 
 
 def _with_base(own: Written, files: Sequence[Path], mistakes: list[Mistake]) -> Written:
-    """A recipe over its base, and that over its own, if they name one. `files`: the recipe's, after those it is the
-    base of. Adds what is wrong with either to `mistakes`."""
+    """A recipe merged over its base, if it names one, and that over its own.
+
+    `files` are the files on the way here, which must not come again. Mistakes in the bases are added to `mistakes`.
+    """
     name = own.get(_BASE)
     if name is None:
         for key, value in own.content.items() if isinstance(own.content, dict) else ():
-            if closest(key, [_BASE, *Recipe.model_fields]) == _BASE:  # without it nearly all would be missing
+            if closest(key, [_BASE, *Recipe.model_fields]) == _BASE:  # else nearly every field is missing
                 raise refusal([*mistakes, Mistake(value.place, key, f"unknown key. Did you mean '{_BASE}'?")])
         return own
     if not isinstance(name.content, str):
@@ -141,7 +143,7 @@ def _with_base(own: Written, files: Sequence[Path], mistakes: list[Mistake]) -> 
 
 
 def _with_templates(recipe: Written, mistakes: list[Mistake]) -> Written:
-    """A recipe with the templates that its stages name in their place, under what the stages say."""
+    """A recipe whose stages hold the fields of the templates they name; fields of the stages win."""
     stages = recipe.get(STAGES)
     if stages is None or not isinstance(stages.content, list):
         return recipe

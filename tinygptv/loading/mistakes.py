@@ -1,4 +1,4 @@
-"""What is wrong with a definition, where it is written, and the one error that tells all of it."""
+"""Mistakes in definitions: where they are, and one error that lists them all."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ FieldPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value is written. `line` counts from 1; None for what is in no file, such as a command-line option.
+    """Where a value is written. `line` counts from 1 and is None for a command-line option.
 
-    `column` tells entries of one line apart; `note` says what kind of origin this is, such as `default`.
+    `column` distinguishes entries of one line; `note` says more about the origin, such as `default`.
     """
 
     file: str
@@ -28,7 +28,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing to correct: where, in which field (empty for a whole file), and what was found and is allowed."""
+    """One thing to correct: its place, its field (empty for the whole file), what was found and what is allowed."""
 
     place: Place
     field: str

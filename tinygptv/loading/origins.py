@@ -10,10 +10,10 @@ from tinygptv.loading.written import Written, written_as
 
 
 def with_origins(value: Any, written: Written | None, otherwise: Place) -> Written:
-    """A definition, or a part of one, with the origin of each of its values, defaults included.
+    """A definition, or a part of one, with the origin of each value, defaults included.
 
-    What is not written is a default of its class, or of the field of another class that holds it, if that says
-    otherwise; `otherwise` is the place of that field.
+    A value that is not in the YAML is a default of its own class, or comes from `otherwise`, the default of a field
+    around it that overrides its class.
     """
     place = otherwise if written is None else written.place
     if isinstance(value, BaseModel):
@@ -40,7 +40,7 @@ def _get(written: Written | None, part: str | int) -> Written | None:
 
 
 def with_changes(before: Written, after: Any, place: Place) -> Written:
-    """The plain value `after`: what is as it was keeps its origin in `before`, what has changed comes from `place`."""
+    """The plain value `after`: unchanged parts keep their origin in `before`, changed parts come from `place`."""
     old = before.content
     if isinstance(old, dict) and isinstance(after, dict):
         changed = {

@@ -1,4 +1,4 @@
-"""What a schema says of a place in a definition: which class describes it, and where a field is declared."""
+"""Looks up schemas: which class describes a mapping, and where a field is declared."""
 
 import ast
 import inspect
@@ -15,9 +15,9 @@ from tinygptv.store.locations import shown
 
 
 def model_at(annotation: Any, node: Written | None, path: FieldPath) -> type[BaseModel] | None:
-    """The class that describes the mapping at `path` below a value of type `annotation`; None if no single one does.
+    """The class of the mapping at `path` below a value of type `annotation`; None if it is ambiguous.
 
-    `node` is what is written there: of a union, the member counts whose literal fields agree with it.
+    `node` is the value in the YAML: of a union, the member counts whose literal fields agree with it.
     """
     models = [model for model in _models(annotation) if _agrees(model, node)]
     if len(models) > 1 or (not path and not models):
@@ -46,7 +46,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _agrees(option: type[BaseModel], node: Written | None) -> bool:
-    """Whether a member of a union can describe what is written, by its fields that allow single values only."""
+    """Whether a member of a union can describe a value, judged by its required literal fields."""
     if node is None:
         return True
     for name, field in option.model_fields.items():

@@ -1,4 +1,4 @@
-"""Where the columns of a source's tables are written, if the source says them once for all."""
+"""Columns that a source declares once for all of its tables."""
 
 from tinygptv.loading.written import Written
 
@@ -6,9 +6,9 @@ _SHARED = ("columns", "carry")
 
 
 def with_shared_columns(source: Written) -> Written:
-    """A source whose tables also hold what they take over from it, as `PairsSource` merges them; for looking up places.
+    """A source whose tables also hold the columns they share, to look up places: `PairsSource` merges the values.
 
-    What a table writes itself stands above it.
+    A table's own columns win.
     """
     tables = source.get("tables")
     shared = {key: value for key in _SHARED if (value := source.get(key)) is not None}

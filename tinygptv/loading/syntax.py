@@ -1,4 +1,4 @@
-"""Why a text is not YAML: the line to look at, and what to change there."""
+"""Explains YAML syntax errors: the line to look at, and what to change there."""
 
 import re
 
@@ -6,7 +6,7 @@ import yaml
 
 from tinygptv.loading.mistakes import Mistake, Place
 
-_INDENTATION = "the indentation does not fit the lines above; indent what belongs together by the same number of spaces"
+_INDENTATION = "the indentation does not match the lines above; indent lines of one block by the same number of spaces"
 
 _REMEDIES: list[tuple[str, str]] = [
     (r"mapping values are not allowed", f"a ':' where no key can be. Either {_INDENTATION}; or put the text in quotes"),
@@ -19,9 +19,9 @@ _REMEDIES: list[tuple[str, str]] = [
 
 
 def explain_syntax(text: str, file: str) -> Mistake:
-    """The first thing in `text` that is not YAML, which it must hold."""
+    """The first syntax error in `text`, which must have one."""
     try:
-        # The parser in Python says more about what it stumbles over than the one in C.
+        # The Python parser describes errors in more detail than the C one.
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is not None:

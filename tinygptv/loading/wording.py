@@ -1,4 +1,4 @@
-"""How a problem that pydantic found is told: what stands there, what is allowed, what to do."""
+"""Words for the errors of pydantic: what was found, what is allowed, what to do."""
 
 import re
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ _LONGEST = 60
 
 
 def wording(problems: Sequence[ErrorDetails]) -> str:
-    """One sentence for a value that is wrong; several problems are the members of a union that all refuse it."""
+    """One message for a wrong value; several problems mean that every member of a union refuses it."""
     first = problems[0]
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
@@ -51,12 +51,12 @@ def wording(problems: Sequence[ErrorDetails]) -> str:
 
 
 def one_of(found: Any, choices: Sequence[str]) -> str:
-    """What may stand in the place of `found`, and which of it was probably meant."""
+    """The allowed values, and the one that was probably meant."""
     return f"want {'' if len(choices) == 1 else 'one of '}{', '.join(choices)}{_meant(found, choices)}"
 
 
 def shown(value: Any) -> str:
-    """A value as a person who wrote YAML would name it."""
+    """A value as messages show it."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -70,7 +70,7 @@ def shown(value: Any) -> str:
 
 
 def wanted(problem: ErrorDetails) -> str | None:
-    """What one member of the schema allows, as the end of `want …`."""
+    """What the schema allows, to follow `want`; None for errors that have their own message."""
     kind = problem["type"]
     if kind == "literal_error":
         return ", ".join(literals(problem))
@@ -82,7 +82,7 @@ def wanted(problem: ErrorDetails) -> str | None:
 
 
 def literals(problem: ErrorDetails) -> list[str]:
-    """The single values that a field allows; empty if the problem is another one."""
+    """The values that a literal or a tag allows; empty for other errors."""
     key = {"literal_error": "expected", "union_tag_invalid": "expected_tags"}.get(problem["type"])
     expected = problem["ctx"][key] if key else ""
     return [quoted or plain for quoted, plain in re.findall(r"'([^']*)'|([^\s,']+)", expected) if plain != "or"]
@@ -94,7 +94,7 @@ def _meant(found: Any, choices: Sequence[str]) -> str:
 
 
 def _hint(kind: str, found: Any) -> str:
-    """What YAML made of a value that was meant otherwise."""
+    """How to write a value that YAML reads as another type."""
     if kind == "string_type" and isinstance(found, bool):
         return " (YAML reads yes, no, on and off as true and false: put text in quotes)"
     if kind == "string_type" and found is not None and not isinstance(found, (dict, list)):
@@ -107,7 +107,7 @@ def _hint(kind: str, found: Any) -> str:
 
 
 def _number(found: str) -> str:
-    """What to do about a number that YAML reads as text."""
+    """How to write a number that YAML reads as text."""
     if power := re.fullmatch(r"([+-]?\d+)e([+-]?)(\d+)", found, re.IGNORECASE):
         return f" (YAML reads {found} as text: write {power[1]}.0e{power[2] or '+'}{power[3]})"
     return "; leave out the quotes" if re.fullmatch(r"[+-]?[\d.]+", found) else ""

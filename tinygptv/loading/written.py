@@ -1,4 +1,4 @@
-"""YAML → values that know where they are written."""
+"""YAML values that keep the line they are written in."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Written:
     place: Place
 
     def plain(self) -> Any:
-        """The value alone, as YAML gives it."""
+        """The value without places."""
         if isinstance(self.content, dict):
             return {key: value.plain() for key, value in self.content.items()}
         if isinstance(self.content, list):
@@ -41,7 +41,7 @@ class Written:
         return None
 
     def nearest(self, path: FieldPath) -> "Written":
-        """What is written at a path, or else at the longest beginning of it."""
+        """The value at a path, or else its nearest parent."""
         node = self
         for part in path:
             if (child := node.get(part)) is None:
@@ -51,7 +51,7 @@ class Written:
 
 
 def written_as(value: Any, place: Place) -> Written:
-    """A plain value all of which comes from one place."""
+    """A plain value that comes from one place as a whole."""
     if isinstance(value, dict):
         return Written({key: written_as(child, place) for key, child in value.items()}, place)
     if isinstance(value, list):
@@ -60,7 +60,7 @@ def written_as(value: Any, place: Place) -> Written:
 
 
 def parse(data: bytes, file: str) -> tuple[Written, list[Mistake]]:
-    """The one document of a YAML file, and the mistakes that did not keep it from being read.
+    """The document of a YAML file, and the mistakes in it that are no syntax errors, such as duplicate keys.
 
     Raises DefinitionError, with the line, for what is not UTF-8, not YAML, or empty.
     """
@@ -78,7 +78,7 @@ def parse(data: bytes, file: str) -> tuple[Written, list[Mistake]]:
 
 
 class _Reader:
-    """One file's nodes turned into Written values; collects what is wrong with keys on the way."""
+    """Turns the nodes of one file into Written values and collects mistakes in keys."""
 
     def __init__(self, text: str, file: str) -> None:
         self._file = file
@@ -120,7 +120,7 @@ class _Reader:
     ) -> Iterator[tuple[str, Written]]:
         lines: dict[str, int | None] = {}
         own = {id(key) for key, _ in node.value}
-        self._loader.flatten_mapping(node)  # puts what `<<` takes over first, so that what is written here wins
+        self._loader.flatten_mapping(node)  # puts the entries that `<<` merges first, so that this mapping's own win
         for key_node, value in node.value:
             place = self._place(key_node)
             key = self._scalar(key_node, place, path) if isinstance(key_node, yaml.ScalarNode) else None

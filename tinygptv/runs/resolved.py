@@ -1,9 +1,9 @@
-"""A run's one truth: every value that its stages run with, and where each comes from, as YAML.
+"""Every value that the stages of a run use, and where each comes from, as YAML.
 
     run · recipe · planned · hardware · source · filter · captions · scorer · mixtures · benchmarks · sources
 
 Each section but `run` and `planned` is a definition, or one per name, defaults included. `planned` holds what a stage's
-batch and machine decide together.
+batch and machine determine together.
 """
 
 import os
@@ -24,8 +24,8 @@ from tinygptv.train.deepspeed import accumulation_steps
 def resolved(run: ResolvedRun, source_reference: str, profiles: Mapping[str, Hardware]) -> Written:
     """The run as a mapping of sections.
 
-    `source_reference` is the source as it was asked for. `profiles` are those of the stages, in which gradient
-    checkpointing is decided.
+    `source_reference` is the source as requested: a name or a table. `profiles` holds the hardware profile of each
+    stage, with gradient checkpointing resolved to true or false.
     """
     asked = {"recipe": run.recipe_name, "source": source_reference, "hardware": run.hardware_name}
     recipe, hardware = _recipe(run), _definition("hardware", run.hardware_name)
@@ -53,7 +53,7 @@ def resolved_yaml(document: Written, shown: Callable[[Place], str] | None = None
 
 
 def shown_place(place: Place) -> str:
-    """An origin, its file below the checkout or below the folder of one's own definitions if it lies there."""
+    """An origin; its file is relative to the checkout or to $TINYGPTV_DEFINITIONS, if it lies there."""
     own = os.environ.get(OWN_DEFINITIONS)
     path = Path(place.file)
     if own and path.is_relative_to(Path(own).absolute()):
@@ -71,7 +71,7 @@ def _named(kind: str, names: Iterable[str], asked_by: Written) -> Written:
 
 
 def _recipe(run: ResolvedRun) -> Written:
-    """The recipe; what switches have changed in it comes from the option that named them."""
+    """The recipe; values that an ablation switch changed come from the option that names it."""
     name, *switches = run.recipe_name.split(":")
     whole = _definition("recipe", name)
     if not switches:
@@ -81,7 +81,7 @@ def _recipe(run: ResolvedRun) -> Written:
 
 
 def _planned(stage: Stage, profile: Hardware, hardware: Written) -> Written:
-    """What the machine makes of a stage: pieces of its global batch that all ranks take alike, and checkpointing."""
+    """Batch pieces and gradient checkpointing of a stage on this machine."""
     pieces = accumulation_steps(stage.global_batch_size, profile.world_size, profile.micro_batch_size)
     share = stage.global_batch_size // profile.world_size
 
