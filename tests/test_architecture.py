@@ -24,7 +24,8 @@ ROOMS: dict[str, set[str]] = {
     "data.columns": set(),
     "definitions": {"errors"},
     "store": {"errors"},
-    "catalog": set(),
+    "loading": set(),
+    "catalog": {"loading"},
     "data.prompting": set(),
     "data.shards": {"data.columns"},
     "data.pictures": {"data.shards"},
@@ -48,7 +49,8 @@ ROOMS: dict[str, set[str]] = {
     "golden": {"data.batches", "data.prompting", "models"},
     "judging": {"catalog", "data.batches", "data.columns", "data.filters", "data.pictures", "data.shards", "models"},
     "train": {
-        *("catalog", "data.batches", "data.forget", "data.mixtures", "data.pictures", "data.shards", "models"),
+        *("catalog", "data.batches", "data.forget", "data.mixtures", "data.pictures", "data.shards", "loading"),
+        "models",
     },
     "release": {"catalog", "data.batches", "data.prompting", "models", "train"},
     "evaluate": {
@@ -65,7 +67,8 @@ ROOMS: dict[str, set[str]] = {
         *("judging", "release", "report", "train"),
     },
     "runs": {
-        *("catalog", "data.forget", "data.mixtures", "data.versions", "journey", "models", "pages", "report", "train"),
+        *("catalog", "data.forget", "data.mixtures", "data.versions", "journey", "loading", "models", "pages"),
+        *("report", "train"),
     },
     "doctor": {"catalog", "data.batches", "journey", "models", "release", "shapes"},
     "cli": {

@@ -2,6 +2,7 @@
 
     TinyGPTVError
     ├── DefinitionError     a YAML file, a parameter or a reference in it is wrong; nothing has started
+    │   └── UnknownNameError    it names something that does not exist
     ├── DataError           data on disk or from the web is unusable
     │   ├── StorageError    data cannot be read or written: full disk, no permission, unreachable bucket
     │   └── PromptTooLongError  a prompt leaves no room for an answer
@@ -25,6 +26,14 @@ class TinyGPTVError(Exception):
 
 class DefinitionError(TinyGPTVError):
     """A definition or parameter is wrong; raised before any work starts."""
+
+
+class UnknownNameError(DefinitionError, ValueError):
+    """A definition names what does not exist. A ValueError too, so that a schema may raise it and add the field."""
+
+    def __init__(self, message: str, found: str) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class DataError(TinyGPTVError):
@@ -63,9 +72,17 @@ class SetupError(TinyGPTVError):
     """This machine or environment cannot do what was requested."""
 
 
+def closest(found: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `found`, upper or lower case aside; None if none is like it."""
+    names = {name.casefold(): name for name in sorted(known)}
+    shuffled = [name for name in names if sorted(name) == sorted(found.casefold())]
+    close = shuffled or difflib.get_close_matches(found.casefold(), names, n=1)
+    return names[close[0]] if close else None
+
+
 def did_you_mean(found: str, known: Iterable[str]) -> str:
     """A sentence that suggests the closest known name, or lists all of them."""
     names = sorted(known)
-    if close := difflib.get_close_matches(found, names, n=1):
-        return f"Did you mean '{close[0]}'?"
+    if close := closest(found, names):
+        return f"Did you mean '{close}'?"
     return f"Known: {', '.join(names)}." if names else "There are none."

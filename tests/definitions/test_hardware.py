@@ -1,11 +1,10 @@
-"""Errors of a hardware profile, alone and combined with a stage."""
+"""What a hardware profile refuses by itself."""
 
 import pytest
 from pydantic import ValidationError
 
 from tinygptv import catalog
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.errors import DefinitionError
 
 GPU = catalog.hardware("rtx3090")
 IN_NF4 = GPU.model_copy(update={"quantize_base": "nf4"})
@@ -39,14 +38,3 @@ def test_a_disk_takes_only_zero_3_partitions(change: dict[str, object], message:
 def test_other_quantization_formats_are_refused() -> None:
     with pytest.raises(ValidationError, match="quantize_base"):
         Hardware.model_validate(GPU.model_dump() | {"quantize_base": "fp4"})
-
-
-def test_weights_that_a_stage_trains_are_not_rounded() -> None:
-    stage = catalog.recipe("tinygptv").stage("stage2")
-    catalog.check_quantized_base(stage, IN_NF4, "mine")
-    whole = stage.model_copy(update={"trains": [*stage.trains, "language_model.all"]})
-    catalog.check_quantized_base(whole, GPU, "mine")
-    with pytest.raises(
-        DefinitionError, match=r"mine.yaml, quantize_base: stage2 trains language_model.all, and weights"
-    ):
-        catalog.check_quantized_base(whole, IN_NF4, "mine")

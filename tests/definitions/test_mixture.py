@@ -1,17 +1,11 @@
-"""Errors of a mixture, alone and combined with a stage and a hardware profile."""
+"""What a mixture refuses by itself."""
 
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from tinygptv import catalog
-from tinygptv.catalog import check_batch_sizes
 from tinygptv.definitions.mixture import MIN_SHARE, Mixture
-from tinygptv.errors import DefinitionError
-
-STAGE = catalog.recipe("tinygptv_tiny").stages[0]
-PROFILE = catalog.hardware("cpu")
 
 
 def mixture(*components: dict[str, Any], draw: str = "per_step") -> Mixture:
@@ -45,24 +39,3 @@ def test_per_sample_mixtures_have_no_batch_sizes() -> None:
 def test_zero_is_refused(field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         mixture({field: 0})
-
-
-def test_a_step_of_a_component_holds_no_more_than_the_stage_plans_for() -> None:
-    whole = STAGE.global_batch_size
-    check_batch_sizes(STAGE, mixture({"batch_size": whole}), PROFILE, "cpu")
-    message = (
-        rf"datasets/mixtures/{STAGE.mixture}\.yaml, components\[1\]\.batch_size: b puts {whole + 2} samples into a "
-        rf"step, and {STAGE.stage} plans for {whole}; raise its global_batch_size"
-    )
-    with pytest.raises(DefinitionError, match=message):
-        check_batch_sizes(STAGE, mixture({"batch_size": whole}, {"batch_size": whole + 2}), PROFILE, "cpu")
-
-
-def test_ranks_of_all_machines_must_share_a_step_of_each_component_evenly() -> None:
-    blend = mixture({"batch_size": 4}, {"batch_size": 6})
-    check_batch_sizes(STAGE, blend, PROFILE.model_copy(update={"ranks": 2}), "cpu")
-    message = (
-        r"components\[1\]\.batch_size: infra/hardware/mine\.yaml has 4 ranks, which cannot share the 6 samples of b"
-    )
-    with pytest.raises(DefinitionError, match=message):
-        check_batch_sizes(STAGE, blend, PROFILE.model_copy(update={"ranks": 2, "nodes": 2}), "mine")

@@ -6,23 +6,19 @@ definition or parameter is wrong and nothing was started. The command line itsel
 
 import argparse
 import io
-import json
 import logging
 import sys
 from collections.abc import Sequence
 
 from tinygptv.cli.ablate import add_ablate_verb
 from tinygptv.cli.arrows import add_arrow_verbs
-from tinygptv.cli.arrows import print_plan as _print_plan
 from tinygptv.cli.dataset import add_dataset_verbs
 from tinygptv.cli.doctor import add_doctor_verb
 from tinygptv.cli.model import add_model_verbs
 from tinygptv.cli.options import Command
-from tinygptv.cli.options import add_run_options as _add_run_options
-from tinygptv.cli.options import journey_of as _journey
+from tinygptv.cli.plan import add_plan_verb
 from tinygptv.cli.upkeep import add_upkeep_verbs
 from tinygptv.errors import DefinitionError, TinyGPTVError
-from tinygptv.runs.plan import plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,10 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    about = "say what each stage needs, and what train-all would reuse, resume and run"
-    planned = add("plan", about, "plan --recipe tinygptv --hardware rtx3090", _plan)
-    _add_run_options(planned)
-    planned.add_argument("--json", action="store_true", help="one JSON line per stage, and nothing else")
+    add_plan_verb(add)
     add_arrow_verbs(add)
     add_dataset_verbs(add)
     add_model_verbs(add)
@@ -80,28 +73,3 @@ def _parser() -> argparse.ArgumentParser:
     add_doctor_verb(add)
     add_ablate_verb(add)
     return parser
-
-
-def _plan(options: argparse.Namespace) -> int:
-    """Needs neither weights nor data, but counts the longest sequence of a mixture that was checked. Raises
-    DefinitionError, after printing, for a stage that does not fit."""
-    journey = _journey(options)
-    from tinygptv.train.planning.estimate import StageEstimator
-    from tinygptv.train.planning.fitting import refuse_unfit, settle
-    from tinygptv.train.planning.table import record, table
-
-    recipe, hardware = journey.run.recipe, journey.run.hardware
-    longest = {stage.stage: journey.longest_sequence(stage.stage) for stage in recipe.stages}
-    estimators = [StageEstimator(recipe, stage, tokens) for stage, tokens in longest.items()]
-    profiles = [settle(estimator, hardware) for estimator in estimators]
-    records = [record(*each) for each in zip(estimators, profiles, strict=True)]
-    lines = [json.dumps(one) for one in records] if options.json else table(records, hardware)
-    print("\n".join(lines), flush=True)
-    for estimator, profile in zip(estimators, profiles, strict=True):
-        refuse_unfit(estimator, profile, journey.run.hardware_name)
-    if not options.json:
-        try:
-            _print_plan(plan(journey))
-        except TinyGPTVError as error:
-            print(f"not everything that training starts from is there yet: {error}")
-    return 0

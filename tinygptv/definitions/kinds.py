@@ -8,7 +8,7 @@ import pkgutil
 from importlib import import_module
 from types import ModuleType
 
-from tinygptv.errors import DefinitionError, did_you_mean
+from tinygptv.errors import UnknownNameError, did_you_mean
 
 
 def kinds(package: str) -> list[str]:
@@ -17,8 +17,11 @@ def kinds(package: str) -> list[str]:
 
 
 def load_kind(package: str, name: str) -> ModuleType:
-    """Import the module of a kind. Raises DefinitionError, suggesting the closest name, if there is none."""
+    """The module of a kind. Raises UnknownNameError, with the nearest known name, if there is none of this name.
+
+    Inside a validator of a schema that is a ValueError like any other: loading adds file, line and field.
+    """
     known = kinds(package)
     if name not in known:
-        raise DefinitionError(f"{package.rpartition('.')[2]}: no '{name}'. {did_you_mean(name, known)}")
+        raise UnknownNameError(f"{package.rpartition('.')[2]}: no '{name}'. {did_you_mean(name, known)}", name)
     return import_module(f"{package}.{name}")

@@ -10,6 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parent
 
 
+def shown(path: Path) -> str:
+    """A path as messages name it: below the checkout if it lies there, else as it is."""
+    return str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
+
+
 def resolve(location: str, corpus: Callable[[], Path] | None = None) -> str:
     """Resolve `location` to an absolute path or a URL.
 

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygptv.catalog import ResolvedRun, check_features
+from tinygptv.catalog import ResolvedRun
 from tinygptv.data.forget.tombstones import tombstones
 from tinygptv.data.pictures.pixels import transform
 from tinygptv.definitions.base import LOCATION_PREFIXES
 from tinygptv.definitions.model import QFormer
 from tinygptv.definitions.reasons import FORGOTTEN
 from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage
-from tinygptv.errors import HandoffError
+from tinygptv.errors import DefinitionError, HandoffError
+from tinygptv.loading.checks import feature_conflicts
 from tinygptv.store.artifacts import Manifest, Store, artifact_name, fingerprint
 from tinygptv.store.locations import local_path
 from tinygptv.train.lineage import content_hash, differences, inherited, lineage
@@ -44,7 +45,8 @@ def plan_features(
     very stage trains it.
     """
     recipe, stage = run.recipe, run.recipe.stage(stage_name)
-    check_features(stage, run.hardware, run.hardware_name)
+    for conflict in feature_conflicts(stage, run.hardware, run.hardware_name):
+        raise DefinitionError(str(conflict))
     definition: dict[str, Any] = {
         "layout": _LAYOUT,
         "weights": _weight_hashes(recipe, stage),
