@@ -30,6 +30,7 @@ from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, 
 from tinygptv.definitions.table_names import KINDS, is_table_reference, reference_name, suffix_of, unpacked
 from tinygptv.definitions.template import INSTRUCTION, Template
 from tinygptv.errors import DefinitionError, did_you_mean
+from tinygptv.evaluate.metric import load_metric
 from tinygptv.store.locations import CHECKOUT, PACKAGE
 
 T = TypeVar("T")
@@ -223,10 +224,10 @@ def check_quantized_base(stage: Stage, profile: Hardware, hardware_name: str) ->
 def check_gates(recipe_name: str, stage: Stage, benchmarks: Mapping[str, Benchmark]) -> None:
     """Refuse a gate that wants a figure its benchmark has not. Raises DefinitionError."""
     for place, gate in enumerate(stage.gates):
-        if gate.metric == "lenient" and benchmarks[gate.benchmark].metric in ("caption_bleu", "object_f1"):
+        if gate.metric == "lenient" and not load_metric(metric := benchmarks[gate.benchmark].metric).has_lenient:
             raise DefinitionError(
-                f"recipe {recipe_name}, {stage.stage}.gates[{place}].metric: {gate.benchmark} compares captions, for "
-                "which the reference has no lenient rule; write score"
+                f"recipe {recipe_name}, {stage.stage}.gates[{place}].metric: {gate.benchmark} is scored by {metric}, "
+                "for which the reference has no lenient rule; write score"
             )
 
 

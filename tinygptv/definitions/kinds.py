@@ -5,8 +5,11 @@ stem is the name that a definition writes. To add one is to add a file; nothing 
 """
 
 import pkgutil
+from functools import partial
 from importlib import import_module
 from types import ModuleType
+
+from pydantic import AfterValidator
 
 from tinygptv.errors import DefinitionError, did_you_mean
 
@@ -22,3 +25,14 @@ def load_kind(package: str, name: str) -> ModuleType:
     if name not in known:
         raise DefinitionError(f"{package.rpartition('.')[2]}: no '{name}'. {did_you_mean(name, known)}")
     return import_module(f"{package}.{name}")
+
+
+def kind_of(package: str) -> AfterValidator:
+    """A definition's field that names one of the kinds in a package."""
+    return AfterValidator(partial(_check_kind, package))
+
+
+def _check_kind(package: str, name: str) -> str:
+    if name not in (known := kinds(package)):
+        raise ValueError(f"no '{name}'. {did_you_mean(name, known)}")
+    return name

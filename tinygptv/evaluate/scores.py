@@ -17,7 +17,8 @@ from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.definitions.template import Prompting
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.evaluate.items import Item, answered_items, choose_items, summary
-from tinygptv.evaluate.metrics import SCORING_VERSION, Mark, Score, by_group, chance, mark, score, spread
+from tinygptv.evaluate.metric import Mark
+from tinygptv.evaluate.scoring import SCORING_VERSION, Score, by_group, chance, mark, score, spread
 from tinygptv.sample import Sample
 from tinygptv.shapes.files import draw_corpus
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
@@ -79,10 +80,10 @@ def evaluate(
             release = _loaded(store.workdir, model.artifact, model_name, recipe_json, run.hardware.device)
             samples = [sample for sample, _ in kept]
             answers = answer_all(release, samples, benchmark.task, benchmark.max_new_tokens, noise=noise)
-            kept, said = answered_items(benchmark_name, kept, answers, drops)
+            kept, said = answered_items(benchmark_name, benchmark, kept, answers, drops)
         elif not (noise and drops["no_picture"]):
             raise DataError(
-                f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({summary(drops)})"
+                f"benchmark '{benchmark_name}': no usable item among {items.rows_in} ({summary(benchmark, drops)})"
                 f"{items.first_trouble and '; '}{items.first_trouble}"
             )
         details = _write(draft, benchmark, kept, said, items.images)

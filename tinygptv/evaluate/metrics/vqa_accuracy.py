@@ -8,10 +8,12 @@ ASCII alone: a text with other characters, the model's or a human's, is made `co
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import ClassVar
 
 from tinygptv.errors import DataError
+from tinygptv.evaluate.metric import Mark, Metric, Truth
 from tinygptv.evaluate.texts import comparable
 
 _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
@@ -30,8 +32,30 @@ _CONTRACTED = """
     when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
     wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
-LEAST_ANSWERS = 4
+MIN_ANSWERS = 4
 """Of an item; with fewer a right answer could never score 1."""
+_TOO_FEW = "too_few_answers"
+
+
+class VqaAccuracy(Metric):
+    """Partial marks: how many humans gave the answer."""
+
+    title = "VQA accuracy"
+    advice: ClassVar[Mapping[str, str]] = {_TOO_FEW: "`metric: exact_match` scores items of fewer answers"}
+
+    def unscorable(self, truth: Truth) -> str | None:
+        """See Metric."""
+        return _TOO_FEW if len(truth.answers) < MIN_ANSWERS else None
+
+    def mark(self, answer: str, truth: Truth) -> Mark:
+        """See Metric."""
+        said = comparable(answer).strip()
+        # The reference's VizWiz rule: an answer inside a human's counts, so an empty one is always right.
+        alike = sum(said in human or human in said for human in map(comparable, truth.answers))
+        return Mark(vqa_accuracy(answer, truth.answers), min(alike / 3, 1.0), bool(said))
+
+
+METRIC = VqaAccuracy()
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -41,9 +65,9 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     also match as it was written: published files never say `two` unanimously, other data does. Raises DataError for
     fewer than four answers, with which a right answer could never score 1.
     """
-    if len(answers) < LEAST_ANSWERS:
+    if len(answers) < MIN_ANSWERS:
         raise DataError(
-            f"VQA accuracy needs at least {LEAST_ANSWERS} human answers, found {len(answers)}; "
+            f"VQA accuracy needs at least {MIN_ANSWERS} human answers, found {len(answers)}; "
             "score this benchmark with `metric: exact_match`"
         )
     prediction, *answers = (text if text.isascii() else comparable(text) for text in (prediction, *answers))
