@@ -24,11 +24,13 @@ from tinygptv.definitions.derived import derive
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.mixture import RUN_SOURCE, Mixture
-from tinygptv.definitions.recipe import DECODER, TRAINED_FRONT, Recipe, Stage
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer, Scorer
 from tinygptv.definitions.source import AnnotationsSource, PairsSource, Source, Table
 from tinygptv.definitions.table_names import KINDS, is_table_reference, reference_name, suffix_of, unpacked
 from tinygptv.definitions.template import INSTRUCTION, Template
+from tinygptv.definitions.trainable import DECODER
 from tinygptv.errors import DefinitionError, did_you_mean
 from tinygptv.evaluate.metric import load_metric
 from tinygptv.store.locations import CHECKOUT, PACKAGE
@@ -176,7 +178,7 @@ def resolve_run(recipe_name: str, source_reference: str, hardware_name: str) -> 
     for stage in the_recipe.stages:
         check_batch(stage.stage, stage.global_batch_size, profile, hardware_name)
         check_batch_sizes(stage, mixtures[stage.mixture], profile, hardware_name)
-        check_features(stage, profile, hardware_name)
+        check_features(the_recipe.model, stage, profile, hardware_name)
         check_quantized_base(stage, profile, hardware_name)
         check_gates(recipe_name, stage, benchmarks)
     return ResolvedRun(
@@ -203,12 +205,12 @@ def check_batch(stage: str, global_batch_size: int, profile: Hardware, hardware_
         )
 
 
-def check_features(stage: Stage, profile: Hardware, hardware_name: str) -> None:
-    """Refuse to compute features before a stage that trains what they are made by. Raises DefinitionError."""
-    if profile.features == "cached" and TRAINED_FRONT in stage.trains:
+def check_features(model: Model, stage: Stage, profile: Hardware, hardware_name: str) -> None:
+    """Refuse to compute features for a stage that trains the vision encoder. Raises DefinitionError."""
+    if profile.features == "cached" and not stage.frozen_prefix(model):
         raise DefinitionError(
-            f"infra/hardware/{hardware_name}.yaml, features: {stage.stage} trains {TRAINED_FRONT}, so what it makes of "
-            "an image changes with every step and cannot be computed before; write live"
+            f"infra/hardware/{hardware_name}.yaml, features: {stage.stage} trains the vision encoder, so what it makes "
+            "of an image changes with every step and cannot be computed in advance; write live"
         )
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from tinygptv.definitions.recipe import JUDGED_AFTER, Watch
-from tinygptv.train.watch import Watcher, hole, in_words, position, skips
+from tinygptv.train.watch import Watcher, in_words, position, skips, steps_to_skip
 
 STEADY = [(2.0, 1.0)] * JUDGED_AFTER
 WATCHFUL = Watch(loss_spike=3.0, gradient_explosion=10.0)
@@ -30,7 +30,7 @@ def test_what_goes_wrong_has_a_name(loss: float, norm: float | None, labels: int
 def test_a_spike_is_measured_against_the_steps_before_it() -> None:
     trouble = Watcher(WATCHFUL, STEADY).judge(7.0, 1.0, 8)
     assert trouble is not None
-    assert "the loss is 7, 3.5 times the 2 before" in trouble.told
+    assert "the loss is 7, 3.5 times the 2 before" in trouble.message
 
 
 def test_spikes_are_not_looked_for_unless_asked_nor_at_the_beginning() -> None:
@@ -41,7 +41,7 @@ def test_spikes_are_not_looked_for_unless_asked_nor_at_the_beginning() -> None:
 def test_a_spike_after_nothing_at_all_is_one() -> None:
     trouble = Watcher(WATCHFUL, [(0.0, 0.0)] * JUDGED_AFTER).judge(1.0, 1.0, 8)
     assert trouble is not None
-    assert "the loss is 1, after 0" in trouble.told
+    assert "the loss is 1, after 0" in trouble.message
 
 
 def test_what_is_watched_and_what_not_is_one_line() -> None:
@@ -65,10 +65,10 @@ def test_batches_that_are_left_out_are_closed_up() -> None:
 
 
 def test_a_hole_ends_with_the_step_of_the_trouble_and_begins_behind_the_checkpoint() -> None:
-    assert hole(7, 3, [], 1) == [7]
-    assert hole(7, 3, [], 3) == [5, 6, 7]
-    assert hole(4, 3, [], 9) == [3, 4]
-    assert hole(4, 3, [4], 1) == [5]
+    assert steps_to_skip(7, 3, [], 1) == [7]
+    assert steps_to_skip(7, 3, [], 3) == [5, 6, 7]
+    assert steps_to_skip(4, 3, [], 9) == [3, 4]
+    assert steps_to_skip(4, 3, [4], 1) == [5]
 
 
 def test_holes_are_remembered_as_events() -> None:

@@ -205,13 +205,13 @@ def _plan(options: argparse.Namespace) -> int:
     DefinitionError, after printing, for a stage that does not fit."""
     journey = _journey(options)
     from tinygptv.train.planning.estimate import StageEstimator
-    from tinygptv.train.planning.fitting import refuse_unfit, settle
+    from tinygptv.train.planning.fitting import refuse_unfit, resolve_checkpointing
     from tinygptv.train.planning.table import record, table
 
     recipe, hardware = journey.run.recipe, journey.run.hardware
     longest = {stage.stage: journey.longest_sequence(stage.stage) for stage in recipe.stages}
     estimators = [StageEstimator(recipe, stage, tokens) for stage, tokens in longest.items()]
-    profiles = [settle(estimator, hardware) for estimator in estimators]
+    profiles = [resolve_checkpointing(estimator, hardware) for estimator in estimators]
     records = [record(*each) for each in zip(estimators, profiles, strict=True)]
     lines = [json.dumps(one) for one in records] if options.json else table(records, hardware)
     print("\n".join(lines), flush=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from tinygptv.definitions.recipe import Recipe, Trainable
+from tinygptv.definitions.recipe import Recipe
 from tinygptv.errors import DefinitionError
 
 
@@ -18,7 +18,7 @@ def without_lora(recipe: Recipe) -> Recipe:
 def without_input_norm(recipe: Recipe) -> Recipe:
     """The norms in front of attention and feed-forward stay as they were pretrained; added and final ones train."""
     decoder = recipe.model.language_model
-    others: list[Trainable] = ["language_model.final_norm"]
+    others: list[str] = ["language_model.final_norm"]
     if decoder.qk_norm or decoder.attention_norm:
         others.insert(0, "language_model.added_norms")
     changed = _training(recipe, {"language_model.norms": others, "language_model.input_norms": []})
@@ -82,7 +82,7 @@ def _without_added_norm(recipe: Recipe, norm: Literal["qk_norm", "attention_norm
     return _training(changed, {"language_model.added_norms": []}) if none_left else changed
 
 
-def _training(recipe: Recipe, instead: Mapping[Trainable, Sequence[Trainable]]) -> Recipe:
+def _training(recipe: Recipe, instead: Mapping[str, Sequence[str]]) -> Recipe:
     """The recipe whose stages train, for each part named in `instead`, the parts given there."""
     stages = []
     for stage in recipe.stages:

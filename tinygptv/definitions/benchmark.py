@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tinygptv.definitions.base import Definition
-from tinygptv.definitions.kinds import kind_of
+from tinygptv.definitions.kinds import kind_in
 from tinygptv.definitions.mixture import Task
 
 METRICS = "tinygptv.evaluate.metrics"
@@ -22,7 +22,7 @@ class Benchmark(Definition):
     about: str
     source: str
     task: Task
-    metric: Annotated[str, kind_of(METRICS)]
+    metric: Annotated[str, kind_in(METRICS)]
     max_new_tokens: int = Field(ge=1)
     max_items: int | None = Field(default=None, ge=1)
     chance: float | None = Field(default=None, ge=0, le=1)

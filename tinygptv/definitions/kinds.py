@@ -27,7 +27,7 @@ def load_kind(package: str, name: str) -> ModuleType:
     return import_module(f"{package}.{name}")
 
 
-def kind_of(package: str) -> AfterValidator:
+def kind_in(package: str) -> AfterValidator:
     """A definition's field that names one of the kinds in a package."""
     return AfterValidator(partial(_check_kind, package))
 

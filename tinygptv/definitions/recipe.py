@@ -1,12 +1,14 @@
 """A recipe: a model, and the stages that train it, in running order. Sources of the values: each recipe file says."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
+from tinygptv.definitions.kinds import kind_in
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.template import Prompting
+from tinygptv.definitions.trainable import frozen_prefix, trainable
 from tinygptv.errors import did_you_mean
 
 
@@ -20,24 +22,8 @@ class Lora(Definition):
     targets: list[str] = Field(default=["query_key_value", "dense"], min_length=1)
 
 
-Trainable = Literal[
-    "connector.qformer",
-    "connector.projections",
-    "language_model.added_norms",
-    "language_model.input_norms",
-    "language_model.final_norm",
-    "language_model.norms",
-    "language_model.lora",
-    "language_model.all",
-]
-"""Pieces of a model that a stage may train. `added_norms`: QK-norm and the attention branch's RMSNorm; `input_norms`:
-those in front of attention and feed-forward; `norms`: all of the decoder's. Of a norm, its weight alone is meant."""
-
-TRAINED_FRONT: Trainable = "connector.qformer"
-"""All of it that stands before the first projection."""
-
-DECODER: Trainable = "language_model.all"
-"""The only one that trains the decoder's linear maps."""
+OBJECTIVES = "tinygptv.train.objectives"
+"""The package whose files are the objectives that a stage may name."""
 
 Oddity = Literal[
     "later_bos_unseen",
@@ -157,9 +143,9 @@ class Stage(Definition):
     stage: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     about: str
     starts_from: str
-    objective: Literal["next_token"] = "next_token"
+    objective: Annotated[str, kind_in(OBJECTIVES)] = "next_token"
     mixture: str
-    trains: list[Trainable] = Field(min_length=1)
+    trains: list[str] = Field(min_length=1)
     lora: Lora | None = None
     inputs: Inputs
     global_batch_size: int = Field(gt=0)
@@ -169,6 +155,10 @@ class Stage(Definition):
     keep: Keep = Keep()
     watch: Watch = Watch()
     gates: list[Gate] = Field(default_factory=list)
+
+    def frozen_prefix(self, model: Model) -> tuple[str, ...]:
+        """The vision encoder and the connector parts after it of which this stage trains nothing (see `trainable`)."""
+        return frozen_prefix(model, self.trains)
 
     @model_validator(mode="after")
     def _what_is_kept_is_saved(self) -> Self:
@@ -236,8 +226,14 @@ class Recipe(Definition):
 
     @model_validator(mode="after")
     def _stages_fit_the_model(self) -> Self:
-        decoder = self.model.language_model
+        decoder, known = self.model.language_model, trainable(self.model)
         for position, stage in enumerate(self.stages):
+            for place, name in enumerate(stage.trains):
+                if name not in known:
+                    raise ValueError(
+                        f"stages[{position}].trains[{place}]: this model has no '{name}' to train. "
+                        f"{did_you_mean(name, known)}"
+                    )
             try:
                 self.model.check_image_size(stage.inputs.image_size)
             except ValueError as error:

@@ -22,6 +22,7 @@ from tinygptv.train.disk import build_extension
 from tinygptv.train.freezing import decays, trainable_names
 from tinygptv.train.holdings import open_holdings, prepare_moments
 from tinygptv.train.job import Job
+from tinygptv.train.objective import Learner, load_objective
 from tinygptv.train.schedule import learning_rate
 
 
@@ -46,14 +47,14 @@ def build_model(job: Job) -> VisionLanguageModel:
     model, dtype = empty_model(job.model, job.stage.inputs.image_size, job.lora), DTYPES[job.hardware.precision]
     if dtype.itemsize * sum(parameter.numel() for parameter in model.parameters()) > LARGE_MODEL_BYTES:
         return_large_blocks()
-    in_front, _ = model.prefixes
-    unread = in_front if job.features else ()
+    prefix = job.stage.frozen_prefix(job.model) if job.features else ()
+    unread = (*prefix, *load_objective(job.stage.objective).unused)
     in_nf4 = map_weights(parameters_by_name(model)) if job.hardware.quantize_base == "nf4" else ()
     handoff = open_handoff(job, model)
     load_weights(model, job.model, handoff=handoff, dtype=dtype, seed=job.seed, unread=unread, in_nf4=in_nf4)
-    set_up(model, job.stage.trains, bool(job.hardware.gradient_checkpointing))
-    if job.features:
-        model.split_front()
+    set_up(model, job.model, job.stage, bool(job.hardware.gradient_checkpointing))
+    if prefix:
+        model.split_prefix(len(prefix))
     return model
 
 
@@ -62,7 +63,7 @@ def open_handoff(job: Job, model: nn.Module) -> Handoff | None:
     this stage trains, but for adapters that begin anew."""
     if job.previous is None:
         return None
-    names = trainable_names(parameters_by_name(model).keys(), job.inherits or job.stage.trains)
+    names = trainable_names(job.model, parameters_by_name(model).keys(), job.inherits or job.stage.trains)
     begins_anew = job.stage.lora is not None and job.stage.lora.init == "fresh"
     required = {name for name in names if not (begins_anew and LORA.search(name))}
     return Handoff(Path(job.previous), required, job.lora)
@@ -85,11 +86,12 @@ def open_engine(job: Job, model: VisionLanguageModel, swapping: Path | None = No
         betas=(settings.beta1, settings.beta2),
         fused=job.hardware.offload == "none",
     )
+    learner = Learner(model, load_objective(job.stage.objective))
     config = deepspeed_config(job.stage, job.hardware, disk)
     if disk and job.hardware.offload == "optimizer_and_parameters":
         # The engine would do so itself, but in bf16 whatever the model is in, where a device has no arithmetic in fp16.
-        deepspeed.zero.Init(module=model, config_dict_or_path=config, remote_device="nvme")
-    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
+        deepspeed.zero.Init(module=learner, config_dict_or_path=config, remote_device="nvme")
+    engine, *_ = deepspeed.initialize(model=learner, optimizer=adamw, config=config)
     prepare_moments(engine)
     if job.previous is not None and job.hardware.precision != "fp32":
         _hand_over_in_full(job, engine, trained_parameters(model))

@@ -7,7 +7,7 @@ from typing import Any
 from tinygptv.definitions.base import Definition
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.model import Model
-from tinygptv.definitions.recipe import Lora, Stage, Trainable
+from tinygptv.definitions.recipe import Lora, Stage
 
 JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "metrics.jsonl", "checkpoints", "train.log"
 
@@ -27,7 +27,7 @@ class Job(Definition):
     workdir: str
     mixture: str
     previous: str | None
-    inherits: list[Trainable]
+    inherits: list[str]
     tombstones: int = 0
     flops_per_sample: float | None = None
     flops_per_token: float | None = None

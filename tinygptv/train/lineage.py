@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tinygptv.definitions.base import LOCATION_PREFIXES
-from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
+from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage
+from tinygptv.definitions.trainable import frozen_prefix
 from tinygptv.errors import DefinitionError
 from tinygptv.store.artifacts import sha256_of
 
@@ -18,7 +19,7 @@ def lineage(recipe: Recipe, stage: Stage) -> list[Stage]:
     return [*lineage(recipe, before), before]
 
 
-def inherited(recipe: Recipe, stage: Stage) -> list[Trainable]:
+def inherited(recipe: Recipe, stage: Stage) -> list[str]:
     """What the stages before `stage` trained. Raises DefinitionError if its adapters contradict theirs."""
     parts = list(dict.fromkeys(part for before in lineage(recipe, stage) for part in before.trains))
     if stage.lora is not None and lineage(recipe, stage):
@@ -32,6 +33,12 @@ def inherited(recipe: Recipe, stage: Stage) -> list[Trainable]:
                 f"{stage.stage}, lora.init: {stage.starts_from} holds no LoRA weights to inherit; write fresh instead"
             )
     return parts
+
+
+def prefix_was_trained(recipe: Recipe, stage: Stage) -> bool:
+    """Whether stages before `stage` trained some of what it keeps frozen in front: then features depend on them."""
+    before = frozen_prefix(recipe.model, inherited(recipe, stage))
+    return len(before) < len(stage.frozen_prefix(recipe.model))
 
 
 def adapters(recipe: Recipe, stage: Stage) -> Lora | None:

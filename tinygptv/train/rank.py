@@ -48,9 +48,9 @@ def run(train: Callable[[Path, Beat], None]) -> None:
 
 
 def _train(job: Path, beat: Beat) -> None:
-    from tinygptv.train.worker import train_from_mixture
+    from tinygptv.train import worker
 
-    train_from_mixture(job, beat)
+    worker.train(job, beat)
 
 
 if __name__ == "__main__":

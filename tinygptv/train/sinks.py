@@ -131,6 +131,8 @@ def open_sinks(folder: Path) -> Sinks:
 
 
 def curves(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row, those of sources as `losses/<source>`; what was not measured is left out."""
+    """The numbers of a row, those by source and by part as `losses/<source>` and `loss_parts/<part>`; what was not
+    measured is left out."""
     numbers = {name: value for name, value in row.items() if name not in _NO_CURVES and isinstance(value, int | float)}
-    return numbers | {f"losses/{source}": loss for source, loss in row["losses"].items()}
+    groups = {group: row.get(group, {}) for group in ("losses", "loss_parts")}
+    return numbers | {f"{group}/{name}": loss for group, losses in groups.items() for name, loss in losses.items()}

@@ -92,13 +92,13 @@ def train_stage(
         from tinygptv.models.nf4 import refuse_without_library
         from tinygptv.train.disk import refuse_unfit_disk
         from tinygptv.train.planning.estimate import StageEstimator
-        from tinygptv.train.planning.fitting import refuse_unfit, settle
+        from tinygptv.train.planning.fitting import refuse_unfit, resolve_checkpointing
 
         if run.hardware.quantize_base == "nf4":
             refuse_without_library()
         usable = check() if check else None
         estimator = StageEstimator(run.recipe, stage_name, usable.details["longest_sequence"] if usable else 0)
-        hardware = settle(estimator, run.hardware)
+        hardware = resolve_checkpointing(estimator, run.hardware)
         refuse_unfit(estimator, hardware, run.hardware_name)
         if hardware.offload_folder:
             refuse_unfit_disk(hardware, run.hardware_name, estimator.on_disk(hardware), estimator.locked(hardware))

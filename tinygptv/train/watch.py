@@ -24,7 +24,7 @@ class Trouble:
     """What went wrong in a step, in words that end in what to do."""
 
     event: Name
-    told: str
+    message: str
 
 
 class Watcher:
@@ -64,10 +64,10 @@ class Watcher:
             return Trouble(
                 "gradients_exploded", f"the gradient norm is {norm}; lower peak_lr, or look at these samples"
             )
-        if told := _above(loss, self._losses, self._watch.loss_spike):
-            return Trouble("loss_spike", f"the loss is {told}; lower peak_lr, set clip_norm, or look at these samples")
-        if norm is not None and (told := _above(norm, self._norms, self._watch.gradient_explosion)):
-            return Trouble("gradients_exploded", f"the gradient norm is {told}; lower peak_lr, or set clip_norm")
+        if spike := _above(loss, self._losses, self._watch.loss_spike):
+            return Trouble("loss_spike", f"the loss is {spike}; lower peak_lr, set clip_norm, or look at these samples")
+        if norm is not None and (spike := _above(norm, self._norms, self._watch.gradient_explosion)):
+            return Trouble("gradients_exploded", f"the gradient norm is {spike}; lower peak_lr, or set clip_norm")
         return None
 
     def _remember(self, loss: float, norm: float | None) -> None:
@@ -107,7 +107,7 @@ def skips(events: Sequence[dict[str, Any]]) -> list[int]:
     return sorted({batch for event in events if event["event"] == "rolled_back" for batch in event["skipped"]})
 
 
-def hole(step: int, checkpoint: int, skipped: Sequence[int], width: int) -> list[int]:
+def steps_to_skip(step: int, checkpoint: int, skipped: Sequence[int], width: int) -> list[int]:
     """The batches to leave out after trouble in `step`: its own and those before it, as far as they come again."""
     steps = range(max(checkpoint, step - width + 1), step + 1)
     return [position(each, skipped) for each in steps]

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.reasons import FORGOTTEN
-from tinygptv.definitions.recipe import TRAINED_FRONT
 from tinygptv.errors import LaunchError
 from tinygptv.store.artifacts import Manifest, Outcome, Store, storage_errors
 from tinygptv.store.locations import local_path
 from tinygptv.train.encoding.features import outdated, plan_features, published_start
 from tinygptv.train.encoding.job import EncodeJob
 from tinygptv.train.job import TRAINED
-from tinygptv.train.lineage import adapters, inherited
+from tinygptv.train.lineage import adapters, prefix_was_trained
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +70,7 @@ def encode(
         count = index.num_rows if plan.masked is None else index_images(store, mixture.artifact, None).num_rows
         unreadable = sum(count_unreadable(draft / piece_name(piece)) for piece in pieces)
         drops = {FORGOTTEN: count - index.num_rows, UNREADABLE: unreadable}
-        said = details(job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision])
+        said = details(job.model.features_shape(job.inputs.image_size, len(job.frozen)), DTYPES[job.hardware.precision])
         said["pieces"] = len(pieces)
         return Outcome(rows_in=count, rows_out=index.num_rows - unreadable, drops=drops, details=said)
 
@@ -140,7 +139,7 @@ def _encode_pieces(job: EncodeJob, draft: Path, index: "pa.Table", pieces: Itera
 def _job(store: Store, run: ResolvedRun, stage_name: str, previous: Manifest | None, earlier: list[str]) -> EncodeJob:
     recipe, stage = run.recipe, run.recipe.stage(stage_name)
     begin = published_start(recipe, stage)
-    if TRAINED_FRONT in inherited(recipe, stage) and previous is not None:
+    if previous is not None and prefix_was_trained(recipe, stage):
         handoff: str | None = str(store.folder(previous.artifact) / TRAINED)
     else:
         handoff = str(local_path(begin)) if begin else None
@@ -149,6 +148,8 @@ def _job(store: Store, run: ResolvedRun, stage_name: str, previous: Manifest | N
         model=recipe.model,
         lora=adapters(recipe, stage),
         inputs=stage.inputs,
+        frozen=stage.frozen_prefix(recipe.model),
+        seed=recipe.seed,
         handoff=handoff,
         hardware=run.hardware,
         earlier=earlier[-1] if earlier else None,

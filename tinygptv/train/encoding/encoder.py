@@ -16,7 +16,7 @@ from tinygptv.data.pictures.normalising import normalise
 from tinygptv.data.pictures.pixels import decode, decoding_memory, read_bytes
 from tinygptv.data.shards.remote import ImagesAhead, is_remote
 from tinygptv.errors import DataError, StorageError
-from tinygptv.models.weights import Handoff, empty_model, load_weights
+from tinygptv.models.weights import Handoff, empty_model, load_weights, parameters_by_name
 from tinygptv.sample import ImageReference
 from tinygptv.store.artifacts import Store
 from tinygptv.train.assemble import DTYPES
@@ -45,16 +45,19 @@ class Encoder:
 
     def __init__(self, job: EncodeJob) -> None:
         self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
-        self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
+        self.shape, self.dtype = (
+            job.model.features_shape(job.inputs.image_size, len(job.frozen)),
+            DTYPES[job.hardware.precision],
+        )
         self._memory, self._ahead = decoding_memory(), ImagesAhead()
         self._store, self._earlier = Store(job.workdir), None
         if job.earlier is not None:
             self._earlier = Features(self._store, job.earlier)
         model = empty_model(job.model, job.inputs.image_size, job.lora)
         handoff = Handoff(Path(job.handoff), lora=job.lora) if job.handoff else None
-        _, behind = model.prefixes
-        load_weights(model, job.model, handoff=handoff, dtype=self.dtype, unread=behind)
-        self._front = model.split_front().requires_grad_(False).eval().to(self._device)
+        unread = tuple(name for name in parameters_by_name(model) if not name.startswith(job.frozen))
+        load_weights(model, job.model, handoff=handoff, dtype=self.dtype, seed=job.seed, unread=unread)
+        self._prefix = model.split_prefix(len(job.frozen)).requires_grad_(False).eval().to(self._device)
 
     def features(self, images: pa.Table) -> Iterator[Tensor]:
         """(I, tokens, width), some images at a time, on the host."""
@@ -82,7 +85,7 @@ class Encoder:
                 logger.warning("encode: left out: %s", error)
         if pixels:
             values = normalise(torch.from_numpy(np.stack(list(pixels.values()))).to(self._device))
-            features[list(pixels)] = self._front(values.to(self.dtype)).cpu()
+            features[list(pixels)] = self._prefix(values.to(self.dtype)).cpu()
         return features
 
 

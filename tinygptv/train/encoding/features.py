@@ -1,7 +1,7 @@
 """Which features a stage needs: named after all that decides them, so that training never takes others. Needs no torch.
 
-What stands before the first projection learns nothing, and images are never changed at random: each step would compute
-the same.
+The parts that a stage keeps frozen in front of what it trains (its `frozen_prefix`) learn nothing, and images are never
+changed at random: each step would compute the same.
 """
 
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from tinygptv.catalog import ResolvedRun, check_features
 from tinygptv.data.forget.tombstones import tombstones
 from tinygptv.data.pictures.pixels import transform
 from tinygptv.definitions.base import LOCATION_PREFIXES
-from tinygptv.definitions.model import QFormer
+from tinygptv.definitions.model import ConnectorPart
 from tinygptv.definitions.reasons import FORGOTTEN
-from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage
+from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.errors import HandoffError
 from tinygptv.store.artifacts import Manifest, Store, artifact_name, fingerprint
 from tinygptv.store.locations import local_path
-from tinygptv.train.lineage import content_hash, differences, inherited, lineage
+from tinygptv.train.lineage import content_hash, differences, lineage, prefix_was_trained
 
 _LAYOUT = 1  # of the artifact; raise it when its files change
 
@@ -40,24 +40,27 @@ def plan_features(
 ) -> FeaturesPlan:
     """Name the features of a stage's images from all that decides what they are.
 
-    `previous` is what the stage starts from; it counts only if the Q-Former was trained. Raises DefinitionError if this
-    very stage trains it.
+    `previous` is what the stage starts from; it counts only if it holds trained weights of those parts. Raises
+    DefinitionError if this very stage trains the vision encoder.
     """
     recipe, stage = run.recipe, run.recipe.stage(stage_name)
-    check_features(stage, run.hardware, run.hardware_name)
+    check_features(recipe.model, stage, run.hardware, run.hardware_name)
+    frozen_parts = _frozen_parts(recipe, stage)
     definition: dict[str, Any] = {
         "layout": _LAYOUT,
         "weights": _weight_hashes(recipe, stage),
         "vision_encoder": recipe.model.vision_encoder.model_dump(exclude={"weights", "output_norm"}),
-        "connector": [part.model_dump(exclude={"weights"}) for part in recipe.model.front],
+        "connector": [part.model_dump(exclude={"weights"}) for part in frozen_parts],
         "transform": transform(stage.inputs.image_size, stage.inputs.decoding),
         "precision": run.hardware.precision,
     }
+    if any(_begins_at_random(part) for part in frozen_parts):
+        definition["seed"] = recipe.seed
     masked = _masked(store, mixture)
     if masked is not None:
         definition[FORGOTTEN] = fingerprint(np.flatnonzero(masked).tolist())
     parents = [mixture.artifact]
-    if previous is not None and TRAINED_FRONT in inherited(recipe, stage):
+    if previous is not None and prefix_was_trained(recipe, stage):
         parents.append(previous.artifact)
     name = mixture.artifact.partition("/")[2].partition("@")[0]
     return FeaturesPlan(artifact_name(f"features/{name}", definition, parents), definition, parents, masked)
@@ -81,12 +84,22 @@ def published_start(recipe: Recipe, stage: Stage) -> str | None:
     return first.starts_from if first.starts_from.startswith(LOCATION_PREFIXES) else None
 
 
+def _frozen_parts(recipe: Recipe, stage: Stage) -> list[ConnectorPart]:
+    """The connector parts whose output is computed once."""
+    return recipe.model.connector[: len(stage.frozen_prefix(recipe.model)) - 1]
+
+
+def _begins_at_random(part: ConnectorPart) -> bool:
+    """Whether a part has weights and no file that they are read from."""
+    return getattr(part, "weights", "") is None
+
+
 def _weight_hashes(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Content hashes of the files that the frozen parts are read from, wherever these lie."""
     vision = recipe.model.vision_encoder
     files = {"vision_encoder": vision.weights, "output_norm": vision.output_norm}
-    for number, part in enumerate(recipe.model.front):
-        files[f"connector.{number}"] = part.weights if isinstance(part, QFormer) else None
+    for number, part in enumerate(_frozen_parts(recipe, stage)):
+        files[f"connector.{number}"] = getattr(part, "weights", None)
     files["starts_from"] = published_start(recipe, stage)
     return {name: content_hash(local_path(location)) for name, location in files.items() if location is not None}
 

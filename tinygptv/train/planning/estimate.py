@@ -9,14 +9,13 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.trainable import LANGUAGE_MODEL
 from tinygptv.models import nf4
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import empty_model, parameters_by_name
-from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 from tinygptv.train.assemble import DTYPES, set_up
 from tinygptv.train.deepspeed import (
     BUCKET_ELEMENTS,
@@ -24,8 +23,9 @@ from tinygptv.train.deepspeed import (
     PARAMETER_BUFFERS,
     accumulation_steps,
 )
-from tinygptv.train.freezing import PATTERNS, trainable_names
+from tinygptv.train.freezing import trainable_names
 from tinygptv.train.lineage import adapters
+from tinygptv.train.objective import Learner, load_objective
 from tinygptv.train.planning.tracing import Trace, trace
 from tinygptv.train.schedule import total_steps
 
@@ -91,18 +91,20 @@ class StageEstimator:
         self.stage = recipe.stage(stage_name)
         self._model, self._lora = recipe.model, adapters(recipe, self.stage)
         self._traces: dict[tuple[Any, ...], Trace] = {}
+        self._objective = load_objective(self.stage.objective)
         model = self._empty()
-        parameters = parameters_by_name(model)
+        unused = self._objective.unused
+        parameters = {n: p for n, p in parameters_by_name(model).items() if not n.startswith(unused)}
         sizes = {name: parameter.numel() for name, parameter in parameters.items()}
         self._maps = nf4.map_weights(parameters)
         self.parameters = dict.fromkeys(PARTS, 0)
         for name, size in sizes.items():
-            self.parameters[_part(name)] += size
-        trained = [sizes[name] for name in trainable_names(sizes.keys(), self.stage.trains)]
+            self.parameters[_part(self._model, name)] += size
+        trained = [sizes[name] for name in trainable_names(self._model, sizes.keys(), self.stage.trains)]
         self.trainable = sum(trained)
         self.image_tokens = model.num_image_tokens
-        in_front, _ = model.prefixes
-        self._in_front = sum(size for name, size in sizes.items() if name.startswith(in_front))
+        self._prefix = self.stage.frozen_prefix(self._model)
+        self._prefix_size = sum(size for name, size in sizes.items() if name.startswith(self._prefix))
         self._largest, self._largest_trained = max(sizes.values()), max(trained)
         self.longest = max(longest_sequence, self.tokens(self.stage.inputs.max_text_tokens))
         """Tokens of the longest sequence that is planned for."""
@@ -203,7 +205,7 @@ class StageEstimator:
 
     def _everything(self, hardware: Hardware) -> int:
         """Parameters of the model that ranks have, all together."""
-        return sum(self.parameters.values()) - (self._in_front if hardware.features == "cached" else 0)
+        return sum(self.parameters.values()) - (self._prefix_size if hardware.features == "cached" else 0)
 
     def _weights(self, hardware: Hardware) -> int:
         everything, size = self._everything(hardware), DTYPES[hardware.precision].itemsize
@@ -237,23 +239,17 @@ class StageEstimator:
         checkpointing = bool(hardware.gradient_checkpointing)
         key = (samples, answer, longer, checkpointing, hardware.precision, hardware.features)
         if key not in self._traces:
-            model = set_up(self._empty(), self.stage.trains, checkpointing)
+            model = set_up(self._empty(), self._model, self.stage, checkpointing)
             side = self.stage.inputs.image_size
             image: tuple[int, ...] = (3, side, side)
             if hardware.features == "cached":
-                model.split_front()
-                image = self._model.features_shape(side)
-            texts = self._texts(samples, self.tokens(answer) + longer, answer)
-            self._traces[key] = trace(model, DTYPES[hardware.precision], (samples, *image), texts)
+                model.split_prefix(len(self._prefix))
+                image = self._model.features_shape(side, len(self._prefix))
+            tokens = self.tokens(answer) + longer
+            texts = self._objective.example_texts(samples, tokens, answer, self.image_tokens)
+            learner = Learner(model, self._objective)
+            self._traces[key] = trace(learner, DTYPES[hardware.precision], (samples, *image), texts)
         return self._traces[key]
-
-    def _texts(self, samples: int, length: int, answer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """input_ids, attention_mask, labels: every sequence begins with its image and ends with its answer."""
-        input_ids = torch.zeros(samples, length, dtype=torch.int64)
-        input_ids[:, 1 : 1 + self.image_tokens] = IMAGE_SLOT
-        labels = input_ids.new_full(input_ids.shape, IGNORE_INDEX)
-        labels[:, -answer:] = 0
-        return input_ids, torch.ones_like(input_ids), labels
 
 
 def limit(hardware: Hardware) -> int | None:
@@ -269,10 +265,9 @@ def _leaves_the_device(hardware: Hardware) -> bool:
     return hardware.device == "cuda" or hardware.offload_folder is not None
 
 
-def _part(name: str) -> str:
-    """Which part of the model a parameter belongs to."""
-    if PATTERNS["connector.qformer"].fullmatch(name):
-        return "qformer"
-    if name.startswith("connector."):
-        return "projections"
-    return "lora" if PATTERNS["language_model.lora"].fullmatch(name) else name.partition(".")[0]
+def _part(model: Model, name: str) -> str:
+    """Which row of the table a parameter belongs to."""
+    part, position, *_ = name.split(".")
+    if part == "connector":
+        return "qformer" if model.connector[int(position)].part == "qformer" else "projections"
+    return "lora" if LANGUAGE_MODEL["language_model.lora"].fullmatch(name) else part

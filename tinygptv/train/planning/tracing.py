@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from tinygptv.train.objective import summed
+
 aten = torch.ops.aten
 
 
@@ -35,10 +37,10 @@ class Trace:
 
 
 def trace(model: nn.Module, dtype: torch.dtype, pixels: Sequence[int], texts: Sequence[Tensor]) -> Trace:
-    """Run `model(pixel_values, *texts)` and its backward pass; the first thing it returns is the loss.
+    """Run `model(pixel_values, *texts)`, which returns the parts of a loss, and the backward pass of their sum.
 
-    `model` is set up for training and may be on the `meta` device; it is left with fake parameters of type `dtype`.
-    `pixels` is a shape, `texts` are real tensors.
+    `model` is an objective's Learner, set up for training, and may be on the `meta` device; it is left with fake
+    parameters of type `dtype`. `pixels` is a shape, `texts` are real tensors.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fake(model, dtype)
@@ -48,10 +50,11 @@ def trace(model: nn.Module, dtype: torch.dtype, pixels: Sequence[int], texts: Se
                 parameter.register_post_accumulate_grad_hook(meter.count_gradient)
         with meter:
             pixel_values = torch.empty(*pixels, dtype=dtype)
-            loss, *rest = model(pixel_values, *texts)
+            losses = model(pixel_values, *texts)
+            loss = summed({part: mean for part, (mean, _) in losses.items()})
             kept, forward_flops = meter.alive, meter.flops
             loss.backward()
-    del rest
+    del losses
     return Trace(kept, meter.peak, meter.gradients_at_peak, forward_flops, meter.flops - forward_flops)
 
 
