@@ -50,7 +50,7 @@ def test_what_is_watched_and_what_not_is_one_line() -> None:
     assert told.endswith("; not: loss spikes; then: halt")
     assert "not: loss spikes, gradient norms; then: roll_back" in in_words(Watch(then="roll_back"), "fp32")
     assert "; not" not in in_words(WATCHFUL, "fp32")
-    assert "gradients that are no number, but for steps that fp16 leaves out" in in_words(WATCHFUL, "fp16")
+    assert "NaN or Inf in the gradients, except in steps that fp16 skips" in in_words(WATCHFUL, "fp16")
 
 
 def test_what_was_wrong_does_not_become_what_is_usual() -> None:

@@ -1,4 +1,4 @@
-"""The stage's model, and the DeepSpeed engine that trains it; the one place that starts DeepSpeed."""
+"""The stage's model and the DeepSpeed engine that trains it; the only place that starts DeepSpeed."""
 
 import logging
 import os
@@ -27,9 +27,9 @@ from tinygptv.train.schedule import learning_rate
 
 
 def join_ranks(job: Job) -> None:
-    """Meet the other ranks; returns when all of them are there."""
+    """Join the process group; returns when all ranks have joined."""
     deepspeed_logger.setLevel(logging.WARNING)
-    # An empty table of extensions: else gloo waits minutes for a C++ compiler, for a gain that is lost in the noise.
+    # Without this empty table, gloo waits minutes for a C++ compiler to build extensions of no measurable gain.
     deepspeed.ops.__compatible_ops__ = {}
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -39,10 +39,10 @@ def join_ranks(job: Job) -> None:
 
 
 def build_model(job: Job) -> VisionLanguageModel:
-    """The stage's model: backbones, then what earlier stages trained, then frozen but for what `trains` names.
+    """The stage's model: backbones, then what earlier stages trained, all frozen except what `trains` names.
 
-    It is in the precision of the hardware profile from the start, or its base in 4 bits, so that its peak in memory is
-    what it will weigh. If the job has features, the parts that made them are neither read nor kept.
+    It is loaded in the precision of the hardware profile, or with its base in 4 bits, so that loading needs no more
+    memory than the model. If the job has features, the parts that made them are neither read nor kept.
     """
     model, dtype = empty_model(job.model, job.stage.inputs.image_size, job.lora), DTYPES[job.hardware.precision]
     if dtype.itemsize * sum(parameter.numel() for parameter in model.parameters()) > LARGE_MODEL_BYTES:
@@ -59,8 +59,8 @@ def build_model(job: Job) -> VisionLanguageModel:
 
 
 def open_handoff(job: Job, model: nn.Module) -> Handoff | None:
-    """What must come from the stage before: all that it and its forebears trained, or, for weights from outside, what
-    this stage trains, but for adapters that begin anew."""
+    """What must come from the previous stage: all that it and earlier ones trained. Of weights from outside: what this
+    stage trains, except adapters that start fresh."""
     if job.previous is None:
         return None
     names = trainable_names(job.model, parameters_by_name(model).keys(), job.inherits or job.stage.trains)
@@ -70,12 +70,12 @@ def open_handoff(job: Job, model: nn.Module) -> Handoff | None:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What this stage trains, by plain name, in the model's order."""
+    """The parameters this stage trains, by plain name, in the model's order."""
     return {name: parameter for name, parameter in parameters_by_name(model).items() if parameter.requires_grad}
 
 
 def open_engine(job: Job, model: VisionLanguageModel, swapping: Path | None = None) -> deepspeed.DeepSpeedEngine:
-    """An engine before its first step; it swaps to the folder `swapping`, if the profile offloads to a disk."""
+    """An engine before its first step. It swaps to the folder `swapping` if the profile offloads to a disk."""
     settings, disk = job.stage.optimizer, None
     if swapping:
         build_extension()
@@ -89,7 +89,7 @@ def open_engine(job: Job, model: VisionLanguageModel, swapping: Path | None = No
     learner = Learner(model, load_objective(job.stage.objective))
     config = deepspeed_config(job.stage, job.hardware, disk)
     if disk and job.hardware.offload == "optimizer_and_parameters":
-        # The engine would do so itself, but in bf16 whatever the model is in, where a device has no arithmetic in fp16.
+        # The engine would do this itself, but always in bf16 on a device without fp16 arithmetic.
         deepspeed.zero.Init(module=learner, config_dict_or_path=config, remote_device="nvme")
     engine, *_ = deepspeed.initialize(model=learner, optimizer=adamw, config=config)
     prepare_moments(engine)
@@ -99,7 +99,7 @@ def open_engine(job: Job, model: VisionLanguageModel, swapping: Path | None = No
 
 
 def parameter_groups(model: VisionLanguageModel, optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups: those weight decay pulls on, and the others."""
+    """The trainable parameters in two groups: with weight decay and without."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in trained_parameters(model).items():
         groups[decays(name, parameter.shape)].append(parameter)
@@ -111,7 +111,7 @@ def parameter_groups(model: VisionLanguageModel, optimizer: Optimizer) -> list[d
 
 
 def _hand_over_in_full(job: Job, engine: deepspeed.DeepSpeedEngine, parameters: dict[str, nn.Parameter]) -> None:
-    """Give the optimizer what the stage before trained, in 32 bits: it began with the model's 16."""
+    """Give the optimizer the previous stage's weights in 32 bits; it was initialised from the model's 16."""
     assert job.previous is not None
     holdings = open_holdings(engine)
     for name, stored in sorted(trained_file(Path(job.previous), job.model, job.lora).tensors.items()):

@@ -1,4 +1,4 @@
-"""What a stage builds on: the stages before it, what they trained, and which weights these were. Needs no torch."""
+"""What a stage builds on: earlier stages, what they trained, and the content of weight files. Needs no torch."""
 
 import functools
 from pathlib import Path
@@ -36,7 +36,7 @@ def inherited(recipe: Recipe, stage: Stage) -> list[str]:
 
 
 def prefix_was_trained(recipe: Recipe, stage: Stage) -> bool:
-    """Whether stages before `stage` trained some of what it keeps frozen in front: then features depend on them."""
+    """Whether earlier stages trained some of the stage's frozen prefix, so that its features depend on them."""
     before = frozen_prefix(recipe.model, inherited(recipe, stage))
     return len(before) < len(stage.frozen_prefix(recipe.model))
 
@@ -56,7 +56,7 @@ def differences(before: Any, after: Any, place: str = "") -> list[str]:
 
 
 def content_hash(path: Path) -> str:
-    """Of a weight file, or of all weight files of a folder; of one that did not change, worked out once a process."""
+    """The hash of a weight file, or of all weight files in a folder; cached in this process until a file changes."""
     shards = [path] if path.is_file() else [*sorted(path.glob("*.safetensors")), *sorted(path.glob("*.bin"))]
     states = [(shard, shard.stat()) for shard in shards]
     return " ".join(_hash_in_state(shard, state.st_size, state.st_mtime_ns) for shard, state in states)

@@ -26,8 +26,8 @@ _ETA_STEPS = 20
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gave over all ranks: its loss, the parts of that, the loss by source, how many terms these are means
-    of, tokens without padding, samples."""
+    """A step over all ranks: its loss, that by source and by part, the number of terms it is a mean of, tokens without
+    padding, samples."""
 
     loss: float
     losses: dict[str, float]
@@ -41,7 +41,7 @@ class StepResult:
 
 
 class Losses:
-    """The loss of a step by part and by source; a rank adds its pieces, then takes over the sums of all ranks."""
+    """The loss of a step by part and source. A rank adds its micro-batches; `sums` is then reduced over all ranks."""
 
     def __init__(self, weights: Mapping[str, float], sources: Sequence[str], device: torch.device) -> None:
         """`weights`: of each part of the objective, in the loss."""
@@ -52,7 +52,7 @@ class Losses:
         self._summed, self._counted = self.sums[:, 1 : 1 + count], self.sums[:, 1 + count :]
 
     def add(self, part: str, share: Tensor, terms: Tensor, owners: Tensor, sources: Sequence[str]) -> None:
-        """A part of a piece: its share in the loss of the whole batch, and the value of each of its terms (terms,).
+        """One part for a micro-batch: its share of the loss of the whole batch, and the value of each term (terms,).
 
         `owners` (terms,) says which sample each belongs to, `sources` of which source each sample is.
         """
@@ -88,12 +88,12 @@ class Metrics:
 
     def __init__(self, job: Job, path: Path, begin: int) -> None:
         self._job, self._schedule, self._path = job, job.stage.schedule, path
-        self._told = 0.0
+        self._last_line = 0.0
         self._sinks = open_sinks(path.parent)
         self.rewind(begin)
 
     def rewind(self, begin: int) -> None:
-        """Forget the steps from `begin` on; they will be taken again."""
+        """Drop the lines of steps from `begin` on, which will be taken again."""
         known = read_metrics(self._path)
         kept = known[:begin]
         self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -124,16 +124,16 @@ class Metrics:
         }
         self._file.write(json.dumps(row) + "\n")
         self._sinks.write(row)
-        if not left or time.monotonic() - self._told >= _PROGRESS_SECONDS:
-            self._told = time.monotonic()
+        if not left or time.monotonic() - self._last_line >= _PROGRESS_SECONDS:
+            self._last_line = time.monotonic()
             logger.info("%s", progress_line(self._job.stage.stage, self._schedule, row))
 
     def sync(self) -> None:
-        """Have all lines on disk, as a checkpoint that is to go on after them must."""
+        """Sync all lines to disk, as a checkpoint that continues after them requires."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Nothing more is written; have it where it belongs."""
+        """Write what is left and close the file and all sinks."""
         self._file.close()
         self._sinks.close()
 
@@ -153,7 +153,7 @@ def _duration(seconds: float) -> str:
 
 
 def _utilisation(job: Job, result: StepResult) -> float | None:
-    """The share of the machine's operations that went into the model; None if either is not known."""
+    """The share of the machine's peak operations that the model used; None if either is unknown."""
     hardware = job.hardware
     if hardware.tflops is None or job.flops_per_sample is None or job.flops_per_token is None:
         return None

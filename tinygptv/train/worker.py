@@ -40,16 +40,16 @@ logger = getLogger(__name__)
 
 Beat = Callable[[str], None]
 OpenBatches = Callable[[Job, int, Callable[[str], None]], Batches]
-"""From a job, the number of tokens of an image, and what is told of workers that were lost."""
+"""From a job, the number of tokens of an image, and what is called with a message for every lost worker."""
 BuildModel = Callable[[Job], VisionLanguageModel]
 
 
 def train(job_file: Path, beat: Beat, open_batches: OpenBatches | None = None, build: BuildModel = build_model) -> None:
-    """Train, from the newest good checkpoint if there is one, and leave the trained tensors beside the job file.
+    """Train, from the newest good checkpoint if there is one, and leave the trained tensors next to the job file.
 
     `open_batches` gives the batches, by default those of the stage's objective; `build` gives the model, by default
-    that of the job's files. `beat` is told what comes next, as a sign of life. Raises TrainingError if the stage's
-    `watch` says so.
+    that of the job's files. `beat` is called with what comes next, as a sign of life. Raises TrainingError if the
+    stage's `watch` says so.
     """
     job, folder = Job.model_validate_json(job_file.read_text()), job_file.parent
     objective = load_objective(job.stage.objective)
@@ -77,7 +77,7 @@ def train(job_file: Path, beat: Beat, open_batches: OpenBatches | None = None, b
 
 
 class _Training:
-    """One rank's part in the steps of a stage."""
+    """The training loop of one rank."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Training:
             logger.info("%s: %s", job.stage.stage, in_words(job.stage.watch, job.hardware.precision))
 
     def run(self) -> None:
-        """Take the steps that are left."""
+        """Take the remaining steps."""
         watch, every = self._job.stage.watch, self._job.stage.checkpoint_every
         if watch.then == "roll_back" and self._step == 0:
             self._checkpoints.save(0, None)
@@ -135,7 +135,7 @@ class _Training:
                 self._checkpoints.save(self._step, self._watcher.recent_loss)
 
     def finish(self) -> None:
-        """Have the last checkpoint on disk; also of a training that failed after it."""
+        """Wait until the last checkpoint is on disk, also after a failure."""
         try:
             self._checkpoints.wait()
         finally:
@@ -143,7 +143,7 @@ class _Training:
                 self._metrics.close()
 
     def _take(self) -> tuple[StepResult, list[str]]:
-        """One optimizer step; what it gave over all ranks, and the keys of this rank's samples."""
+        """One optimizer step: its result over all ranks, and the keys of this rank's samples."""
         started = time.monotonic()
         rate = self._set_rate()
         self._beat(f"step {self._step + 1}: drawing its batch")
@@ -173,7 +173,7 @@ class _Training:
         return result, [key for batch in micro_batches for key in batch.keys]
 
     def _set_rate(self) -> float:
-        """The learning rate of this step, set; at the beginning of a round the optimizer forgets its moments."""
+        """Set and return the learning rate of this step; at the start of a round, reset the optimizer's moments."""
         schedule = self._job.stage.schedule
         if begins_round(schedule, self._step):
             forget_moments(self.engine)
@@ -189,23 +189,26 @@ class _Training:
         terms: dict[str, float],
         drawn: int,
     ) -> tuple[Losses, float | None]:
-        """Take all micro-batches forward and backward, and the optimizer's step; this rank's losses, and the gradient
-        norm as far as it is known before the step. `terms`: how many each part has over all ranks."""
+        """Run all micro-batches forward and backward, then the optimizer's step.
+
+        `owners`: of each micro-batch, what the objective's `terms` gives; `terms`: how many each part has over all
+        ranks. Returns this rank's losses, and the gradient norm if it is known before the step.
+        """
         engine, weights = self.engine, self._objective.parts
         losses, norm = Losses(weights, self._batches.sources, engine.device), None
         dtype = next(engine.module.parameters()).dtype
         for number, (batch, owned) in enumerate(zip(micro_batches, owners, strict=True)):
             self._beat(f"step {self._step + 1}: piece {number + 1} of {len(micro_batches)}")
-            # A component with a batch size of its own may make fewer pieces than the stage is configured for.
+            # A component with its own batch size may make fewer micro-batches than the stage is configured for.
             engine.set_gradient_accumulation_boundary(number + 1 == len(micro_batches))
-            # Dropout belongs to the piece of the batch, not to the rank: the same pieces on fewer ranks learn the same.
+            # Dropout is seeded by micro-batch, not by rank: the same micro-batches on fewer ranks learn the same.
             torch.manual_seed(_seed(self._job.seed, drawn, self._rank * len(micro_batches) + number))
             found = engine(*self._objective.inputs(batch, engine.device, dtype))
             shares = {
                 part: mean * (weights[part] * len(owned[part]) / max(1, terms[part]))
                 for part, (mean, _) in found.items()
             }
-            # DeepSpeed averages over ranks; the shares are to be added up.
+            # DeepSpeed averages over ranks; the shares must add up.
             engine.backward(summed(shares) * self._ranks, scale_wrt_gas=False)
             for part, share in shares.items():
                 losses.add(part, share.detach(), found[part][1], owned[part], batch.sources)
@@ -216,13 +219,13 @@ class _Training:
         return losses, norm
 
     def _record_replaced(self, micro_batches: Sequence[Batch], drawn: int) -> None:
-        """An event for every sample that another one stands in for."""
+        """Record an event for every sample that was replaced."""
         for one in (one for batch in micro_batches for one in batch.replaced):
             where = {"step": self._step + 1, "batch": drawn + 1, "rank": self._rank}
             record(self._folder, "sample_replaced", **where, **asdict(one))
 
     def _recover(self, trouble: Trouble, keys: list[str]) -> None:
-        """Go back to the last good checkpoint with other batches ahead, or raise TrainingError; all ranks together."""
+        """Roll back to the last good checkpoint and skip batches, or raise TrainingError; all ranks together."""
         watch, at = self._job.stage.watch, self._step
         by_rank: list[list[str]] = [[] for _ in range(self._ranks)]
         dist.all_gather_object(by_rank, keys)
@@ -244,7 +247,7 @@ class _Training:
         self._watcher.restart(self._from_rank_0(lambda: recent(self._folder / METRICS, self._step)))
 
     def _from_rank_0(self, read: Callable[[], Any]) -> Any:
-        """What rank 0 reads, on every rank: files may reach the others late."""
+        """What rank 0 reads, sent to every rank, because other ranks may see files late."""
         value = [read() if self._rank == 0 else None]
         dist.broadcast_object_list(value)
         return value[0]
@@ -265,9 +268,9 @@ def _seed(*numbers: int) -> int:
 
 
 def _save_trained(job: Job, engine: Any, model: nn.Module, path: Path) -> None:
-    """Write all that was trained so far, by this stage and before it, in 32 bits, tensor by tensor."""
+    """Write all that this stage and earlier ones trained, in 32 bits, tensor by tensor."""
     parameters = trained_parameters(model)
-    # All of it, also what this recipe's stages do not train: a published checkpoint may hold a Q-Former.
+    # Also what no stage of this recipe trains: a published checkpoint may hold a Q-Former.
     handoff = open_handoff(job, model)
     carried = trained_file(handoff.path, job.model, job.lora).tensors if handoff else {}
     carried = {name: stored for name, stored in carried.items() if name not in parameters}

@@ -1,4 +1,4 @@
-"""Which features a stage needs: named after all that decides them, so that training never takes others. Needs no torch.
+"""Which features a stage needs, named by a hash of all that decides them, so that training never uses others. No torch.
 
 The parts that a stage keeps frozen in front of what it trains (its `frozen_prefix`) learn nothing, and images are never
 changed at random: each step would compute the same.
@@ -27,7 +27,7 @@ _LAYOUT = 1  # of the artifact; raise it when its files change
 
 @dataclass(frozen=True)
 class FeaturesPlan:
-    """What will be made and from what; `masked` are the rows of the mixture's table that are to be forgotten."""
+    """What will be made and from what; `masked` marks the rows of the mixture's table that are to be forgotten."""
 
     artifact: str
     definition: dict[str, Any]
@@ -38,7 +38,7 @@ class FeaturesPlan:
 def plan_features(
     store: Store, run: ResolvedRun, stage_name: str, mixture: Manifest, previous: Manifest | None
 ) -> FeaturesPlan:
-    """Name the features of a stage's images from all that decides what they are.
+    """Name the features of a stage's images by everything that decides their values.
 
     `previous` is what the stage starts from; it counts only if it holds trained weights of those parts. Raises
     DefinitionError if this very stage trains the vision encoder.
@@ -69,17 +69,17 @@ def plan_features(
 def refuse_other_features(features: Manifest | None, plan: FeaturesPlan) -> None:
     """Raise HandoffError, naming what differs, unless these are the features that were planned."""
     if features is None:
-        raise HandoffError(f"{plan.artifact} is wanted by `features: cached`, but no features were given; run `encode`")
+        raise HandoffError(f"{plan.artifact} is needed by `features: cached`, but no features were given; run `encode`")
     if features.artifact != plan.artifact:
         found, wanted = ({"parents": made.parents} | made.definition for made in (features, plan))
         raise HandoffError(
-            f"{features.artifact} holds other features than the stage would compute: "
+            f"{features.artifact} holds different features than the stage would compute: "
             f"{'; '.join(differences(found, wanted))}. Run `encode` again, or write `features: live`"
         )
 
 
 def published_start(recipe: Recipe, stage: Stage) -> str | None:
-    """The published checkpoint that a stage or the first of its forebears starts from: it may hold a Q-Former."""
+    """The published checkpoint that a stage, or the first one it builds on, starts from: it may hold a Q-Former."""
     first = [*lineage(recipe, stage), stage][0]
     return first.starts_from if first.starts_from.startswith(LOCATION_PREFIXES) else None
 
@@ -95,7 +95,7 @@ def _begins_at_random(part: ConnectorPart) -> bool:
 
 
 def _weight_hashes(recipe: Recipe, stage: Stage) -> dict[str, str]:
-    """Content hashes of the files that the frozen parts are read from, wherever these lie."""
+    """Content hashes of the files that the frozen parts are read from."""
     vision = recipe.model.vision_encoder
     files = {"vision_encoder": vision.weights, "output_norm": vision.output_norm}
     for number, part in enumerate(_frozen_parts(recipe, stage)):
@@ -105,7 +105,7 @@ def _weight_hashes(recipe: Recipe, stage: Stage) -> dict[str, str]:
 
 
 def _masked(store: Store, mixture: Manifest) -> NDArray[np.bool_] | None:
-    """Which rows of a finished mixture are to be forgotten; None if none is."""
+    """Which rows of a finished mixture are to be forgotten; None if there are none."""
     wanted = tombstones(store)
     if not wanted or store.find(mixture.artifact) is None:
         return None
@@ -117,7 +117,7 @@ def _masked(store: Store, mixture: Manifest) -> NDArray[np.bool_] | None:
 
 
 def outdated(store: Store, plan: FeaturesPlan) -> list[str]:
-    """Artifacts that differ in nothing but that they hold what was forgotten since."""
+    """Artifacts that differ only in still holding what has been forgotten since."""
 
     def known(definition: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in definition.items() if name != FORGOTTEN}

@@ -39,7 +39,7 @@ def refuse_unfit(estimator: StageEstimator, hardware: Hardware, hardware_name: s
 
 
 def _remedy(estimator: StageEstimator, hardware: Hardware) -> str:
-    """The first setting with which the stage would fit, or how little memory all of them together would need."""
+    """The first setting with which the stage would fit, or the memory it needs with all of them."""
     last: tuple[str, Hardware] | None = None
     for setting, changed in _settings(hardware, estimator.stage):
         if _fits(estimator, changed):
@@ -51,13 +51,13 @@ def _remedy(estimator: StageEstimator, hardware: Hardware) -> str:
 
 
 def _fits(estimator: StageEstimator, hardware: Hardware) -> bool:
-    """Whether a step fits; what stays for the whole stage is looked at first, because that needs no tracing."""
+    """Whether a step fits. What is resident between steps is checked first, because that needs no tracing."""
     allowed = limit(hardware)
     return allowed is None or (estimator.resident(hardware) <= allowed and estimator.memory(hardware).total <= allowed)
 
 
 def _settings(hardware: Hardware, stage: Stage) -> Iterator[tuple[str, Hardware]]:
-    """What can be changed, from what costs least to what costs most; each on top of those that keep the machine."""
+    """Settings to try, cheapest first; each is combined with the earlier ones that keep the same machine."""
 
     def change(**fields: Any) -> tuple[str, Hardware]:
         changed.update(fields)
