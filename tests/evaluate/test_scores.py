@@ -25,9 +25,9 @@ from tinygptv.evaluate.scores import (
     evaluate_model,
     other_ends,
 )
-from tinygptv.journey import ReadingStore
 from tinygptv.models.lora import merge_lora
 from tinygptv.store.artifacts import Manifest, Outcome, Store
+from tinygptv.store.reading import ReadingStore
 
 BENCHMARK = Benchmark(
     about="statements", source="drawn", task="statement", metric="true_false_accuracy", max_new_tokens=4
