@@ -32,7 +32,6 @@ from tinygptv.definitions.table_names import KINDS, is_table_reference, referenc
 from tinygptv.definitions.template import INSTRUCTION, Template
 from tinygptv.definitions.trainable import DECODER
 from tinygptv.errors import DefinitionError, did_you_mean
-from tinygptv.evaluate.metric import load_metric
 from tinygptv.store.locations import CHECKOUT, PACKAGE
 
 T = TypeVar("T")
@@ -226,9 +225,10 @@ def check_quantized_base(stage: Stage, profile: Hardware, hardware_name: str) ->
 def check_gates(recipe_name: str, stage: Stage, benchmarks: Mapping[str, Benchmark]) -> None:
     """Refuse a gate that wants a figure its benchmark has not. Raises DefinitionError."""
     for place, gate in enumerate(stage.gates):
-        if gate.metric == "lenient" and not load_metric(metric := benchmarks[gate.benchmark].metric).has_lenient:
+        asked = benchmarks[gate.benchmark]
+        if gate.metric == "lenient" and not asked.has_lenient_score:
             raise DefinitionError(
-                f"recipe {recipe_name}, {stage.stage}.gates[{place}].metric: {gate.benchmark} is scored by {metric}, "
+                f"recipe {recipe_name}, {stage.stage}.gates[{place}].metric: {gate.benchmark} is scored by {asked.metric}, "
                 "for which the reference has no lenient rule; write score"
             )
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tinygptv.definitions.base import Definition
-from tinygptv.definitions.kinds import kind_in
+from tinygptv.definitions.kinds import kind_in, load_kind
 from tinygptv.definitions.mixture import Task
 
 METRICS = "tinygptv.evaluate.metrics"
@@ -27,3 +27,9 @@ class Benchmark(Definition):
     max_items: int | None = Field(default=None, ge=1)
     chance: float | None = Field(default=None, ge=0, le=1)
     compare_groups: bool = False
+
+    @property
+    def has_lenient_score(self) -> bool:
+        """Whether the reference's scripts have a lenient rule for the metric."""
+        has_lenient: bool = load_kind(METRICS, self.metric).METRIC.has_lenient
+        return has_lenient
