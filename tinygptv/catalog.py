@@ -228,8 +228,8 @@ def check_gates(recipe_name: str, stage: Stage, benchmarks: Mapping[str, Benchma
         asked = benchmarks[gate.benchmark]
         if gate.metric == "lenient" and not asked.has_lenient_score:
             raise DefinitionError(
-                f"recipe {recipe_name}, {stage.stage}.gates[{place}].metric: {gate.benchmark} is scored by {asked.metric}, "
-                "for which the reference has no lenient rule; write score"
+                f"recipe {recipe_name}, {stage.stage}.gates[{place}].metric: {gate.benchmark} is scored by "
+                f"{asked.metric}, for which the reference has no lenient rule; write score"
             )
 
 
