@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
 from tinygptv.definitions.kinds import kind_in
-from tinygptv.definitions.model import Model
+from tinygptv.definitions.model import ConnectorPart, Model
 from tinygptv.definitions.template import Prompting
 from tinygptv.definitions.trainable import frozen_prefix, trainable
 from tinygptv.errors import did_you_mean
@@ -159,6 +159,10 @@ class Stage(Definition):
     def frozen_prefix(self, model: Model) -> tuple[str, ...]:
         """The vision encoder and the connector parts after it of which this stage trains nothing (see `trainable`)."""
         return frozen_prefix(model, self.trains)
+
+    def frozen_connector(self, model: Model) -> list[ConnectorPart]:
+        """The connector parts in that prefix."""
+        return model.connector[: max(0, len(self.frozen_prefix(model)) - 1)]
 
     @model_validator(mode="after")
     def _what_is_kept_is_saved(self) -> Self:

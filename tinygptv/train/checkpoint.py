@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from logging import getLogger
@@ -28,7 +27,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tinygptv.definitions.recipe import Keep, Stage
-from tinygptv.errors import HandoffError, StorageError, TrainingError
+from tinygptv.errors import HandoffError, StorageError
 from tinygptv.models.weights.files import refuse_not_finite
 from tinygptv.store.artifacts import sha256_of, storage_errors
 from tinygptv.train.holdings import (
@@ -42,6 +41,7 @@ from tinygptv.train.holdings import (
 )
 from tinygptv.train.lineage import differences
 from tinygptv.train.retention import STATE, checkpoints_in, most_at_once, remove_passing
+from tinygptv.train.tensors import write_tensors
 
 logger = getLogger(__name__)
 
@@ -225,41 +225,6 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
             f"{folder}: checkpoints need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free some space, then "
             "start the same command again: it resumes from the last good checkpoint"
         )
-
-
-def write_tensors(
-    path: Path,
-    names: list[tuple[str, tuple[int, ...]]],
-    tensors: Iterable[Tensor],
-    metadata: Mapping[str, str] | None = None,
-) -> str:
-    """Write float32 tensors as safetensors, streaming one after the other; returns the file's sha256.
-
-    Raises TrainingError if one of them contains NaN or Inf.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name, shape in names:
-        begin, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb") as stream:
-        for data in _chunks(struct.pack("<Q", len(text)) + text, names, tensors):
-            stream.write(data)
-            digest.update(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return digest.hexdigest()
-
-
-def _chunks(header: bytes, names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> Iterator[Any]:
-    yield header
-    for (name, _), tensor in zip(names, tensors, strict=True):
-        if not torch.isfinite(tensor).all():
-            raise TrainingError(f"{name} contains NaN or Inf; not saved. The previous checkpoint is kept.")
-        yield tensor.float().contiguous().view(-1).numpy()
 
 
 def _write_synced(path: Path, content: bytes) -> str:

@@ -8,7 +8,7 @@ ranks and micro-batches, so that hardware does not change what is learned.
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from logging import getLogger
 from pathlib import Path
@@ -16,24 +16,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from tinygptv.data.batches.batching import Batch
 from tinygptv.data.batches.loading import Batches
 from tinygptv.errors import TrainingError
 from tinygptv.models.vlm import VisionLanguageModel
-from tinygptv.models.weights import trained_file
-from tinygptv.models.weights.strength import metadata
-from tinygptv.train.checkpoint import Checkpoints, write_tensors
+from tinygptv.train.checkpoint import Checkpoints
 from tinygptv.train.disk import swap_folder
-from tinygptv.train.engine import build_model, join_ranks, open_engine, open_handoff, trained_parameters
+from tinygptv.train.engine import build_model, join_ranks, open_engine, trained_parameters
 from tinygptv.train.events import read_events, record
 from tinygptv.train.gradients import norm_before_step, norm_of_step
-from tinygptv.train.holdings import forget_moments, open_holdings, whole_shape
+from tinygptv.train.holdings import forget_moments
 from tinygptv.train.job import CHECKPOINTS, METRICS, TRAINED, Job, read_metrics
 from tinygptv.train.metrics import Losses, Metrics, StepResult
 from tinygptv.train.objective import Objective, load_objective, summed
 from tinygptv.train.schedule import begins_round, learning_rate, total_steps
+from tinygptv.train.tensors import save_trained
 from tinygptv.train.watch import MEDIAN_OF, Trouble, Watcher, in_words, position, skips, steps_to_skip
 
 logger = getLogger(__name__)
@@ -55,8 +54,7 @@ def train(job_file: Path, beat: Beat, open_batches: OpenBatches | None = None, b
     objective = load_objective(job.stage.objective)
     join_ranks(job)
     if job.features and dist.get_rank() == 0:
-        frozen = job.model.connector[: len(job.stage.frozen_prefix(job.model)) - 1]
-        parts = ", ".join(["vision_encoder", *(part.part for part in frozen)])
+        parts = ", ".join(["vision_encoder", *(part.part for part in job.stage.frozen_connector(job.model))])
         record(folder, "features_used", artifact=job.features, instead_of=parts)
     beat("building the model")
     model = build(job)
@@ -72,7 +70,7 @@ def train(job_file: Path, beat: Beat, open_batches: OpenBatches | None = None, b
         finally:
             training.finish()
         beat("writing what was trained")
-        _save_trained(job, training.engine, model, folder / TRAINED)
+        save_trained(job, training.engine, model, folder / TRAINED)
         dist.barrier()
 
 
@@ -99,9 +97,9 @@ class _Training:
         self._checkpoints = Checkpoints(self.engine, parameters, folder / CHECKPOINTS, job.lineage(), job.stage)
         beat("reading a checkpoint")
         self._step = self._checkpoints.resume()
-        events, self._recent = self._from_rank_0(lambda: (read_events(folder), recent(folder / METRICS, self._step)))
+        events, last_steps = self._from_rank_0(lambda: (read_events(folder), recent(folder / METRICS, self._step)))
         self._skipped, self._roll_backs = skips(events), sum(event["event"] == "rolled_back" for event in events)
-        self._watcher = Watcher(job.stage.watch, self._recent)
+        self._watcher = Watcher(job.stage.watch, last_steps)
         self._metrics = Metrics(job, folder / METRICS, self._step) if self._rank == 0 else None
         logger.info(
             "%s: %d trainable parameters, steps %d to %d on %d ranks under ZeRO-%d",
@@ -265,29 +263,3 @@ def recent(metrics: Path, step: int) -> list[tuple[float, float | None]]:
 
 def _seed(*numbers: int) -> int:
     return functools.reduce(lambda seed, number: (seed * 1_000_003 + number) % 2**63, numbers)
-
-
-def _save_trained(job: Job, engine: Any, model: nn.Module, path: Path) -> None:
-    """Write all that this stage and earlier ones trained, in 32 bits, tensor by tensor."""
-    parameters = trained_parameters(model)
-    # Also what no stage of this recipe trains: a published checkpoint may hold a Q-Former.
-    handoff = open_handoff(job, model)
-    carried = trained_file(handoff.path, job.model, job.lora).tensors if handoff else {}
-    carried = {name: stored for name, stored in carried.items() if name not in parameters}
-    shapes = {name: whole_shape(parameter) for name, parameter in parameters.items()}
-    shapes |= {name: tuple(stored.shape) for name, stored in carried.items()}
-
-    def tensors() -> Iterator[Tensor]:
-        holdings = open_holdings(engine)
-        for parameter in parameters.values():
-            yield holdings.read(parameter, "value").cpu()
-        for stored in carried.values():
-            yield stored.read()
-
-    if dist.get_rank() == 0:
-        partial = path.with_suffix(".partial")
-        write_tensors(partial, list(shapes.items()), tensors(), metadata(job.lora))
-        partial.rename(path)
-    else:
-        for _ in tensors():
-            pass

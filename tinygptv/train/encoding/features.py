@@ -45,7 +45,7 @@ def plan_features(
     """
     recipe, stage = run.recipe, run.recipe.stage(stage_name)
     check_features(recipe.model, stage, run.hardware, run.hardware_name)
-    frozen_parts = _frozen_parts(recipe, stage)
+    frozen_parts = stage.frozen_connector(recipe.model)
     definition: dict[str, Any] = {
         "layout": _LAYOUT,
         "weights": _weight_hashes(recipe, stage),
@@ -84,11 +84,6 @@ def published_start(recipe: Recipe, stage: Stage) -> str | None:
     return first.starts_from if first.starts_from.startswith(LOCATION_PREFIXES) else None
 
 
-def _frozen_parts(recipe: Recipe, stage: Stage) -> list[ConnectorPart]:
-    """The connector parts whose output is computed once."""
-    return recipe.model.connector[: len(stage.frozen_prefix(recipe.model)) - 1]
-
-
 def _begins_at_random(part: ConnectorPart) -> bool:
     """Whether a part has weights and no file that they are read from."""
     return getattr(part, "weights", "") is None
@@ -98,7 +93,7 @@ def _weight_hashes(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Content hashes of the files that the frozen parts are read from."""
     vision = recipe.model.vision_encoder
     files = {"vision_encoder": vision.weights, "output_norm": vision.output_norm}
-    for number, part in enumerate(_frozen_parts(recipe, stage)):
+    for number, part in enumerate(stage.frozen_connector(recipe.model)):
         files[f"connector.{number}"] = getattr(part, "weights", None)
     files["starts_from"] = published_start(recipe, stage)
     return {name: content_hash(local_path(location)) for name, location in files.items() if location is not None}
