@@ -68,8 +68,8 @@ class Comparison:
         self._tokenizer = load_tokenizer(local_path(recipe.model.language_model.tokenizer))
         self._model = empty_model(recipe.model, self._stage.inputs.image_size)
         load_weights(self._model, recipe.model, dtype=torch.bfloat16)
-        set_up(self._model, self._stage.trains, gradient_checkpointing=False)
-        self._front = self._model.split_front()
+        set_up(self._model, recipe.model, self._stage, gradient_checkpointing=False)
+        self._prefix = self._model.split_prefix(len(self._stage.frozen_prefix(recipe.model)))
         self._optimizer = torch.optim.AdamW(parameter_groups(self._model, self._stage.optimizer), lr=0.0)
 
     def measure(self, about: str, text_tokens: int) -> None:
@@ -100,7 +100,7 @@ class Comparison:
         """Forward, backward and AdamW; returns the loss."""
         images = batch.images(dtype=torch.bfloat16)
         if batch.image_features is None:
-            images = self._front(images)
+            images = self._prefix(images)
         loss, _ = self._model(images, batch.input_ids, batch.attention_mask, batch.labels)
         loss.backward()
         self._optimizer.step()

@@ -121,7 +121,7 @@ def build(name: str) -> VisionLanguageModel:
     lora = Lora(rank=64 if decoder else 16, alpha=16.0, dropout=0.0, init="fresh")
     model = VisionLanguageModel(Model.model_validate(content), image_size, lora)
     parameters = parameters_by_name(model)
-    trained = trainable_names(parameters.keys(), STAGE.trains)
+    trained = trainable_names(RECIPE.model, parameters.keys(), STAGE.trains)
     for parameter_name, parameter in parameters.items():
         parameter.requires_grad_(parameter_name in trained)
         if ".lora_B." in parameter_name:

@@ -195,7 +195,7 @@ def _conflicts(run: ResolvedRun) -> Iterator[Conflict]:
     for position, stage in enumerate(run.recipe.stages):
         yield from batch_conflicts(stage, *machine)
         yield from component_conflicts(stage, run.mixtures[stage.mixture], *machine)
-        yield from feature_conflicts(stage, *machine)
+        yield from feature_conflicts(run.recipe.model, stage, *machine)
         yield from quantization_conflicts(stage, *machine)
         yield from gate_conflicts(run.recipe_name, position, stage, run.benchmarks)
 

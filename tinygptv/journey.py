@@ -20,7 +20,7 @@ from typing import Any, Literal, assert_never
 
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.mixture import RUN_SOURCE
-from tinygptv.definitions.recipe import TRAINED_FRONT, Stage
+from tinygptv.definitions.recipe import Stage
 from tinygptv.errors import DataError, DefinitionError, TinyGPTVError, did_you_mean
 from tinygptv.store.artifacts import Manifest, Store
 from tinygptv.store.reading import ReadingStore
@@ -272,12 +272,12 @@ class Journey:
             return None
 
     def encoded(self, stage_name: str) -> tuple[Manifest, Manifest | None]:
-        """What `encode` reads for a stage: its mixture, and the stage before it if that holds a trained Q-Former."""
-        from tinygptv.train.lineage import inherited
+        """What `encode` reads for a stage: its mixture, and the stage before it if features depend on that."""
+        from tinygptv.train.lineage import prefix_was_trained
 
         recipe = self.run.recipe
         stage = recipe.stage(stage_name)
-        previous = self._previous_stage(stage_name) if TRAINED_FRONT in inherited(recipe, stage) else None
+        previous = self._previous_stage(stage_name) if prefix_was_trained(recipe, stage) else None
         return self.find(Arrow("mix", stage.mixture)), previous
 
     def scores(self) -> Manifest | None:

@@ -38,7 +38,7 @@ from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.engine import parameter_groups
 from tinygptv.train.job import METRICS, Job, read_metrics
 from tinygptv.train.planning.estimate import StageEstimator
-from tinygptv.train.planning.fitting import settle
+from tinygptv.train.planning.fitting import resolve_checkpointing
 
 
 def ours(order: Order, folder: Path) -> Answer:
@@ -49,7 +49,7 @@ def ours(order: Order, folder: Path) -> Answer:
     job_file.write_text(job.model_dump_json())
     (folder / METRICS).unlink(missing_ok=True)
     with contextlib.suppress(torch.OutOfMemoryError):
-        worker.train(job_file, functools.partial(_our_batches, order), lambda doing: None, _our_model)
+        worker.train(job_file, lambda doing: None, functools.partial(_our_batches, order), _our_model)
     held = peak_memory(job.hardware)  # before anything else is allocated
     taken = [
         Step(
@@ -79,7 +79,7 @@ def reference(order: Order, folder: Path) -> Answer:
 def plan(order: Order) -> tuple[Planned, Job]:
     """The plan of the stage, and the job with the plan's settings."""
     estimator = StageEstimator(order.recipe, order.job.stage.stage)
-    hardware = settle(estimator, order.job.hardware)
+    hardware = resolve_checkpointing(estimator, order.job.hardware)
     memory, (per_sample, per_token) = estimator.memory(hardware), estimator.flops(hardware)
     flops = {"flops_per_sample": per_sample, "flops_per_token": per_token}
     checkpointing = bool(hardware.gradient_checkpointing)
@@ -114,7 +114,7 @@ def _our_batches(order: Order, job: Job, num_image_tokens: int, on_loss: Callabl
 def _our_model(job: Job) -> VisionLanguageModel:
     model = random_model(job, lambda name: DTYPES[job.hardware.precision])
     reset_peak(job.hardware)
-    return set_up(model, job.stage.trains, bool(job.hardware.gradient_checkpointing))
+    return set_up(model, job.model, job.stage, bool(job.hardware.gradient_checkpointing))
 
 
 class PublishedLoop:
@@ -124,7 +124,7 @@ class PublishedLoop:
         self._job, self._device = job, job.hardware.device
         model = random_model(job, as_published if in_halves else lambda name: torch.float32)
         reset_peak(job.hardware)
-        set_up(model, job.stage.trains, gradient_checkpointing=False)
+        set_up(model, job.model, job.stage, gradient_checkpointing=False)
         self._tokens_per_image = model.num_image_tokens
         tokenizer = load_tokenizer(local_path(job.model.language_model.tokenizer))
         self._forward = ReferenceLoop(model, tokenizer, job.stage.inputs)

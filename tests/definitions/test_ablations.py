@@ -4,11 +4,11 @@ import pytest
 
 from tinygptv import catalog
 from tinygptv.definitions.ablations import ABLATIONS, ablate
-from tinygptv.definitions.recipe import Recipe, Trainable
+from tinygptv.definitions.recipe import Recipe
 from tinygptv.errors import DefinitionError
 
 
-def trained(recipe: Recipe, stage: str) -> set[Trainable]:
+def trained(recipe: Recipe, stage: str) -> set[str]:
     return set(recipe.stage(stage).trains)
 
 

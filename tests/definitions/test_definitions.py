@@ -85,8 +85,8 @@ LORA = {"rank": 2, "alpha": 2.0, "dropout": 0.0, "init": "fresh"}
             r"stages\[0\].lora.targets: a phi decoder has no q_proj; it has query_key_value, dense",
         ),
         ({}, {"inputs": INPUTS | {"oddities": ["bos_lost"]}}, r"stages\[0\].inputs.oddities\[0\]: .*later_bos_unseen"),
-        ({}, schedule(final_lr=2.0e-3), "say rising: true"),
-        ({}, schedule(rising=True), "say rising: false"),
+        ({}, schedule(final_lr=2.0e-3), "write rising: true"),
+        ({}, schedule(rising=True), "write rising: false"),
         (
             {},
             schedule(peak_lr="1e-3"),

@@ -9,7 +9,7 @@ from tinygptv.data.annotations import Annotations
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.errors import DataError
 from tinygptv.evaluate.items import answered_items, choose_items, chosen, truth_of
-from tinygptv.evaluate.metrics import Truth
+from tinygptv.evaluate.metric import Truth
 from tinygptv.sample import ImageReference, Sample, Turn
 
 BOX = (0.0, 0.0, 0.5, 0.5)
@@ -56,6 +56,6 @@ def test_items_that_could_not_be_asked_are_counted(tmp_path: Path) -> None:
     samples = [Sample(str(n), (), (Turn("q", "a"),)) for n in range(2)]
     benchmark = Benchmark(about="t", source="t", task="vqa", metric="exact_match", max_new_tokens=4)
     asked, drops = choose_items(benchmark, Annotations(tmp_path, samples, 2), noise=False)
-    kept, texts = answered_items("t", asked, [DataError("broken"), "a"], drops)
-    assert ([sample.key for sample, _ in kept], texts, drops["unusable_item"]) == (["1"], ["a"], 1)
+    kept, said = answered_items("t", benchmark, asked, [DataError("broken"), "a"], drops)
+    assert ([sample.key for sample, _ in kept], said, drops["unusable_item"]) == (["1"], ["a"], 1)
     assert kept[0][1] == Truth(("a",), group="q")

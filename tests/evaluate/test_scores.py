@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from tests.release.tiny import adapted_model, write_release
+from tinygptv import catalog
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.data.batches.batching import Collator
-from tinygptv.definitions.benchmark import Benchmark, Metric
+from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.errors import DataError, DefinitionError
-from tinygptv.evaluate import scores
+from tinygptv.evaluate import metrics, scores
 from tinygptv.evaluate.scores import (
     ANSWERS,
     SCORES,
@@ -130,6 +131,18 @@ def test_a_benchmark_may_have_its_groups_compared(store: Store, run: ResolvedRun
     assert manifest.details["extra"]["spread"] == pytest.approx(abs(groups["is/low"] - groups["is/high"]))
 
 
+def test_a_toy_benchmark_with_a_toy_metric_is_evaluated(
+    store: Store, run: ResolvedRun, released: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys = Path(__file__).parent / "toys"
+    monkeypatch.setenv(catalog.OWN_DEFINITIONS, str(toys))
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(toys / "metrics")])
+    toy = replace(run, benchmarks={"toy_words": catalog.benchmark("toy_words")})
+    manifest = evaluate(store, toy, "first", "export", released, "toy_words")
+    scores = json.loads((store.folder(manifest.artifact) / SCORES).read_text())
+    assert (scores["metric"], scores["n"], scores["lenient"], scores["chance"]) == ("shared_words", 40, None, 0.5)
+
+
 def test_a_task_without_matching_items_is_refused_before_any_work(
     store: Store, run: ResolvedRun, released: Manifest
 ) -> None:
@@ -236,7 +249,7 @@ def test_a_metric_that_suits_no_item_is_refused_before_a_model_is_loaded(
     run: ResolvedRun,
     released: Manifest,
     monkeypatch: pytest.MonkeyPatch,
-    metric: Metric,
+    metric: str,
     reason: str,
 ) -> None:
     monkeypatch.setattr(scores, "_loaded", None)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygptv.definitions.benchmark import Metric
-from tinygptv.evaluate.metrics import Truth, mark
+from tinygptv.evaluate.metric import Truth
+from tinygptv.evaluate.scoring import mark
 from tinygptv.evaluate.texts import comparable, folded, words_apart
 
 ANYTHING = settings(derandomize=True, deadline=None, database=None, max_examples=300)

@@ -84,7 +84,7 @@ def tiny(in_nf4: bool) -> VisionLanguageModel:
     model = empty_model(TINY.model, STAGE.inputs.image_size, adapters(TINY, STAGE))
     maps = nf4.map_weights(parameters_by_name(model)) if in_nf4 else ()
     load_weights(model, TINY.model, in_nf4=maps)
-    return set_up(model, STAGE.trains, gradient_checkpointing=False)
+    return set_up(model, TINY.model, STAGE, gradient_checkpointing=False)
 
 
 def drawn(number: int) -> tuple[Tensor, Texts]:

@@ -42,7 +42,7 @@ def _define(recipe: Recipe, folder: Path) -> None:
 def write_trained(folder: Path, recipe: Recipe) -> Path:
     stage = recipe.stage("stage2")
     parameters = parameters_by_name(empty_model(recipe.model, 48, stage.lora))
-    names = sorted(trainable_names(parameters.keys(), stage.trains))
+    names = sorted(trainable_names(recipe.model, parameters.keys(), stage.trains))
     generator = torch.Generator().manual_seed(0)
     folder.mkdir()
     tensors = {name: torch.randn(parameters[name].shape, generator=generator) * 0.3 for name in names}

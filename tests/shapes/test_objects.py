@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from tinygptv.evaluate.metrics import Truth, chance, score
+from tinygptv.evaluate.metric import Truth
+from tinygptv.evaluate.scoring import chance, score
 from tinygptv.shapes import language
 from tinygptv.shapes.objects import named_objects, object_f1
 from tinygptv.shapes.scenes import scene

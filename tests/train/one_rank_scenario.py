@@ -8,7 +8,7 @@ from tinygptv.train import rank, worker
 
 
 def scenario(job: Path, beat: rank.Beat) -> None:
-    worker.train_from_mixture(job, beat)
+    worker.train(job, beat)
     train(Path(os.environ["MOVED"]))
 
 

@@ -91,9 +91,9 @@ def in_memory(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil", "told"),
     [
-        ("none", None, "is no folder on this machine; make it on a fast local disk"),
+        ("none", None, "is not a folder on this machine; create it on a fast local disk"),
         ("", full, r"has 3.00 GB free and the ranks of this machine swap 4.00 GB; free some space"),
-        ("", in_memory, "cannot be written to past the system's cache: Invalid argument; name another folder"),
+        ("", in_memory, "does not support direct writes: Invalid argument; name another folder"),
     ],
 )
 def test_a_folder_that_cannot_take_it_is_refused_by_file_and_field(

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tinygptv import catalog
-from tinygptv.definitions.recipe import Trainable
 from tinygptv.errors import DefinitionError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import parameters_by_name
 from tinygptv.train.freezing import decays, trainable_names
 
+TINYGPTV = catalog.recipe("tinygptv").model
 PROJECTIONS = 3_149_824 + 10_488_320
 LORA = 31_457_280
 # Weights of Phi-2's trained norms, of 32 layers: queries and keys 80 each, attention branch and input 2560 each.
@@ -28,10 +28,11 @@ def full_size(recipe: str, stage: str) -> dict[str, torch.nn.Parameter]:
         return parameters_by_name(VisionLanguageModel(whole.model, definition.inputs.image_size, definition.lora))
 
 
-def trained(recipe: str, stage: str, trains: list[Trainable] | None = None) -> int:
+def trained(recipe: str, stage: str, trains: list[str] | None = None) -> int:
     """Elements of all that a stage trains, or would if it trained `trains`."""
     parameters = full_size(recipe, stage)
-    names = trainable_names(parameters, trains or catalog.recipe(recipe).stage(stage).trains)
+    whole = catalog.recipe(recipe)
+    names = trainable_names(whole.model, parameters, trains or whole.stage(stage).trains)
     return sum(parameters[name].numel() for name in names)
 
 
@@ -53,6 +54,8 @@ def test_the_first_release_trained_the_q_former_too() -> None:
     [
         ("connector.qformer", 105_137_664 + 24_576),
         ("connector.projections", PROJECTIONS),
+        ("connector.linear", PROJECTIONS),
+        ("vision_encoder", 985_952_256),
         ("language_model.norms", 171_520),
         ("language_model.added_norms", QK_NORMS + RMS_NORMS),
         ("language_model.input_norms", INPUT_NORMS),
@@ -61,21 +64,21 @@ def test_the_first_release_trained_the_q_former_too() -> None:
         ("language_model.all", 2_779_683_840 + 92_160 + LORA),
     ],
 )
-def test_each_piece_is_what_it_says(trains: Trainable, count: int) -> None:
+def test_each_piece_is_what_it_says(trains: str, count: int) -> None:
     assert trained("tinygptv", "stage2", [trains]) == count
 
 
 def test_norms_mean_their_weights_not_their_biases() -> None:
-    names = trainable_names(full_size("tinygptv", "stage1"), ["language_model.norms"])
+    names = trainable_names(TINYGPTV, full_size("tinygptv", "stage1"), ["language_model.norms"])
     assert len(names) == 32 * 4 + 1
     assert not [name for name in names if name.endswith("bias")]
 
 
 def test_the_norms_of_every_decoder_are_the_sum_of_their_kinds() -> None:
-    kinds: list[Trainable] = ["language_model.added_norms", "language_model.input_norms", "language_model.final_norm"]
+    kinds: list[str] = ["language_model.added_norms", "language_model.input_norms", "language_model.final_norm"]
     for recipe in ("tinygptv", "tinygptv_tinyllama"):
-        parameters = full_size(recipe, "stage1")
-        assert trainable_names(parameters, kinds) == trainable_names(parameters, ["language_model.norms"])
+        model, parameters = catalog.recipe(recipe).model, full_size(recipe, "stage1")
+        assert trainable_names(model, parameters, kinds) == trainable_names(model, parameters, ["language_model.norms"])
     # Per layer of TinyLlama: queries and keys of 64, the attention branch, and one norm before each of its two halves.
     assert trained("tinygptv_tinyllama", "stage1", ["language_model.norms"]) == 22 * (2 * 64 + 3 * 2048) + 2048
 
@@ -103,7 +106,7 @@ def test_an_ablation_takes_away_what_it_says_and_nothing_else(
 
 def test_a_name_that_matches_nothing_is_refused() -> None:
     with pytest.raises(DefinitionError, match=r"trains\[1\]: 'language_model.lora' matches no parameter"):
-        trainable_names(full_size("tinygptv", "stage1"), ["language_model.norms", "language_model.lora"])
+        trainable_names(TINYGPTV, full_size("tinygptv", "stage1"), ["language_model.norms", "language_model.lora"])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tinygptv.train.metrics import Metrics, StepResult
 
 PROFILE = Hardware(about="test", device="cpu", ranks=2, micro_batch_size=1, precision="fp32", zero_stage=0, tflops=1e-6)
 STEP = StepResult(
-    loss=1.0, losses={"words": 1.0}, labels=4, tokens=80, samples=2, rate=1e-3, grad_norm=None, seconds=0.5
+    loss=1.0, losses={"words": 1.0}, terms=4, tokens=80, samples=2, rate=1e-3, grad_norm=None, seconds=0.5
 )
 
 

@@ -18,6 +18,7 @@ from tinygptv.sample import Turn
 from tinygptv.train.assemble import set_up
 from tinygptv.train.lineage import adapters
 from tinygptv.train.metrics import Losses
+from tinygptv.train.objectives.next_token import OBJECTIVE, PART
 
 CAPTIONS = ("a red picture", "blue", "green and white", "red")
 
@@ -35,7 +36,7 @@ def model(recipe: Recipe) -> VisionLanguageModel:
     stage = recipe.stage("stage2")
     torch.manual_seed(0)
     model = VisionLanguageModel(recipe.model, stage.inputs.image_size, adapters(recipe, stage))
-    return set_up(model, stage.trains, gradient_checkpointing=False)
+    return set_up(model, recipe.model, stage, gradient_checkpointing=False)
 
 
 def batch(recipe: Recipe, model: VisionLanguageModel, packing: bool) -> Batch:
@@ -66,8 +67,8 @@ def test_a_step_and_its_losses_stay_on_the_device(recipe: Recipe, model: VisionL
         device = next(there.parameters()).device
         loss, logits = there(made.images(device), *(None if one is None else one.to(device) for one in texts))
         loss.backward()
-        losses = Losses(["words"], device)
-        losses.add(loss.detach(), logits.detach(), made)
+        losses = Losses(OBJECTIVE.parts, ["words"], device)
+        losses.add(PART, loss.detach(), logits.detach(), OBJECTIVE.terms(made)[PART], made.sources)
         trained = [parameter for parameter in there.parameters() if parameter.requires_grad]
         assert all(parameter.grad is not None and gpu.holds(parameter.grad) for parameter in trained)
         assert gpu.holds(losses.sums)

@@ -69,5 +69,5 @@ def test_the_disk_must_hold_all_that_are_kept_and_the_one_being_written(fields: 
 
 
 def test_what_is_to_be_kept_must_be_saved() -> None:
-    with pytest.raises(ValidationError, match=r"keep\.every: 25 is no multiple of checkpoint_every, 10"):
+    with pytest.raises(ValidationError, match=r"keep\.every: 25 is not a multiple of checkpoint_every, 10"):
         stage(100, 10, keep={"every": 25})

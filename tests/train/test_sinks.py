@@ -43,7 +43,7 @@ def metrics_file(tmp_path: Path) -> Path:
 
 def result(loss: float) -> StepResult:
     return StepResult(
-        loss=loss, losses={"words": loss}, labels=4, tokens=8, samples=2, rate=1e-3, grad_norm=None, seconds=0.5
+        loss=loss, losses={"words": loss}, terms=4, tokens=8, samples=2, rate=1e-3, grad_norm=None, seconds=0.5
     )
 
 

@@ -205,7 +205,7 @@ def test_an_attempt_with_other_settings_is_not_lost_in_silence(store: Store, rec
         train_stage(store, small_run(recipe, profile), "mine", "stage1", mixed(store), None, RecordingLauncher(crash))
     other = small_run(changed(recipe, 0, global_batch_size=16), profile)
     launcher = RecordingLauncher(train_in_pretence)
-    with pytest.raises(HandoffError, match=r"up to step000300, .* stage.global_batch_size: 8 → 16. Put these back"):
+    with pytest.raises(HandoffError, match=r"up to step000300, .* stage.global_batch_size: 8 → 16. Undo these changes"):
         train_stage(store, other, "mine", "stage1", mixed(store), None, launcher)
     assert launcher.jobs == []
     train_stage(store, other, "yours", "stage1", mixed(store), None, launcher)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tinygptv.definitions.recipe import JUDGED_AFTER, Watch
-from tinygptv.train.watch import Watcher, hole, in_words, position, skips
+from tinygptv.train.watch import Watcher, in_words, position, skips, steps_to_skip
 
 STEADY = [(2.0, 1.0)] * JUDGED_AFTER
 WATCHFUL = Watch(loss_spike=3.0, gradient_explosion=10.0)
@@ -32,7 +32,7 @@ def test_what_goes_wrong_has_a_name(loss: float, norm: float | None, labels: int
 def test_a_spike_is_measured_against_the_steps_before_it() -> None:
     trouble = Watcher(WATCHFUL, STEADY).judge(7.0, 1.0, 8)
     assert trouble is not None
-    assert "the loss is 7, 3.5 times the 2 before" in trouble.told
+    assert "the loss is 7, 3.5 times the 2 before" in trouble.message
 
 
 def test_spikes_are_not_looked_for_unless_asked_nor_at_the_beginning() -> None:
@@ -43,7 +43,7 @@ def test_spikes_are_not_looked_for_unless_asked_nor_at_the_beginning() -> None:
 def test_a_loss_after_losses_of_zero_is_a_spike() -> None:
     trouble = Watcher(WATCHFUL, [(0.0, 0.0)] * JUDGED_AFTER).judge(1.0, 1.0, 8)
     assert trouble is not None
-    assert "the loss is 1, after 0" in trouble.told
+    assert "the loss is 1, after 0" in trouble.message
 
 
 def test_what_is_watched_and_what_not_is_one_line() -> None:
@@ -52,7 +52,7 @@ def test_what_is_watched_and_what_not_is_one_line() -> None:
     assert told.endswith("; not: loss spikes; then: halt")
     assert "not: loss spikes, gradient norms; then: roll_back" in in_words(Watch(then="roll_back"), "fp32")
     assert "; not" not in in_words(WATCHFUL, "fp32")
-    assert "gradients that are no number, but for steps that fp16 leaves out" in in_words(WATCHFUL, "fp16")
+    assert "NaN or Inf in the gradients, except in steps that fp16 skips" in in_words(WATCHFUL, "fp16")
 
 
 def test_what_was_wrong_does_not_become_what_is_usual() -> None:
@@ -67,10 +67,10 @@ def test_batches_that_are_left_out_are_closed_up() -> None:
 
 
 def test_a_hole_ends_with_the_step_of_the_trouble_and_begins_behind_the_checkpoint() -> None:
-    assert hole(7, 3, [], 1) == [7]
-    assert hole(7, 3, [], 3) == [5, 6, 7]
-    assert hole(4, 3, [], 9) == [3, 4]
-    assert hole(4, 3, [4], 1) == [5]
+    assert steps_to_skip(7, 3, [], 1) == [7]
+    assert steps_to_skip(7, 3, [], 3) == [5, 6, 7]
+    assert steps_to_skip(4, 3, [], 9) == [3, 4]
+    assert steps_to_skip(4, 3, [4], 1) == [5]
 
 
 def test_holes_are_remembered_as_events() -> None:

@@ -197,7 +197,7 @@ def test_a_stage_whose_rank_is_killed_goes_on_by_itself_and_ends_as_if_it_had_no
 
 def test_a_torn_checkpoint_is_skipped_in_favour_of_the_one_before(root: Path) -> None:
     log = (root / "train.log").read_text()
-    assert "step000006: tensors.safetensors is not what was written; it is skipped" in log
+    assert "step000006: tensors.safetensors has changed since it was written; skipped" in log
     assert_alike(root / "torn", root / "whole")
 
 
@@ -225,7 +225,7 @@ def test_a_loss_that_is_no_number_can_be_stepped_over(root: Path) -> None:
 def test_a_checkpoint_of_another_training_is_refused_with_what_differs(root: Path) -> None:
     told = (root / "changed" / "error.txt").read_text()
     assert told.startswith("HandoffError: ")
-    assert "step000003 belongs to another training: stage.schedule.peak_lr: 0.003 → 0.002. Put these back" in told
+    assert "step000003 belongs to another training: stage.schedule.peak_lr: 0.003 → 0.002. Undo these changes" in told
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -241,7 +241,7 @@ def test_without_zero_sixteen_bits_have_the_same_gradient_norm_too(root: Path) -
 
 
 def test_what_is_watched_is_said_first(root: Path) -> None:
-    line = "stage1: watching losses that are no number, gradients that are no number, steps without labels; not: loss"
+    line = "stage1: watching NaN or Inf in the loss, NaN or Inf in the gradients, steps without labels; not: loss"
     assert line in (root / "train.log").read_text()
 
 

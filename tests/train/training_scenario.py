@@ -116,7 +116,7 @@ def train(folder: Path, spoil: Spoil = lambda step, batches: batches) -> None:
         return SpoiledBatches(mixture_batches(*opened), spoil)
 
     try:
-        worker.train(folder / "job.json", batches, beat=lambda doing: None)
+        worker.train(folder / "job.json", beat=lambda doing: None, open_batches=batches)
     except (Exception, KeyboardInterrupt) as error:
         if dist.get_rank() == 0:
             (folder / "error.txt").write_text(f"{type(error).__name__}: {error}")

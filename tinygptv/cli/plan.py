@@ -37,12 +37,12 @@ def _plan(options: argparse.Namespace) -> int:
         print(resolved_plan(journey, options.source), end="")
         return 0
     from tinygptv.train.planning.estimate import StageEstimator
-    from tinygptv.train.planning.fitting import refuse_unfit, settle
+    from tinygptv.train.planning.fitting import refuse_unfit, resolve_checkpointing
     from tinygptv.train.planning.table import record, table
 
     recipe, hardware = journey.run.recipe, journey.run.hardware
     estimators = [StageEstimator(recipe, stage.stage, journey.longest_sequence(stage.stage)) for stage in recipe.stages]
-    profiles = [settle(estimator, hardware) for estimator in estimators]
+    profiles = [resolve_checkpointing(estimator, hardware) for estimator in estimators]
     records = [record(*each) for each in zip(estimators, profiles, strict=True)]
     lines = [json.dumps(one) for one in records] if options.json else table(records, hardware)
     print("\n".join(lines), flush=True)
@@ -67,9 +67,11 @@ def _profiles(journey: Journey) -> dict[str, Hardware]:
     if hardware.gradient_checkpointing != "if_needed":
         return {stage.stage: hardware for stage in recipe.stages}
     from tinygptv.train.planning.estimate import StageEstimator
-    from tinygptv.train.planning.fitting import settle
+    from tinygptv.train.planning.fitting import resolve_checkpointing
 
     return {
-        stage.stage: settle(StageEstimator(recipe, stage.stage, journey.longest_sequence(stage.stage)), hardware)
+        stage.stage: resolve_checkpointing(
+            StageEstimator(recipe, stage.stage, journey.longest_sequence(stage.stage)), hardware
+        )
         for stage in recipe.stages
     }

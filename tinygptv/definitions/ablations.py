@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from tinygptv.definitions.recipe import Recipe, Trainable
+from tinygptv.definitions.recipe import Recipe
 from tinygptv.errors import DefinitionError
 
 
@@ -18,7 +18,7 @@ def without_lora(recipe: Recipe) -> Recipe:
 def without_input_norm(recipe: Recipe) -> Recipe:
     """The pretrained norms before attention and feed-forward stay frozen; added and final norms still train."""
     decoder = recipe.model.language_model
-    remaining: list[Trainable] = ["language_model.final_norm"]
+    remaining: list[str] = ["language_model.final_norm"]
     if decoder.qk_norm or decoder.attention_norm:
         remaining.insert(0, "language_model.added_norms")
     changed = _training(recipe, {"language_model.norms": remaining, "language_model.input_norms": []})
@@ -82,7 +82,7 @@ def _without_added_norm(recipe: Recipe, norm: Literal["qk_norm", "attention_norm
     return _training(changed, {"language_model.added_norms": []}) if none_left else changed
 
 
-def _training(recipe: Recipe, replacements: Mapping[Trainable, Sequence[Trainable]]) -> Recipe:
+def _training(recipe: Recipe, replacements: Mapping[str, Sequence[str]]) -> Recipe:
     """Replace parts in the `trains` of every stage: `replacements` maps a part to the parts trained instead."""
     stages = []
     for stage in recipe.stages:

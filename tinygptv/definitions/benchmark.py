@@ -1,13 +1,15 @@
 """A benchmark: held-out annotations, the question put to the model, and how answers are scored."""
 
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from tinygptv.definitions.base import Definition
+from tinygptv.definitions.kinds import kind_in, load_kind
 from tinygptv.definitions.mixture import Task
 
-Metric = Literal["vqa_accuracy", "exact_match", "true_false_accuracy", "referring_iou", "caption_bleu", "object_f1"]
+METRICS = "tinygptv.evaluate.metrics"
+"""The package whose files are the metrics that a benchmark may name."""
 
 
 class Benchmark(Definition):
@@ -20,8 +22,14 @@ class Benchmark(Definition):
     about: str
     source: str
     task: Task
-    metric: Metric
+    metric: Annotated[str, kind_in(METRICS)]
     max_new_tokens: int = Field(ge=1)
     max_items: int | None = Field(default=None, ge=1)
     chance: float | None = Field(default=None, ge=0, le=1)
     compare_groups: bool = False
+
+    @property
+    def has_lenient_score(self) -> bool:
+        """Whether the reference's scripts have a lenient rule for the metric."""
+        has_lenient: bool = load_kind(METRICS, self.metric).METRIC.has_lenient
+        return has_lenient

@@ -5,8 +5,11 @@ the file stem. Adding a kind means adding a file; there is no other list to edit
 """
 
 import pkgutil
+from functools import partial
 from importlib import import_module
 from types import ModuleType
+
+from pydantic import AfterValidator
 
 from tinygptv.errors import UnknownNameError, did_you_mean
 
@@ -25,3 +28,14 @@ def load_kind(package: str, name: str) -> ModuleType:
     if name not in known:
         raise UnknownNameError(f"{package.rpartition('.')[2]}: no '{name}'. {did_you_mean(name, known)}", name)
     return import_module(f"{package}.{name}")
+
+
+def kind_in(package: str) -> AfterValidator:
+    """A definition's field that names one of the kinds in a package."""
+    return AfterValidator(partial(_check_kind, package))
+
+
+def _check_kind(package: str, name: str) -> str:
+    if name not in (known := kinds(package)):
+        raise ValueError(f"no '{name}'. {did_you_mean(name, known)}")
+    return name

@@ -4,7 +4,6 @@ Sizes use the field's words: `width` is the hidden size, `depth` the number of l
 feed-forward, all in units of features. Sources of the values: each recipe file says.
 """
 
-import itertools
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -166,15 +165,11 @@ class Model(Definition):
             tokens = part.output_tokens(tokens)
         return tokens
 
-    @property
-    def front(self) -> list[ConnectorPart]:
-        """The connector's parts before its first projection; they and the vision encoder are what can stay frozen."""
-        return list(itertools.takewhile(lambda part: not isinstance(part, Linear), self.connector))
-
-    def features_shape(self, image_size: int) -> tuple[int, int]:
-        """Tokens and their width that the vision encoder and `front` make of one image of `image_size` px."""
+    def features_shape(self, image_size: int, parts: int) -> tuple[int, int]:
+        """Tokens and their width that the first `parts` parts make of one image of `image_size` px: the vision encoder
+        and, after it, the parts of the connector."""
         tokens, width = self.vision_encoder.num_tokens(image_size), self.vision_encoder.width
-        for part in self.front:
+        for part in self.connector[: parts - 1]:
             tokens, width = part.output_tokens(tokens), part.output_width(width)
         return tokens, width
 

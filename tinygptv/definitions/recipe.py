@@ -1,12 +1,14 @@
-"""A recipe: a model, and the stages that train it, in running order. Sources of the values: each recipe file says."""
+"""A recipe: a model and the stages that train it, in order. Sources of the values are in each recipe file."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
-from tinygptv.definitions.model import Model
+from tinygptv.definitions.kinds import kind_in
+from tinygptv.definitions.model import ConnectorPart, Model
 from tinygptv.definitions.template import Prompting
+from tinygptv.definitions.trainable import frozen_prefix, trainable
 from tinygptv.errors import did_you_mean
 
 
@@ -20,24 +22,8 @@ class Lora(Definition):
     targets: list[str] = Field(default=["query_key_value", "dense"], min_length=1)
 
 
-Trainable = Literal[
-    "connector.qformer",
-    "connector.projections",
-    "language_model.added_norms",
-    "language_model.input_norms",
-    "language_model.final_norm",
-    "language_model.norms",
-    "language_model.lora",
-    "language_model.all",
-]
-"""Pieces of a model that a stage may train. `added_norms`: QK-norm and the attention branch's RMSNorm; `input_norms`:
-those in front of attention and feed-forward; `norms`: all of the decoder's. Of a norm, its weight alone is meant."""
-
-TRAINED_FRONT: Trainable = "connector.qformer"
-"""All of it that stands before the first projection."""
-
-DECODER: Trainable = "language_model.all"
-"""The only one that trains the decoder's linear maps."""
+OBJECTIVES = "tinygptv.train.objectives"
+"""The package whose files are the objectives that a stage may name."""
 
 Oddity = Literal[
     "later_bos_unseen",
@@ -47,7 +33,7 @@ Oddity = Literal[
     "space_after_instruction",
     "plain_without_image",
 ]
-"""What the published code does to its inputs and hardly meant, off unless a stage names it:
+"""Likely mistakes of the published code in preparing inputs, off unless a stage names them:
 `later_bos_unseen`        the BOS before later turns of a conversation is hidden from attention, as pad has its id
 `end_symbol_cut`          an answer that is too long loses its end symbol, which is appended before the cut
 `no_bos_when_asking`      no BOS at inference, although every training sequence began with one
@@ -57,11 +43,11 @@ Oddity = Literal[
 
 
 Decoding = Literal["exact", "fast"]
-"""How a picture becomes pixels: as Pillow gives them, or JPEGs in half of the time and a rounding step away."""
+"""How pictures are decoded: exactly as by Pillow, or JPEGs in half the time with rounding differences of one step."""
 
 
 class Inputs(Prompting):
-    """What a stage feeds the model, and in which words."""
+    """What a stage feeds the model: pictures of which size, and text in which template."""
 
     image_size: int = Field(gt=0)
     decoding: Decoding = "exact"
@@ -72,7 +58,7 @@ class Inputs(Prompting):
 class Schedule(Definition):
     """Linear warm-up, then a cosine indexed from step 0 (reference semantics), over `rounds` repetitions of `steps`.
 
-    A `final_lr` above `peak_lr` makes the rate rise for the whole stage; `rising: true` says it is meant.
+    A `final_lr` above `peak_lr` makes the rate rise through the whole stage; `rising: true` confirms that.
     """
 
     warmup_lr: float = Field(ge=0)
@@ -88,8 +74,8 @@ class Schedule(Definition):
         if (self.final_lr > self.peak_lr) != self.rising:
             raise ValueError(
                 f"final_lr {self.final_lr} {'lies above' if self.final_lr > self.peak_lr else 'is not above'} peak_lr "
-                f"{self.peak_lr} but rising is {str(self.rising).lower()}; say rising: {str(not self.rising).lower()} "
-                "to mean it, or change the rates"
+                f"{self.peak_lr} but rising is {str(self.rising).lower()}; write rising: "
+                f"{str(not self.rising).lower()} to confirm it, or change the rates"
             )
         return self
 
@@ -104,19 +90,19 @@ class Optimizer(Definition):
 
 
 JUDGED_AFTER = 20
-"""Steps of a stage before a spike counts as one: the first losses fall too fast."""
+"""Steps of a stage before spikes are judged, because the first losses fall too fast."""
 
 
 class Watch(Definition):
     """What counts as trouble while a stage trains, and what is done about it.
 
-    A loss or gradient that is no number, and a step without anything to learn, always are. A loss above `loss_spike`
-    times the median of the last steps, and a gradient norm above `gradient_explosion` times theirs, are if given, from
-    step 21 of the stage on.
-    `then: roll_back` goes back to the last good checkpoint and leaves out the batch of the trouble and those before it,
-    `skip_steps` in all; after `retries` times, or with `halt` at once, the stage stops and keeps that checkpoint.
-    A sample whose picture cannot be read stops it too; with `unusable_samples: replace` another one of its component
-    stands in, and an event says so.
+    NaN or Inf in the loss or gradients, and a step without anything to learn, always count. If given, so do a loss
+    above `loss_spike` times the median of the last steps, and a gradient norm above `gradient_explosion` times theirs,
+    from step 21 of the stage on.
+    `then: roll_back` returns to the last good checkpoint and skips the batch of the trouble and those before it,
+    `skip_steps` in all; after `retries` roll-backs, or at once with `halt`, the stage stops and keeps that checkpoint.
+    A sample whose picture cannot be read also stops it; with `unusable_samples: replace` it is replaced by another one
+    of its component, and an event records that.
     """
 
     then: Literal["halt", "roll_back"] = "halt"
@@ -128,11 +114,11 @@ class Watch(Definition):
 
 
 class Gate(Definition):
-    """What a trained stage must show before the next one begins: a score of `at_least` so much (0..1) on a benchmark.
+    """What a trained stage must reach before the next one begins: a score of `at_least` (0..1) on a benchmark.
 
-    Asked are the `items` whose keys hash lowest, the same in every run. `metric`: the strict score, or the lenient one
-    of the reference's scripts. Below it, `stop` begins no further stage, `warn` says so and goes on. A gate decides
-    about a stage that is trained, so changing it trains nothing anew.
+    The `items` whose keys hash lowest are asked, the same in every run. `metric`: the strict score, or the lenient one
+    of the reference's scripts. Below it, `stop` begins no further stage, `warn` logs it and continues. Gates do not
+    affect a stage's identity: changing one retrains nothing.
     """
 
     benchmark: str
@@ -143,8 +129,8 @@ class Gate(Definition):
 
 
 class Keep(Definition):
-    """Which checkpoints stay: the `last` ones as long as the stage trains; one in `every` so many steps, and the `best`
-    by the mean loss of the last steps before them, also beside what it leaves."""
+    """Which checkpoints are kept: the `last` ones while the stage trains; one in `every` so many steps, and the `best`
+    by the mean loss of the last steps before them, also after it."""
 
     last: int = Field(default=2, ge=1)
     every: int | None = Field(default=None, ge=1)
@@ -152,14 +138,14 @@ class Keep(Definition):
 
 
 class Stage(Definition):
-    """One training run: what it starts from, what it trains, what it sees, for how long."""
+    """One training run: what it starts from, what it trains, on what data, for how long."""
 
     stage: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     about: str
     starts_from: str
-    objective: Literal["next_token"] = "next_token"
+    objective: Annotated[str, kind_in(OBJECTIVES)] = "next_token"
     mixture: str
-    trains: list[Trainable] = Field(min_length=1)
+    trains: list[str] = Field(min_length=1)
     lora: Lora | None = None
     inputs: Inputs
     global_batch_size: int = Field(gt=0)
@@ -170,12 +156,20 @@ class Stage(Definition):
     watch: Watch = Watch()
     gates: list[Gate] = Field(default_factory=list)
 
+    def frozen_prefix(self, model: Model) -> tuple[str, ...]:
+        """The vision encoder and the connector parts after it of which this stage trains nothing (see `trainable`)."""
+        return frozen_prefix(model, self.trains)
+
+    def frozen_connector(self, model: Model) -> list[ConnectorPart]:
+        """The connector parts in that prefix."""
+        return model.connector[: max(0, len(self.frozen_prefix(model)) - 1)]
+
     @model_validator(mode="after")
     def _what_is_kept_is_saved(self) -> Self:
         if self.keep.every is not None and self.keep.every % self.checkpoint_every:
             raise ValueError(
-                f"keep.every: {self.keep.every} is no multiple of checkpoint_every, {self.checkpoint_every}, so no "
-                "checkpoint is saved there"
+                f"keep.every: {self.keep.every} is not a multiple of checkpoint_every, {self.checkpoint_every}, so "
+                "no checkpoint is saved at those steps"
             )
         return self
 
@@ -185,8 +179,8 @@ class Stage(Definition):
         for field in ("loss_spike", "gradient_explosion"):
             if getattr(self.watch, field) is not None and steps <= JUDGED_AFTER:
                 raise ValueError(
-                    f"watch.{field} compares a step with at least {JUDGED_AFTER} before it, and the stage has {steps} "
-                    "in all, so nothing would be watched; leave it out, or train for more steps"
+                    f"watch.{field} compares a step with at least {JUDGED_AFTER} before it, but the stage has only "
+                    f"{steps}, so nothing would be watched; leave it out, or train for more steps"
                 )
         return self
 
@@ -207,11 +201,11 @@ class Quantize(Definition):
 
 
 BACKBONES = "backbones"
-"""In `starts_from`: the pretrained parts alone, projections fresh."""
+"""In `starts_from`: the pretrained parts, with fresh projections."""
 
 
 class Recipe(Definition):
-    """A model family's whole life; `seed` fixes data order, initialisation and dropout."""
+    """A model family from its backbones to its benchmarks; `seed` fixes data order, initialisation and dropout."""
 
     about: str
     model: Model
@@ -236,8 +230,14 @@ class Recipe(Definition):
 
     @model_validator(mode="after")
     def _stages_fit_the_model(self) -> Self:
-        decoder = self.model.language_model
+        decoder, known = self.model.language_model, trainable(self.model)
         for position, stage in enumerate(self.stages):
+            for place, name in enumerate(stage.trains):
+                if name not in known:
+                    raise ValueError(
+                        f"stages[{position}].trains[{place}]: this model has no '{name}' to train. "
+                        f"{did_you_mean(name, known)}"
+                    )
             try:
                 self.model.check_image_size(stage.inputs.image_size)
             except ValueError as error:
@@ -267,7 +267,7 @@ class Recipe(Definition):
                     if found != wanted and (field != "targets" or set(found) != set(wanted)):
                         raise ValueError(
                             f"stages[{position}].lora.{field}: {wanted}, but {stage.stage} inherits the adapters of "
-                            f"{stage.starts_from}, trained with {field} {found}, and would change what they do; write "
+                            f"{stage.starts_from}, trained with {field} {found}, and would change their effect; write "
                             f"{found} here, or train {stage.starts_from} with {wanted}"
                         )
             if adapters := stage.lora or before:
@@ -282,13 +282,13 @@ class Recipe(Definition):
                 where = f"stages[{position}].gates[{place}].benchmark"
                 if name not in self.benchmarks:
                     raise ValueError(
-                        f"{where}: '{name}' is not among the recipe's benchmarks, so what it asks about may have been "
-                        f"learned from; add it there. {did_you_mean(name, self.benchmarks)}"
+                        f"{where}: '{name}' is not among the recipe's benchmarks, so its items may have been trained "
+                        f"on; add it there. {did_you_mean(name, self.benchmarks)}"
                     )
                 if name in asked[:place]:
                     raise ValueError(f"{where}: '{name}' is asked twice after {stage.stage}; keep one of the gates")
         return self
 
     def stage(self, name: str) -> Stage:
-        """The stage called `name`. Raises KeyError."""
+        """The stage called `name`. Raises KeyError if there is none."""
         return {stage.stage: stage for stage in self.stages}[name]

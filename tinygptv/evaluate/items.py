@@ -11,7 +11,7 @@ from tinygptv.data.pictures.frames import read_size
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.reasons import PROMPT_TOO_LONG
 from tinygptv.errors import DataError, PromptTooLongError
-from tinygptv.evaluate.metrics import Truth, unscorable
+from tinygptv.evaluate.metric import Truth, load_metric
 from tinygptv.sample import Sample
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ Item = tuple[Sample, Truth]
 
 def choose_items(benchmark: Benchmark, items: Annotations, noise: bool) -> tuple[list[Item], Counter[str]]:
     """The items that can be scored, and drop counts by reason. With `noise`, items without images are dropped too."""
+    metric = load_metric(benchmark.metric)
     samples = chosen(items.samples, benchmark.max_items)
     drops = items.drops + Counter(over_max_items=len(items.samples) - len(samples))
     kept = []
@@ -34,7 +35,7 @@ def choose_items(benchmark: Benchmark, items: Annotations, noise: bool) -> tuple
             logger.warning("item dropped: %s", error)
             drops["unreadable_image"] += 1
             continue
-        if reason := unscorable(benchmark.metric, truth):
+        if reason := metric.unscorable(truth):
             drops[reason] += 1
         else:
             kept.append((sample, truth))
@@ -42,7 +43,7 @@ def choose_items(benchmark: Benchmark, items: Annotations, noise: bool) -> tuple
 
 
 def answered_items(
-    name: str, asked: list[Item], answers: list[str | DataError], drops: Counter[str]
+    name: str, benchmark: Benchmark, asked: list[Item], answers: list[str | DataError], drops: Counter[str]
 ) -> tuple[list[Item], list[str]]:
     """The answered items and their answers; the others are added to `drops`. Raises DataError if there are none."""
     kept, texts = [], []
@@ -54,7 +55,7 @@ def answered_items(
             kept.append(item)
             texts.append(answer)
     if not kept:
-        raise DataError(f"benchmark '{name}': no item could be asked ({summary(drops)}): {answers[0]}")
+        raise DataError(f"benchmark '{name}': no item could be asked ({summary(benchmark, drops)}): {answers[0]}")
     return kept, texts
 
 
@@ -81,7 +82,8 @@ def truth_of(sample: Sample) -> Truth:
     return Truth(answers, box, size, sample.group or sample.turns[0].instruction)
 
 
-def summary(drops: Counter[str]) -> str:
-    """Drop reasons and counts as text."""
+def summary(benchmark: Benchmark, drops: Counter[str]) -> str:
+    """Drop reasons and counts as text, with the metric's advice about them."""
+    advice = load_metric(benchmark.metric).advice
     reasons = ", ".join(f"{reason} {count}" for reason, count in drops.items() if count)
-    return f"{reasons}; `metric: exact_match` scores items with fewer answers" if drops["too_few_answers"] else reasons
+    return "; ".join([reasons, *(advice[reason] for reason in advice if drops[reason])])

@@ -17,7 +17,8 @@ from tinygptv.definitions.source import AnnotationsSource
 from tinygptv.definitions.template import Prompting
 from tinygptv.errors import DataError, DefinitionError
 from tinygptv.evaluate.items import Item, answered_items, choose_items, summary
-from tinygptv.evaluate.metrics import SCORING_VERSION, Mark, Score, by_group, chance, mark, score, spread
+from tinygptv.evaluate.metric import Mark
+from tinygptv.evaluate.scoring import SCORING_VERSION, Score, by_group, chance, mark, score, spread
 from tinygptv.sample import Sample
 from tinygptv.shapes.files import draw_corpus
 from tinygptv.store.artifacts import Manifest, Outcome, Store, artifact_name
@@ -63,10 +64,10 @@ def evaluate(
         texts: list[str] = []
         if asked:
             answers = _answers(store, run, model_name, model, benchmark, asked, noise)
-            asked, texts = answered_items(benchmark_name, asked, answers, drops)
+            asked, texts = answered_items(benchmark_name, benchmark, asked, answers, drops)
         elif not (noise and drops["no_picture"]):
             raise DataError(
-                f"benchmark '{benchmark_name}': no usable item among {annotations.rows_in} ({summary(drops)})"
+                f"benchmark '{benchmark_name}': no usable item among {annotations.rows_in} ({summary(benchmark, drops)})"
                 f"{annotations.first_error and '; '}{annotations.first_error}"
             )
         details = _write(draft, benchmark, asked, texts, annotations.images)

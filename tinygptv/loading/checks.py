@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from tinygptv.definitions.benchmark import Benchmark
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.mixture import Mixture
-from tinygptv.definitions.recipe import DECODER, TRAINED_FRONT, Stage
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.recipe import Stage
+from tinygptv.definitions.trainable import DECODER
 from tinygptv.loading.mistakes import FieldPath, field_name
 
 _FOLDERS = {"recipe": "tinygptv/recipes", "hardware": "infra/hardware", "mixture": "datasets/mixtures"}
@@ -53,11 +55,11 @@ def component_conflicts(stage: Stage, blend: Mixture, profile: Hardware, hardwar
             yield Conflict("mixture", stage.mixture, path, text)
 
 
-def feature_conflicts(stage: Stage, profile: Hardware, hardware_name: str) -> Iterator[Conflict]:
-    """Features computed before a stage that trains the parts they come from."""
-    if profile.features == "cached" and TRAINED_FRONT in stage.trains:
+def feature_conflicts(model: Model, stage: Stage, profile: Hardware, hardware_name: str) -> Iterator[Conflict]:
+    """Features computed before a stage that trains the vision encoder."""
+    if profile.features == "cached" and not stage.frozen_prefix(model):
         text = (
-            f"{stage.stage} trains {TRAINED_FRONT}, so the features of an image change with every step and cannot be "
+            f"{stage.stage} trains the vision encoder, so the features of an image change with every step and cannot be "
             "computed before training; write live"
         )
         yield Conflict("hardware", hardware_name, ("features",), text)
@@ -78,6 +80,10 @@ def gate_conflicts(
 ) -> Iterator[Conflict]:
     """Gates that ask for a score which their benchmark does not have. `position`: the stage's, in its recipe."""
     for place, gate in enumerate(stage.gates):
-        if gate.metric == "lenient" and benchmarks[gate.benchmark].metric in ("caption_bleu", "object_f1"):
-            text = f"{gate.benchmark} compares captions, for which the reference has no lenient rule; write score"
+        benchmark = benchmarks[gate.benchmark]
+        if gate.metric == "lenient" and not benchmark.has_lenient_score:
+            text = (
+                f"{gate.benchmark} is scored by {benchmark.metric}, for which the reference has no lenient rule; "
+                "write score"
+            )
             yield Conflict("recipe", recipe_name, ("stages", position, "gates", place, "metric"), text)

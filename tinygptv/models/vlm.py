@@ -30,7 +30,6 @@ class VisionLanguageModel(nn.Module):
         self.image_size = image_size
         self.num_image_tokens = model.num_image_tokens(image_size)
         self.max_positions = model.language_model.max_positions
-        self._parts_in_front = len(model.front)
         self.vision_encoder: nn.Module = build_vision_encoder(model.vision_encoder, image_size)
         self.connector = build_connector(model.connector, model.vision_encoder.width)
         self.language_model = build_language_model(model.language_model)
@@ -45,23 +44,17 @@ class VisionLanguageModel(nn.Module):
                 part.eval()
         return self
 
-    @property
-    def prefixes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What names of parameters begin with: those of the parts before the first projection, and the others."""
-        parts = [f"connector.{position}." for position in range(len(self.connector))]
-        count = self._parts_in_front
-        return ("vision_encoder.", *parts[:count]), (*parts[count:], "language_model.")
+    def split_prefix(self, parts: int) -> nn.Sequential:
+        """Take off the first `parts` parts, the vision encoder and then those of the connector, as one module:
+        (I, 3, H, W) -> (I, tokens, width).
 
-    def split_front(self) -> nn.Sequential:
-        """Take off all parts before the first projection, as one: (I, 3, H, W) -> (I, tokens, width).
-
-        What is left goes by the same names, and takes the features of that part wherever it took pixel values.
+        What is left keeps its names, and takes the features of that module wherever it took pixel values.
         """
-        front = nn.Sequential(self.vision_encoder, *list(self.connector)[: self._parts_in_front])
+        prefix = nn.Sequential(self.vision_encoder, *list(self.connector)[: parts - 1])
         self.vision_encoder = nn.Identity()
-        for position in range(self._parts_in_front):
+        for position in range(parts - 1):
             self.connector[position] = nn.Identity()
-        return front
+        return prefix
 
     def image_embeds(self, pixel_values: Tensor) -> Tensor:
         """(I, 3, H, W) -> (I, image tokens, D)."""

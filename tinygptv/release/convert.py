@@ -110,7 +110,7 @@ def _read(source: Path, recipe: Recipe, stage: Stage, layout: Layout) -> Transla
 
 
 def _handoff(source: Path, recipe: Recipe, stage: Stage, parameters: dict[str, Parameter]) -> Handoff:
-    trained = trainable_names(parameters.keys(), [*inherited(recipe, stage), *stage.trains])
+    trained = trainable_names(recipe.model, parameters.keys(), [*inherited(recipe, stage), *stage.trains])
     return Handoff(source, trained, adapters(recipe, stage))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tinygptv.catalog import ResolvedRun
 from tinygptv.data.prompting.boxes import read_box
 from tinygptv.errors import DataError
+from tinygptv.evaluate.metric import load_metric
 from tinygptv.evaluate.scores import ANSWERS
 from tinygptv.report.curation import shortened
 from tinygptv.report.pictures import Picture, picture
@@ -216,23 +217,9 @@ def _noise_items(noise: Manifest | None, leading: Manifest) -> str:
 
 
 def _metric(score: Manifest) -> str:
-    names = {
-        "vqa_accuracy": "VQA accuracy",
-        "exact_match": "exact match",
-        "true_false_accuracy": "true/false accuracy",
-        "referring_iou": "boxes with IoU ≥ 0.5",
-        "caption_bleu": "sacreBLEU-4",
-        "object_f1": "F1 of named objects",
-    }
-    named = names[score.details["metric"]]
     extra = score.details.get("extra", {})
-    if "mean_iou" in extra:
-        named += f", mean IoU {extra['mean_iou']:.2f}"
-    if "ngram_order" in extra:
-        named = f"sacreBLEU-{extra['ngram_order']:.0f}: no answer has four words"
-    if "spread" in extra:
-        named += f", wordings at most {extra['spread']:.2f} apart"
-    return named
+    shown = load_metric(score.details["metric"]).shown(extra)
+    return f"{shown}, wordings at most {extra['spread']:.2f} apart" if "spread" in extra else shown
 
 
 def _describe(benchmark: str, score: Manifest) -> str:

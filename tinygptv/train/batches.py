@@ -1,4 +1,4 @@
-"""Where the batches of a stage come from: made in this rank, or ahead of it by workers of its own."""
+"""The batches of a stage: made in this rank, or in advance by its own worker processes."""
 
 import functools
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from tinygptv.store.locations import local_path
 from tinygptv.train.job import Job
 
 PATIENCE = 0.25
-"""Share of the profile's `stall_seconds` for which a rank waits for a worker: it must not be thought hung itself."""
+"""Share of the profile's `stall_seconds` for which a rank waits for a worker, so that it never looks hung itself."""
 
 
 def mixture_batches(job: Job, num_image_tokens: int, on_loss: Callable[[str], None]) -> Batches:
-    """The batches of the mixture that the job names, in the order of its stage; `on_loss` is told of lost workers."""
+    """The batches of the job's mixture, in the order of its stage; `on_loss` gets a message for every lost worker."""
     loader, hardware = open_loader(job, num_image_tokens), job.hardware
     if not hardware.loader_workers:
         return loader
@@ -26,7 +26,7 @@ def mixture_batches(job: Job, num_image_tokens: int, on_loss: Callable[[str], No
 
 
 def open_loader(job: Job, num_image_tokens: int) -> Loader:
-    """The same in every process."""
+    """The job's loader, the same in every process."""
     store = Store(job.workdir)
     return Loader(
         store,

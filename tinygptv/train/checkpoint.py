@@ -1,12 +1,12 @@
-"""Checkpoints inside a stage: written aside, hashed, renamed; found again only if every hash still holds.
+"""Checkpoints inside a stage: written under another name, hashed, renamed; used only if every hash still matches.
 
     checkpoints/step000100/   tensors.safetensors   value, exp_avg and exp_avg_sq of every trained parameter, 32 bits
-                              state.json            the step, its loss, what trains here, numbers that are no tensors
+                              state.json            step, loss, lineage, optimizer state that is no tensor
                               hashes.json           of the other two
 
-They hold whole tensors under the model's own names, so they say nothing about ranks, ZeRO stages or offload: any
-profile goes on from any other's. DeepSpeed's own files would not, and when its `latest` is missing it starts from step
-0 in silence.
+They hold whole tensors under the model's own names, independent of ranks, ZeRO stage and offload, so that any hardware
+profile can resume from any other's. DeepSpeed's own files cannot, and if its `latest` file is missing, DeepSpeed
+silently starts from step 0.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from logging import getLogger
@@ -28,7 +27,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tinygptv.definitions.recipe import Keep, Stage
-from tinygptv.errors import HandoffError, StorageError, TrainingError
+from tinygptv.errors import HandoffError, StorageError
 from tinygptv.models.weights.files import refuse_not_finite
 from tinygptv.store.artifacts import sha256_of, storage_errors
 from tinygptv.train.holdings import (
@@ -42,20 +41,21 @@ from tinygptv.train.holdings import (
 )
 from tinygptv.train.lineage import differences
 from tinygptv.train.retention import STATE, checkpoints_in, most_at_once, remove_passing
+from tinygptv.train.tensors import write_tensors
 
 logger = getLogger(__name__)
 
 SNAPSHOT_BYTES = 4 * 2**30
-"""What is larger is not copied first and written while training goes on, but written tensor by tensor."""
+"""Larger checkpoints are written tensor by tensor; smaller ones are copied and written while training continues."""
 TENSORS, HASHES = "tensors.safetensors", "hashes.json"
 _PARTIAL = ".partial"
 
 
 class Checkpoints:
-    """The checkpoints of one stage in one folder; every rank has one and calls the same methods at the same time.
+    """The checkpoints of one stage in one folder. Its methods are collective: every rank calls them together.
 
-    `parameters` are the trained ones under their plain names, `lineage` is what makes this training what it is. How
-    many are kept is said by the stage.
+    `parameters` are the trained ones under their plain names, `lineage` is what a checkpoint must share with this
+    training. The stage says how many are kept.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Checkpoints:
         self._written: Future[None] | None = None
 
     def save(self, step: int, loss: float | None) -> None:
-        """Save what is there after `step` steps; files are written while training goes on. `loss`: of the last steps.
+        """Save the state after `step` steps, in the background if it is small. `loss`: mean of the last steps.
 
-        Raises StorageError if the disk cannot hold it, TrainingError if a trained value is no number.
+        Raises StorageError if the disk cannot hold it, TrainingError if a trained value is NaN or Inf.
         """
         self.wait()
         state = {
@@ -96,20 +96,20 @@ class Checkpoints:
             self._write(step, state, self._read())
 
     def check(self) -> None:
-        """Raise what went wrong with a checkpoint written meanwhile."""
+        """Raise the error of a checkpoint written in the background, if there was one."""
         if self._written is not None and self._written.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when the last checkpoint is on disk; raise what went wrong with it."""
+        """Return when the last checkpoint is on disk; raise its error if it failed."""
         written, self._written = self._written, None
         if written is not None:
             written.result()
 
     def resume(self) -> int:
-        """Take over the newest checkpoint that verifies and return its step, 0 if there is none.
+        """Load the newest checkpoint that verifies and return its step, 0 if there is none.
 
-        Raises HandoffError if it is of another training, StorageError if the disk cannot hold the next ones.
+        Raises HandoffError if it belongs to another training, StorageError if the disk cannot hold the next ones.
         """
         self.wait()
         found = None
@@ -156,8 +156,8 @@ class Checkpoints:
     def _check_lineage(self, path: Path, lineage: dict[str, Any]) -> None:
         if changes := differences(lineage, self._lineage):
             raise HandoffError(
-                f"{path} belongs to another training: {'; '.join(changes)}. Put these back as they were to go "
-                f"on, or remove {path.parent} to train the stage from its beginning"
+                f"{path} belongs to another training: {'; '.join(changes)}. Undo these changes to resume, or "
+                f"remove {path.parent} to train the stage from the beginning"
             )
 
     def _check_names(self, path: Path, found: set[str]) -> None:
@@ -165,21 +165,21 @@ class Checkpoints:
         if found != wanted:
             missing, extra = (", ".join(sorted(names)[:3]) or "nothing" for names in (wanted - found, found - wanted))
             raise HandoffError(
-                f"{path}: it lacks {missing} and has {extra} left over; it belongs to another training: remove "
-                f"{path.parent} to train the stage from its beginning"
+                f"{path} belongs to another training: {missing} missing, {extra} left over. Remove {path.parent} "
+                "to train the stage from the beginning"
             )
 
 
 def newest_valid(folder: Path) -> tuple[int, Path] | None:
-    """The last step whose files are all there and unchanged; damaged checkpoints are skipped with a warning."""
+    """The newest step whose files are complete and unchanged; damaged checkpoints are skipped with a warning."""
     steps = checkpoints_in(folder)
     for step in sorted(steps, reverse=True):
         if problem := _problem(steps[step]):
-            logger.warning("%s: %s; it is skipped in favour of what is before it", steps[step], problem)
+            logger.warning("%s: %s; skipped, the one before it is tried", steps[step], problem)
         else:
             return step, steps[step]
     if steps:
-        logger.warning("%s: no checkpoint is left that can be used; the stage begins at its beginning", folder)
+        logger.warning("%s: no usable checkpoint is left; the stage starts from the beginning", folder)
     return None
 
 
@@ -191,9 +191,9 @@ def write_checkpoint(
     tensors: Iterable[Tensor],
     keep: Keep,
 ) -> None:
-    """Write one checkpoint, whole or not at all, and remove those that are not to be kept.
+    """Write one checkpoint atomically, and remove those that are not kept.
 
-    Raises StorageError if the disk is full, TrainingError if a value is no number.
+    Raises StorageError if the disk is full, TrainingError if a value is NaN or Inf.
     """
     with storage_errors(folder):
         for leftover in folder.glob(f"{_PARTIAL}-*"):
@@ -223,43 +223,8 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
     if free < needed:
         raise StorageError(
             f"{folder}: checkpoints need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free some space, then "
-            "start the same command again: it goes on from the last good checkpoint"
+            "start the same command again: it resumes from the last good checkpoint"
         )
-
-
-def write_tensors(
-    path: Path,
-    names: list[tuple[str, tuple[int, ...]]],
-    tensors: Iterable[Tensor],
-    metadata: Mapping[str, str] | None = None,
-) -> str:
-    """Write float32 tensors as safetensors, one after the other as they come; returns the file's sha256.
-
-    Raises TrainingError if one of them holds something that is no number.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name, shape in names:
-        begin, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb") as stream:
-        for data in _chunks(struct.pack("<Q", len(text)) + text, names, tensors):
-            stream.write(data)
-            digest.update(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return digest.hexdigest()
-
-
-def _chunks(header: bytes, names: list[tuple[str, tuple[int, ...]]], tensors: Iterable[Tensor]) -> Iterator[Any]:
-    yield header
-    for (name, _), tensor in zip(names, tensors, strict=True):
-        if not torch.isfinite(tensor).all():
-            raise TrainingError(f"{name} is no number any more, so it is not saved; the checkpoint before is kept")
-        yield tensor.float().contiguous().view(-1).numpy()
 
 
 def _write_synced(path: Path, content: bytes) -> str:
@@ -271,7 +236,7 @@ def _write_synced(path: Path, content: bytes) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder survive a loss of power, too."""
+    """Sync a folder, so that the names in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -290,5 +255,5 @@ def _problem(path: Path) -> str | None:
         if not (path / name).is_file():
             return f"{name} is missing"
         if hashes.get(name) != sha256_of(path / name):
-            return f"{name} is not what was written"
+            return f"{name} has changed since it was written"
     return None

@@ -7,14 +7,14 @@ from typing import Any
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Stage
 
-# Trained tensors are a few million numbers at most per message; larger buckets only hold memory.
+# Trained tensors are a few million elements at most, so larger buckets would only waste memory.
 BUCKET_ELEMENTS = 50_000_000
 
-# What the optimizer needs of a parameter that it has on a disk: value, two moments and gradient.
+# What the optimizer swaps per parameter: value, two moments and gradient.
 OPTIMIZER_BUFFERS = 4
-# Parameters from a disk that are in use at the same time, at most: those of a module and of the ones around it.
+# Swapped parameters in use at the same time, at most: those of a module and of the modules around it.
 PARAMETER_BUFFERS = 5
-# A read or write; what is smaller than this, or than DeepSpeed's minimum of 1 MiB, stays in memory.
+# Size of a read or write. Tensors below it, or below DeepSpeed's minimum of 1 MiB, stay in memory.
 DISK_BLOCK_BYTES = 2**20
 
 
@@ -27,13 +27,13 @@ class Disk:
 
 
 def accumulation_steps(global_batch_size: int, ranks: int, micro_batch_size: int) -> int:
-    """The fewest equal pieces, none above `micro_batch_size`, that make up a rank's share of the global batch."""
+    """The smallest number of equal micro-batches, none above `micro_batch_size`, in a rank's share of the batch."""
     share = global_batch_size // ranks
     return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= micro_batch_size)
 
 
 def deepspeed_config(stage: Stage, hardware: Hardware, disk: Disk | None = None) -> dict[str, Any]:
-    """What `deepspeed.initialize` takes. The optimizer is passed to it apart, the rate is set before every step.
+    """The config for `deepspeed.initialize`. The optimizer is passed separately; the rate is set before every step.
 
     `disk` is given if the profile has an `offload_folder`.
     """
@@ -51,7 +51,7 @@ def deepspeed_config(stage: Stage, hardware: Hardware, disk: Disk | None = None)
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**62,
-        # It would wait for the device before and after every piece of a batch, only to tell what is told here anyway.
+        # It would synchronise with the device around every micro-batch, to measure what is measured here anyway.
         "timers": {"throughput": {"enabled": False}},
     }
 
@@ -70,11 +70,11 @@ def _zero(hardware: Hardware, disk: Disk | None) -> dict[str, Any]:
     if hardware.offload == "optimizer_and_parameters":
         zero["offload_param"] = place | (_parameters_on(disk, hardware) if disk else {})
     if disk:
-        # One parameter at a time. Of several together all but the first gradient might begin at an address at which
-        # the disk cannot read or write directly, and DeepSpeed does not ask whether it could.
+        # One parameter at a time. Of several together, all but the first gradient might start at an address that is
+        # not aligned for direct disk access, and DeepSpeed does not check.
         zero["sub_group_size"] = 1
-        # A parameter holds its buffer until it is released, and steps differ in which parameters they use: none is
-        # kept for good or for its next use, none is brought ahead.
+        # A parameter holds its buffer until it is released, and steps use different parameters: none is kept in
+        # memory for its next use, and none is prefetched.
         zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}
         zero["stage3_prefetch_bucket_size"] = 0
     return zero

@@ -1,8 +1,8 @@
-"""Offload to a fast local disk (NVMe): the folder of each rank, and what it asks of the machine.
+"""Offload to a fast local disk (NVMe): the folder of each rank, and what that requires of the machine.
 
-Each rank swaps to a folder of its own below `offload_folder`, which it locks and removes when it ends. A rank that was
-killed leaves its folder behind but no lock, so whoever comes next removes it. DeepSpeed reads and writes through an
-extension of its own, which is compiled once on every machine, and swaps through pages that are locked in memory.
+Each rank swaps to its own folder below `offload_folder`, which it locks, and removes when it ends. A killed rank leaves
+its folder behind but no lock, so the next process removes it. DeepSpeed reads and writes through an extension that is
+compiled once per machine, and swaps through pages that are locked in memory.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ _OTHERWISE = "or leave out offload_folder to offload to the host's memory"
 
 @contextlib.contextmanager
 def swap_folder(hardware: Hardware) -> Iterator[Path | None]:
-    """An empty folder for this process alone, gone afterwards, or None if the profile offloads to no disk.
+    """A temporary folder for this process alone, or None if the profile does not offload to a disk.
 
-    What dead processes left beside it is removed first. Raises SetupError if it cannot be made.
+    Folders of dead processes next to it are removed first. Raises SetupError if it cannot be created.
     """
     if hardware.offload_folder is None:
         yield None
@@ -58,14 +58,14 @@ def refuse_unfit_disk(hardware: Hardware, hardware_name: str, needed: int, locke
     folder = Path(hardware.offload_folder)
     where = f"infra/hardware/{hardware_name}.yaml, offload_folder: {folder}"
     if not folder.is_dir():
-        raise DefinitionError(f"{where} is no folder on this machine; make it on a fast local disk, {_OTHERWISE}")
+        raise DefinitionError(f"{where} is not a folder on this machine; create it on a fast local disk, {_OTHERWISE}")
     try:
         with _locked(folder):
             _remove_abandoned(folder)
         _try_to_write(folder)
     except OSError as error:
         raise DefinitionError(
-            f"{where} cannot be written to past the system's cache: {error.strerror}; name another folder, on a local "
+            f"{where} does not support direct writes: {error.strerror}; name another folder, on a local "
             f"disk, {_OTHERWISE}"
         ) from error
     if (free := shutil.disk_usage(folder).free) < needed:
@@ -83,15 +83,15 @@ def refuse_without_extension() -> None:
 
     if shutil.which(os.environ.get("CXX", "c++")) is None or not AsyncIOBuilder().is_compatible():
         raise SetupError(
-            "offload_folder in the hardware profile needs DeepSpeed's extension for disks, which is compiled here and "
-            f"needs libaio and a C++ compiler; install them, apt-get install libaio-dev g++, {_OTHERWISE}"
+            "offload_folder in the hardware profile needs DeepSpeed's disk extension. Compiling it takes libaio "
+            f"and a C++ compiler; install them, apt-get install libaio-dev g++, {_OTHERWISE}"
         )
 
 
 def refuse_unlockable(size: int) -> None:
     """Raise SetupError if a process may not lock `size` bytes of memory."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    # There are rights that stand above the limit, and to have them is shown by passing it.
+    # Some privileges override the limit; locking more than it shows whether this process has them.
     if allowed != resource.RLIM_INFINITY and size > allowed and not _may_lock(allowed + mmap.PAGESIZE):
         raise SetupError(
             f"offload_folder in the hardware profile: {size / 1e9:.2f} GB of each rank's memory must be locked, and "
@@ -104,21 +104,21 @@ def _may_lock(size: int) -> bool:
     with mmap.mmap(-1, size) as pages:
         start = ctypes.c_char.from_buffer(pages)
         refused = ctypes.CDLL(None).mlock(ctypes.byref(start), ctypes.c_size_t(size))
-        del start  # a mapping that is pointed into cannot be closed
+        del start  # a mapping cannot be closed while a pointer into it exists
     return not refused
 
 
 def build_extension() -> None:
     """Build DeepSpeed's extension for disks, or load what was built before; DeepSpeed then finds it loaded.
 
-    One process at a time builds. Its lock ends with it, unlike torch's, for which everyone would wait for ever.
-    Raises SetupError where it cannot be kept, as for a user without a home.
+    One process at a time builds. Its lock ends with the process; a stale lock of torch's would block everyone forever.
+    Raises SetupError if it cannot be stored, as for a user without a home.
     """
     from deepspeed.ops.op_builder import AsyncIOBuilder, PinMemoryBuilder
     from torch.utils import cpp_extension
 
-    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # where ninja is if nobody activated it
-    for builder in (PinMemoryBuilder(), AsyncIOBuilder()):  # the second one links to the first
+    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # ninja, without activation
+    for builder in (PinMemoryBuilder(), AsyncIOBuilder()):  # the second links to the first
         try:
             folder = Path(cpp_extension._get_build_directory(builder.NAME, verbose=False))
         except OSError as error:
@@ -127,16 +127,16 @@ def build_extension() -> None:
                 f"another folder, TORCH_EXTENSIONS_DIR=/path/to/it, {_OTHERWISE}"
             ) from error
         arguments = builder.cxx_args()
-        builder.cxx_args = lambda arguments=arguments: [*arguments, "-g0"]  # half the time, and nobody debugs it
+        builder.cxx_args = lambda arguments=arguments: [*arguments, "-g0"]  # without debug symbols: half the time
         with _locked(folder):
             (folder / "lock").unlink(missing_ok=True)
             if not any(folder.glob("*.so")):
-                logger.info("compiling %s of DeepSpeed, once on this machine; it takes some minutes", builder.NAME)
+                logger.info("compiling %s of DeepSpeed, once per machine; this takes some minutes", builder.NAME)
             builder.load(verbose=False)
 
 
 def _try_to_write(folder: Path) -> None:
-    """As the extension will: directly, which file systems in memory refuse."""
+    """Write as the extension does: directly, which in-memory file systems refuse."""
     descriptor, path = tempfile.mkstemp(prefix=".", dir=folder)
     try:
         os.close(descriptor)
@@ -146,7 +146,7 @@ def _try_to_write(folder: Path) -> None:
 
 
 def _remove_abandoned(offload_folder: Path) -> None:
-    """Remove what processes that are gone swapped to; to be called under the lock of the folder."""
+    """Remove the folders of dead processes; call with `offload_folder` locked."""
     for folder in offload_folder.glob(f"{_PREFIX}*"):
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             os.close(_lock(folder, fcntl.LOCK_NB))

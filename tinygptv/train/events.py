@@ -1,11 +1,12 @@
-"""events.jsonl: what a training did besides its steps, one line each, by rank 0 and by the launcher; about its own
-data, by every rank.
+"""events.jsonl: what happened in a training besides its steps, one line per event.
+
+Rank 0 and the launcher write it, and every rank about its own data:
 
     rank_failed · rank_hung · restarted · loss_not_finite · loss_spike · gradients_exploded · rolled_back · dead_data
     loader_lost · sample_replaced · features_used
 
-All but the last were not meant to happen. The file says what, when and what was done; it is there only if something
-was, and it outlives restarts.
+All but the last are problems. The file says what happened, when, and what was done about it. It exists only if there
+was an event, and it survives restarts.
 """
 
 import json
@@ -35,18 +36,18 @@ Name = Literal[
 
 
 def record(folder: Path, event: Name, **details: Any) -> None:
-    """Append an event, safely on disk: a restart may depend on it."""
+    """Append an event and sync it to disk, because a restart may depend on it."""
     row = {"event": event, "when": datetime.now(UTC).isoformat(timespec="seconds"), **details}
     with (folder / EVENTS).open("a") as stream:
         stream.write(json.dumps(row) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
-    told = ", ".join(f"{field} {value}" for field, value in details.items() if field != "stack")
-    logger.warning("%s%s", event.replace("_", " "), f": {told}" if told else "")
+    summary = ", ".join(f"{field} {value}" for field, value in details.items() if field != "stack")
+    logger.warning("%s%s", event.replace("_", " "), f": {summary}" if summary else "")
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """All events so far; a line torn by a crash is left out."""
+    """All events so far; a line cut off by a crash is left out."""
     events = []
     for line in (folder / EVENTS).read_text().splitlines() if (folder / EVENTS).exists() else []:
         try:

@@ -1,8 +1,8 @@
-"""The norm of a step's gradients, however DeepSpeed keeps them; what a stage's `watch` sees of them.
+"""The norm of a step's gradients under every ZeRO stage, for the stage's `watch`.
 
-Under ZeRO the optimizer computes it. Without ZeRO there is none in 32 bits, and in 16 it has the loss scale in it. So
-there it is computed here, between the last backward pass, after which the gradients are those of all ranks, and the
-step, which clips them and lets them go.
+Under ZeRO the optimizer computes it. Without ZeRO, DeepSpeed gives none in 32 bits, and in 16 bits one that still
+contains the loss scale. It is then computed here: after the last backward pass, when gradients are reduced over all
+ranks, and before the step, which clips and frees them.
 """
 
 import torch
@@ -13,9 +13,9 @@ from tinygptv.train.holdings import loss_scale, scaled_too_far
 
 
 def norm_before_step(engine: DeepSpeedEngine) -> float | None:
-    """Of the whole batch's gradients, before clipping, the same on every rank; None under ZeRO, which tells it later.
+    """The norm of the whole batch's gradients before clipping, the same on every rank; None under ZeRO (see above).
 
-    To be asked for once all pieces of the batch have gone backward.
+    Call it after the backward pass of the last micro-batch.
     """
     if engine.zero_optimization_stage() > 0:
         return None
@@ -26,9 +26,9 @@ def norm_before_step(engine: DeepSpeedEngine) -> float | None:
 
 
 def norm_of_step(engine: DeepSpeedEngine, before: float | None) -> float | None:
-    """The norm for a step just taken, given what `norm_before_step` said; None if fp16 left the step out.
+    """The norm of the step just taken, given the result of `norm_before_step`; None if fp16 skipped the step.
 
-    Raises TrainingError if DeepSpeed does not tell it: nothing would watch the gradients then.
+    Raises TrainingError if DeepSpeed does not report it, because then nothing would watch the gradients.
     """
     if scaled_too_far(engine):
         return None

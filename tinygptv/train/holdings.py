@@ -1,9 +1,9 @@
-"""What an engine has learned, parameter by parameter, whole and in 32 bits, however DeepSpeed keeps it.
+"""What an engine has learned, parameter by parameter, whole and in 32 bits, under every ZeRO stage.
 
-ZeRO cuts the optimizer's tensors by rank: stages 1 and 2 into pieces of one long vector that no parameter's edge
-respects, stage 3 parameter by parameter, padded. Stage 0 keeps them whole. Read here, written there, a training goes on
-under any stage, offload and number of ranks. Reading is collective: every rank asks for the same tensor at the same
-time, and holds that one tensor, never all.
+ZeRO partitions the optimizer's tensors by rank: stages 1 and 2 cut one flat vector without regard to parameters, stage
+3 cuts each parameter, padded. Stage 0 keeps them whole. Read and written through this module, a training can be resumed
+under any stage, offload and number of ranks. Reading is collective: all ranks ask for the same tensor at the same time
+and hold only that one.
 """
 
 from collections.abc import Iterator
@@ -34,29 +34,29 @@ class Holdings(Protocol):
     """Trained parameters of one engine."""
 
     def read(self, parameter: nn.Parameter, part: Part) -> Tensor:
-        """The whole tensor, a copy, float32, the same on every rank; moments must exist (`prepare_moments`)."""
+        """A float32 copy of the whole tensor, the same on every rank; moments must exist (`prepare_moments`)."""
 
     def write(self, parameter: nn.Parameter, part: Part, whole: Tensor) -> None:
-        """Take over a whole tensor, which every rank hands in; a value reaches the model's own precision too."""
+        """Set a whole tensor, which every rank passes in; a value is also written to the model in its precision."""
 
 
 def open_holdings(engine: DeepSpeedEngine) -> Holdings:
-    """The holdings of an engine, which may have taken steps or not."""
+    """The holdings of an engine, before or after its first step."""
     stage = engine.zero_optimization_stage()
     return _Whole(engine) if stage == 0 else _Partitioned() if stage == 3 else _Fragmented()
 
 
 def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """That of the whole parameter, also where ZeRO-3 keeps a piece of it."""
+    """The shape of the whole parameter, also where ZeRO-3 keeps only a partition."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def prepare_moments(engine: DeepSpeedEngine) -> None:
-    """Give the optimizer of a fresh engine its state, as AdamW would in its first step.
+    """Create the optimizer state of a fresh engine, as AdamW would in its first step.
 
-    Under ZeRO-1 and -2 this must come before that step: DeepSpeed itself looks for moments after stepping the first
-    group of parameters, and never finds those of the others. Without ZeRO it has, in 16 bits, stepped once already, on
-    gradients of zero, which only decays; that is undone.
+    Under ZeRO-1 and -2 this must happen before that step: DeepSpeed looks for moments after stepping the first
+    parameter group, and never finds those of the others. Without ZeRO and in 16 bits, DeepSpeed has already taken a
+    step with zero gradients, which only decays the weights; that is undone.
     """
     state = engine.basic_optimizer.state
     for parameter, copy in _copies(engine):
@@ -71,31 +71,31 @@ def prepare_moments(engine: DeepSpeedEngine) -> None:
 
 
 def forget_moments(engine: DeepSpeedEngine) -> None:
-    """Begin with a new optimizer, as when a run is started by hand once more."""
+    """Reset the optimizer's state, as starting the run again by hand would."""
     for flat in _optimized(engine):
         for moment in engine.basic_optimizer.state[flat].values():
             moment.zero_()
 
 
 def steps_taken(engine: DeepSpeedEngine) -> int:
-    """AdamW's own count, which leaves out steps skipped for an overflow."""
+    """AdamW's own step count, without steps skipped for an overflow."""
     return next((int(state["step"]) for state in engine.basic_optimizer.state.values()), 0)
 
 
 def set_steps_taken(engine: DeepSpeedEngine, steps: int) -> None:
-    """Set the count on which AdamW corrects its moments."""
+    """Set the step count that AdamW uses for bias correction."""
     for state in engine.basic_optimizer.state.values():
         state["step"].fill_(steps)
 
 
 def loss_scale(engine: DeepSpeedEngine) -> dict[str, Any]:
-    """How fp16 scales its losses now, and since when; empty for other precisions."""
+    """The state of the fp16 loss scaler; empty for other precisions."""
     scaler = _scaler(engine)
     return {field: getattr(scaler, field) for field in _SCALE_FIELDS if hasattr(scaler, field)} if scaler else {}
 
 
 def set_loss_scale(engine: DeepSpeedEngine, scale: dict[str, Any]) -> None:
-    """Scale losses as another engine did; of no effect unless both train in fp16."""
+    """Restore the state of another engine's loss scaler; no effect unless both train in fp16."""
     scaler = _scaler(engine)
     for field, value in scale.items():
         if scaler is not None and hasattr(scaler, field):
@@ -103,16 +103,16 @@ def set_loss_scale(engine: DeepSpeedEngine, scale: dict[str, Any]) -> None:
 
 
 def scaled_too_far(engine: DeepSpeedEngine) -> bool:
-    """Whether fp16 left the last step out, for its scaled gradients did not fit, to scale the next loss less.
+    """Whether fp16 skipped the last step because its scaled gradients overflowed; the next loss is scaled less.
 
-    That is how the scale is found. DeepSpeed tells an infinite norm then, which is no fault of the training's; it ends
-    by itself when there is no lower scale.
+    This is how the scale is found. DeepSpeed then reports an infinite norm, which is not a problem of the training;
+    DeepSpeed stops by itself when there is no lower scale.
     """
     return bool(engine.fp16_enabled() and engine.optimizer.overflow)
 
 
 class _Whole:
-    """ZeRO-0: every rank has everything; beside parameters of 16 bits there are copies in 32."""
+    """ZeRO-0: every rank has everything; 16-bit parameters have 32-bit copies."""
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._state = engine.basic_optimizer.state
@@ -132,7 +132,7 @@ class _Whole:
 
 
 class _Fragmented:
-    """ZeRO-1 and -2: the model is whole on every rank, the optimizer's vector is cut."""
+    """ZeRO-1 and -2: the model is whole on every rank, the optimizer's flat vector is partitioned."""
 
     def read(self, parameter: nn.Parameter, part: Part) -> Tensor:
         return _read(parameter, part)
@@ -146,13 +146,13 @@ class _Fragmented:
 
 
 class _Partitioned:
-    """ZeRO-3: of every parameter, each rank has one of equal pieces, the last of them padded."""
+    """ZeRO-3: every parameter is partitioned into equal pieces, one per rank, the last one padded."""
 
     def read(self, parameter: nn.Parameter, part: Part) -> Tensor:
         return _read(parameter, part)
 
     def write(self, parameter: Any, part: Part, whole: Tensor) -> None:
-        # Gathered, because the piece of a parameter that lies on a disk has no size, and DeepSpeed asks for it.
+        # Gathered, because DeepSpeed asks for the size of a partition, and one that is on a disk has none.
         with zero.GatheredParameters([parameter], modifier_rank=0 if part == "value" else None):
             size = parameter.ds_tensor.numel()
             padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
@@ -172,14 +172,14 @@ def _read(parameter: nn.Parameter, part: Part) -> Tensor:
 
 
 def _copies(engine: DeepSpeedEngine) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Under ZeRO-0, parameters of 16 bits with their copies of 32."""
+    """Under ZeRO-0, 16-bit parameters with their 32-bit copies."""
     if engine.zero_optimization_stage() == 0 and hasattr(engine.optimizer, "fp32_groups"):
         for own, copies in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True):
             yield from zip(own, copies, strict=True)
 
 
 def _optimized(engine: DeepSpeedEngine) -> Iterator[Tensor]:
-    """What AdamW really steps on. A piece that lies on a disk is in memory, with its state, for as long as it is the
+    """The tensors that AdamW steps on. One that is on a disk is in memory, with its state, only while it is the
     current one."""
     optimizer = engine.optimizer
     match engine.zero_optimization_stage():

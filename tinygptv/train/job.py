@@ -1,4 +1,4 @@
-"""A stage's job: what every rank needs to know, as a file, and the files that a training leaves. Needs no torch."""
+"""A stage's job: the file that tells every rank what to do, and the names of the files a training leaves. No torch."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,19 @@ from typing import Any
 from tinygptv.definitions.base import Definition
 from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.model import Model
-from tinygptv.definitions.recipe import Lora, Stage, Trainable
+from tinygptv.definitions.recipe import Lora, Stage
 
 JOB, TRAINED, METRICS, CHECKPOINTS, LOG = "job.json", "trained.safetensors", "metrics.jsonl", "checkpoints", "train.log"
 
 
 class Job(Definition):
-    """All that a rank needs to know, as a file. `inherits`: what earlier stages trained and this one carries on.
-    `tombstones`: how many there were when the ranks were started, which all of them mask alike. `flops_per_sample` and,
-    on top, `flops_per_token`: what the model computes forward and backward, by the plan; for the utilisation.
-    `features`: the artifact that stands in for the frozen parts, if they were computed before. `usable`: the one that
-    says which samples are left out."""
+    """All that a rank needs to know.
+
+    `inherits`: what earlier stages trained and this one keeps. `tombstones`: how many there were when the ranks were
+    started, so that all of them mask the same samples. `flops_per_sample` plus `flops_per_token`: what the model
+    computes forward and backward according to the plan, for the utilisation. `features`: the artifact with the output
+    of the frozen prefix, if that was computed in advance. `usable`: the artifact that says which samples are left out.
+    """
 
     stage: Stage
     model: Model
@@ -27,7 +29,7 @@ class Job(Definition):
     workdir: str
     mixture: str
     previous: str | None
-    inherits: list[Trainable]
+    inherits: list[str]
     tombstones: int = 0
     flops_per_sample: float | None = None
     flops_per_token: float | None = None
@@ -35,9 +37,9 @@ class Job(Definition):
     usable: str | None = None
 
     def lineage(self) -> dict[str, Any]:
-        """What a checkpoint must share to be gone on from: all that decides what is learned, and no machine.
+        """What a checkpoint must share to be resumed from: all that decides what is learned, nothing about machines.
 
-        The weights of the stage before are known by stage and hash, wherever the workdir lies now.
+        The previous stage's weights are identified by stage and hash, so the workdir may have moved.
         """
         learned = {"stage", "model", "lora", "seed", "mixture", "inherits"}
         content = self.model_dump(mode="json", include=learned)
@@ -47,7 +49,7 @@ class Job(Definition):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics file; one torn by a crash ends the reading."""
+    """The complete lines of a metrics file, up to the first that a crash cut off."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -1,11 +1,12 @@
-"""What a stage builds on: the stages before it, what they trained, and which weights these were. Needs no torch."""
+"""What a stage builds on: earlier stages, what they trained, and the content of weight files. Needs no torch."""
 
 import functools
 from pathlib import Path
 from typing import Any
 
 from tinygptv.definitions.base import LOCATION_PREFIXES
-from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage, Trainable
+from tinygptv.definitions.recipe import BACKBONES, Lora, Recipe, Stage
+from tinygptv.definitions.trainable import frozen_prefix
 from tinygptv.errors import DefinitionError
 from tinygptv.store.artifacts import sha256_of
 
@@ -18,7 +19,7 @@ def lineage(recipe: Recipe, stage: Stage) -> list[Stage]:
     return [*lineage(recipe, before), before]
 
 
-def inherited(recipe: Recipe, stage: Stage) -> list[Trainable]:
+def inherited(recipe: Recipe, stage: Stage) -> list[str]:
     """What the stages before `stage` trained. Raises DefinitionError if its adapters contradict theirs."""
     parts = list(dict.fromkeys(part for before in lineage(recipe, stage) for part in before.trains))
     if stage.lora is not None and lineage(recipe, stage):
@@ -32,6 +33,12 @@ def inherited(recipe: Recipe, stage: Stage) -> list[Trainable]:
                 f"{stage.stage}, lora.init: {stage.starts_from} holds no LoRA weights to inherit; write fresh instead"
             )
     return parts
+
+
+def prefix_was_trained(recipe: Recipe, stage: Stage) -> bool:
+    """Whether earlier stages trained some of the stage's frozen prefix, so that its features depend on them."""
+    before = frozen_prefix(recipe.model, inherited(recipe, stage))
+    return len(before) < len(stage.frozen_prefix(recipe.model))
 
 
 def adapters(recipe: Recipe, stage: Stage) -> Lora | None:
@@ -49,7 +56,7 @@ def differences(before: Any, after: Any, place: str = "") -> list[str]:
 
 
 def content_hash(path: Path) -> str:
-    """Of a weight file, or of all weight files of a folder; of one that did not change, worked out once a process."""
+    """The hash of a weight file, or of all weight files in a folder; cached in this process until a file changes."""
     shards = [path] if path.is_file() else [*sorted(path.glob("*.safetensors")), *sorted(path.glob("*.bin"))]
     states = [(shard, shard.stat()) for shard in shards]
     return " ".join(_hash_in_state(shard, state.st_size, state.st_mtime_ns) for shard, state in states)

@@ -4,8 +4,8 @@ import json
 import os
 import resource
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinygptv.data.batches.batching import Batch
 from tinygptv.definitions.recipe import Schedule
-from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.job import Job, read_metrics
 from tinygptv.train.schedule import total_steps
 from tinygptv.train.sinks import open_sinks
@@ -28,47 +26,61 @@ _ETA_STEPS = 20
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gave over all ranks: mean loss of the labels (nats), the same by source, tokens without padding,
-    samples."""
+    """A step over all ranks: its loss, that by source and by part, the number of terms it is a mean of, tokens without
+    padding, samples."""
 
     loss: float
     losses: dict[str, float]
-    labels: int
+    terms: int
     tokens: int
     samples: int
     rate: float
     grad_norm: float | None
     seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class Losses:
-    """The loss of a step, in all and by source; a rank adds its pieces, then takes over the sums of all ranks."""
+    """The loss of a step by part and source. A rank adds its micro-batches; `sums` is then reduced over all ranks."""
 
-    def __init__(self, sources: Sequence[str], device: torch.device) -> None:
-        self._sources = list(sources)
+    def __init__(self, weights: Mapping[str, float], sources: Sequence[str], device: torch.device) -> None:
+        """`weights`: of each part of the objective, in the loss."""
+        self._weights, self._sources = weights, list(sources)
         count = len(self._sources)
-        # The loss of the batch; summed losses of each source's labels; their numbers.
-        self.sums = torch.zeros(1 + 2 * count, dtype=torch.float64, device=device)
-        self._summed, self._counted = self.sums[1 : 1 + count], self.sums[1 + count :]
+        # Of each part: its share in the loss; the sum of its terms by source; their numbers.
+        self.sums = torch.zeros(len(weights), 1 + 2 * count, dtype=torch.float64, device=device)
+        self._summed, self._counted = self.sums[:, 1 : 1 + count], self.sums[:, 1 + count :]
 
-    def add(self, share: Tensor, losses: Tensor, batch: Batch) -> None:
-        """A piece: its share in the loss of the whole batch, and the loss of each of its labels (labels,)."""
-        self.sums[0] += share
-        labelled = batch.labels[:, 1:] != IGNORE_INDEX
-        numbers = torch.tensor([self._sources.index(source) for source in batch.sources])[batch.owners[:, 1:]]
-        source = numbers[labelled].to(losses.device)
-        self._summed.index_add_(0, source, losses.double())
-        self._counted.index_add_(0, source, torch.ones_like(source, dtype=torch.float64))
+    def add(self, part: str, share: Tensor, terms: Tensor, owners: Tensor, sources: Sequence[str]) -> None:
+        """One part for a micro-batch: its share of the loss of the whole batch, and the value of each term (terms,).
+
+        `owners` (terms,) says which sample each belongs to, `sources` of which source each sample is.
+        """
+        row = list(self._weights).index(part)
+        self.sums[row, 0] += share
+        source = torch.tensor([self._sources.index(source) for source in sources])[owners].to(terms.device)
+        self._summed[row].index_add_(0, source, terms.double())
+        self._counted[row].index_add_(0, source, torch.ones_like(source, dtype=torch.float64))
 
     @property
     def total(self) -> float:
         """The loss of the batch."""
-        return self.sums[0].item()
+        return sum(self.sums[:, 0].tolist())
+
+    def by_part(self) -> dict[str, float]:
+        """Each part's mean over the batch, without its weight."""
+        shares = zip(self._weights.items(), self.sums[:, 0].tolist(), strict=True)
+        return {part: share / weight for (part, weight), share in shares}
 
     def by_source(self) -> dict[str, float]:
-        """Mean loss of the labels of each source that was there."""
-        means = zip(self._sources, self._summed.tolist(), self._counted.tolist(), strict=True)
-        return {source: summed / counted for source, summed, counted in means if counted}
+        """The loss of the terms of each source that was there."""
+        losses: dict[str, float] = {}
+        rows = zip(self._weights.values(), self._summed.tolist(), self._counted.tolist(), strict=True)
+        for weight, summed, counted in rows:
+            for source, total, count in zip(self._sources, summed, counted, strict=True):
+                if count:
+                    losses[source] = losses.get(source, 0.0) + weight * (total / count)
+        return losses
 
 
 class Metrics:
@@ -76,12 +88,12 @@ class Metrics:
 
     def __init__(self, job: Job, path: Path, begin: int) -> None:
         self._job, self._schedule, self._path = job, job.stage.schedule, path
-        self._told = 0.0
+        self._last_line = 0.0
         self._sinks = open_sinks(path.parent)
         self.rewind(begin)
 
     def rewind(self, begin: int) -> None:
-        """Forget the steps from `begin` on; they will be taken again."""
+        """Drop the lines of steps from `begin` on, which will be taken again."""
         known = read_metrics(self._path)
         kept = known[:begin]
         self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -99,6 +111,7 @@ class Metrics:
             "batch": batch + 1,
             "loss": result.loss,
             "losses": {source: round(loss, 6) for source, loss in result.losses.items()},
+            **({"loss_parts": result.parts} if len(result.parts) > 1 else {}),
             "lr": result.rate,
             "grad_norm": result.grad_norm,
             "samples_per_second": round(result.samples / result.seconds, 2),
@@ -111,16 +124,16 @@ class Metrics:
         }
         self._file.write(json.dumps(row) + "\n")
         self._sinks.write(row)
-        if not left or time.monotonic() - self._told >= _PROGRESS_SECONDS:
-            self._told = time.monotonic()
+        if not left or time.monotonic() - self._last_line >= _PROGRESS_SECONDS:
+            self._last_line = time.monotonic()
             logger.info("%s", progress_line(self._job.stage.stage, self._schedule, row))
 
     def sync(self) -> None:
-        """Have all lines on disk, as a checkpoint that is to go on after them must."""
+        """Sync all lines to disk, as a checkpoint that continues after them requires."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Nothing more is written; have it where it belongs."""
+        """Write what is left and close the file and all sinks."""
         self._file.close()
         self._sinks.close()
 
@@ -140,7 +153,7 @@ def _duration(seconds: float) -> str:
 
 
 def _utilisation(job: Job, result: StepResult) -> float | None:
-    """The share of the machine's operations that went into the model; None if either is not known."""
+    """The share of the machine's peak operations that the model used; None if either is unknown."""
     hardware = job.hardware
     if hardware.tflops is None or job.flops_per_sample is None or job.flops_per_token is None:
         return None

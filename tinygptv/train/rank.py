@@ -1,6 +1,6 @@
-"""What torchrun starts as each rank: tie its life to the agent's, then train.
+"""The entry point of each rank under torchrun: make it end with its agent, then train.
 
-The heavy imports come after the tie, because a rank whose agent dies while it imports must not live on.
+Heavy imports come after that, because a rank must also end if its agent dies while it is importing.
 """
 
 import argparse
@@ -20,10 +20,10 @@ Beat = Callable[[str], None]
 
 
 def run(train: Callable[[Path, Beat], None]) -> None:
-    """Call `train` with the job file named on the command line and with what says a sign of life.
+    """Call `train` with the job file named on the command line and the function that reports a sign of life.
 
-    An error ends the rank and is left for the launcher. A group that is started again after one that is certain to come
-    again ends at once.
+    An error ends the rank and is left in a file for the launcher. A group that was restarted after an error that would
+    happen again ends at once.
     """
     end_with_agent()
     parser = argparse.ArgumentParser()
@@ -32,7 +32,7 @@ def run(train: Callable[[Path, Beat], None]) -> None:
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stdout)
     if any(failure["final"] for failure in failures(job.parent)):
         os._exit(1)
-    # torchrun's own count knows nothing of ranks that were lost on other machines.
+    # torchrun's own restart count ignores ranks that were lost on other machines.
     begun_before = (job.parent / RANKS / f"{rank}.heartbeat.json").exists()
     heartbeat = Heartbeat(job.parent / RANKS, rank)
     if rank == 0 and begun_before:
@@ -43,14 +43,14 @@ def run(train: Callable[[Path, Beat], None]) -> None:
         record_failure(job, rank, time.time(), error)
         expected = isinstance(error, TinyGPTVError)
         logging.error("rank %d: %s: %s", rank, type(error).__name__, error, exc_info=None if expected else error)
-        # Leave at once: a regular exit would wait for collectives that the other ranks are still in.
+        # Exit at once: a regular exit would wait for collectives that other ranks are still in.
         os._exit(1)
 
 
 def _train(job: Path, beat: Beat) -> None:
-    from tinygptv.train.worker import train_from_mixture
+    from tinygptv.train import worker
 
-    train_from_mixture(job, beat)
+    worker.train(job, beat)
 
 
 if __name__ == "__main__":

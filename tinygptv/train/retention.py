@@ -1,4 +1,4 @@
-"""Which checkpoints of a stage stay, while it trains and after it. Without torch: who only plans asks, too."""
+"""Which checkpoints of a stage are kept, during training and after it. Needs no torch, because plans ask too."""
 
 import json
 import re
@@ -19,19 +19,19 @@ def checkpoints_in(folder: Path) -> dict[int, Path]:
 
 
 def losses_in(folder: Path) -> dict[int, float | None]:
-    """For each checkpoint the mean loss of the last steps before it (nats), as far as it can be read."""
+    """The mean loss of the last steps before each checkpoint (nats); None where it cannot be read."""
     return {step: _loss(path / STATE) for step, path in checkpoints_in(folder).items()}
 
 
 def outstanding(losses: Mapping[int, float | None], keep: Keep) -> set[int]:
-    """Of checkpoints by step: every n-th, and those of the least loss; of equals the first."""
+    """The checkpoints to keep for good: every n-th, and those with the lowest loss; of equal ones the first."""
     milestones = {step for step in losses if keep.every is not None and step and step % keep.every == 0}
     ranked = sorted((loss, step) for step, loss in losses.items() if loss is not None)
     return milestones | {step for _, step in ranked[: keep.best]}
 
 
 def remove_passing(folder: Path, keep: Keep, also: int = 0) -> None:
-    """Remove the checkpoints that are neither outstanding nor among the last so many, and a folder that holds none."""
+    """Remove the checkpoints that are neither outstanding nor among the last `also`, and the folder if none is left."""
     found = checkpoints_in(folder)
     stay = outstanding(losses_in(folder), keep) | set(sorted(found)[len(found) - also :])
     for step in found.keys() - stay:
@@ -41,7 +41,7 @@ def remove_passing(folder: Path, keep: Keep, also: int = 0) -> None:
 
 
 def most_at_once(stage: Stage) -> int:
-    """How many checkpoints of a stage lie on the disk at most, with the one that is being written."""
+    """The largest number of checkpoints of a stage on the disk at once, including the one being written."""
     steps, keep = total_steps(stage.schedule), stage.keep
     saved = (steps - 1) // stage.checkpoint_every + (stage.watch.then == "roll_back")
     milestones = steps // keep.every if keep.every is not None else 0

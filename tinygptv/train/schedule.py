@@ -1,4 +1,4 @@
-"""step → learning rate. Pure."""
+"""Step → learning rate. Pure."""
 
 import math
 
@@ -11,10 +11,10 @@ def total_steps(schedule: Schedule) -> int:
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
-    """The rate at `step`, counted from 0 through all rounds; every round begins the curve again.
+    """The rate at `step`, counted from 0 through all rounds; the curve restarts with every round.
 
     Warm-up is linear. The cosine after it counts from the round's first step, not from the end of the warm-up, so there
-    is a small drop where it takes over; this is what the published runs did (`linear_warmup_cosine_lr` of LAVIS).
+    is a small drop where it takes over, as in the published runs (`linear_warmup_cosine_lr` of LAVIS).
     """
     step %= schedule.steps
     if step < schedule.warmup_steps:
@@ -25,5 +25,5 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 
 def begins_round(schedule: Schedule, step: int) -> bool:
-    """Whether the optimizer forgets its moments before `step`: at every round after the first."""
+    """Whether the optimizer's moments are reset before `step`: at the start of every round after the first."""
     return step > 0 and step % schedule.steps == 0

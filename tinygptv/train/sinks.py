@@ -1,9 +1,9 @@
-"""Where else the lines of metrics.jsonl go, for those who watch there.
+"""Other places that the lines of metrics.jsonl are sent to.
 
     TINYGPTV_TENSORBOARD=DIR    event files below DIR/<run>/<stage>@<hash>; pip install 'tinygptv[tensorboard]'
-    TINYGPTV_WANDB=PROJECT      a run of that project at Weights & Biases; WANDB_MODE=offline and its like hold
+    TINYGPTV_WANDB=PROJECT      a run of that project at Weights & Biases; WANDB_MODE=offline and the like apply
 
-metrics.jsonl stays the record. What goes wrong here is said once and ends the sink, never the training.
+metrics.jsonl stays the record. A sink that fails is logged once and dropped; the training continues.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ class Sink(Protocol):
     """Takes rows of metrics.jsonl, in the order of their steps."""
 
     def begin(self, step: int, known: int) -> None:
-        """Rows from `step` on come next; up to `known` they came before, and come again from here on."""
+        """Rows from `step` on come next. Those up to `known` were sent before and are repeated."""
 
     def write(self, row: Mapping[str, Any]) -> None:
         """One step's row."""
 
     def close(self) -> None:
-        """No more rows; none may be lost."""
+        """No more rows follow; flush those that were sent."""
 
 
 class TensorBoard:
-    """Event files in a folder. Steps that are taken again replace what was shown of them."""
+    """Event files in a folder. Steps that are taken again replace what was shown before."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -59,8 +59,8 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run at Weights & Biases, under the same id however often it is interrupted. It cannot take steps back, so those
-    it knows are not sent again: what they gave was the same."""
+    """A run at Weights & Biases, with the same id however often it is interrupted. It cannot take steps back, so those
+    it has are not sent again; their values are the same."""
 
     def __init__(self, project: str, name: str) -> None:
         self._project, self._name = project, name
@@ -93,7 +93,7 @@ class Wandb:
 
 
 class Sinks:
-    """Several as one. One that fails gets no more rows."""
+    """Several sinks as one. A sink that fails gets no more rows."""
 
     def __init__(self, sinks: list[Sink]) -> None:
         self._sinks = sinks
@@ -114,13 +114,13 @@ class Sinks:
         for sink in list(self._sinks):
             try:
                 act(sink)
-            except Exception as error:  # whatever it is, it is no reason to stop a training
+            except Exception as error:  # no failure of a sink may stop a training
                 self._sinks.remove(sink)
                 logger.warning("%s gets no more metrics: %s", type(sink).__name__, error)
 
 
 def open_sinks(folder: Path) -> Sinks:
-    """Those that the environment asks for, for the training in `folder`: `…/<run>/<stage>@<hash>`."""
+    """The sinks that the environment asks for, for the training in `folder`: `…/<run>/<stage>@<hash>`."""
     run, stage = folder.absolute().parts[-2:]
     sinks: list[Sink] = []
     if place := os.environ.get(TENSORBOARD):
@@ -131,6 +131,8 @@ def open_sinks(folder: Path) -> Sinks:
 
 
 def curves(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row, those of sources as `losses/<source>`; what was not measured is left out."""
+    """The numbers of a row, those by source and by part as `losses/<source>` and `loss_parts/<part>`; what was not
+    measured is left out."""
     numbers = {name: value for name, value in row.items() if name not in _NO_CURVES and isinstance(value, int | float)}
-    return numbers | {f"losses/{source}": loss for source, loss in row["losses"].items()}
+    groups = {group: row.get(group, {}) for group in ("losses", "loss_parts")}
+    return numbers | {f"{group}/{name}": loss for group, losses in groups.items() for name, loss in losses.items()}

@@ -1,8 +1,8 @@
-"""Is a training still in order? What went wrong gets a name, and by the stage's policy an end or another chance.
+"""Detects trouble in a training: each step is judged, and the stage's policy says whether to stop or to roll back.
 
-Every rank judges the same numbers, which are sums over all ranks, so all of them come to the same decision. A second
-chance is a roll-back with a hole: the batches around the trouble are not drawn again, those behind them move up. Holes
-are written down in the events, and are all there is to remember: after a crash the same batches are left out.
+Every rank judges the same numbers, which are sums over all ranks, so all of them reach the same decision. A roll-back
+skips batches: those around the trouble are not drawn again, and the ones behind them move up. The skipped batches are
+recorded in the events and are the only state, so after a crash the same batches are skipped.
 """
 
 import math
@@ -16,15 +16,15 @@ from tinygptv.definitions.recipe import JUDGED_AFTER, Watch
 from tinygptv.train.events import Name
 
 MEDIAN_OF = 50
-"""Steps whose median a spike is measured against."""
+"""How many steps the median covers that a spike is compared with."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What went wrong in a step, in words that end in what to do."""
+    """What went wrong in a step; the message ends with what to do."""
 
     event: Name
-    told: str
+    message: str
 
 
 class Watcher:
@@ -35,7 +35,7 @@ class Watcher:
         self.restart(recent)
 
     def restart(self, recent: Iterable[tuple[float, float | None]]) -> None:
-        """Go on as if `recent` had been the last steps."""
+        """Continue as if `recent` had been the last steps."""
         self._losses: deque[float] = deque(maxlen=MEDIAN_OF)
         self._norms: deque[float] = deque(maxlen=MEDIAN_OF)
         for loss, norm in recent:
@@ -46,15 +46,18 @@ class Watcher:
         """Mean loss of the last steps (nats); None before the first."""
         return statistics.fmean(self._losses) if self._losses else None
 
-    def judge(self, loss: float, grad_norm: float | None, labels: int) -> Trouble | None:
-        """The trouble with a step, or None; then the step counts for the next ones."""
-        trouble = self._trouble(loss, grad_norm, labels)
+    def judge(self, loss: float, grad_norm: float | None, terms: int) -> Trouble | None:
+        """The trouble with a step, by its loss, gradient norm and number of terms in the loss; None if it is fine.
+
+        A step that is fine counts in the medians for the next ones.
+        """
+        trouble = self._trouble(loss, grad_norm, terms)
         if trouble is None:
             self._remember(loss, grad_norm)
         return trouble
 
-    def _trouble(self, loss: float, norm: float | None, labels: int) -> Trouble | None:
-        if not labels:
+    def _trouble(self, loss: float, norm: float | None, terms: int) -> Trouble | None:
+        if not terms:
             return Trouble("dead_data", "no sample of the batch has anything to learn; look at these samples")
         if not math.isfinite(loss):
             return Trouble(
@@ -64,10 +67,10 @@ class Watcher:
             return Trouble(
                 "gradients_exploded", f"the gradient norm is {norm}; lower peak_lr, or look at these samples"
             )
-        if told := _above(loss, self._losses, self._watch.loss_spike):
-            return Trouble("loss_spike", f"the loss is {told}; lower peak_lr, set clip_norm, or look at these samples")
-        if norm is not None and (told := _above(norm, self._norms, self._watch.gradient_explosion)):
-            return Trouble("gradients_exploded", f"the gradient norm is {told}; lower peak_lr, or set clip_norm")
+        if spike := _above(loss, self._losses, self._watch.loss_spike):
+            return Trouble("loss_spike", f"the loss is {spike}; lower peak_lr, set clip_norm, or look at these samples")
+        if norm is not None and (spike := _above(norm, self._norms, self._watch.gradient_explosion)):
+            return Trouble("gradients_exploded", f"the gradient norm is {spike}; lower peak_lr, or set clip_norm")
         return None
 
     def _remember(self, loss: float, norm: float | None) -> None:
@@ -77,16 +80,16 @@ class Watcher:
 
 
 def in_words(watch: Watch, precision: str) -> str:
-    """What is watched in every step and what is not: one line for the log."""
+    """One line for the log: what is watched in every step and what is not."""
     optional = {
         f"loss spikes{_times(watch.loss_spike)}": watch.loss_spike,
         f"gradient norms{_times(watch.gradient_explosion)}": watch.gradient_explosion,
     }
-    left_out = ", but for steps that fp16 leaves out" if precision == "fp16" else ""
-    watched = ["losses that are no number", f"gradients that are no number{left_out}", "steps without labels"]
+    skipped = ", except in steps that fp16 skips" if precision == "fp16" else ""
+    watched = ["NaN or Inf in the loss", f"NaN or Inf in the gradients{skipped}", "steps without labels"]
     watched += [name for name, factor in optional.items() if factor]
-    blind = [name for name, factor in optional.items() if not factor]
-    not_watched = f"; not: {', '.join(blind)}" if blind else ""
+    unwatched = [name for name, factor in optional.items() if not factor]
+    not_watched = f"; not: {', '.join(unwatched)}" if unwatched else ""
     return f"watching {', '.join(watched)}{not_watched}; then: {watch.then}"
 
 
@@ -95,20 +98,20 @@ def _times(factor: float | None) -> str:
 
 
 def position(step: int, skipped: Iterable[int]) -> int:
-    """Which batch of the mixture's order a step draws, both counted from 0, if those `skipped` are never drawn."""
-    for hole in sorted(skipped):
-        if hole <= step:
+    """Which batch of the mixture's order a step draws, both counted from 0, when those in `skipped` are left out."""
+    for batch in sorted(skipped):
+        if batch <= step:
             step += 1
     return step
 
 
 def skips(events: Sequence[dict[str, Any]]) -> list[int]:
-    """Batches that earlier roll-backs left out."""
+    """The batches that earlier roll-backs skipped."""
     return sorted({batch for event in events if event["event"] == "rolled_back" for batch in event["skipped"]})
 
 
-def hole(step: int, checkpoint: int, skipped: Sequence[int], width: int) -> list[int]:
-    """The batches to leave out after trouble in `step`: its own and those before it, as far as they come again."""
+def steps_to_skip(step: int, checkpoint: int, skipped: Sequence[int], width: int) -> list[int]:
+    """The batches to skip after trouble in `step`: its own and up to `width` - 1 before it, back to the checkpoint."""
     steps = range(max(checkpoint, step - width + 1), step + 1)
     return [position(each, skipped) for each in steps]
 

@@ -10,6 +10,8 @@ from tinygptv.models.language.head import Head
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train.metrics import Losses
+from tinygptv.train.objective import PartLosses
+from tinygptv.train.objectives.next_token import OBJECTIVE, PART
 from tinygptv.train.planning.tracing import trace
 
 VOCABULARY, WIDTH, LABELS = 50, 8, 13
@@ -84,11 +86,11 @@ def test_a_model_learns_the_same_in_pieces_and_its_sources_have_the_same_losses(
 ) -> None:
     if packed:
         batch["position_ids"] = torch.tensor([[*range(5), *range(4)]] * 3)
-    expected, told, gradients = learn(model, batch)
+    expected, expected_by_source, gradients = learn(model, batch)
     monkeypatch.setattr(head, "LOGITS_AT_A_TIME", 4 * VOCABULARY)
     loss, by_source, found = learn(model, batch)
     assert loss == pytest.approx(expected, abs=1e-6)
-    assert by_source == pytest.approx(told, abs=1e-6)
+    assert by_source == pytest.approx(expected_by_source, abs=1e-6)
     assert found.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
@@ -102,20 +104,21 @@ def learn(model: VisionLanguageModel, batch: dict[str, Tensor]) -> tuple[float, 
     texts = {name: tensor for name, tensor in batch.items() if name != "pixel_values"}
     count = len(batch["labels"]) if "position_ids" not in batch else 2 * len(batch["labels"])
     names = tuple(f"source{number}" for number in range(count))
-    told = Losses(names, torch.device("cpu"))
-    told.add(loss.detach(), losses, Batch(torch.empty(0), **texts, sources=names))
+    owners = OBJECTIVE.terms(Batch(torch.empty(0), **texts))[PART]
+    found = Losses(OBJECTIVE.parts, names, torch.device("cpu"))
+    found.add(PART, loss.detach(), losses, owners, names)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return loss.item(), told.by_source(), gradients
+    return loss.item(), found.by_source(), gradients
 
 
 def test_the_losses_of_sources_are_means_over_their_own_labels() -> None:
     labels = torch.tensor([[0, 1, 1, IGNORE_INDEX], [0, 1, IGNORE_INDEX, IGNORE_INDEX]])
-    told = Losses(["one", "other", "absent"], torch.device("cpu"))
+    losses = Losses(OBJECTIVE.parts, ["one", "other", "absent"], torch.device("cpu"))
     ids = torch.zeros_like(labels)
-    batch = Batch(torch.empty(0), ids, ids, labels, sources=("one", "other"))
-    told.add(torch.tensor(2.0), torch.tensor([1.0, 2.0, 5.0]), batch)
-    assert told.total == 2.0
-    assert told.by_source() == {"one": 1.5, "other": 5.0}
+    owners = OBJECTIVE.terms(Batch(torch.empty(0), ids, ids, labels))[PART]
+    losses.add(PART, torch.tensor(2.0), torch.tensor([1.0, 2.0, 5.0]), owners, ("one", "other"))
+    assert losses.total == 2.0
+    assert losses.by_source() == {"one": 1.5, "other": 5.0}
 
 
 def test_a_traced_pass_holds_the_logits_of_one_piece_and_computes_nothing_twice(
@@ -128,8 +131,8 @@ def test_a_traced_pass_holds_the_logits_of_one_piece_and_computes_nothing_twice(
             super().__init__()
             self.inner, self.head = nn.Linear(WIDTH, WIDTH), Head(WIDTH, VOCABULARY).requires_grad_(False)
 
-        def forward(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            return self.head(self.inner(states), targets)
+        def forward(self, states: Tensor, targets: Tensor) -> PartLosses:
+            return {PART: self.head(self.inner(states), targets)}
 
     targets = torch.zeros(64, dtype=torch.int64)
     whole = trace(Loss(), torch.float32, (64, WIDTH), [targets])

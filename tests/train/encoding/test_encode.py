@@ -220,14 +220,42 @@ def test_a_profile_that_wants_features_is_not_trained_without(
         train_stage(store, run, "mine", "stage1", mixture, None, RecordingLauncher(lambda _: None))
 
 
-def test_a_stage_that_trains_the_qformer_has_no_features_to_compute_before(
+def training_too(run: ResolvedRun, part: str) -> ResolvedRun:
+    """The run, whose first stage also trains `part`."""
+    content = run.recipe.model_dump()
+    content["stages"][0]["trains"].append(part)
+    return dataclasses.replace(run, recipe=Recipe.model_validate(content))
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_features_of_a_stage_that_trains_the_qformer_are_those_of_the_tower(
+    store: Store, run: ResolvedRun, mixture: Manifest
+) -> None:
+    other = training_too(run, "connector.qformer")
+    features = encode(store, other, "stage1", mixture, None)
+    assert features.details["shape"] == list(run.recipe.model.features_shape(48, 1))
+    live, cached = (losses_and_gradients(job(store, other, mixture, given)) for given in (None, features))
+    assert all(torch.equal(one, other) for one, other in zip(live, cached, strict=True))
+
+
+def test_a_stage_that_trains_the_tower_has_no_features_to_compute_in_advance(
+    store: Store, run: ResolvedRun, mixture: Manifest
+) -> None:
+    with pytest.raises(DefinitionError, match=r"test.yaml, features: stage1 trains the vision encoder"):
+        encode(store, training_too(run, "vision_encoder"), "stage1", mixture, None)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_stage_that_trains_the_decoder_alone_computes_all_image_embeddings_once(
     store: Store, run: ResolvedRun, mixture: Manifest
 ) -> None:
     content = run.recipe.model_dump()
-    content["stages"][0]["trains"].append("connector.qformer")
+    content["stages"][0]["trains"] = ["language_model.norms"]
     other = dataclasses.replace(run, recipe=Recipe.model_validate(content))
-    with pytest.raises(DefinitionError, match=r"test.yaml, features: stage1 trains connector.qformer"):
-        encode(store, other, "stage1", mixture, None)
+    features = encode(store, other, "stage1", mixture, None)
+    assert store.find(features.artifact).definition["seed"] == run.recipe.seed  # its projections were never trained
+    live, cached = (losses_and_gradients(job(store, other, mixture, given)) for given in (None, features))
+    assert all(torch.equal(one, other) for one, other in zip(live, cached, strict=True))
 
 
 @pytest.mark.usefixtures("in_this_process")

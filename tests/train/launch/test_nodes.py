@@ -41,7 +41,7 @@ def test_inside_slurm_one_srun_starts_all_agents() -> None:
 
 
 def test_several_machines_that_nobody_names_are_refused() -> None:
-    with pytest.raises(LaunchError, match="asks for 3 machines and nothing says which"):
+    with pytest.raises(LaunchError, match="needs 3 machines and nothing says which"):
         agent_commands(ONE.model_copy(update={"nodes": 3}), AGENT, RANKS, {})
 
 

@@ -10,7 +10,7 @@ from tinygptv.definitions.hardware import Hardware
 from tinygptv.definitions.recipe import Stage
 from tinygptv.train.deepspeed import accumulation_steps
 from tinygptv.train.planning.estimate import RUNTIME_BYTES, StageEstimator, limit
-from tinygptv.train.planning.fitting import settle
+from tinygptv.train.planning.fitting import resolve_checkpointing
 
 TINY, PUBLISHED = catalog.recipe("tinygptv_tiny"), catalog.recipe("tinygptv")
 CPU = catalog.hardware("cpu")
@@ -135,13 +135,13 @@ def test_the_published_stages_that_need_most_fit_the_profiles(hardware: str, sta
 @pytest.mark.parametrize(("stage", "twice"), [("stage2", False), ("stage4", True)])
 def test_24_gb_remember_the_layers_of_stage_2_but_not_of_stage_4(stage: str, twice: bool) -> None:
     profile = catalog.hardware("rtx3090")
-    assert settle(published(stage), profile).gradient_checkpointing is twice
+    assert resolve_checkpointing(published(stage), profile).gradient_checkpointing is twice
 
 
 @pytest.mark.parametrize("stage", PUBLISHED.stages, ids=lambda stage: stage.stage)
 def test_every_published_stage_with_its_whole_batch_fits_the_card_it_was_trained_on(stage: Stage) -> None:
     estimator = published(stage.stage)
-    profile = settle(estimator, catalog.hardware("rtx3090"))
+    profile = resolve_checkpointing(estimator, catalog.hardware("rtx3090"))
     pieces = accumulation_steps(stage.global_batch_size, profile.world_size, profile.micro_batch_size)
     assert pieces * estimator.micro_batch_size(profile) * profile.world_size == stage.global_batch_size
     assert estimator.memory(profile).total < 24 * 2**30
@@ -180,7 +180,7 @@ def test_what_goes_to_a_disk_leaves_memory_but_for_the_buffers_it_goes_through()
 
 def test_a_base_in_four_bits_weighs_half_of_the_published_model() -> None:
     estimator = published("stage2")
-    profile = settle(estimator, catalog.hardware("rtx3090"))
+    profile = resolve_checkpointing(estimator, catalog.hardware("rtx3090"))
     in_nf4 = profile.model_copy(update={"quantize_base": "nf4"})
     whole, rounded = estimator.memory(profile), estimator.memory(in_nf4)
     maps = 32 * 12 * 2560**2

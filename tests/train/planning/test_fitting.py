@@ -10,7 +10,7 @@ from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.store.artifacts import Outcome, Store
 from tinygptv.train.launch.torchrun import RecordingLauncher
 from tinygptv.train.planning.estimate import GIB, StageEstimator
-from tinygptv.train.planning.fitting import SPARED, refuse_unfit, settle
+from tinygptv.train.planning.fitting import HEADROOM, refuse_unfit, resolve_checkpointing
 from tinygptv.train.stage import train_stage
 
 GPU = Hardware(about="one", device="cuda", ranks=1, micro_batch_size=8, precision="fp32", zero_stage=2)
@@ -64,20 +64,20 @@ def test_a_refusal_names_the_first_setting_that_fits(estimator: StageEstimator, 
 
 
 @pytest.mark.parametrize(
-    ("spared", "decided"), [(SPARED + 0.01, False), (SPARED - 0.01, True), (-0.5, True), (None, True)]
+    ("spared", "decided"), [(HEADROOM + 0.01, False), (HEADROOM - 0.01, True), (-0.5, True), (None, True)]
 )
 def test_layers_run_twice_only_where_they_must(estimator: StageEstimator, spared: float | None, decided: bool) -> None:
     needed = estimator.memory(GPU).total
     asking = GPU.model_copy(update={"gradient_checkpointing": "if_needed"})
     if spared is not None:
         asking = asking.model_copy(update={"memory_gib": needed / (1 - spared) / GIB})
-    assert settle(estimator, asking) == asking.model_copy(update={"gradient_checkpointing": decided})
+    assert resolve_checkpointing(estimator, asking) == asking.model_copy(update={"gradient_checkpointing": decided})
 
 
 @pytest.mark.parametrize("said", [True, False])
 def test_a_profile_that_decides_itself_is_left_as_it_is(estimator: StageEstimator, said: bool) -> None:
     decided = GPU.model_copy(update={"gradient_checkpointing": said})
-    assert settle(estimator, decided) is decided
+    assert resolve_checkpointing(estimator, decided) is decided
 
 
 def test_a_stage_s_ranks_are_told_what_was_decided(store: Store, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 from tinygptv.train.assemble import set_up
 from tinygptv.train.lineage import adapters
+from tinygptv.train.objective import Learner
+from tinygptv.train.objectives.next_token import OBJECTIVE
 from tinygptv.train.planning.tracing import Trace, trace
 
 TINY = catalog.recipe("tinygptv_tiny")
@@ -17,7 +19,7 @@ SAMPLES, TOKENS, LABELS = 3, 40, 9
 def tiny(checkpointing: bool) -> VisionLanguageModel:
     stage = TINY.stage("stage2")
     model = VisionLanguageModel(TINY.model, stage.inputs.image_size, adapters(TINY, stage))
-    return set_up(model, stage.trains, checkpointing)
+    return set_up(model, TINY.model, stage, checkpointing)
 
 
 def texts(images: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,7 +33,8 @@ def texts(images: int) -> tuple[Tensor, Tensor, Tensor]:
 def traced(checkpointing: bool) -> Trace:
     model = tiny(checkpointing)
     side = TINY.stage("stage2").inputs.image_size
-    return trace(model, torch.float32, (SAMPLES, 3, side, side), texts(model.num_image_tokens))
+    images = SAMPLES, 3, side, side
+    return trace(Learner(model, OBJECTIVE), torch.float32, images, texts(model.num_image_tokens))
 
 
 def kept_in_life(checkpointing: bool) -> int:

@@ -1,8 +1,7 @@
 """Held-out scores of each phase, on scenes that no phase has seen."""
 
 from tinygptv.data.prompting.boxes import read_box
-from tinygptv.evaluate.boxes import iou
-from tinygptv.evaluate.metrics import IOU_THRESHOLD
+from tinygptv.evaluate.metrics.referring_iou import IOU_THRESHOLD, iou
 from tinygptv.shapes.bootstrap.corpus import batch_of_scenes, rng_of
 from tinygptv.shapes.bootstrap.language import LanguagePretraining
 from tinygptv.shapes.bootstrap.qformer import QFormerPretraining

@@ -1,7 +1,7 @@
-"""mixture → features: what a stage's frozen parts make of its images, computed once, before anything is trained.
+"""mixture → features: the output of a stage's frozen prefix for all its images, computed once before training.
 
-Pieces of the work (see `data.features`) are shared among as many processes as the profile has ranks, and with
-`encode_part` among machines; what was interrupted goes on with the pieces that are missing.
+The work is cut into pieces (see `data.batches.features`), shared among as many processes as the profile has ranks, and
+with `encode_part` among machines. An interrupted run continues with the missing pieces.
 """
 
 import multiprocessing
@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 
 from tinygptv.catalog import ResolvedRun
 from tinygptv.definitions.reasons import FORGOTTEN
-from tinygptv.definitions.recipe import TRAINED_FRONT
 from tinygptv.errors import LaunchError
 from tinygptv.store.artifacts import Manifest, Outcome, Store, storage_errors
 from tinygptv.store.locations import local_path
 from tinygptv.train.encoding.features import outdated, plan_features, published_start
 from tinygptv.train.encoding.job import EncodeJob
 from tinygptv.train.job import TRAINED
-from tinygptv.train.lineage import adapters, inherited
+from tinygptv.train.lineage import adapters, prefix_was_trained
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 UNREADABLE = "unreadable_image"
-"""The reason under which images are counted that cannot be read; training meets them as if there were no cache."""
+"""The drop reason of unreadable images; training handles them as it does without a cache."""
 
 Line = Callable[[str], None]
 
@@ -40,10 +39,10 @@ def encode(
     previous: Manifest | None,
     on_line: Line | None = None,
 ) -> Manifest:
-    """Compute the features of all images of a stage's mixture, but for forgotten ones, or find them computed.
+    """Compute the features of all images of a stage's mixture except forgotten ones, or find them computed.
 
-    After something was forgotten, the others' features are taken from the artifact before, which is then removed.
-    Raises what `plan_features` raises, LaunchError if a process dies. Images that cannot be read are counted.
+    After a takedown, the remaining features are copied from the earlier artifact, which is then removed. Unreadable
+    images are counted. Raises what `plan_features` raises, and LaunchError if a process dies.
     """
     plan = plan_features(store, run, stage_name, mixture, previous)
 
@@ -71,9 +70,11 @@ def encode(
         count = index.num_rows if plan.masked is None else index_images(store, mixture.artifact, None).num_rows
         unreadable = sum(count_unreadable(draft / piece_name(piece)) for piece in pieces)
         drops = {FORGOTTEN: count - index.num_rows, UNREADABLE: unreadable}
-        said = details(job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision])
-        said["pieces"] = len(pieces)
-        return Outcome(rows_in=count, rows_out=index.num_rows - unreadable, drops=drops, details=said)
+        format_of = details(
+            job.model.features_shape(job.inputs.image_size, len(job.frozen)), DTYPES[job.hardware.precision]
+        )
+        format_of["pieces"] = len(pieces)
+        return Outcome(rows_in=count, rows_out=index.num_rows - unreadable, drops=drops, details=format_of)
 
     return store.make(plan.artifact, f"encode {stage_name}", plan.definition, plan.parents, build)
 
@@ -88,9 +89,9 @@ def encode_part(
     parts: int,
     on_line: Line,
 ) -> None:
-    """Write every `parts`-th piece, beginning with number `part` (from 1), for a later `encode` to find there.
+    """Write every `parts`-th piece, beginning with number `part` (from 1), for a later `encode` to use.
 
-    Machines that share the workdir's folder can each take a part.
+    Machines that share the workdir can each take a part.
     """
     plan = plan_features(store, run, stage_name, mixture, previous)
     if store.find(plan.artifact) is None:
@@ -104,7 +105,7 @@ def encode_part(
 
 
 def _encode_pieces(job: EncodeJob, draft: Path, index: "pa.Table", pieces: Iterable[int], on_line: Line) -> None:
-    """Write those pieces that are not there yet."""
+    """Write the missing ones of these pieces."""
     from tinygptv.data.batches.features import images_of, piece_name
     from tinygptv.train.encoding import encoder
 
@@ -130,8 +131,8 @@ def _encode_pieces(job: EncodeJob, draft: Path, index: "pa.Table", pieces: Itera
                 on_line(f"encode: {done} of {len(missing)} pieces")
         except BrokenProcessPool:
             raise LaunchError(
-                f"{draft}: a process of encode was killed, perhaps for want of memory; start the same command again, "
-                "with fewer ranks or a smaller micro_batch_size: finished pieces are kept"
+                f"{draft}: a process of encode was killed, perhaps because memory ran out; start the same command "
+                "again, with fewer ranks or a smaller micro_batch_size: finished pieces are kept"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -140,7 +141,7 @@ def _encode_pieces(job: EncodeJob, draft: Path, index: "pa.Table", pieces: Itera
 def _job(store: Store, run: ResolvedRun, stage_name: str, previous: Manifest | None, earlier: list[str]) -> EncodeJob:
     recipe, stage = run.recipe, run.recipe.stage(stage_name)
     begin = published_start(recipe, stage)
-    if TRAINED_FRONT in inherited(recipe, stage) and previous is not None:
+    if previous is not None and prefix_was_trained(recipe, stage):
         handoff: str | None = str(store.folder(previous.artifact) / TRAINED)
     else:
         handoff = str(local_path(begin)) if begin else None
@@ -149,6 +150,8 @@ def _job(store: Store, run: ResolvedRun, stage_name: str, previous: Manifest | N
         model=recipe.model,
         lora=adapters(recipe, stage),
         inputs=stage.inputs,
+        frozen=stage.frozen_prefix(recipe.model),
+        seed=recipe.seed,
         handoff=handoff,
         hardware=run.hardware,
         earlier=earlier[-1] if earlier else None,

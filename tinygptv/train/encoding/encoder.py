@@ -1,4 +1,4 @@
-"""What each process of `encode` runs: images → features, piece by piece."""
+"""The worker process of `encode`: images → features, piece by piece."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from tinygptv.data.pictures.normalising import normalise
 from tinygptv.data.pictures.pixels import decode, decoding_memory, read_bytes
 from tinygptv.data.shards.remote import ImagePrefetcher, is_remote
 from tinygptv.errors import DataError, StorageError
-from tinygptv.models.weights import Handoff, empty_model, load_weights
+from tinygptv.models.weights import Handoff, empty_model, load_weights, parameters_by_name
 from tinygptv.sample import ImageReference
 from tinygptv.store.artifacts import Store
 from tinygptv.train.assemble import DTYPES
@@ -27,7 +27,7 @@ logger = getLogger(__name__)
 
 
 def begin(parent: int, ranks: "SimpleQueue[int]", device: str, threads: int) -> None:
-    """Tie this process to its parent and to a device of its own."""
+    """Have this process end with its parent, and give it its own device."""
     end_with_parent(parent)
     torch.set_num_threads(threads)
     if device == "cuda":
@@ -41,23 +41,26 @@ def encode_piece(job: str, path: Path, images: pa.Table) -> None:
 
 
 class Encoder:
-    """The frozen parts of a model, in the precision in which a training would run them."""
+    """The frozen prefix of a model, in the precision in which training would run it."""
 
     def __init__(self, job: EncodeJob) -> None:
         self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
-        self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
+        self.shape, self.dtype = (
+            job.model.features_shape(job.inputs.image_size, len(job.frozen)),
+            DTYPES[job.hardware.precision],
+        )
         self._memory, self._ahead = decoding_memory(), ImagePrefetcher()
         self._store, self._earlier = Store(job.workdir), None
         if job.earlier is not None:
             self._earlier = Features(self._store, job.earlier)
         model = empty_model(job.model, job.inputs.image_size, job.lora)
         handoff = Handoff(Path(job.handoff), lora=job.lora) if job.handoff else None
-        _, behind = model.prefixes
-        load_weights(model, job.model, handoff=handoff, dtype=self.dtype, unread=behind)
-        self._front = model.split_front().requires_grad_(False).eval().to(self._device)
+        unread = tuple(name for name in parameters_by_name(model) if not name.startswith(job.frozen))
+        load_weights(model, job.model, handoff=handoff, dtype=self.dtype, seed=job.seed, unread=unread)
+        self._prefix = model.split_prefix(len(job.frozen)).requires_grad_(False).eval().to(self._device)
 
     def features(self, images: pa.Table) -> Iterator[Tensor]:
-        """(I, tokens, width), some images at a time, on the host."""
+        """(I, tokens, width) for a batch of images at a time, on the host."""
         for start in range(0, images.num_rows, self._batch):
             some = references(self._store, images.slice(start, self._batch))
             if self._earlier is not None and all(image in self._earlier for image in some):
@@ -70,19 +73,19 @@ class Encoder:
         """NaN for an image that cannot be read."""
         side, decoding = self._inputs.image_size, self._inputs.decoding
         features = torch.full((len(images), *self.shape), torch.nan, dtype=self.dtype)
-        pixels, told = {}, "to be encoded"
-        self._ahead.prefetch((image, told) for image in images)
+        pixels, purpose = {}, "to be encoded"
+        self._ahead.prefetch((image, purpose) for image in images)
         for number, image in enumerate(images):
             try:
-                data = self._ahead.read(image, told) if is_remote(image) else read_bytes(image, told)
+                data = self._ahead.read(image, purpose) if is_remote(image) else read_bytes(image, purpose)
                 pixels[number] = decode(data, side, image.path, decoding, self._memory)
-            except StorageError:  # that S3 stays away is no fault of an image's
+            except StorageError:  # S3 being unreachable is not the image's fault
                 raise
             except DataError as error:
                 logger.warning("encode: left out: %s", error)
         if pixels:
             values = normalise(torch.from_numpy(np.stack(list(pixels.values()))).to(self._device))
-            features[list(pixels)] = self._front(values.to(self.dtype)).cpu()
+            features[list(pixels)] = self._prefix(values.to(self.dtype)).cpu()
         return features
 
 

@@ -1,7 +1,7 @@
-"""Which features a stage needs: named after all that decides them, so that training never takes others. Needs no torch.
+"""Which features a stage needs, named by a hash of all that decides them, so that training never uses others. No torch.
 
-What stands before the first projection learns nothing, and images are never changed at random: each step would compute
-the same.
+The parts that a stage keeps frozen in front of what it trains (its `frozen_prefix`) learn nothing, and images are never
+changed at random: each step would compute the same.
 """
 
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ from tinygptv.catalog import ResolvedRun
 from tinygptv.data.forget.tombstones import tombstones
 from tinygptv.data.pictures.pixels import transform
 from tinygptv.definitions.base import LOCATION_PREFIXES
-from tinygptv.definitions.model import QFormer
+from tinygptv.definitions.model import ConnectorPart
 from tinygptv.definitions.reasons import FORGOTTEN
-from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage
+from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.loading.checks import feature_conflicts
 from tinygptv.store.artifacts import Manifest, Store, artifact_name, fingerprint
 from tinygptv.store.locations import local_path
-from tinygptv.train.lineage import content_hash, differences, inherited, lineage
+from tinygptv.train.lineage import content_hash, differences, lineage, prefix_was_trained
 
 _LAYOUT = 1  # of the artifact; raise it when its files change
 
 
 @dataclass(frozen=True)
 class FeaturesPlan:
-    """What will be made and from what; `masked` are the rows of the mixture's table that are to be forgotten."""
+    """What will be made and from what; `masked` marks the rows of the mixture's table that are to be forgotten."""
 
     artifact: str
     definition: dict[str, Any]
@@ -39,27 +39,30 @@ class FeaturesPlan:
 def plan_features(
     store: Store, run: ResolvedRun, stage_name: str, mixture: Manifest, previous: Manifest | None
 ) -> FeaturesPlan:
-    """Name the features of a stage's images from all that decides what they are.
+    """Name the features of a stage's images by everything that decides their values.
 
-    `previous` is what the stage starts from; it counts only if the Q-Former was trained. Raises DefinitionError if this
-    very stage trains it.
+    `previous` is what the stage starts from; it counts only if it holds trained weights of those parts. Raises
+    DefinitionError if this very stage trains the vision encoder.
     """
     recipe, stage = run.recipe, run.recipe.stage(stage_name)
-    for conflict in feature_conflicts(stage, run.hardware, run.hardware_name):
+    for conflict in feature_conflicts(recipe.model, stage, run.hardware, run.hardware_name):
         raise DefinitionError(str(conflict))
+    frozen_parts = stage.frozen_connector(recipe.model)
     definition: dict[str, Any] = {
         "layout": _LAYOUT,
         "weights": _weight_hashes(recipe, stage),
         "vision_encoder": recipe.model.vision_encoder.model_dump(exclude={"weights", "output_norm"}),
-        "connector": [part.model_dump(exclude={"weights"}) for part in recipe.model.front],
+        "connector": [part.model_dump(exclude={"weights"}) for part in frozen_parts],
         "transform": transform(stage.inputs.image_size, stage.inputs.decoding),
         "precision": run.hardware.precision,
     }
+    if any(_begins_at_random(part) for part in frozen_parts):
+        definition["seed"] = recipe.seed
     masked = _masked(store, mixture)
     if masked is not None:
         definition[FORGOTTEN] = fingerprint(np.flatnonzero(masked).tolist())
     parents = [mixture.artifact]
-    if previous is not None and TRAINED_FRONT in inherited(recipe, stage):
+    if previous is not None and prefix_was_trained(recipe, stage):
         parents.append(previous.artifact)
     name = mixture.artifact.partition("/")[2].partition("@")[0]
     return FeaturesPlan(artifact_name(f"features/{name}", definition, parents), definition, parents, masked)
@@ -68,33 +71,38 @@ def plan_features(
 def refuse_other_features(features: Manifest | None, plan: FeaturesPlan) -> None:
     """Raise HandoffError, naming what differs, unless these are the features that were planned."""
     if features is None:
-        raise HandoffError(f"{plan.artifact} is wanted by `features: cached`, but no features were given; run `encode`")
+        raise HandoffError(f"{plan.artifact} is needed by `features: cached`, but no features were given; run `encode`")
     if features.artifact != plan.artifact:
         found, wanted = ({"parents": made.parents} | made.definition for made in (features, plan))
         raise HandoffError(
-            f"{features.artifact} holds other features than the stage would compute: "
+            f"{features.artifact} holds different features than the stage would compute: "
             f"{'; '.join(differences(found, wanted))}. Run `encode` again, or write `features: live`"
         )
 
 
 def published_start(recipe: Recipe, stage: Stage) -> str | None:
-    """The published checkpoint that a stage or the first of its forebears starts from: it may hold a Q-Former."""
+    """The published checkpoint that a stage, or the first one it builds on, starts from: it may hold a Q-Former."""
     first = [*lineage(recipe, stage), stage][0]
     return first.starts_from if first.starts_from.startswith(LOCATION_PREFIXES) else None
 
 
+def _begins_at_random(part: ConnectorPart) -> bool:
+    """Whether a part has weights and no file that they are read from."""
+    return getattr(part, "weights", "") is None
+
+
 def _weight_hashes(recipe: Recipe, stage: Stage) -> dict[str, str]:
-    """Content hashes of the files that the frozen parts are read from, wherever these lie."""
+    """Content hashes of the files that the frozen parts are read from."""
     vision = recipe.model.vision_encoder
     files = {"vision_encoder": vision.weights, "output_norm": vision.output_norm}
-    for number, part in enumerate(recipe.model.front):
-        files[f"connector.{number}"] = part.weights if isinstance(part, QFormer) else None
+    for number, part in enumerate(stage.frozen_connector(recipe.model)):
+        files[f"connector.{number}"] = getattr(part, "weights", None)
     files["starts_from"] = published_start(recipe, stage)
     return {name: content_hash(local_path(location)) for name, location in files.items() if location is not None}
 
 
 def _masked(store: Store, mixture: Manifest) -> NDArray[np.bool_] | None:
-    """Which rows of a finished mixture are to be forgotten; None if none is."""
+    """Which rows of a finished mixture are to be forgotten; None if there are none."""
     wanted = tombstones(store)
     if not wanted or store.find(mixture.artifact) is None:
         return None
@@ -106,7 +114,7 @@ def _masked(store: Store, mixture: Manifest) -> NDArray[np.bool_] | None:
 
 
 def outdated(store: Store, plan: FeaturesPlan) -> list[str]:
-    """Artifacts that differ in nothing but that they hold what was forgotten since."""
+    """Artifacts that differ only in still holding what has been forgotten since."""
 
     def known(definition: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in definition.items() if name != FORGOTTEN}

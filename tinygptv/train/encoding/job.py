@@ -1,4 +1,4 @@
-"""What a process of `encode` needs to know."""
+"""The job of an `encode` process."""
 
 from tinygptv.definitions.base import Definition
 from tinygptv.definitions.hardware import Hardware
@@ -7,13 +7,18 @@ from tinygptv.definitions.recipe import Inputs, Lora
 
 
 class EncodeJob(Definition):
-    """All that a process needs to know. `handoff` holds what was trained of the frozen parts, if anything was;
-    `earlier` is an artifact whose features are the same, where it has them."""
+    """All that an `encode` process needs to know.
+
+    `frozen`: the parts that make the features, as their parameters' names begin. `handoff` holds what was trained of
+    them, if anything was; `earlier` is an artifact with the same features, as far as it has them.
+    """
 
     workdir: str
     model: Model
     lora: Lora | None
     inputs: Inputs
+    frozen: tuple[str, ...]
+    seed: int
     handoff: str | None
     hardware: Hardware
     earlier: str | None

@@ -1,1 +1,1 @@
-"""Processes of a training: torchrun, its agents on every machine, their signs of life and their ends."""
+"""Processes of a training: torchrun, its agents on every machine, heartbeats, and how processes end."""

@@ -1,8 +1,8 @@
-"""How a rank shows that it lives, and how its launcher finds the one that hangs.
+"""How a rank shows that it is alive, and how its launcher finds the one that hangs.
 
-A rank writes what it is about to do into a file of its own, at every piece of a batch. When a file gets too old, the
-launcher asks all ranks for their stacks (a signal that `faulthandler` answers even from within a blocked call). Most
-of them wait in a collective operation for the one that hangs; that one does not wait, or does not answer at all.
+A rank writes what it is about to do into its own file, at every micro-batch. When a file gets too old, the launcher
+asks all ranks for their stacks (with a signal that `faulthandler` answers even inside a blocked call). Most ranks wait
+in a collective operation for the one that hangs. That one is elsewhere, or does not answer at all.
 """
 
 import faulthandler
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RANKS = "ranks"
-"""The folder beside the job file in which ranks leave their signs; it goes when the stage is complete."""
+"""The folder next to the job file for heartbeats and failures; removed when the stage is complete."""
 
 _STACK_SIGNAL = signal.SIGUSR1
 _ANSWER_SECONDS = 1.0
@@ -34,14 +34,14 @@ class Heartbeat:
         self.beat("starting")
 
     def beat(self, doing: str) -> None:
-        """Say what comes next. Costs some microseconds."""
+        """Report what comes next. Takes some microseconds."""
         text = json.dumps({"host": os.uname().nodename, "pid": os.getpid(), "doing": doing, "at": time.monotonic()})
         os.pwrite(self._file.fileno(), f"{text:<280}\n".encode(), 0)
 
 
 @dataclass(frozen=True)
 class Hung:
-    """A rank that does not go on: what it said last, how long ago (s), and where it is, innermost call first."""
+    """A rank that makes no progress: its last report, how long ago (s), and its stack, innermost call first."""
 
     rank: int
     pid: int
@@ -51,20 +51,20 @@ class Hung:
 
 
 def find_hung(folder: Path, agent: int, limit_seconds: float) -> list[Hung]:
-    """The ranks, children of process `agent`, that keep the others waiting for longer than the limit; mostly none."""
-    # Another machine's process may have the same number, and its clock says nothing here.
+    """The ranks, children of process `agent`, that have kept the others waiting for longer than the limit."""
+    # Processes of other machines may have the same ids, and their clocks mean nothing here.
     here = {rank: beat for rank, beat in _beats(folder).items() if beat["host"] == os.uname().nodename}
     beating = {rank: beat for rank, beat in here.items() if _is_child(beat["pid"], agent)}
     if not any(_age(beat) > limit_seconds for beat in beating.values()):
         return []
     stacks = _stacks(folder, {rank: beat["pid"] for rank, beat in beating.items()})
     late = {rank: beat for rank, beat in beating.items() if _age(beat) > limit_seconds}
-    guilty = {rank for rank in late if not waits_for_others(stacks[rank])}
-    guilty = guilty or {min(late, key=lambda rank: late[rank]["at"])}
+    hanging = {rank for rank in late if not waits_for_others(stacks[rank])}
+    hanging = hanging or {min(late, key=lambda rank: late[rank]["at"])}
     return [
         Hung(rank, beat["pid"], beat["doing"], round(_age(beat), 1), _frames(stacks[rank]))
         for rank, beat in sorted(late.items())
-        if rank in guilty
+        if rank in hanging
     ]
 
 
@@ -79,7 +79,7 @@ def _beats(folder: Path) -> dict[int, dict]:
         try:
             beats[int(path.name.partition(".")[0])] = json.loads(path.read_text())
         except json.JSONDecodeError:
-            continue  # it is being written
+            continue  # being written right now
     return beats
 
 
@@ -96,7 +96,7 @@ def _is_child(pid: int, parent: int) -> bool:
 
 
 def _stacks(folder: Path, pids: dict[int, int]) -> dict[int, str]:
-    """What each rank is doing now; nothing of those that are stopped and cannot say."""
+    """The stack of each rank now; empty for ranks that are stopped and cannot answer."""
     before = {rank: (folder / f"{rank}.stack.txt").stat().st_size for rank in pids}
     for pid in pids.values():
         os.kill(pid, _STACK_SIGNAL)

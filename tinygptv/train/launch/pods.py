@@ -1,10 +1,11 @@
 """Kubernetes: pod 0 of an indexed Job trains, and the other pods start an agent whenever it does.
 
-    pod 0     tinygptv train …                          starts its own agent, and leaves word of what the others start
-    others    python -m tinygptv.train.launch.pods      start it for every new word, and end it when the word is gone
+    pod 0     tinygptv train …                          starts its own agent, and publishes the others' command
+    others    python -m tinygptv.train.launch.pods      run every new command, and stop it when it is withdrawn
 
-Pods cannot start anything in each other, so the word is a file, in a folder that all of them share. The others have no
-end of their own: the Job's success policy ends them when pod 0 has ended well. See `infra/kubernetes/train.yaml`.
+Pods cannot start anything in each other, so the command is a file in a folder that all of them share. The other pods
+never exit by themselves: the Job's success policy ends them when pod 0 has succeeded (see
+`infra/kubernetes/train.yaml`).
 """
 
 import contextlib
@@ -20,29 +21,29 @@ from tinygptv.errors import LaunchError
 
 FOLDER = "TINYGPTV_PODS"
 """The variable that names the folder all pods of a Job share."""
-_WORD = "start.json"
+_START = "start.json"
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 20
 
 
 @contextlib.contextmanager
 def called_together(command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
-    """While this lasts, the other pods run `command`. Raises LaunchError if nothing says where they look for it."""
+    """Inside this context, the other pods run `command`. Raises LaunchError if no shared folder is named."""
     if FOLDER not in environment:
-        raise LaunchError(f"{FOLDER} is not set: name in it a folder that all pods of the Job share")
-    word = Path(environment[FOLDER]) / _WORD
-    word.parent.mkdir(parents=True, exist_ok=True)
-    aside = word.with_suffix(".partial")
+        raise LaunchError(f"{FOLDER} is not set: set it to a folder that all pods of the Job share")
+    start = Path(environment[FOLDER]) / _START
+    start.parent.mkdir(parents=True, exist_ok=True)
+    aside = start.with_suffix(".partial")
     aside.write_text(json.dumps({"call": uuid.uuid4().hex, "command": command}))
-    aside.replace(word)
+    aside.replace(start)
     try:
         yield
     finally:
-        word.unlink(missing_ok=True)
+        start.unlink(missing_ok=True)
 
 
 def answer_calls(folder: Path) -> None:
-    """Run what pod 0 calls for, time and again, for ever; what still runs ends with the call."""
+    """Run pod 0's commands, one after the other, forever; a command ends when it is withdrawn."""
     answered = None
     while True:
         call = _call(folder)
@@ -68,7 +69,7 @@ def _answer(folder: Path, call: dict) -> None:
 
 def _call(folder: Path) -> dict | None:
     try:
-        return json.loads((folder / _WORD).read_text())
+        return json.loads((folder / _START).read_text())
     except FileNotFoundError:
         return None
 

@@ -1,13 +1,13 @@
-"""The only module that starts processes: torchrun with its ranks, bound to the life of whoever asked for them.
+"""The only module that starts processes: torchrun with its ranks, which all end with their caller.
 
     caller ── agent (torchrun) ── rank 0, rank 1, …
 
-The agent starts a group that has lost a rank again, all of it, and the ranks go on from their last good checkpoint; it
-also ends a rank that hangs. On several machines there is one agent on each: `nodes.py` says how they are started.
+The agent restarts the whole group when a rank is lost, and the ranks resume from their last good checkpoint. It also
+kills a rank that hangs. On several machines there is one agent on each: `nodes.py` says how they are started.
 
-A rank has a session of its own, so killing the caller's process group does not reach it. Therefore the kernel is asked,
-in the agent and in every rank, to kill it when its parent dies. Output goes to a file, never to a pipe that orphans
-could hold open, and the end is the agent's exit code, never the end of a stream.
+A rank has its own session, so killing the caller's process group does not reach it. Therefore the agent and every rank
+ask the kernel to kill them when their parent dies. Output goes to a file, not to a pipe that orphans could hold open,
+and the run ends with the agent's exit code, not with the end of a stream.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ _AGENT_PID = "TINYGPTV_AGENT_PID"
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 20
 _TAIL_LINES = 12
-# torchrun's closing summary, which knows of ranks that could not say anything themselves, and its lines before that.
+# torchrun's closing summary, which includes ranks that left no error themselves, and its lines before that.
 _ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)
 _AGENT_LINE = re.compile(r"[WE]\d{4} ")
 _RANK_FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: \d+\)")
 _WATCH_SECONDS = 1.0
-# What the survivors say when another rank has died.
+# Errors of the surviving ranks when another rank has died.
 _ECHOES = ("connection closed by peer", "connection reset by peer", "broken pipe", "socket closed", "timed out waiting")
 
 
@@ -51,9 +51,9 @@ class Launcher(Protocol):
     """Runs a training job to its end."""
 
     def run(self, job: Path, hardware: Hardware, log: Path, on_line: Callable[[str], None]) -> None:
-        """Start all ranks, hand every line they write to `on_line`, return when all have ended well.
+        """Start all ranks, pass every line they write to `on_line`, return when all have succeeded.
 
-        Raises LaunchError if one has not.
+        Raises LaunchError if one has failed.
         """
 
 
@@ -64,7 +64,7 @@ class DeepSpeedLauncher:
     rank_module: str = RANK_MODULE
 
     def run(self, job: Path, hardware: Hardware, log: Path, on_line: Callable[[str], None]) -> None:
-        """See Launcher; additionally, whatever ends this call ends all ranks."""
+        """See Launcher. Whatever ends this call also ends all ranks."""
         shutil.rmtree(job.parent / RANKS, ignore_errors=True)
         (job.parent / RANKS).mkdir()
         known = len(read_events(job.parent))
@@ -94,7 +94,7 @@ class DeepSpeedLauncher:
 
 @dataclass
 class RecordingLauncher:
-    """Starts nothing: remembers the jobs it was given and lets `pretend` write what ranks would leave behind."""
+    """Starts nothing: records the jobs it was given and lets `pretend` write what ranks would leave behind."""
 
     pretend: Callable[[Path], None] = lambda folder: None
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -111,41 +111,41 @@ def end_with_agent() -> None:
 
 
 def record_failure(job: Path, rank: int, when: float, error: BaseException) -> None:
-    """Leave a rank's error where the launcher looks for it. Its output alone would not say who failed first.
+    """Leave a rank's error in a file for the launcher; the output alone does not say which rank failed first.
 
-    Our own errors are final: they come of what was asked for or found, and would come again. Others may be the
-    machine's.
+    Our own errors are final: they are caused by definitions or data, and a restart would repeat them. Others may be
+    caused by the machine.
     """
-    told = {"rank": rank, "when": when, "error": type(error).__name__, "message": str(error)}
-    told["final"] = isinstance(error, TinyGPTVError)
-    (job.parent / RANKS / f"{rank}.failure.json").write_text(json.dumps(told))
+    failure = {"rank": rank, "when": when, "error": type(error).__name__, "message": str(error)}
+    failure["final"] = isinstance(error, TinyGPTVError)
+    (job.parent / RANKS / f"{rank}.failure.json").write_text(json.dumps(failure))
 
 
 def failures(folder: Path) -> list[dict[str, Any]]:
-    """What ranks have left so far."""
+    """The errors that ranks have left so far."""
     return [json.loads(path.read_text()) for path in sorted((folder / RANKS).glob("*.failure.json"))]
 
 
 def rank_environment(hardware: Hardware) -> dict[str, str]:
-    """What a rank finds in its environment before torchrun adds who it is."""
+    """The environment of a rank, before torchrun adds its rank and address."""
     threads = hardware.threads_per_rank or max(1, (os.cpu_count() or 1) // hardware.ranks)
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "DS_ACCELERATOR": hardware.device,
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
-        # Else a group that is started again meets in the store of the one before, and calls at its dead ranks.
+        # Otherwise a restarted group uses the store of the previous one, with the addresses of its dead ranks.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     if hardware.device == "cpu":
-        # DeepSpeed decorates an optimizer we do not use with torch.compile, whose import takes a rank longer than
-        # building this model.
+        # DeepSpeed decorates an optimizer that is not used here with torch.compile, whose import takes longer than
+        # building a small model.
         environment["TORCHDYNAMO_DISABLE"] = "1"
     return environment
 
 
 def _noting_failures(folder: Path, on_line: Callable[[str], None]) -> Callable[[str], None]:
-    """Pass lines on, and write down what torchrun says about lost ranks."""
+    """Pass lines on, and record what torchrun says about lost ranks."""
 
     def line(text: str) -> None:
         if lost := _RANK_FAILED.search(text):
@@ -156,7 +156,7 @@ def _noting_failures(folder: Path, on_line: Callable[[str], None]) -> Callable[[
 
 
 def _follow(processes: list[subprocess.Popen[bytes]], stream: TextIO, on_line: Callable[[str], None]) -> int:
-    """Hand on lines until every agent has ended, or one has ended badly; its exit code, or 0."""
+    """Pass lines on until every agent has ended or one has failed; returns its exit code, or 0."""
     partial = ""
     try:
         while True:
@@ -180,7 +180,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Ask agents that still run to end their ranks; if one does not, kill it, which kills them."""
+    """Ask running agents to end their ranks; kill an agent that does not, which kills its ranks."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
         process.terminate()
@@ -193,19 +193,18 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _explain(code: int, folder: Path, log: Path, begin: int, known_events: int) -> str:
-    told = failures(folder)
-    first = min(told, key=lambda failure: (_is_echo(failure["message"]), failure["when"]), default=None)
+    first = min(failures(folder), key=lambda failure: (_is_echo(failure["message"]), failure["when"]), default=None)
     if first is not None and not _is_echo(first["message"]):
         return f"rank {first['rank']} failed first: {first['error']}: {first['message']} (all output: {log})"
     if hung := [event for event in read_events(folder)[known_events:] if event["event"] == "rank_hung"]:
         last = hung[-1]
-        where = f" in {last['stack'][0]}" if last["stack"] else ", and did not say where"
+        where = f" in {last['stack'][0]}" if last["stack"] else ", and gave no stack"
         return f"rank {last['rank']} hung for {last['seconds']} s at '{last['doing']}'{where} (all output: {log})"
     with log.open("rb") as stream:
         stream.seek(begin)
         output = stream.read().decode(errors="replace")
     causes = _ROOT_CAUSE.findall(output)
-    culprit = "rank {} failed first, with exit code {}".format(*causes[-1]) if causes else f"it ended with {code}"
+    culprit = "rank {} failed first, with exit code {}".format(*causes[-1]) if causes else f"exit code {code}"
     lines = [line.rstrip() for line in output.split("=" * 40)[0].splitlines()]
     tail = [line for line in lines if line and not _is_echo(line) and not _AGENT_LINE.match(line)][-_TAIL_LINES:]
     return f"{culprit} (all output: {log}); the last lines:\n" + "\n".join(tail)
@@ -216,7 +215,7 @@ def _is_echo(text: str) -> bool:
 
 
 def _end_the_hung(job: Path, stall_seconds: float) -> None:
-    """Kill ranks of this agent that hang, for ever; the agent then starts the group again."""
+    """Kill hanging ranks of this agent, in an endless loop; the agent then restarts the group."""
     while True:
         time.sleep(_WATCH_SECONDS)
         for hung in find_hung(job.parent / RANKS, os.getpid(), stall_seconds):
@@ -226,7 +225,7 @@ def _end_the_hung(job: Path, stall_seconds: float) -> None:
 
 
 def _agent() -> None:
-    """torchrun, ending with its caller.
+    """torchrun that ends with its caller.
 
     `python -m tinygptv.train.launch.torchrun <job> <stall seconds> <caller's pid> <torchrun's arguments>`
     """

@@ -1,22 +1,20 @@
 """What a stage needs on a machine, before anything starts: memory by part, operations, hours.
 
-The pass through the model is traced (see `tracing`), the optimizer's holdings follow DeepSpeed's code. All memory is
-that of one rank in bytes, on the device it trains on; what is offloaded from there, to the host or a disk, is not
-counted.
+The pass through the model is traced (see `tracing`); the optimizer's memory follows DeepSpeed's code. All memory is in
+bytes of one rank, on the device it trains on. What is offloaded to the host or a disk is not counted.
 """
 
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Recipe
+from tinygptv.definitions.trainable import LANGUAGE_MODEL
 from tinygptv.models import nf4
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import empty_model, parameters_by_name
-from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 from tinygptv.train.assemble import DTYPES, set_up
 from tinygptv.train.deepspeed import (
     BUCKET_ELEMENTS,
@@ -24,8 +22,9 @@ from tinygptv.train.deepspeed import (
     PARAMETER_BUFFERS,
     accumulation_steps,
 )
-from tinygptv.train.freezing import PATTERNS, trainable_names
+from tinygptv.train.freezing import trainable_names
 from tinygptv.train.lineage import adapters
+from tinygptv.train.objective import Learner, load_objective
 from tinygptv.train.planning.tracing import Trace, trace
 from tinygptv.train.schedule import total_steps
 
@@ -34,25 +33,25 @@ GIB = 2**30
 PARTS = ("vision_encoder", "qformer", "projections", "language_model", "lora")
 
 PROMPT_TOKENS = 64
-"""An instruction in its template, assumed: the tokenizer may not be there yet, and most are shorter."""
+"""Assumed length of an instruction in its template: the tokenizer may not exist yet, and most are shorter."""
 TYPICAL_ANSWER = 64
-"""Tokens of an answer and its padding in an average batch, assumed, where the recipe allows more."""
+"""Assumed tokens of an answer and its padding in an average batch, where the recipe allows more."""
 
 RUNTIME_BYTES = {"cpu": 730_000_000, "cuda": 600_000_000}
-"""What a rank holds before its model: on the CPU the libraries (measured), on a GPU the context and the libraries'
+"""Memory of a rank before it has a model: on the CPU the libraries (measured), on a GPU the context and the libraries'
 workspaces (assumed)."""
 ALLOCATOR_LOSS = {"cpu": 0.0, "cuda": 0.06}
-"""Share of what comes and goes in a step that the allocator loses to rounding and gaps; assumed."""
+"""Assumed share of a step's temporary memory that the allocator loses to rounding and gaps."""
 MAX_GATHERED = 1_000_000_000
-"""Parameters that ZeRO-3 keeps together at a time (`stage3_max_live_parameters`, DeepSpeed's default)."""
+"""Parameters that ZeRO-3 keeps gathered at a time (`stage3_max_live_parameters`, DeepSpeed's default)."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank at the highest point of a step.
+    """Bytes of one rank at the peak of a step.
 
-    `gradients` are fresh and accumulated ones, `activations` what the backward pass waits for, `transient` all else
-    that comes and goes, `runtime` what the process needs before there is a model, and what allocators lose.
+    `gradients` are fresh and accumulated ones, `activations` what is kept for the backward pass, `transient` all other
+    temporary memory, `runtime` what the process needs before it has a model, plus what allocators lose.
     """
 
     weights: int
@@ -83,36 +82,38 @@ class Work:
 
 
 class StageEstimator:
-    """Estimates of one stage for any hardware. What was traced once is not traced again."""
+    """Estimates of one stage for any hardware. Traces are cached."""
 
     def __init__(self, recipe: Recipe, stage_name: str, longest_sequence: int = 0) -> None:
-        """`longest_sequence`: the tokens of the longest one in the stage's mixture, if that is known (see
-        `data.usable`)."""
+        """`longest_sequence`: tokens of the longest sequence in the stage's mixture, if known (see
+        `data.batches.usable`)."""
         self.stage = recipe.stage(stage_name)
         self._model, self._lora = recipe.model, adapters(recipe, self.stage)
         self._traces: dict[tuple[Any, ...], Trace] = {}
+        self._objective = load_objective(self.stage.objective)
         model = self._empty()
-        parameters = parameters_by_name(model)
+        unused = self._objective.unused
+        parameters = {n: p for n, p in parameters_by_name(model).items() if not n.startswith(unused)}
         sizes = {name: parameter.numel() for name, parameter in parameters.items()}
         self._maps = nf4.map_weights(parameters)
         self.parameters = dict.fromkeys(PARTS, 0)
         for name, size in sizes.items():
-            self.parameters[_part(name)] += size
-        trained = [sizes[name] for name in trainable_names(sizes.keys(), self.stage.trains)]
+            self.parameters[_part(self._model, name)] += size
+        trained = [sizes[name] for name in trainable_names(self._model, sizes.keys(), self.stage.trains)]
         self.trainable = sum(trained)
         self.image_tokens = model.num_image_tokens
-        in_front, _ = model.prefixes
-        self._in_front = sum(size for name, size in sizes.items() if name.startswith(in_front))
+        self._prefix = self.stage.frozen_prefix(self._model)
+        self._prefix_size = sum(size for name, size in sizes.items() if name.startswith(self._prefix))
         self._largest, self._largest_trained = max(sizes.values()), max(trained)
         self.longest = max(longest_sequence, self.tokens(self.stage.inputs.max_text_tokens))
-        """Tokens of the longest sequence that is planned for."""
+        """Tokens of the longest sequence that the plan allows for."""
 
     def tokens(self, answer: int) -> int:
-        """Length of a sequence with one image and an answer of so many tokens."""
+        """Length of a sequence with one image and an answer of `answer` tokens."""
         return 1 + (PROMPT_TOKENS if self.stage.inputs.template else 0) + self.image_tokens + answer
 
     def memory(self, hardware: Hardware) -> Memory:
-        """The highest point of a step whose sequences are all as long as the recipe allows, or as the longest one."""
+        """The peak of a step whose sequences are all as long as the recipe allows, or as the longest one."""
         answer = self.stage.inputs.max_text_tokens
         passed = self._trace(hardware, answer, self.longest - self.tokens(answer))
         size, share = DTYPES[hardware.precision].itemsize, self._optimizer_share(hardware)
@@ -122,10 +123,10 @@ class StageEstimator:
         bucket = BUCKET_ELEMENTS * size if hardware.device == "cuda" and hardware.zero_stage else 0
         fresh = max(passed.gradients, bucket)
         activations = min(passed.kept, passed.peak - passed.gradients)
-        # A map of 4 bits is restored for its product.
+        # A 4-bit map is dequantized for its product.
         restored = size * max(self._maps.values()) if hardware.quantize_base == "nf4" else 0
         highest = accumulated + passed.peak - passed.gradients + fresh + restored
-        # The optimizer flattens its share of the gradients and makes a copy of it in 32 bits; activations are gone.
+        # The optimizer flattens its share of the gradients and copies it in 32 bits; activations are freed by then.
         stepping = int(self.trainable * share * (2 * size + 4))
         transient = max(highest, stepping) - accumulated - fresh - activations
         return Memory(
@@ -140,8 +141,8 @@ class StageEstimator:
     def on_disk(self, hardware: Hardware) -> int:
         """Bytes that all ranks of one machine swap to the profile's `offload_folder`, at most.
 
-        Of every trained parameter its value, two moments and the gradient, in 32 bits; and, if they are offloaded, all
-        parameters as the model keeps them. Tensors of less than a MiB stay in memory.
+        That is value, two moments and gradient of every trained parameter, in 32 bits; and, if parameters are
+        offloaded, all of them in the model's precision. Tensors of less than a MiB stay in memory.
         """
         if hardware.offload_folder is None:
             return 0
@@ -150,20 +151,20 @@ class StageEstimator:
         return (self.trainable * 4 * OPTIMIZER_BUFFERS + offloaded) // hardware.nodes
 
     def locked(self, hardware: Hardware) -> int:
-        """Bytes of a rank's memory on the host, never paged out, through which it swaps."""
+        """Bytes of a rank's pinned host memory, through which it swaps."""
         if hardware.offload_folder is None:
             return 0
         trained, size = self._largest_trained, DTYPES[hardware.precision].itemsize
-        # Beside the buffers of parameters there is one for what the optimizer has made of one.
+        # In addition to the parameter buffers there is one for an updated parameter.
         offloaded = PARAMETER_BUFFERS * self._largest + trained if hardware.offload == "optimizer_and_parameters" else 0
         return (trained * 4 * OPTIMIZER_BUFFERS + offloaded * size) // hardware.world_size
 
     def resident(self, hardware: Hardware) -> int:
-        """Bytes that a rank holds between steps already; found without tracing one."""
+        """Bytes that a rank holds between steps; needs no tracing."""
         return self._weights(hardware) + self._optimizer(hardware) + RUNTIME_BYTES[hardware.device]
 
     def work(self, hardware: Hardware) -> Work:
-        """What one optimizer step computes, and how long the stage takes at the profile's speed."""
+        """Operations of one optimizer step, and how long the stage takes at the profile's speed."""
         answer = min(self.stage.inputs.max_text_tokens, TYPICAL_ANSWER)
         passed, passes = self._trace(hardware, answer), self._pieces(hardware) * hardware.world_size
         steps, hours = total_steps(self.stage.schedule), None
@@ -179,10 +180,10 @@ class StageEstimator:
         )
 
     def flops(self, hardware: Hardware) -> tuple[float, float]:
-        """Operations per sample and, on top, per token, forward and backward, without what checkpointing repeats.
+        """Operations per sample plus per token, forward and backward, without recomputation.
 
-        An image costs the same however little is said about it, so that tokens alone would not do. The line goes
-        through batches of typical answers and of the longest: attention, which costs their square, is near it.
+        An image costs the same however short its text is, so a cost per token alone would not do. The line is fitted
+        through batches of typical and of the longest answers; attention, which is quadratic, is close to it.
         """
         uncut = hardware.model_copy(update={"gradient_checkpointing": False})
         longest, samples = self.stage.inputs.max_text_tokens, self.micro_batch_size(hardware)
@@ -195,15 +196,15 @@ class StageEstimator:
         return most - per_token * self.tokens(longest), per_token
 
     def micro_batch_size(self, hardware: Hardware) -> int:
-        """Samples that a rank really takes at a time: equal pieces of its share."""
+        """Samples that a rank actually takes at a time: equal pieces of its share."""
         return self.stage.global_batch_size // hardware.world_size // self._pieces(hardware)
 
     def _pieces(self, hardware: Hardware) -> int:
         return accumulation_steps(self.stage.global_batch_size, hardware.world_size, hardware.micro_batch_size)
 
     def _everything(self, hardware: Hardware) -> int:
-        """Parameters of the model that ranks have, all together."""
-        return sum(self.parameters.values()) - (self._in_front if hardware.features == "cached" else 0)
+        """Parameters of the model that all ranks together hold."""
+        return sum(self.parameters.values()) - (self._prefix_size if hardware.features == "cached" else 0)
 
     def _weights(self, hardware: Hardware) -> int:
         everything, size = self._everything(hardware), DTYPES[hardware.precision].itemsize
@@ -222,8 +223,8 @@ class StageEstimator:
         return 1 / hardware.world_size if hardware.zero_stage else 1.0
 
     def _optimizer(self, hardware: Hardware) -> int:
-        """Two moments in 32 bits; and the weights once more, always under ZeRO, and beside those in 16 bits. On the CPU
-        also the buffers through which they, and offloaded parameters, go to a disk."""
+        """Two moments in 32 bits, and a 32-bit copy of the weights under ZeRO or with 16-bit weights. On the CPU also
+        the buffers through which they, and offloaded parameters, are swapped to a disk."""
         alone = hardware.zero_stage == 0 and hardware.precision == "fp32"
         held = int(self.trainable * self._optimizer_share(hardware) * (8 if alone else 12))
         return held + (self.locked(hardware) if hardware.device == "cpu" else 0)
@@ -232,32 +233,26 @@ class StageEstimator:
         return empty_model(self._model, self.stage.inputs.image_size, self._lora)
 
     def _trace(self, hardware: Hardware, answer: int, longer: int = 0) -> Trace:
-        """A step with answers of so many tokens, behind prompts so much longer than is assumed."""
+        """A step with answers of `answer` tokens and prompts `longer` tokens longer than assumed."""
         samples = self.micro_batch_size(hardware)
         checkpointing = bool(hardware.gradient_checkpointing)
         key = (samples, answer, longer, checkpointing, hardware.precision, hardware.features)
         if key not in self._traces:
-            model = set_up(self._empty(), self.stage.trains, checkpointing)
+            model = set_up(self._empty(), self._model, self.stage, checkpointing)
             side = self.stage.inputs.image_size
             image: tuple[int, ...] = (3, side, side)
             if hardware.features == "cached":
-                model.split_front()
-                image = self._model.features_shape(side)
-            texts = self._texts(samples, self.tokens(answer) + longer, answer)
-            self._traces[key] = trace(model, DTYPES[hardware.precision], (samples, *image), texts)
+                model.split_prefix(len(self._prefix))
+                image = self._model.features_shape(side, len(self._prefix))
+            tokens = self.tokens(answer) + longer
+            texts = self._objective.example_texts(samples, tokens, answer, self.image_tokens)
+            learner = Learner(model, self._objective)
+            self._traces[key] = trace(learner, DTYPES[hardware.precision], (samples, *image), texts)
         return self._traces[key]
-
-    def _texts(self, samples: int, length: int, answer: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """input_ids, attention_mask, labels: every sequence begins with its image and ends with its answer."""
-        input_ids = torch.zeros(samples, length, dtype=torch.int64)
-        input_ids[:, 1 : 1 + self.image_tokens] = IMAGE_SLOT
-        labels = input_ids.new_full(input_ids.shape, IGNORE_INDEX)
-        labels[:, -answer:] = 0
-        return input_ids, torch.ones_like(input_ids), labels
 
 
 def limit(hardware: Hardware) -> int | None:
-    """Bytes that one rank may use; None if the profile of a GPU does not say."""
+    """Bytes that one rank may use; None if a GPU profile does not say."""
     if hardware.device == "cuda":
         return None if hardware.memory_gib is None else int(hardware.memory_gib * GIB)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -265,14 +260,13 @@ def limit(hardware: Hardware) -> int | None:
 
 
 def _leaves_the_device(hardware: Hardware) -> bool:
-    """Whether what is offloaded makes room: on the CPU, the host's memory is the device's."""
+    """Whether offloading frees memory: on the CPU, the host's memory is the device's."""
     return hardware.device == "cuda" or hardware.offload_folder is not None
 
 
-def _part(name: str) -> str:
-    """Which part of the model a parameter belongs to."""
-    if PATTERNS["connector.qformer"].fullmatch(name):
-        return "qformer"
-    if name.startswith("connector."):
-        return "projections"
-    return "lora" if PATTERNS["language_model.lora"].fullmatch(name) else name.partition(".")[0]
+def _part(model: Model, name: str) -> str:
+    """Which row of the table a parameter belongs to."""
+    part, position, *_ = name.split(".")
+    if part == "connector":
+        return "qformer" if model.connector[int(position)].part == "qformer" else "projections"
+    return "lora" if LANGUAGE_MODEL["language_model.lora"].fullmatch(name) else part

@@ -4,27 +4,28 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.recipe import DECODER, Stage
+from tinygptv.definitions.recipe import Stage
+from tinygptv.definitions.trainable import DECODER
 from tinygptv.errors import DefinitionError
 from tinygptv.train.planning.estimate import GIB, StageEstimator, limit
 
-MOST_RANKS = 64
-SPARED = 0.1
-"""Share of the memory that stays free where there is a choice: part of what a plan says of a GPU is assumed."""
+MAX_RANKS = 64
+HEADROOM = 0.1
+"""Share of the memory that stays free where there is a choice, because part of a plan for a GPU is assumed."""
 
 
-def settle(estimator: StageEstimator, hardware: Hardware) -> Hardware:
-    """The profile of this stage, in which `gradient_checkpointing` is no question any more.
+def resolve_checkpointing(estimator: StageEstimator, hardware: Hardware) -> Hardware:
+    """The profile of this stage, with `gradient_checkpointing` decided.
 
-    Layers are remembered if a step then leaves SPARED of the memory; where the profile does not say how much there is,
-    they run twice.
+    Activations are kept if a step then leaves HEADROOM of the memory free; otherwise, and where the profile does not
+    say how much memory there is, they are recomputed.
     """
     if hardware.gradient_checkpointing != "if_needed":
         return hardware
-    remembering = hardware.model_copy(update={"gradient_checkpointing": False})
+    keeping = hardware.model_copy(update={"gradient_checkpointing": False})
     allowed = limit(hardware)
-    fits = allowed is not None and estimator.memory(remembering).total <= (1 - SPARED) * allowed
-    return remembering if fits else hardware.model_copy(update={"gradient_checkpointing": True})
+    fits = allowed is not None and estimator.memory(keeping).total <= (1 - HEADROOM) * allowed
+    return keeping if fits else hardware.model_copy(update={"gradient_checkpointing": True})
 
 
 def refuse_unfit(estimator: StageEstimator, hardware: Hardware, hardware_name: str) -> None:
@@ -38,7 +39,7 @@ def refuse_unfit(estimator: StageEstimator, hardware: Hardware, hardware_name: s
 
 
 def _remedy(estimator: StageEstimator, hardware: Hardware) -> str:
-    """The first setting with which the stage would fit, or how little memory all of them together would need."""
+    """The first setting with which the stage would fit, or the memory it needs with all of them."""
     last: tuple[str, Hardware] | None = None
     for setting, changed in _settings(hardware, estimator.stage):
         if _fits(estimator, changed):
@@ -50,18 +51,18 @@ def _remedy(estimator: StageEstimator, hardware: Hardware) -> str:
 
 
 def _fits(estimator: StageEstimator, hardware: Hardware) -> bool:
-    """Whether a step fits; what stays for the whole stage is looked at first, because that needs no tracing."""
+    """Whether a step fits. What is resident between steps is checked first, because that needs no tracing."""
     allowed = limit(hardware)
     return allowed is None or (estimator.resident(hardware) <= allowed and estimator.memory(hardware).total <= allowed)
 
 
 def _settings(hardware: Hardware, stage: Stage) -> Iterator[tuple[str, Hardware]]:
-    """What can be changed, from what costs least to what costs most; each on top of those that keep the machine."""
+    """Settings to try, cheapest first; each is combined with the earlier ones that keep the same machine."""
 
     def change(**fields: Any) -> tuple[str, Hardware]:
         changed.update(fields)
-        told = ", ".join(f"{name}: {str(value).lower()}" for name, value in changed.items())
-        return told, hardware.model_copy(update=changed)
+        settings = ", ".join(f"{name}: {str(value).lower()}" for name, value in changed.items())
+        return settings, hardware.model_copy(update=changed)
 
     changed: dict[str, Any] = {}
     whole = hardware.quantize_base == "none"  # only then can ZeRO-3 cut it
@@ -75,9 +76,7 @@ def _settings(hardware: Hardware, stage: Stage) -> Iterator[tuple[str, Hardware]
         yield change(micro_batch_size=1)
     if hardware.device == "cuda":
         ranks = hardware.ranks * 2
-        while (
-            whole and ranks * hardware.nodes <= MOST_RANKS and stage.global_batch_size % (ranks * hardware.nodes) == 0
-        ):
+        while whole and ranks * hardware.nodes <= MAX_RANKS and stage.global_batch_size % (ranks * hardware.nodes) == 0:
             yield change(zero_stage=3, ranks=ranks)
             ranks *= 2
         changed.pop("ranks", None)

@@ -1,4 +1,4 @@
-"""Estimates of a recipe's stages, as one record per stage and as a table to read."""
+"""Estimates of a recipe's stages: one record per stage, and a table for people."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -13,7 +13,7 @@ _WIDTH = 12
 
 
 def record(estimator: StageEstimator, hardware: Hardware) -> Record:
-    """Everything that is known about a stage beforehand; bytes per rank, operations per optimizer step of all ranks."""
+    """Everything that is known about a stage in advance; bytes per rank, operations per step of all ranks."""
     memory, work, size = estimator.memory(hardware), estimator.work(hardware), estimator.micro_batch_size(hardware)
     batch, total = estimator.stage.global_batch_size, sum(estimator.parameters.values())
     return {
@@ -35,7 +35,7 @@ def record(estimator: StageEstimator, hardware: Hardware) -> Record:
 
 
 def table(records: Sequence[Record], hardware: Hardware) -> list[str]:
-    """One column per stage, and what was assumed."""
+    """One column per stage, and the assumptions."""
 
     def row(name: str, cells: Iterable[str]) -> str:
         return f"{name:<22}" + "".join(f"{cell:>{_WIDTH}}" for cell in cells)

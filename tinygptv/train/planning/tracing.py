@@ -1,8 +1,8 @@
-"""One forward and backward pass on tensors without memory: what it would hold, and how much it would compute.
+"""One forward and backward pass on fake tensors: the memory it would need, and the operations it would compute.
 
-The model that is traced is the one that is trained, so a plan cannot drift from it. Weights and activations are fake:
-they have a shape, a type and a device, and no data. What is known beforehand, the token ids, the mask and the labels,
-stays real, because how many labels there are decides the size of what follows.
+The traced model is the one that is trained, so a plan cannot drift from it. Weights and activations are fake: they have
+a shape, a type and a device, but no data. Token ids, mask and labels are real, because the number of labels decides the
+size of what follows.
 """
 
 import weakref
@@ -16,15 +16,17 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from tinygptv.train.objective import summed
+
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a pass allocates beyond the weights, in bytes, and its products, in floating-point operations.
+    """What a pass allocates in addition to the weights, in bytes, and the floating-point operations of its products.
 
     `kept`: what the backward pass needs, alive when the forward pass ends; `peak`: the most that is alive at any time,
-    of which `gradients` are those of parameters. A multiply-add counts as two operations.
+    `gradients` of which are parameters' gradients. A multiply-add counts as two operations.
     """
 
     kept: int
@@ -35,10 +37,10 @@ class Trace:
 
 
 def trace(model: nn.Module, dtype: torch.dtype, pixels: Sequence[int], texts: Sequence[Tensor]) -> Trace:
-    """Run `model(pixel_values, *texts)` and its backward pass; the first thing it returns is the loss.
+    """Run `model(pixel_values, *texts)`, which returns the parts of a loss, and the backward pass of their sum.
 
-    `model` is set up for training and may be on the `meta` device; it is left with fake parameters of type `dtype`.
-    `pixels` is a shape, `texts` are real tensors.
+    `model` is an objective's Learner, set up for training, and may be on the `meta` device; it is left with fake
+    parameters of type `dtype`. `pixels` is a shape, `texts` are real tensors.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fake(model, dtype)
@@ -48,15 +50,16 @@ def trace(model: nn.Module, dtype: torch.dtype, pixels: Sequence[int], texts: Se
                 parameter.register_post_accumulate_grad_hook(meter.count_gradient)
         with meter:
             pixel_values = torch.empty(*pixels, dtype=dtype)
-            loss, *rest = model(pixel_values, *texts)
+            losses = model(pixel_values, *texts)
+            loss = summed({part: mean for part, (mean, _) in losses.items()})
             kept, forward_flops = meter.alive, meter.flops
             loss.backward()
-    del rest
+    del losses
     return Trace(kept, meter.peak, meter.gradients_at_peak, forward_flops, meter.flops - forward_flops)
 
 
 class _Meter(TorchDispatchMode):
-    """Counts the bytes of living storages and the operations of every product; computes on real tensors for real.
+    """Counts the bytes of live storages and the operations of every product; real tensors are computed normally.
 
     Storages in `before` are not counted.
     """
@@ -74,7 +77,7 @@ class _Meter(TorchDispatchMode):
         if func is torch.ops.prim.device.default:
             return args[0].fake_device
         tensors = _tensors((*args, *kwargs.values()))
-        # Positions are known as well: the library looks at them to find out that it needs no mask.
+        # Positions are real as well: the library inspects them to find out that it needs no mask.
         known = bool(tensors) or func._overloadpacket is aten.arange
         if known and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
             with unset_fake_temporarily():
@@ -106,7 +109,7 @@ class _Meter(TorchDispatchMode):
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    """Those among `values`, and in the lists among them; kernels take and give nothing deeper."""
+    """The tensors among `values` and in the lists among them; kernels nest no deeper."""
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
@@ -117,7 +120,7 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
 
 
 def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Real boolean masks as the positions they choose: the number of rows they leave is then known."""
+    """Real boolean masks as the positions they select, so that the number of selected rows is known."""
     found: list[Tensor | None] = []
     for index in indices:
         if index is None or isinstance(index, FakeTensor) or index.dtype != torch.bool:
@@ -150,4 +153,4 @@ FLOPS: dict[Any, Callable[..., int]] = flop_registry | {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""Operations of every product, by kernel; torch does not count its attention on the CPU."""
+"""Operations of every product, by kernel; torch itself does not count attention on the CPU."""

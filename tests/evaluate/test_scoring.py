@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tinygptv.evaluate import captions
-from tinygptv.evaluate.boxes import iou
-from tinygptv.evaluate.metrics import Truth, by_group, chance, interval, mark, score, spread, wilson
+from tinygptv.evaluate.metric import Truth, interval, wilson
+from tinygptv.evaluate.scoring import by_group, chance, mark, score, spread
 
 TRUE, FALSE = Truth(("true",)), Truth(("false",))
 
@@ -47,41 +46,6 @@ def test_exact_match_does_not_search_inside_words(answer: str, strict: int, leni
 def test_an_empty_answer_is_right_only_under_the_reference_rule() -> None:
     judged = mark("vqa_accuracy", "", Truth(("red",) * 10))
     assert (judged.strict, judged.lenient, judged.parsed) == (0, 1, False)
-
-
-def test_boxes_overlap_by_area() -> None:
-    assert iou((0, 0, 0.5, 1), (0.25, 0, 0.75, 1)) == pytest.approx(1 / 3)
-    assert iou((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)) == 0
-    assert iou((0.5, 0, 0, 1), (0, 0, 1, 1)) == 0
-
-
-def test_referring_reports_overlap_accuracy_and_unparsed_answers() -> None:
-    truth = Truth((), box=(0.0, 0.0, 0.5, 0.5), image_size=(100, 100))
-    found = score("referring_iou", ["{<0><0><50><50>}", "{<0><0><25><50>}", "{<60><60><90><90>}", "there"], [truth] * 4)
-    assert (found.value, found.unparsed, found.n) == (0.5, 1, 4)
-    assert found.extra["mean_iou"] == pytest.approx(1.5 / 4)
-
-
-def test_the_inclusive_pixel_convention_of_the_reference_favours_small_images() -> None:
-    truth = Truth((), box=(0.0, 0.0, 0.5, 1.0), image_size=(10, 10))
-    judged = mark("referring_iou", "{<0><0><100><90>}", truth)
-    assert (judged.strict, judged.lenient) == (0, 1)
-
-
-def test_a_corpus_of_right_captions_scores_one_and_of_empty_ones_zero() -> None:
-    truths = [Truth(("a small red circle at the top", "a red circle")), Truth(("two blue stars on the left",))]
-    assert score("caption_bleu", [truth.answers[0] for truth in truths], truths).value == pytest.approx(1.0)
-    empty = score("caption_bleu", ["", ""], truths)
-    assert (empty.value, empty.unparsed, empty.lenient) == (0, 2, None)
-
-
-def test_summed_counts_give_the_library_corpus_score(shared: Path) -> None:
-    from sacrebleu.metrics import BLEU
-
-    folder = shared / "data/oracles/nlg_eval"
-    answers, first, second = ((folder / f"{name}.txt").read_text().splitlines() for name in ("hyp", "ref1", "ref2"))
-    ours = captions.bleu(captions.count(*row) for row in zip(answers, zip(first, second, strict=True), strict=True))
-    assert ours == pytest.approx(BLEU(lowercase=True).corpus_score(answers, [first, second]).score / 100)
 
 
 def test_chance_is_the_best_constant_answer_of_each_group() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tinygptv.errors import DataError
-from tinygptv.evaluate.vqa import normalise, vqa_accuracy
+from tinygptv.evaluate.metrics.vqa_accuracy import normalise, vqa_accuracy
 
 
 @pytest.mark.parametrize(("agreeing", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])

@@ -11,10 +11,12 @@ The script handles only ASCII. Texts with other characters are passed through `c
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import ClassVar
 
 from tinygptv.errors import DataError
+from tinygptv.evaluate.metric import Mark, Metric, Truth
 from tinygptv.evaluate.texts import comparable
 
 _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
@@ -35,6 +37,28 @@ _CONTRACTED = """
 """
 MIN_ANSWERS = 4
 """Human answers per item; with fewer, no answer could score 1."""
+_TOO_FEW = "too_few_answers"
+
+
+class VqaAccuracy(Metric):
+    """Partial marks: how many humans gave the answer."""
+
+    title = "VQA accuracy"
+    advice: ClassVar[Mapping[str, str]] = {_TOO_FEW: "`metric: exact_match` scores items of fewer answers"}
+
+    def unscorable(self, truth: Truth) -> str | None:
+        """See Metric."""
+        return _TOO_FEW if len(truth.answers) < MIN_ANSWERS else None
+
+    def mark(self, answer: str, truth: Truth) -> Mark:
+        """See Metric."""
+        said = comparable(answer).strip()
+        # The reference's VizWiz rule: an answer inside a human's counts, so an empty one is always right.
+        alike = sum(said in human or human in said for human in map(comparable, truth.answers))
+        return Mark(vqa_accuracy(answer, truth.answers), min(alike / 3, 1.0), bool(said))
+
+
+METRIC = VqaAccuracy()
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
