@@ -38,7 +38,7 @@ ALIKE = [
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
 @pytest.mark.parametrize("metric", ["exact_match", "vqa_accuracy", "caption_bleu"])
-def test_two_spellings_of_one_text_match(metric: Metric, one: str, other: str) -> None:
+def test_two_spellings_of_one_text_match(metric: str, one: str, other: str) -> None:
     for said, right in ((one, other), (other, one)):
         truth = Truth((right.lower(),) * 10)  # the official VQA script compares lower-case answers
         assert mark(metric, said, truth).strict == pytest.approx(1)

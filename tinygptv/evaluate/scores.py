@@ -67,7 +67,8 @@ def evaluate(
             asked, texts = answered_items(benchmark_name, benchmark, asked, answers, drops)
         elif not (noise and drops["no_picture"]):
             raise DataError(
-                f"benchmark '{benchmark_name}': no usable item among {annotations.rows_in} ({summary(benchmark, drops)})"
+                f"benchmark '{benchmark_name}': no usable item among {annotations.rows_in} "
+                f"({summary(benchmark, drops)})"
                 f"{annotations.first_error and '; '}{annotations.first_error}"
             )
         details = _write(draft, benchmark, asked, texts, annotations.images)

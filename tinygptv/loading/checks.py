@@ -59,8 +59,8 @@ def feature_conflicts(model: Model, stage: Stage, profile: Hardware, hardware_na
     """Features computed before a stage that trains the vision encoder."""
     if profile.features == "cached" and not stage.frozen_prefix(model):
         text = (
-            f"{stage.stage} trains the vision encoder, so the features of an image change with every step and cannot be "
-            "computed before training; write live"
+            f"{stage.stage} trains the vision encoder, so the features of an image change with every step and "
+            "cannot be computed before training; write live"
         )
         yield Conflict("hardware", hardware_name, ("features",), text)
 
