@@ -18,13 +18,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.batches.batching import load_tokenizer
-from tinygptv.definitions.model import Decoder, Llama, Model, Phi
+from tinygptv.definitions.kinds import kinds
+from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Inputs, Lora, Oddity
 from tinygptv.errors import DataError
 from tinygptv.golden.description import Description, first_problem, read_description
-from tinygptv.models.weights.configs import described
+from tinygptv.models.stored import Table, read_all
+from tinygptv.models.weights.configs import FAMILIES, family, family_of
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.stored import Table, read_all
 from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, Turn
 
 CHECKPOINT, IO, GRADIENTS, CONVERSATION_IO = (
@@ -36,7 +37,6 @@ CHECKPOINT, IO, GRADIENTS, CONVERSATION_IO = (
 
 BATCH = ("inputs_embeds", "attention_mask", "labels", "logits", "loss")
 BLIP2, DECODER = "blip2_*.pth", "*/config.json"
-_DECODERS: dict[str, type[Decoder]] = {"phi": Phi, "llama": Llama}
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ class GoldenCase:
         """The recorded model in our words."""
         trained = open_weights(self.folder / CHECKPOINT)
         vision, connector = self._vision_encoder(), self._connector(trained)
-        if connector[0]["part"] != "qformer":
-            # MiniGPT-v2 itself leaves this norm as the identity; the recorded one took it from BLIP-2 all the same.
+        if "weights" not in connector[0]:
+            # Without a Q-Former no file brings the output norm along. MiniGPT-v2 itself leaves it as the identity; the
+            # recorded one took it from BLIP-2 all the same.
             vision["output_norm"] = str(self._blip2)
         content = {
             "vision_encoder": vision,
@@ -167,7 +168,7 @@ class GoldenCase:
                 f"{checkpoint}: llama_proj reads {incoming} features, which are neither the Q-Former's {width} nor "
                 f"neighbouring patches of {features} each; there is no recipe part for such a connector"
             )
-        return [{"part": "neighbours", "count": incoming // features}, *linears]
+        return [{"part": "merge_patches", "count": incoming // features}, *linears]
 
     def _qformer(self, table: Table, path: Path, queries: int, width: int) -> dict[str, Any]:
         layers = "Qformer.bert.encoder.layer."
@@ -189,22 +190,21 @@ class GoldenCase:
     def _language_model(self, trained: Table) -> dict[str, Any]:
         path = _only(self._backbones.glob(DECODER), self._backbones, DECODER)
         try:
-            config = described(json.loads(path.read_text()))
+            config = json.loads(path.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not JSON ({error}); copy the whole folder again") from error
-        decoder = _DECODERS.get(config["architecture"])
-        if decoder is None:
+        name = family_of(config)
+        if name is None:
             raise DataError(
-                f"{path}: a decoder of architecture {config['architecture']!r}, for which there is no recipe part; "
-                f"there are {', '.join(_DECODERS)}"
+                f"{path}: a decoder of architecture {config.get('model_type')!r}, for which there is no recipe part; "
+                f"there are {', '.join(kinds(FAMILIES))}"
             )
-        if config["key_value_heads"] is None:
-            config["key_value_heads"] = config["heads"]
-        known = {field: value for field, value in config.items() if field in decoder.model_fields}
+        known = {"architecture": name} | family(name).read_config(config)
+        if known.get("key_value_heads", known["heads"]) is None:
+            known["key_value_heads"] = known["heads"]
         return {field: value for field, value in known.items() if value is not None} | {
             "qk_norm": any(".q_layernorm." in name for name in trained),
-            # In Phi, which has no norm of that name, it is the added one; in Llama it is the norm before the MLP.
-            "attention_norm": decoder is Phi and any(".post_layernorm." in name for name in trained),
+            "attention_norm": any(".post_layernorm." in name for name in trained),
             "weights": str(path.parent),
             "tokenizer": str(self.folder.parent / "tokenizer"),
         }

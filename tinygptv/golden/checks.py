@@ -18,11 +18,11 @@ from torch.nn.functional import pad
 from tinygptv.data.prompting.sequences import Sequences, Texts
 from tinygptv.errors import DataError, DefinitionError, TinyGPTVError
 from tinygptv.golden.case import CHECKPOINT, CONVERSATION_IO, GRADIENTS, GoldenCase
+from tinygptv.models.stored import read_all
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import Handoff, empty_model, load_weights, parameters_by_name
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.published import reference_file
-from tinygptv.models.weights.stored import read_all
+from tinygptv.models.weights.reference import reference_file
 from tinygptv.sample import IGNORE_INDEX
 
 TOLERANCE = 1e-4

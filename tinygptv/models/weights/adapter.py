@@ -19,16 +19,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygptv.definitions.model import LanguageModel, Phi
+from tinygptv.definitions.parts import Decoder
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
-from tinygptv.models.adapter_library import LoraConfig
+from tinygptv.models.fused_qkv import FUSED, SPLIT, fuse_stock, split_stock, trio
+from tinygptv.models.kinds import decoder_kind
+from tinygptv.models.lora import LoraConfig
+from tinygptv.models.stored import Stored, Table, derived
+from tinygptv.models.translation import Translation
 from tinygptv.models.weights.adapter_config import AdapterConfig, read_config
 from tinygptv.models.weights.anew import LORA
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.published import Translation, fuse_stock, split_stock, trio
-from tinygptv.models.weights.stock import FUSED, SPLIT, to_stock
-from tinygptv.models.weights.stored import Stored, Table, derived
 
 CONFIG, ADAPTER, NORMS, CONNECTOR = (
     "adapter_config.json",
@@ -54,10 +55,10 @@ _MERGE = (
 )
 
 
-def write_adapter(folder: Path, tensors: Mapping[str, Tensor], definition: LanguageModel, lora: Lora) -> None:
+def write_adapter(folder: Path, tensors: Mapping[str, Tensor], definition: Decoder, lora: Lora) -> None:
     """Write what a stage trained as an adapter folder. Raises HandoffError if there are no adapters among it."""
     language = {name.removeprefix(_OURS): tensor for name, tensor in tensors.items() if name.startswith(_OURS)}
-    stock = to_stock(language, definition)
+    stock = decoder_kind(definition).to_stock(language)
     adapters = {f"{_PREFIX}{name}": tensor for name, tensor in stock.tensors.items() if LORA.search(name)}
     if not adapters:
         raise HandoffError("there are no LoRA weights to write as an adapter; choose another format")
@@ -77,7 +78,7 @@ def is_adapter(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def read_adapter(folder: Path, definition: LanguageModel, lora: Lora | None) -> Translation:
+def read_adapter(folder: Path, definition: Decoder, lora: Lora | None) -> Translation:
     """An adapter folder under our names, fused again where our model is; for a model with the adapters `lora`.
 
     If `alpha_pattern` or `use_rslora` gives a map another scale than `lora`, its `lora_B` is multiplied by the ratio,
@@ -93,19 +94,19 @@ def read_adapter(folder: Path, definition: LanguageModel, lora: Lora | None) -> 
         same = adapted.scale == scale
         up = parts["B"] if same else derived(partial(_scaled, adapted.scale / scale), [parts["B"]])
         language |= {f"{name}.lora_A.weight": parts["A"], f"{name}.lora_B.weight": up}
-    if isinstance(definition, Phi):
+    if definition.has_fused_qkv:
         language = _fused(language, definition.heads, folder)
     return _translation(folder, "an adapter of PEFT", language)
 
 
-def merge_adapter(folder: Path, definition: LanguageModel, base: Table) -> Translation:
+def merge_adapter(folder: Path, definition: Decoder, base: Table) -> Translation:
     """An adapter folder as whole maps of a decoder without adapters: those of `base`, changed as PEFT changes them.
 
     `base` has the decoder's tensors under our names. Sums are made in float32.
     """
     adapter = _open(folder, definition)
     decoder = {name.removeprefix(_OURS): stored for name, stored in base.items() if name.startswith(_OURS)}
-    heads = definition.heads if isinstance(definition, Phi) else None
+    heads = definition.heads if definition.has_fused_qkv else None
     if heads is not None and not adapter.is_fused:
         decoder = split_stock(decoder, heads)
     changed = dict(adapter.whole)
@@ -133,7 +134,7 @@ class _Adapter:
     is_fused: bool
 
 
-def _open(folder: Path, definition: LanguageModel) -> _Adapter:
+def _open(folder: Path, definition: Decoder) -> _Adapter:
     """Raises HandoffError unless configuration and tensors name the same maps and ranks."""
     file = next((folder / name for name in (ADAPTER, _OLD_ADAPTER) if (folder / name).is_file()), folder / ADAPTER)
     found = {name.removeprefix(_PREFIX): stored for name, stored in open_weights(file).items()}

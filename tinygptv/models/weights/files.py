@@ -1,4 +1,4 @@
-"""Weight files → tables of tensors, lazily and safely.
+"""Weight files ↔ tables of tensors, lazily and safely.
 
 Only safetensors and `torch.load(weights_only=True)` are used, so no code from a file is ever run. Both map the file
 into memory; what was read through a mapping counts as memory of this process until the mapping is gone, so files are
@@ -10,7 +10,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tinygptv.errors import HandoffError
-from tinygptv.models.weights.stored import Stored, Table
+from tinygptv.models.stored import Stored, Table
 
 _SAFETENSORS_INDEX, _TORCH_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 _REOPEN_BYTES = 64 * 2**20
@@ -59,6 +60,13 @@ def open_weights(path: Path, finite: bool = True) -> Table:
     if head[8:9] == b"{":
         return _open_safetensors(path, finite)
     return _open_torch(path, finite)
+
+
+def save_trained(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors under their plain names as safetensors, in float32."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    partial.rename(path)
 
 
 def _open_folder(folder: Path, finite: bool) -> Table:

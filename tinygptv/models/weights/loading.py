@@ -5,9 +5,9 @@ model's own, so that the peak is the model and about one tensor. Every tensor of
 model is accounted for in a LoadReport; anything unexpected is a HandoffError that names it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -15,27 +15,24 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from tinygptv.definitions.model import Linear, Model, QFormer
+from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
+from tinygptv.models.kinds import connector_part_kind, decoder_kind, vision_encoder_kind
 from tinygptv.models.lora import plain_name
 from tinygptv.models.nf4 import use_nf4
-from tinygptv.models.vision import POSITIONS, resize_positions
+from tinygptv.models.stored import Table
+from tinygptv.models.translation import OWN_LAYOUT, Translation
 from tinygptv.models.vlm import VisionLanguageModel
-from tinygptv.models.weights import published
 from tinygptv.models.weights.adapter import is_adapter, merge_adapter, read_adapter
 from tinygptv.models.weights.anew import LORA, initial, rules
 from tinygptv.models.weights.configs import check_config
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.published import Translation
-from tinygptv.models.weights.report import LoadReport
-from tinygptv.models.weights.stored import Table, derived
+from tinygptv.models.weights.reference import is_reference, reference_file
 from tinygptv.models.weights.strength import refuse_other_strength
 from tinygptv.store.locations import local_path
 
 logger = getLogger(__name__)
-
-_POSITION_TABLE = f"vision_encoder.model.{POSITIONS}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,26 @@ class Handoff:
     required: Collection[str] = ()
     lora: Lora | None = None
     merge: bool = False
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Every parameter is in `loaded` (→ where from) or in `begins_anew` (→ how); every tensor of a file was used or is
+    in `left_out` ((file, its name) → why)."""
+
+    loaded: dict[str, str]
+    begins_anew: dict[str, str]
+    left_out: dict[tuple[str, str], str]
+
+    def lines(self) -> list[str]:
+        """One line each for what was loaded, what begins anew and what was left out."""
+        lines = [f"{len(self.loaded)} parameters loaded: {_counted(self.loaded.values())}"]
+        if self.begins_anew:
+            lines.append(f"{len(self.begins_anew)} begin anew: {_counted(self.begins_anew.values())}")
+        if self.left_out:
+            reasons = (f"{reason} ({file})" for (file, _), reason in self.left_out.items())
+            lines.append(f"{len(self.left_out)} tensors left out: {_counted(reasons)}")
+        return lines
 
 
 def empty_model(definition: Model, image_size: int, lora: Lora | None = None) -> VisionLanguageModel:
@@ -84,10 +101,9 @@ def load_weights(
     if handoff is not None:
         decoder = sources[-1][1].tensors
         sources.append((str(handoff.path), open_handoff(handoff, definition, parameters, decoder)))
-    resize = partial(resize_positions, grid=model.image_size // definition.vision_encoder.patch_size)
+    vision = vision_encoder_kind(definition.vision_encoder)
     for place, translation in sources:
-        if positions := translation.tensors.get(_POSITION_TABLE):
-            translation.tensors[_POSITION_TABLE] = derived(resize, [positions])
+        vision.fit(translation.tensors, model.image_size)
         check_places(translation.tensors, place, parameters)
     table, origin, left_out = _merged(sources)
     begins_anew = {
@@ -157,9 +173,9 @@ def trained_file(path: Path, definition: Model, lora: Lora | None = None) -> Tra
     table = open_weights(path)
     if lora is not None and any(LORA.search(name) for name in table):
         refuse_other_strength(path, lora)
-    if published.is_reference(table):
-        return published.reference_file(table, definition)
-    return Translation("our own layout", table, {})
+    if is_reference(table):
+        return reference_file(table, definition)
+    return Translation(OWN_LAYOUT, table, {})
 
 
 def fill(model: nn.Module, table: Table, dtype: torch.dtype | None = None, in_nf4: Collection[str] = ()) -> None:
@@ -188,23 +204,13 @@ def _assign(model: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype | No
 
 
 def _backbones(definition: Model) -> list[tuple[str, Translation]]:
-    vision, language = definition.vision_encoder, definition.language_model
-    translate: list[tuple[str, Callable[[Table], Translation]]] = [
-        (vision.weights, partial(published.vision_file, depth=vision.depth))
-    ]
-    if vision.output_norm is not None:
-        translate.append((vision.output_norm, published.output_norm_file))
+    language = definition.language_model
+    files = vision_encoder_kind(definition.vision_encoder).files()
     for position, part in enumerate(definition.connector):
-        prefix = f"connector.{position}"
-        if isinstance(part, QFormer):
-            read = partial(published.qformer_file, prefix=prefix, definition=part, where=part.weights)
-            translate.append((part.weights, read))
-        elif isinstance(part, Linear) and part.weights is not None:
-            project = partial(published.projection_file, prefix=prefix, definition=part, where=part.weights)
-            translate.append((part.weights, project))
-    translate.append((language.weights, partial(published.language_file, definition=language)))
+        files += connector_part_kind(part, position).files()
+    files += decoder_kind(language).files()
     check_config(local_path(language.weights), language)
-    return [(location, translation(open_weights(local_path(location)))) for location, translation in translate]
+    return [(location, read(open_weights(local_path(location)))) for location, read in files]
 
 
 def _merged(sources: list[tuple[str, Translation]]) -> tuple[Table, dict[str, str], dict[tuple[str, str], str]]:
@@ -285,3 +291,7 @@ def _check_adapters(handoff: Handoff, found: Table, names: Collection[str]) -> N
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _counted(values: Iterable[str]) -> str:
+    return ", ".join(f"{count} {value}" for value, count in Counter(values).items())

@@ -44,6 +44,7 @@ class Encoder:
     """The frozen parts of a model, in the precision in which a training would run them."""
 
     def __init__(self, job: EncodeJob) -> None:
+        self._preprocessing = job.model.vision_encoder.preprocessing
         self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
         self.shape, self.dtype = job.model.features_shape(job.inputs.image_size), DTYPES[job.hardware.precision]
         self._memory, self._ahead = decoding_memory(), ImagesAhead()
@@ -75,13 +76,16 @@ class Encoder:
         for number, image in enumerate(images):
             try:
                 data = self._ahead.read(image, told) if is_remote(image) else read_bytes(image, told)
-                pixels[number] = decode(data, side, image.path, decoding, self._memory)
+                pixels[number] = decode(
+                    data, side, image.path, decoding, self._memory, preprocessing=self._preprocessing
+                )
             except StorageError:  # that S3 stays away is no fault of an image's
                 raise
             except DataError as error:
                 logger.warning("encode: left out: %s", error)
         if pixels:
-            values = normalise(torch.from_numpy(np.stack(list(pixels.values()))).to(self._device))
+            stacked = torch.from_numpy(np.stack(list(pixels.values()))).to(self._device)
+            values = normalise(stacked, self._preprocessing)
             features[list(pixels)] = self._front(values.to(self.dtype)).cpu()
         return features
 

@@ -14,7 +14,6 @@ from tinygptv.catalog import ResolvedRun, check_features
 from tinygptv.data.forget.tombstones import tombstones
 from tinygptv.data.pictures.pixels import transform
 from tinygptv.definitions.base import LOCATION_PREFIXES
-from tinygptv.definitions.model import QFormer
 from tinygptv.definitions.reasons import FORGOTTEN
 from tinygptv.definitions.recipe import TRAINED_FRONT, Recipe, Stage
 from tinygptv.errors import HandoffError
@@ -48,9 +47,11 @@ def plan_features(
     definition: dict[str, Any] = {
         "layout": _LAYOUT,
         "weights": _weight_hashes(recipe, stage),
-        "vision_encoder": recipe.model.vision_encoder.model_dump(exclude={"weights", "output_norm"}),
+        "vision_encoder": recipe.model.vision_encoder.model_dump(exclude={*recipe.model.vision_encoder.file_fields}),
         "connector": [part.model_dump(exclude={"weights"}) for part in recipe.model.front],
-        "transform": transform(stage.inputs.image_size, stage.inputs.decoding),
+        "transform": transform(
+            stage.inputs.image_size, stage.inputs.decoding, recipe.model.vision_encoder.preprocessing
+        ),
         "precision": run.hardware.precision,
     }
     masked = _masked(store, mixture)
@@ -83,10 +84,10 @@ def published_start(recipe: Recipe, stage: Stage) -> str | None:
 
 def _weight_hashes(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Content hashes of the files that the frozen parts are read from, wherever these lie."""
-    vision = recipe.model.vision_encoder
-    files = {"vision_encoder": vision.weights, "output_norm": vision.output_norm}
+    files: dict[str, str | None] = dict(recipe.model.vision_encoder.files)
+    files["vision_encoder"] = files.pop("weights")
     for number, part in enumerate(recipe.model.front):
-        files[f"connector.{number}"] = part.weights if isinstance(part, QFormer) else None
+        files[f"connector.{number}"] = part.file
     files["starts_from"] = published_start(recipe, stage)
     return {name: content_hash(local_path(location)) for name, location in files.items() if location is not None}
 
