@@ -2,7 +2,7 @@
 
 FAMILY/tokenizer/               a tokenizer as transformers saves it
 FAMILY/backbones/               eva_vit_g.pth, blip2_*.pth, and one folder with the decoder and its config.json
-FAMILY/stage<n>/case.json       sizes that no weight file tells, texts, the loss, a greedy generation
+FAMILY/stage<n>/case.json       sizes that the weight files do not contain, texts, the loss, a greedy generation
 FAMILY/stage<n>/checkpoint_0.pth, io.safetensors, grads.safetensors, conversation_io.safetensors (if there is one)
 """
 
@@ -41,7 +41,7 @@ BLIP2, DECODER = "blip2_*.pth", "*/config.json"
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """One stage of one family. Whatever is not as it should be raises DataError or HandoffError, naming the file."""
+    """One stage of one family. Damaged or missing files raise DataError or HandoffError, naming the file."""
 
     folder: Path
 
@@ -60,12 +60,12 @@ class GoldenCase:
 
     @cached_property
     def io(self) -> dict[str, Tensor]:
-        """What went in and came out of the stage."""
+        """Recorded inputs and outputs of the stage."""
         return self._recorded(IO, [*BATCH, "image", "vision_embeds", "image_embeds"])
 
     @cached_property
     def conversation_io(self) -> dict[str, Tensor]:
-        """What went in and came out of the conversation, about the stage's images."""
+        """Recorded inputs and outputs of the conversation about the stage's images."""
         return self._recorded(CONVERSATION_IO, BATCH)
 
     @property
@@ -78,7 +78,7 @@ class GoldenCase:
 
     @property
     def model(self) -> Model:
-        """The recorded model in our words."""
+        """The definition of the recorded model."""
         trained = open_weights(self.folder / CHECKPOINT)
         vision, connector = self._vision_encoder(), self._connector(trained)
         if "weights" not in connector[0]:
@@ -96,10 +96,10 @@ class GoldenCase:
             raise DataError(f"{self.folder.parent}: its parts make no model: {first_problem(error)}") from error
 
     def inputs(self, recorded: dict[str, Tensor]) -> Inputs:
-        """What the recorded tensors were fed from.
+        """The inputs that the tensors were recorded with.
 
-        Template, end symbol and longest answer are nowhere written down: the prompts of the generation and the labels
-        show them.
+        Template, end symbol and longest answer are not recorded; they follow from the prompts of the generation and
+        from the labels.
         """
         bos = self.tokenizer.bos_token_id
         oddities: list[Oddity] = ["end_symbol_cut"]
@@ -149,7 +149,7 @@ class GoldenCase:
         }
 
     def _connector(self, trained: Table) -> list[dict[str, Any]]:
-        """A Q-Former if the first projection reads its width, else neighbouring patches joined."""
+        """A Q-Former if the first projection reads its width, else merged patches."""
         checkpoint = self.folder / CHECKPOINT
         incoming = _shape(trained, "llama_proj.weight", checkpoint)[1]
         linears = [
@@ -166,7 +166,7 @@ class GoldenCase:
         if incoming % features or incoming == features:
             raise DataError(
                 f"{checkpoint}: llama_proj reads {incoming} features, which are neither the Q-Former's {width} nor "
-                f"neighbouring patches of {features} each; there is no recipe part for such a connector"
+                f"merged patches of {features} each; there is no recipe part for such a connector"
             )
         return [{"part": "merge_patches", "count": incoming // features}, *linears]
 

@@ -64,8 +64,8 @@ def attention_norm(definition: Decoder) -> nn.Module:
 
 
 class OwnLayers(PreTrainedModel):
-    """To be put before a causal language model of transformers, whose masks, rotary tables and cache stay: its layers
-    are made by `layer`, which gets a layer's number, and its head knows the loss (see `head`)."""
+    """A mixin for a causal language model of transformers, which keeps its rotary tables and cache: `layer` builds the
+    layer of a number, and the head computes the loss (see `head`)."""
 
     model: Any
 
@@ -83,7 +83,7 @@ class OwnLayers(PreTrainedModel):
     ) -> Tensor:
         """The decoder without its head: (B, T, D) -> (B, T, D). The mask is one of `masks`.
 
-        Every layer is told, as `image_positions` (B, T), which tokens are of an image, and may ignore it.
+        Every layer gets `image_positions` (B, T), true for the tokens of an image, and may ignore it.
         """
         if image_positions is not None:
             options["image_positions"] = image_positions
@@ -91,7 +91,7 @@ class OwnLayers(PreTrainedModel):
 
 
 def _rotate(query: Tensor, key: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    # As many features of a head turn as the tables are wide: all in Llama, a part in Phi.
+    # As many features of a head are rotated as the tables are wide: all of them, or a part.
     turned = rotary[0].shape[-1]
     query_turned, key_turned = apply_rotary_pos_emb(query[..., :turned], key[..., :turned], *rotary)
     return (

@@ -2,9 +2,9 @@
 
 A step of 2,048 labels would hold 51,200 logits for each of them, several times over. Here they are made for some labels
 at a time, together with what a sum of losses sends back through them: (p - y) W, as wide as a state. That alone waits
-for the backward pass, which needs neither logits nor W again. So under ZeRO-3 every rank asks for W once in a step,
-however many labels it has, also none. A loop around the head instead of inside it would ask unequally often, and ranks
-would wait for each other for ever.
+for the backward pass, which needs neither logits nor W again. So under ZeRO-3 every rank gathers W once in a step,
+however many labels it has, even none. A loop around the head instead of inside it would gather it a different number of
+times on each rank, and the ranks would deadlock.
 """
 
 from typing import Any
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LOGITS_AT_A_TIME = 2**24
-"""64 MiB in 32 bits, of which two or three are there at a time: little beside a model, enough to keep a GPU busy."""
+"""64 MiB in 32 bits, of which two or three exist at a time: little compared with a model, enough to keep a GPU busy."""
 
 
 class Head(nn.Linear):
-    """(…, D) -> (…, V): a linear map that also knows the loss of what it says.
+    """(…, D) -> (…, V): a linear map that also computes the loss of its logits.
 
-    Both are asked for by calling it, because ZeRO-3 brings a module's weight for the time of a call.
+    Both go through `forward`, because ZeRO-3 gathers a module's weight for the duration of a call.
     """
 
     @classmethod
@@ -41,7 +41,7 @@ class Head(nn.Linear):
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Sum and losses as in `Head.forward`. What a sum sends back is known, but for one factor, before it is asked."""
+    """Sum and losses as in `Head.forward`. Its gradient is known, up to one factor, in the forward pass."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,7 @@
 """pixel_values and texts -> how well they match: BLIP-2's first stage, frozen, as a judge of pairs.
 
-It is read from published weight files. What is not in its definition, such as the size of the vocabulary, is told by
-the tensors.
+It is read from published weight files. What its definition does not say, such as the size of the
+vocabulary, is taken from the shapes of the tensors.
 """
 
 from logging import getLogger

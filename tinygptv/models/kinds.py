@@ -54,7 +54,10 @@ class VisionEncoderKind(ABC, Generic[V]):
         """Change, in place, those of its tensors that depend on the size of the pictures; others may be in `table`."""
 
     def initializations(self, output_norm_is_read: bool) -> dict[re.Pattern[str], str]:
-        """Which parameters may begin anew, and how; `output_norm_is_read`: a connector part's file holds that norm."""
+        """Which parameters need no file, and how they begin.
+
+        `output_norm_is_read`: the file of a connector part holds the output norm.
+        """
         return {}
 
 
@@ -122,7 +125,7 @@ class DecoderKind(ABC, Generic[D]):
         return [(self.definition.weights, self.read)]
 
     def initializations(self) -> dict[re.Pattern[str], str]:
-        """Which of its parameters, beside added norms and adapters, no file holds, and how they begin."""
+        """Which of its parameters need no file, besides added norms and adapters, and how they begin."""
         return {}
 
     def to_stock(self, tensors: Mapping[str, Tensor]) -> Stock:

@@ -38,7 +38,7 @@ __all__ = [
 
 
 def attach_lora(language_model: nn.Module, lora: Lora) -> None:
-    """Put an adapter beside every target of `language_model`, in place. It starts as the identity.
+    """Attach an adapter to every target of `language_model`, in place. At first it changes nothing.
 
     A map (D_in -> D_out) gets rank * (D_in + D_out) parameters.
     """
@@ -47,7 +47,7 @@ def attach_lora(language_model: nn.Module, lora: Lora) -> None:
 
 
 def merge_lora(language_model: nn.Module) -> None:
-    """Add every adapter to the map beside it and remove it: the same function in the plain layout."""
+    """Add every adapter to its map and remove it: the same function in the plain layout."""
     adapted = [(name, module) for name, module in language_model.named_modules() if isinstance(module, LoraLayer)]
     for name, module in adapted:
         module.merge()
@@ -55,7 +55,7 @@ def merge_lora(language_model: nn.Module) -> None:
 
 
 def plain_name(name: str) -> str:
-    """The name of a tensor as if no adapter library had renamed it.
+    """The name of a tensor without what the adapter library adds.
 
     `…dense.base_layer.weight` → `…dense.weight`, `…dense.lora_A.default.weight` → `…dense.lora_A.weight`.
     """

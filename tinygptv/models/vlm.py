@@ -134,7 +134,7 @@ class VisionLanguageModel(nn.Module):
         """The most likely continuation of every left-padded prompt: (B, T) -> (B, at most `max_new_tokens`).
 
         A sample ends with the first of `stops`, runs of ids, that it produces, or where the decoder has no position
-        left; its last id fills up what follows. Raises ShapeError for a prompt that leaves no position at all.
+        left; the rest of its row repeats its last id. Raises ShapeError for a prompt that leaves no position at all.
         """
         self._check_length(input_ids, 1)
         endings = [torch.tensor(stop, device=input_ids.device) for stop in stops]

@@ -12,6 +12,7 @@ Names, shapes and numbers are checked against a recipe's stage; values are moved
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import assert_never
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -87,6 +88,8 @@ def _write(source: Path, result: Path, layout: Layout, recipe: Recipe, stage: St
                 )
             result.mkdir()
             write_adapter(result, tensors, recipe.model.language_model, lora)
+        case _:
+            assert_never(layout)
     where = f"from {source.name} ({translation.layout})"
     left_out = {(source.name, name): reason for name, reason in translation.left_out.items()}
     return LoadReport(dict.fromkeys(tensors, where), {}, left_out)

@@ -154,10 +154,33 @@ def release_and_ask(recipe: Any, folder: Path) -> None:
     convert(folder / "trained.safetensors", folder / "release", "merged", recipe, "stage1")
     release = load_release(folder / "release")
     assert release.model.preprocessing == recipe.model.vision_encoder.preprocessing
+    compare_with_no_cache(recipe, release.model)
     Image.new("RGB", (24, 16), (200, 90, 40)).save(folder / "picture.png")
     sample = Sample("key", (ImageReference(str(folder / "picture.png")),), (Turn("what?", ""),))
     (answer,) = answer_all(release, [sample], "vqa", 6)
     assert isinstance(answer, str), answer
+
+
+def compare_with_no_cache(recipe: Any, model: Any) -> None:
+    """A greedy answer is that of the whole text at once, in the decoder's kind of attention."""
+    import torch
+
+    from tinygptv.models.masks import attention_mask
+    from tinygptv.sample import IMAGE_SLOT
+
+    input_ids, visible = torch.randint(3, 20, (2, 10)), torch.ones(2, 10, dtype=torch.long)
+    input_ids[:, 3 : 3 + model.num_image_tokens] = IMAGE_SLOT
+    visible[1, :2] = 0
+    pixel_values = torch.randn(2, 3, 16, 16)
+    answer = model.generate(pixel_values, input_ids, visible, 5, [])
+    text, seen = torch.cat([input_ids, answer[:, :-1]], dim=1), torch.nn.functional.pad(visible, (0, 4), value=1)
+    prompt = torch.nn.functional.pad(visible, (0, 4)).bool()
+    mask = attention_mask(recipe.model.language_model.attention, seen, 14, prompt)
+    positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
+    with torch.no_grad():
+        embeds = model.inputs_embeds(pixel_values, text)
+        states = model.language_model.hidden_states(embeds, mask, text == IMAGE_SLOT, position_ids=positions)
+        assert torch.equal(model.language_model.lm_head(states[:, 9:]).argmax(dim=-1), answer)
 
 
 def plan(recipe: Any) -> None:

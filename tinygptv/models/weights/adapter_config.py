@@ -1,7 +1,7 @@
 """What PEFT makes of an `adapter_config.json`: which linear maps of the decoder it changes, and by how much.
 
 PEFT itself resolves names, patterns, layers and scales, on a decoder without memory. What remains here is to know every
-field of its LoraConfig, because a field that is not understood changes numbers without a word: a test compares the
+field of its LoraConfig, because an ignored field would silently change numbers: a test compares the
 three groups below with the installed PEFT.
 """
 

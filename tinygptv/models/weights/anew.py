@@ -1,4 +1,4 @@
-"""How parameters begin that no file holds: added norms as the identity, adapters and projections as their makers do."""
+"""Initial values of parameters that no file holds: the identity for added norms, the usual ones for other parts."""
 
 import math
 import re
@@ -21,7 +21,7 @@ LEARNED_VECTORS_STD = 0.02
 
 
 def rules(definition: Model) -> dict[re.Pattern[str], str]:
-    """Which parameters may begin anew, and how."""
+    """Which parameters need no file (a pattern of their names), and how they begin."""
     anew = {ADDED_NORMS: IDENTITY, LORA: "adapters, which change nothing at first"}
     for position, part in enumerate(definition.connector):
         if part.initialization is not None:

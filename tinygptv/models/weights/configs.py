@@ -1,4 +1,4 @@
-"""The `config.json` beside a language model's weights against the recipe, before any tensor is read."""
+"""Compares the `config.json` next to a language model's weights with the recipe, before any tensor is read."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def check_config(folder: Path, definition: Decoder) -> None:
 
 
 def family_of(config: dict[str, Any]) -> str | None:
-    """Which family a `config.json` is of; None if it is none of ours."""
+    """Which family a `config.json` is of; None if we have no such family."""
     return next((name for name in kinds(FAMILIES) if config.get("model_type") in family(name).config_types), None)
 
 

@@ -1,8 +1,8 @@
 """Weight files → a model, parameter by parameter, strictly.
 
 The model is built without memory (`empty_model`); `load_weights` then reads each tensor, casts it and makes it the
-model's own, so that the peak is the model and about one tensor. Every tensor of every file and every parameter of the
-model is accounted for in a LoadReport; anything unexpected is a HandoffError that names it.
+model's own, so that the peak in memory is the model and about one tensor. Every tensor of every file and every
+parameter of the model is accounted for in a LoadReport; anything unexpected is a HandoffError that names it.
 """
 
 from collections import Counter
@@ -37,9 +37,9 @@ logger = getLogger(__name__)
 
 @dataclass(frozen=True)
 class Handoff:
-    """What earlier stages trained: a file or folder, the parameters that must be in it, and the adapters they speak of.
+    """What earlier stages trained: a file or folder, the parameters that must be in it, and their adapters.
 
-    It may hold more, as long as the model has it: a checkpoint with a trained Q-Former, say. With `merge`, adapters of
+    It may hold more, as long as the model has a place for it, such as a trained Q-Former. With `merge`, adapters of
     PEFT are added to the maps of a model that has none of its own.
     """
 
@@ -92,8 +92,8 @@ def load_weights(
 ) -> LoadReport:
     """Fill `model` from the files its definition names, then from what earlier stages trained; the rest begins anew.
 
-    Parameters whose names begin with one of `unread` are looked for like the others, and stay without memory. Those
-    named by `in_nf4`, the weights of linear maps, are rounded to 4 bits, each as soon as it is read.
+    Parameters whose names begin with one of `unread` must be in the files like the others, but stay without memory.
+    Those named by `in_nf4`, the weights of linear maps, are rounded to 4 bits, each as soon as it is read.
     Raises HandoffError, naming file and tensor, for anything missing, left over or of another shape.
     """
     parameters = parameters_by_name(model)
@@ -145,8 +145,8 @@ def open_handoff(
     """What a stage left behind, in any known layout, under our names, not read yet.
 
     `decoder` holds the pretrained weights that adapters are merged into, where the handoff says so.
-    Raises HandoffError if something required is missing, something does not fit the model's `parameters`, or adapters
-    are there or absent against the stage's word.
+    Raises HandoffError if something required is missing, something does not fit the model's `parameters`, or there
+    are adapters where the stage has none, or the reverse.
     """
     if handoff.merge and decoder is not None:
         translation = merge_adapter(handoff.path, definition.language_model, decoder)
@@ -216,7 +216,7 @@ def _backbones(definition: Model) -> list[tuple[str, Translation]]:
 def _merged(sources: list[tuple[str, Translation]]) -> tuple[Table, dict[str, str], dict[tuple[str, str], str]]:
     """One table in which a later source replaces an earlier one, where each tensor comes from, and what is left out.
 
-    Two parts may lie in one file; what one of them leaves out and the other uses is used.
+    Two parts may lie in one file; what one of them leaves out and the other uses counts as used.
     """
     table: Table = {}
     origin: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Which pretrained part a file is, told by the names of its tensors."""
+"""Recognises a pretrained part by the names of its tensors."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tinygptv.models.weights.reference import is_reference
 
 
 def pretrained_part(table: Table, definition: Model) -> Translation | None:
-    """Whichever pretrained part the tensors are, as somebody published it; None if they are something else."""
+    """The published part of the model that the tensors are, under our names; None if they are something else."""
     if is_reference(table):
         return None
     kinds: list[VisionEncoderKind[Any] | ConnectorPartKind[Any] | DecoderKind[Any]] = [

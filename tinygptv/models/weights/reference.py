@@ -48,8 +48,9 @@ def reference_file(table: Table, definition: Model) -> Translation:
 def to_reference(tensors: Mapping[str, Tensor], definition: Model) -> dict[str, Tensor]:
     """Trained tensors under the published names, as `{"model": …}` of a `.pth` holds them; nothing is computed.
 
-    With adapters the language model stands behind their library's prefix and `.default` is spelled out, without it does
-    not: the published code drops what is named the other way. Raises HandoffError for what its checkpoints never hold.
+    With adapters, names of the language model have the adapter library's prefix and `.default`; without, they do not:
+    the published code silently drops what is named the other way. Raises HandoffError for what its checkpoints never
+    hold.
     """
     adapted = any(LORA.search(name) for name in tensors)
     parts = _parts(definition)
@@ -71,7 +72,7 @@ def to_reference(tensors: Mapping[str, Tensor], definition: Model) -> dict[str, 
 def save_reference(tensors: Mapping[str, Tensor], path: Path, definition: Model, lora: Lora | None = None) -> None:
     """Write trained tensors as the `.pth` that the published code loads, without optimizer state.
 
-    Its `config` says how strongly the adapters `lora` act, in the published code's words.
+    Its `config` says how strongly the adapters `lora` act, under the published code's names.
     """
     config = {"model": {"lora_r": lora.rank, "lora_alpha": lora.alpha}} if lora else {}
     torch.save({"model": to_reference(tensors, definition), "config": config}, path)
