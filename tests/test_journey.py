@@ -8,7 +8,8 @@ import yaml
 
 from tests.miniature import DEAD_LINKS, HARDWARE, PICTURES, RECIPE, SOURCE, write_miniature
 from tinygptv.errors import DataError, DefinitionError, GateError
-from tinygptv.journey import Arrow, Journey, open_journey, plan, train_all
+from tinygptv.journey import Arrow, Journey, open_journey, train_all
+from tinygptv.runs.plan import plan
 from tinygptv.shapes.server import serve
 from tinygptv.store.artifacts import Store
 

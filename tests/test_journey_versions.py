@@ -9,7 +9,8 @@ from tests.miniature import HARDWARE, PICTURES, RECIPE, SOURCE, write_miniature
 from tinygptv.data.forget.tombstones import bury, tombstone
 from tinygptv.data.mixtures.mixing import MixedSamples
 from tinygptv.data.versions.refresh import Refreshed, refresh
-from tinygptv.journey import Arrow, Journey, open_journey, plan
+from tinygptv.journey import Arrow, Journey, open_journey
+from tinygptv.runs.plan import plan
 from tinygptv.shapes.server import serve
 from tinygptv.store.artifacts import Manifest, Store
 

@@ -16,19 +16,23 @@ left in the store, so any of them can run alone, in another process, on another 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from tinygptv.catalog import ResolvedRun, resolve_run
 from tinygptv.definitions.mixture import RUN_SOURCE
 from tinygptv.definitions.recipe import TRAINED_FRONT, Stage
-from tinygptv.errors import DataError, DefinitionError, GateError, TinyGPTVError, did_you_mean
-from tinygptv.store.artifacts import Manifest, Outcome, Store
+from tinygptv.errors import DataError, DefinitionError, TinyGPTVError, did_you_mean
+from tinygptv.store.artifacts import Manifest, Store
+from tinygptv.store.reading import ReadingStore
 
 logger = logging.getLogger(__name__)
 
 Verb = Literal[
     "download", "score", "filter", "mix", "encode", "train", "gate", "export", "quantize", "evaluate", "report"
 ]
+
+OnLine = Callable[[str], None]
+"""What gets each line that a training process prints."""
 
 RUN, RECIPE, SOURCE, HARDWARE, WORKDIR = "first", "tinygptv_tiny", "shapes", "cpu", "work"
 """What a command or flow without parameters uses. The run's name is fixed, so that the same command continues it."""
@@ -53,38 +57,6 @@ class Arrow:
     def __str__(self) -> str:
         on = f" on {self.benchmark}" if self.benchmark else ""
         return f"{self.verb} {self.subject}{on}{' (noise)' if self.noise else ''}"
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What would happen to one arrow: reuse, resume, run or, at a gate, stop; `why` says what that rests on."""
-
-    arrow: Arrow
-    artifact: str
-    action: Literal["reuse", "resume", "run", "stop"]
-    why: str
-
-
-class ReadingStore(Store):
-    """A store that makes nothing: what is absent is left to `missing`, which gets its name, definition and parents."""
-
-    def __init__(self, workdir: str, missing: Callable[[str, dict[str, Any], list[str]], Manifest]) -> None:
-        super().__init__(workdir)
-        self._missing = missing
-
-    def make(
-        self,
-        artifact: str,
-        made_by: str,
-        definition: dict[str, Any],
-        parents: list[str],
-        build: Callable[..., Outcome],
-    ) -> Manifest:
-        """The manifest if the artifact is complete, else whatever `missing` answers; never builds."""
-        return self.find(artifact) or self._missing(artifact, definition, parents)
-
-    def update(self, document: str, change: Callable[[str | None], str]) -> None:
-        """Leave the document as it is."""
 
 
 class Journey:
@@ -125,7 +97,7 @@ class Journey:
             )
         return known[subject]
 
-    def make(self, arrow: Arrow, on_line: Callable[[str], None] | None = None) -> Manifest:
+    def make(self, arrow: Arrow, on_line: OnLine | None = None) -> Manifest:
         """Follow one arrow, or recognise that it has been followed. Raises DataError if an earlier one is missing.
 
         `on_line` gets each line that a training process prints.
@@ -156,71 +128,75 @@ class Journey:
 
             pin(self.store, self.name, self.run.source_name, manifest, self._originals())
 
-    def _follow(self, arrow: Arrow, store: Store, on_line: Callable[[str], None] | None = None) -> Manifest:
-        """Call the library function behind an arrow. Imports are here so that planning needs none of the heavy ones."""
-        run = self.run
+    def _follow(self, arrow: Arrow, store: Store, on_line: OnLine | None = None) -> Manifest:
+        """Call what the arrow stands for. Each function imports its own work, so that planning needs no torch."""
         match arrow.verb:
             case "download":
-                from tinygptv.data.download.download import download
-                from tinygptv.data.versions.versions import chosen
-
-                self._originals()  # refused now if they are not there, and not after the download
-                version = chosen(store, self.name, run.source_name, run.source)
-                published = store.find(version.raw) if version else None
-                made = published or download(store, run.source_name, run.source)
+                made = self._download(store)
             case "score":
-                from tinygptv.judging.arrow import score_source
-
-                made = score_source(store, run.source_name, run.filter, self.find(Arrow("download", run.source_name)))
+                made = self._score(store)
             case "filter":
-                from tinygptv.data.filters.filtering import filter_source
-
-                made = filter_source(
-                    store,
-                    run.source_name,
-                    run.source.filter,
-                    self.find(Arrow("download", run.source_name)),
-                    self._known_tombstones(),
-                    benchmarks=run.benchmark_sources,
-                    earlier=list(self._originals().values()),
-                    scores=self.scores(),
-                )
+                made = self._filter(store)
             case "mix":
-                from tinygptv.data.mixtures.mixing import mix
-
-                made = mix(store, arrow.subject, self._pairs_of(arrow.subject), self._known_tombstones())
+                made = self._mix(arrow.subject, store)
             case "encode":
-                from tinygptv.train.encoding.encode import encode
-
-                made = encode(store, run, arrow.subject, *self.encoded(arrow.subject), on_line)
+                made = self._encode(arrow.subject, store, on_line)
             case "train":
                 made = self._train(arrow.subject, store, on_line)
             case "gate":
-                from tinygptv.evaluate.gates import pass_gate
-
-                (gate,) = (one for one in run.recipe.stage(arrow.subject).gates if one.benchmark == arrow.benchmark)
-                trained = self.find(Arrow("train", arrow.subject))
-                made = pass_gate(store, run, self.name, arrow.subject, trained, gate)
+                made = self._gate(arrow, store)
             case "export":
-                from tinygptv.release.export import export
-
-                made = export(store, run, self.name, self.find(Arrow("train", arrow.subject)))
+                made = self._export(store)
             case "quantize":
-                from tinygptv.release.quantize import quantize
-
-                made = quantize(store, run, self.name, self.find(self.arrows("export")[0]))
+                made = self._quantize(store)
             case "evaluate":
-                from tinygptv.evaluate.scores import evaluate
-
-                model = self._model(arrow.subject)
-                made = evaluate(store, run, self.name, arrow.subject, model, arrow.benchmark, noise=arrow.noise)
+                made = self._evaluate(arrow, store)
             case "report":
-                from tinygptv.report.report import report
-
-                made = report(store, run, self.name, [self.find(a) for a in self.arrows() if a.verb != "report"])
+                made = self._report(store)
+            case _:
+                assert_never(arrow.verb)
         return made
 
-    def _train(self, stage_name: str, store: Store, on_line: Callable[[str], None] | None) -> Manifest:
+    def _download(self, store: Store) -> Manifest:
+        from tinygptv.data.download.download import download
+        from tinygptv.data.versions.versions import chosen
+
+        self._originals()  # missing ones are refused now, not after the download
+        source_name, source = self.run.source_name, self.run.source
+        version = chosen(store, self.name, source_name, source)
+        published = store.find(version.raw) if version else None
+        return published or download(store, source_name, source)
+
+    def _score(self, store: Store) -> Manifest:
+        from tinygptv.judging.arrow import score_source
+
+        return score_source(store, self.run.source_name, self.run.filter, self._raw())
+
+    def _filter(self, store: Store) -> Manifest:
+        from tinygptv.data.filters.filtering import filter_source
+
+        return filter_source(
+            store,
+            self.run.source_name,
+            self.run.source.filter,
+            self._raw(),
+            self._known_tombstones(),
+            benchmarks=self.run.benchmark_sources,
+            earlier=list(self._originals().values()),
+            scores=self.scores(),
+        )
+
+    def _mix(self, mixture: str, store: Store) -> Manifest:
+        from tinygptv.data.mixtures.mixing import mix
+
+        return mix(store, mixture, self._pairs_of(mixture), self._known_tombstones())
+
+    def _encode(self, stage_name: str, store: Store, on_line: OnLine | None) -> Manifest:
+        from tinygptv.train.encoding.encode import encode
+
+        return encode(store, self.run, stage_name, *self.encoded(stage_name), on_line)
+
+    def _train(self, stage_name: str, store: Store, on_line: OnLine | None) -> Manifest:
         from tinygptv.evaluate.scores import unload
         from tinygptv.train.stage import train_stage
 
@@ -239,6 +215,38 @@ class Journey:
             return checked
 
         return train_stage(store, self.run, self.name, stage_name, mixture, previous, None, on_line, features, check)
+
+    def _gate(self, arrow: Arrow, store: Store) -> Manifest:
+        from tinygptv.evaluate.gates import pass_gate
+
+        gates = self.run.recipe.stage(arrow.subject).gates
+        gate = next(gate for gate in gates if gate.benchmark == arrow.benchmark)
+        trained = self.find(Arrow("train", arrow.subject))
+        return pass_gate(store, self.run, self.name, arrow.subject, trained, gate)
+
+    def _export(self, store: Store) -> Manifest:
+        from tinygptv.release.export import export
+
+        return export(store, self.run, self.name, self.find(self.arrows("train")[-1]))
+
+    def _quantize(self, store: Store) -> Manifest:
+        from tinygptv.release.quantize import quantize
+
+        return quantize(store, self.run, self.name, self.find(self.arrows("export")[0]))
+
+    def _evaluate(self, arrow: Arrow, store: Store) -> Manifest:
+        from tinygptv.evaluate.scores import evaluate
+
+        model = self._model(arrow.subject)
+        return evaluate(store, self.run, self.name, arrow.subject, model, arrow.benchmark, noise=arrow.noise)
+
+    def _report(self, store: Store) -> Manifest:
+        from tinygptv.report.report import report
+
+        return report(store, self.run, self.name, [self.find(one) for one in self.arrows() if one.verb != "report"])
+
+    def _raw(self) -> Manifest:
+        return self.find(Arrow("download", self.run.source_name))
 
     def usable(self, stage_name: str) -> Manifest:
         """Which samples of its finished mixture a stage can learn from; see `data.usable`."""
@@ -342,35 +350,7 @@ def open_journey(
     return Journey(Store(workdir), resolve_run(recipe, source, hardware), run)
 
 
-def plan(journey: Journey) -> list[Planned]:
-    """What `train_all` would do, in order, without doing any of it.
-
-    The same functions are asked, on a store that makes nothing: what they would make is what a run would make. Where a
-    gate would stop it, the plan ends.
-    """
-    absent: list[str] = []
-
-    def missing(artifact: str, definition: dict[str, Any], parents: list[str]) -> Manifest:
-        absent.append(artifact)
-        return _placeholder(artifact, definition, parents)
-
-    planner = Journey(ReadingStore(journey.store.workdir, missing), journey.run, journey.name)
-    planned = []
-    for arrow in planner.arrows():
-        try:
-            manifest = planner.make(arrow)
-        except GateError as error:
-            planned.append(Planned(arrow, "", "stop", str(error)))
-            break
-        if manifest.artifact in absent:
-            planned.append(_planned_work(journey.store, arrow, manifest.artifact))
-        else:
-            why = f"{_version(journey.store, manifest)}complete since {manifest.created}"
-            planned.append(Planned(arrow, manifest.artifact, "reuse", why))
-    return planned
-
-
-def train_all(journey: Journey, on_line: Callable[[str], None] | None = None) -> Manifest:
+def train_all(journey: Journey, on_line: OnLine | None = None) -> Manifest:
     """Follow every arrow in order; finished ones are recognised. Returns the report's manifest."""
     for arrow in journey.arrows():
         manifest = journey.make(arrow, on_line)
@@ -385,22 +365,6 @@ def summary(manifest: Manifest) -> str:
     return f"{kept}{f' ({drops})' if drops else ''}, {manifest.seconds:.0f} s"
 
 
-def _version(store: Store, manifest: Manifest) -> str:
-    from tinygptv.data.versions.versions import number_of
-
-    number = number_of(store, manifest.artifact) if manifest.made_by in ("download", "filter") else None
-    return f"version {number}, " if number else ""
-
-
-def _planned_work(store: Store, arrow: Arrow, artifact: str) -> Planned:
-    if (draft := store.draft(artifact)).is_dir():
-        steps = [int(path.name.removeprefix("step")) for path in draft.glob("checkpoints/step*")]
-        return Planned(arrow, artifact, "resume", f"from step {max(steps)}" if steps else "an attempt was interrupted")
-    if older := store.names(artifact.rpartition("@")[0] + "@"):
-        return Planned(arrow, artifact, "run", f"its definition or inputs changed since {older[-1]}")
-    return Planned(arrow, artifact, "run", "not made yet")
-
-
 def _differing(store: Store, artifact: str, definition: dict[str, Any], parents: list[str]) -> str:
     """In which fields the newest artifact in the same place is another one, as the end of a sentence."""
     others = [found for name in store.names(artifact.rpartition("@")[0] + "@") if (found := store.find(name))]
@@ -411,20 +375,3 @@ def _differing(store: Store, artifact: str, definition: dict[str, Any], parents:
     newest = max(others, key=lambda other: other.created)
     fields = differences(newest.definition | {"parents": newest.parents}, definition | {"parents": parents})
     return f". {newest.artifact} is another: {'; '.join(fields)}"
-
-
-def _placeholder(artifact: str, definition: dict[str, Any], parents: list[str]) -> Manifest:
-    """The manifest of something that is not there: a name for the arrows after it to build on."""
-    return Manifest(
-        artifact=artifact,
-        made_by="plan",
-        definition=definition,
-        parents=parents,
-        rows_in=0,
-        rows_out=0,
-        drops={},
-        details={},
-        files={},
-        seconds=0,
-        created="",
-    )

@@ -24,9 +24,9 @@ from tinygptv.evaluate.scores import (
     evaluate_model,
     extra_stop_strings,
 )
-from tinygptv.journey import ReadingStore
 from tinygptv.models.lora import merge_lora
 from tinygptv.store.artifacts import Manifest, Outcome, Store
+from tinygptv.store.reading import ReadingStore
 
 BENCHMARK = Benchmark(
     about="statements", source="drawn", task="statement", metric="true_false_accuracy", max_new_tokens=4

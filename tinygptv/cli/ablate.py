@@ -4,7 +4,8 @@ import argparse
 import logging
 from collections.abc import Iterator
 
-from tinygptv.journey import Arrow, Journey, plan, summary
+from tinygptv.journey import Arrow, Journey, summary
+from tinygptv.runs.plan import plan
 from tinygptv.store.artifacts import Manifest
 
 

@@ -35,13 +35,12 @@ from tinygptv.journey import (
     WORKDIR,
     Arrow,
     Journey,
-    Planned,
     Verb,
     open_journey,
-    plan,
     summary,
 )
 from tinygptv.release.layouts import LAYOUTS
+from tinygptv.runs.plan import Planned, plan
 from tinygptv.store.artifacts import Manifest
 from tinygptv.store.locations import PACKAGE
 from tinygptv.store.memory import PeakMemory
