@@ -20,10 +20,10 @@ from tinygptv.evaluate import metrics, scores
 from tinygptv.evaluate.scores import (
     ANSWERS,
     SCORES,
-    asking_inputs,
+    eval_inputs,
     evaluate,
     evaluate_model,
-    other_ends,
+    extra_stop_strings,
 )
 from tinygptv.models.lora import merge_lora
 from tinygptv.store.artifacts import Manifest, Outcome, Store
@@ -256,16 +256,16 @@ def test_a_metric_that_no_item_is_made_for_is_refused_before_a_model_is_loaded(
 
 def test_a_stage_trained_without_prompt_is_asked_with_the_template_of_the_others() -> None:
     recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
-    inputs, words = asking_inputs(recipe, "stage1"), recipe.stage("stage4").inputs
+    inputs, words = eval_inputs(recipe, "stage1"), recipe.stage("stage4").inputs
     assert (inputs.template, inputs.end_symbol) == (words.template, words.end_symbol)
     assert inputs.image_size == recipe.stage("stage1").inputs.image_size
-    assert asking_inputs(recipe, "stage4") == words
+    assert eval_inputs(recipe, "stage4") == words
 
 
 def test_a_stage_asked_in_borrowed_words_may_end_its_answers_as_it_learned_to() -> None:
     recipe = resolve_run("tinygptv_tiny", "shapes", "cpu").recipe
-    assert other_ends(recipe, "stage1") == (recipe.stage("stage1").inputs.end_symbol,)
-    assert other_ends(recipe, "stage4") == ()
+    assert extra_stop_strings(recipe, "stage1") == (recipe.stage("stage1").inputs.end_symbol,)
+    assert extra_stop_strings(recipe, "stage4") == ()
 
 
 def test_scores_of_a_stage_asked_in_borrowed_words_are_others_in_other_words(

@@ -62,9 +62,11 @@ def evaluate(
         "noise": "gaussian, of average brightness and contrast" if noise else False,
     }
     if model_name in {stage.stage for stage in run.recipe.stages}:
-        asked = asking_inputs(run.recipe, model_name)
+        asked = eval_inputs(run.recipe, model_name)
         if asked != run.recipe.stage(model_name).inputs:  # then its artifact does not say how it is asked
-            definition["asked"] = asked.model_dump(mode="json") | {"other_ends": [*other_ends(run.recipe, model_name)]}
+            definition["asked"] = asked.model_dump(mode="json") | {
+                "other_ends": [*extra_stop_strings(run.recipe, model_name)]
+            }
     parents = [model.artifact]
     if source.images.startswith("embedded:"):
         parents.append(draw_corpus(store).artifact)
@@ -120,7 +122,7 @@ def unload() -> None:
         sys.modules["torch"].cuda.empty_cache()
 
 
-def asking_inputs(recipe: Recipe, stage_name: str) -> Inputs:
+def eval_inputs(recipe: Recipe, stage_name: str) -> Inputs:
     """The inputs a stage's model is questioned with: its own, but where it was trained without any prompt, the words of
     the recipe's first stage that has some, for a question needs them."""
     inputs = recipe.stage(stage_name).inputs
@@ -130,13 +132,13 @@ def asking_inputs(recipe: Recipe, stage_name: str) -> Inputs:
     return inputs
 
 
-def other_ends(recipe: Recipe, stage_name: str) -> tuple[str, ...]:
+def extra_stop_strings(recipe: Recipe, stage_name: str) -> tuple[str, ...]:
     """How a stage's model may end an answer beside the end symbol of the words it is asked in: as it learned to.
 
     Asked in words that it was never trained on, it ends in either way: with theirs, as its frozen language model has
     always done behind such words, or with its own.
     """
-    own, asked = recipe.stage(stage_name).inputs, asking_inputs(recipe, stage_name)
+    own, asked = recipe.stage(stage_name).inputs, eval_inputs(recipe, stage_name)
     return (own.end_symbol,) if own.end_symbol != asked.end_symbol else ()
 
 
@@ -160,7 +162,7 @@ def _load_stage(store: Store, recipe: Recipe, stage_name: str, artifact: str, de
     assert manifest is not None
     model = load_stage_model(store, recipe, stage_name, manifest).to(device).eval()
     tokenizer = load_tokenizer(local_path(recipe.model.language_model.tokenizer))
-    return Release(model, tokenizer, asking_inputs(recipe, stage_name), other_ends(recipe, stage_name))
+    return Release(model, tokenizer, eval_inputs(recipe, stage_name), extra_stop_strings(recipe, stage_name))
 
 
 def _annotations_source(run: ResolvedRun, benchmark_name: str, benchmark: Benchmark) -> AnnotationsSource:

@@ -80,7 +80,13 @@ def noise_pictures(batch: Batch, shown: Sequence[int], mean: float, deviation: f
 
 
 def _collator(release: "Release") -> Collator:
-    return Collator(release.tokenizer, release.inputs, release.model.num_image_tokens, other_ends=release.other_ends)
+    return Collator(
+        release.tokenizer,
+        release.inputs,
+        release.model.num_image_tokens,
+        extra_stop_strings=release.extra_stop_strings,
+        preprocessing=release.model.preprocessing,
+    )
 
 
 def _exposure(collator: Collator, samples: Sequence[Sample], task: Task) -> tuple[float, float] | None:

@@ -44,13 +44,13 @@ class ReleaseConfig(BaseModel):
 class Release:
     """A model ready to answer, in eval mode, with what is needed to ask it.
 
-    Its answers end at the end symbol of `inputs`, or at the first of `other_ends`.
+    Its answers end at the end symbol of `inputs`, or at the first of `extra_stop_strings`.
     """
 
     model: VisionLanguageModel
     tokenizer: PreTrainedTokenizerFast
     inputs: Inputs
-    other_ends: tuple[str, ...] = ()
+    extra_stop_strings: tuple[str, ...] = ()
 
 
 def empty_model(config: ReleaseConfig) -> VisionLanguageModel:

@@ -258,7 +258,7 @@ def test_an_answer_stops_at_the_whole_end_symbol_or_at_eos(
 
 
 def test_an_answer_may_stop_at_another_end_too_whichever_comes_first(byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    sequences = Sequences(byte_tokenizer, inputs(), SLOTS, other_ends=["\n"])
+    sequences = Sequences(byte_tokenizer, inputs(), SLOTS, extra_stop_strings=["\n"])
     encode = byte_tokenizer.encode
     assert sequences.stops == [tuple(encode("###")), tuple(encode("\n")), (byte_tokenizer.eos_token_id,)]
     for written in ("a cat###\n", "a cat\n###", "a cat\na dog", "a cat###a dog", "a cat"):

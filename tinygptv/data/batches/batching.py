@@ -21,6 +21,7 @@ from tinygptv.data.pictures.pixels import ImageReader
 from tinygptv.data.prompting.prompts import ask, render
 from tinygptv.data.prompting.sequences import Sequences, Texts
 from tinygptv.definitions.mixture import Task
+from tinygptv.definitions.preprocessing import CLIP, Preprocessing
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DataError, DefinitionError, StorageError
 from tinygptv.sample import Sample, Turn
@@ -37,7 +38,8 @@ class Batch:
     pixels (N, 3, H, W) uint8; input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where nothing is
     learned. `keys` and `sources` say which samples these are. If samples share rows (see `packing`),
     position_ids (B, T) say where each begins: at 0. `replaced` are those that could not be used. Where features were
-    computed before, image_features (N, tokens, width) stand in for pixels, which are then none.
+    computed before, image_features (N, tokens, width) stand in for pixels, which are then none. `preprocessing` is that
+    of the vision encoder.
     """
 
     pixels: Tensor
@@ -49,12 +51,13 @@ class Batch:
     position_ids: Tensor | None = None
     replaced: tuple["Replaced", ...] = ()
     image_features: Tensor | None = None
+    preprocessing: Preprocessing = CLIP
 
     def images(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """What the model takes of the images: their features, or the values of their pixels (see `normalise`)."""
         if self.image_features is not None:
             return self.image_features.to(device, dtype)
-        return normalise(self.pixels.to(device)).to(dtype)
+        return normalise(self.pixels.to(device), self.preprocessing).to(dtype)
 
     @property
     def owners(self) -> Tensor:
@@ -111,12 +114,14 @@ class Collator:
         inputs: Inputs,
         num_image_tokens: int,
         features: Features | None = None,
-        other_ends: Sequence[str] = (),
+        extra_stop_strings: Sequence[str] = (),
+        preprocessing: Preprocessing = CLIP,
     ) -> None:
         self.inputs = inputs
-        self.sequences = Sequences(tokenizer, inputs, num_image_tokens, other_ends)
-        self._features = features
-        self._images = ImageReader(inputs.image_size, inputs.decoding) if features is None else features
+        self.sequences = Sequences(tokenizer, inputs, num_image_tokens, extra_stop_strings)
+        self._features, self._preprocessing = features, preprocessing
+        reader = ImageReader(inputs.image_size, inputs.decoding, preprocessing=preprocessing)
+        self._images = reader if features is None else features
 
     def expect(self, samples: Iterable[Sample]) -> None:
         """Begin to fetch what these samples show, if it lies on S3."""
@@ -155,6 +160,7 @@ class Collator:
             *texts,
             keys=tuple(sample.key for sample in samples),
             sources=tuple(sample.source for sample in samples),
+            preprocessing=self._preprocessing,
         )
         if self._features is not None:
             return replace(batch, image_features=self._features.stack(shown))
@@ -199,6 +205,7 @@ class Loader:
         replacing: bool = False,
         features: Features | None = None,
         usable: str | None = None,
+        preprocessing: Preprocessing = CLIP,
     ) -> None:
         """`mixture` names the artifact that `mix` made; what the first tombstones, or all, name is masked, and so is
         what a stage cannot learn from, by the artifact `usable`.
@@ -207,7 +214,7 @@ class Loader:
         component, else it is an error. With `features` no image is read.
         """
         self.mixed = MixedSamples(store, mixture, first_tombstones, usable)
-        self.collator = Collator(tokenizer, inputs, num_image_tokens, features)
+        self.collator = Collator(tokenizer, inputs, num_image_tokens, features, preprocessing=preprocessing)
         self.global_batch_size, self.seed = global_batch_size, seed
         self._order = self.mixed.order(seed, global_batch_size)
         self._packing, self._replacing = packing, replacing

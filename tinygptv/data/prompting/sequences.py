@@ -52,7 +52,7 @@ class _Sequence:
 class Sequences:
     """Turns → Texts, for one tokenizer, one stage's inputs and `num_image_tokens` slots per image.
 
-    Generated answers end at the end symbol of the inputs, or at the first of `other_ends`.
+    Generated answers end at the end symbol of the inputs, or at the first of `extra_stop_strings`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Sequences:
         tokenizer: PreTrainedTokenizerFast,
         inputs: Inputs,
         num_image_tokens: int,
-        other_ends: Sequence[str] = (),
+        extra_stop_strings: Sequence[str] = (),
     ) -> None:
         if tokenizer.bos_token_id is None and inputs.begin != "never":
             raise DefinitionError(f"inputs.begin is '{inputs.begin}' but the tokenizer has no BOS token; say 'never'")
@@ -78,7 +78,7 @@ class Sequences:
         self._begin_later = self._begin if inputs.begin == "every_turn" else ()
         self._eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
         self._symbol = self._ids(inputs.end_symbol)
-        self._other_ends = [self._ids(end) for end in other_ends]
+        self._extra_stop_strings = [self._ids(end) for end in extra_stop_strings]
         self._after_symbol = self._eos if inputs.ends_with_eos else ()
         self._end = self._symbol + self._after_symbol
         if not self._symbol or len(self._end) >= inputs.max_text_tokens:
@@ -110,12 +110,12 @@ class Sequences:
         waited for, because what follows a finished answer means nothing.
         """
         written = self._symbol[:-1] if self._symbol[-1:] == self._eos else self._symbol
-        return [stop for stop in (written, *self._other_ends, self._eos) if stop]
+        return [stop for stop in (written, *self._extra_stop_strings, self._eos) if stop]
 
     def answer(self, written: Sequence[int]) -> str:
         """The answer in generated ids: text without special tokens, up to the first end symbol."""
         text = str(self._decode(written))
-        for symbol in (self._symbol, *self._other_ends):
+        for symbol in (self._symbol, *self._extra_stop_strings):
             if end := str(self._decode(symbol)):
                 text = text.split(end, maxsplit=1)[0]
         return text.strip()
