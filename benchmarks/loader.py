@@ -35,10 +35,11 @@ from tinygptv import catalog
 from tinygptv.data.batches.batching import Batch, Collator, Loader, load_tokenizer
 from tinygptv.data.batches.loading import PrefetchedBatches
 from tinygptv.data.mixtures.mixing import mix
-from tinygptv.data.pictures.pixels import DEVIATION, MEAN, decoding_memory
+from tinygptv.data.pictures.pixels import decoding_memory
 from tinygptv.data.prompting.prompts import render
 from tinygptv.data.shards.shards import ShardWriter, content_hash
 from tinygptv.definitions.mixture import Task
+from tinygptv.definitions.preprocessing import CLIP
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IMAGE_PLACE, ImageReference, Sample, Turn
@@ -139,7 +140,8 @@ def published_transform(side: int, image: Image.Image) -> Tensor:
     """Resize, ToTensor, Normalize."""
     resized = np.array(image.resize((side, side), Image.Resampling.BICUBIC))
     values = torch.from_numpy(resized).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-    return values.sub_(torch.from_numpy(MEAN)[:, None, None]).div_(torch.from_numpy(DEVIATION)[:, None, None])
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in (CLIP.mean, CLIP.deviation))
+    return values.sub_(mean).div_(deviation)
 
 
 def seconds_and_cpu(batches: Iterator[Tensor]) -> tuple[float, float]:

@@ -8,8 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygptv.definitions.model import Linear, Model, Phi, QFormer
-from tinygptv.models.language.phi import phi_config
+from tinygptv.definitions.connector_parts.linear import Linear
+from tinygptv.definitions.connector_parts.qformer import QFormer
+from tinygptv.definitions.decoders.phi import Phi
+from tinygptv.definitions.model import Model
+from tinygptv.models.decoders.phi import phi_config
 from tinygptv.models.weights import ADDED_NORMS, empty_model
 
 SHARD_BYTES = 2_500_000_000

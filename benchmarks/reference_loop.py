@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.definitions.recipe import Inputs
-from tinygptv.models.language.decoder import ATTENTION_NORM_EPS
-from tinygptv.models.language.phi import PhiLayer
+from tinygptv.models.decoder import ATTENTION_NORM_EPS
+from tinygptv.models.decoders.phi import PhiLayer
 from tinygptv.models.qformer import QFormer
 from tinygptv.models.vlm import VisionLanguageModel
 

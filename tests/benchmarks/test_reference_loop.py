@@ -10,7 +10,7 @@ from tinygptv.golden.case import GRADIENTS, GoldenCase
 from tinygptv.golden.checks import load_case
 from tinygptv.models.weights import parameters_by_name
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.published import reference_file
+from tinygptv.models.weights.reference import reference_file
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3", "stage4"])

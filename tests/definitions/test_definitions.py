@@ -124,13 +124,13 @@ def model(**change: object) -> Model:
     return Model.model_validate(catalog.recipe("tinygptv_tiny").model.model_dump() | parts | change)
 
 
-NEIGHBOURS = {"part": "neighbours", "count": 4}
+MERGE = {"part": "merge_patches", "count": 4}
 
 
 def test_a_connector_says_how_many_tokens_an_image_becomes() -> None:
     linear = {"part": "linear", "width": 64}
     assert model().num_image_tokens(48) == 6 * 6 + 1
-    assert model(connector=[NEIGHBOURS, linear]).num_image_tokens(64) == 8 * 8 / 4
+    assert model(connector=[MERGE, linear]).num_image_tokens(64) == 8 * 8 / 4
     assert catalog.recipe("tinygptv").model.num_image_tokens(224) == 32
     assert catalog.recipe("tinygptv").model.num_image_tokens(448) == 32
 
@@ -138,7 +138,7 @@ def test_a_connector_says_how_many_tokens_an_image_becomes() -> None:
 def test_a_model_names_all_files_its_weights_lie_in() -> None:
     vision = model().vision_encoder.model_dump() | {"weights": "data:eva.pth", "output_norm": "data:blip2.pth"}
     linear = {"part": "linear", "width": 64, "weights": "data:projection.pth"}
-    found = model(vision_encoder=vision, connector=[NEIGHBOURS, {"part": "linear", "width": 8}, linear]).weight_files()
+    found = model(vision_encoder=vision, connector=[MERGE, {"part": "linear", "width": 8}, linear]).weight_files()
     assert found == ["data:eva.pth", "data:blip2.pth", "data:projection.pth", "./unused"]
 
 
@@ -146,8 +146,8 @@ def test_a_model_names_all_files_its_weights_lie_in() -> None:
     ("change", "message"),
     [
         ({"connector": [{"part": "linear", "width": 63}]}, "features of width 63 but language_model.width is 64"),
-        ({"connector": [NEIGHBOURS]}, "features of width 512 but language_model.width is 64"),
-        ({"connector": [{"part": "linear", "width": 16}, NEIGHBOURS]}, r"connector\[1\]: neighbours .* come first"),
+        ({"connector": [MERGE]}, "features of width 512 but language_model.width is 64"),
+        ({"connector": [{"part": "linear", "width": 16}, MERGE]}, r"connector\[1\]: merge_patches .* come first"),
         ({"language_model": LLAMA | {"heads": 5}}, "width 64 is not a multiple of heads 5"),
         ({"language_model": LLAMA | {"key_value_heads": 3}}, "heads 4 is not a multiple of key_value_heads 3"),
         ({"language_model": LLAMA | {"rotary_fraction": 0.5}}, "rotary_fraction"),
@@ -158,12 +158,10 @@ def test_parts_that_do_not_fit_together_are_refused(change: dict[str, object], m
         model(**change)
 
 
-def test_pictures_whose_patches_do_not_divide_into_neighbours_are_refused(tmp_path: Path) -> None:
-    definition = model(connector=[NEIGHBOURS, {"part": "linear", "width": 64}]).model_dump()
+def test_pictures_whose_patches_do_not_divide_are_refused(tmp_path: Path) -> None:
+    definition = model(connector=[MERGE, {"part": "linear", "width": 64}]).model_dump()
     inputs: dict[str, object] = {"inputs": INPUTS | {"image_size": 56}}
-    with pytest.raises(
-        DefinitionError, match=r"image_size: 56 px gives 49 patches, which connector\[0\] cannot join by 4"
-    ):
+    with pytest.raises(DefinitionError, match=r"image_size: at 56 px connector\[0\] cannot join 49 patches by 4"):
         catalog.recipe(tiny(tmp_path, {"model": definition}, inputs))
 
 

@@ -10,7 +10,7 @@ from transformers import Blip2QFormerConfig, Blip2VisionConfig
 
 from tinygptv.errors import HandoffError, ShapeError
 from tinygptv.models.qformer import ImageTextQFormer, QFormer
-from tinygptv.models.vision import VisionEncoder, resize_positions, vision_config
+from tinygptv.models.vision_encoders.eva_vit import EvaVit, resize_positions, vision_config
 
 
 def small_vision() -> Blip2VisionConfig:
@@ -50,26 +50,26 @@ def save(folder: Path, qformer: ImageTextQFormer) -> None:
 
 def test_an_untrained_encoder_tells_two_pictures_apart() -> None:
     torch.manual_seed(0)
-    features = VisionEncoder(small_vision())(torch.randn(2, 3, 24, 24))
+    features = EvaVit(small_vision())(torch.randn(2, 3, 24, 24))
     assert features.shape == (2, 1 + 9, 16)
     assert (features[0] - features[1]).abs().max() > 0.1
 
 
 def test_a_picture_of_another_size_is_refused() -> None:
     with pytest.raises(ShapeError, match="24 x 24 px but got 32 x 32"):
-        VisionEncoder(small_vision())(torch.randn(1, 3, 32, 32))
+        EvaVit(small_vision())(torch.randn(1, 3, 32, 32))
 
 
 def test_the_output_norm_has_the_epsilon_of_the_original() -> None:
-    assert VisionEncoder(small_vision()).model.post_layernorm.eps == 1e-5
+    assert EvaVit(small_vision()).model.post_layernorm.eps == 1e-5
 
 
 def test_loading_at_another_size_equals_the_librarys_own_interpolation(tmp_path: Path) -> None:
-    encoder = VisionEncoder(small_vision())
+    encoder = EvaVit(small_vision())
     save_file(encoder.model.state_dict(), tmp_path / "vision_encoder.safetensors")
     (tmp_path / "vision_encoder.json").write_text(json.dumps(encoder.config.to_diff_dict()))
     pixels = torch.randn(2, 3, 40, 40)
-    loaded = VisionEncoder.from_pretrained(tmp_path, image_size=40)(pixels)
+    loaded = EvaVit.from_pretrained(tmp_path, image_size=40)(pixels)
     ours = encoder.model(pixels, interpolate_pos_encoding=True).last_hidden_state
     torch.testing.assert_close(loaded, ours)
 
@@ -149,6 +149,6 @@ def test_a_file_without_one_tensor_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_published_sizes_are_the_defaults() -> None:
     with torch.device("meta"):
-        encoder, qformer = VisionEncoder(vision_config()), QFormer(Blip2QFormerConfig(), query_tokens=32)
+        encoder, qformer = EvaVit(vision_config()), QFormer(Blip2QFormerConfig(), query_tokens=32)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == pytest.approx(985.95e6, rel=1e-3)
     assert sum(parameter.numel() for parameter in qformer.parameters()) == pytest.approx(105.14e6, rel=1e-3)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tinygptv.definitions.model import Llama, Model
+from tinygptv.definitions.decoders.llama import Llama
+from tinygptv.definitions.model import Model
 from tinygptv.errors import ShapeError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
 
 from tinygptv.errors import DefinitionError, HandoffError
 from tinygptv.models.qformer import ImageTextQFormer, QFormer
-from tinygptv.models.vision import VisionEncoder
+from tinygptv.models.vision_encoders.eva_vit import EvaVit
 from tinygptv.models.weights import open_weights
 from tinygptv.shapes import language
 from tinygptv.shapes.bootstrap import corpus, phases, probes, run, texts
@@ -61,8 +61,7 @@ def test_the_query_outputs_of_the_shipped_qformer_differ_between_scenes_and_size
     scenes = [scene("heldout", index) for index in range(8)]
     with torch.no_grad():
         outputs = [
-            qformer(VisionEncoder.from_pretrained(SHIPPED, side)(corpus.pixel_values(scenes, side)))
-            for side in (48, 64)
+            qformer(EvaVit.from_pretrained(SHIPPED, side)(corpus.pixel_values(scenes, side))) for side in (48, 64)
         ]
     assert outputs[0].shape == (8, 16, 128)
     small, large = (torch.nn.functional.normalize(output.flatten(1), dim=1) for output in outputs)
@@ -71,7 +70,7 @@ def test_the_query_outputs_of_the_shipped_qformer_differ_between_scenes_and_size
 
 def test_the_shipped_qformer_prefers_a_true_text_to_one_that_is_nearly_true() -> None:
     qformer, tokenizer = ImageTextQFormer.from_pretrained(SHIPPED).eval(), load_tokenizer(SHIPPED)
-    encoder = VisionEncoder.from_pretrained(SHIPPED, 48).eval()
+    encoder = EvaVit.from_pretrained(SHIPPED, 48).eval()
     scenes = [scene("heldout", index) for index in range(64)]
     pairs = [texts.matching_pair(picture, corpus.rng_of("test", index)) for index, picture in enumerate(scenes)]
     rows = [[qformer.cls_id, *tokenizer.encode(text), 0] for side in zip(*pairs, strict=True) for text in side]

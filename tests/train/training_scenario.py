@@ -20,7 +20,7 @@ from torch import distributed as dist
 
 from tinygptv.data.batches.batching import Batch
 from tinygptv.data.batches.loading import Batches
-from tinygptv.models.language import head
+from tinygptv.models import head
 from tinygptv.sample import IGNORE_INDEX
 from tinygptv.train import deepspeed, rank, worker
 from tinygptv.train.batches import mixture_batches

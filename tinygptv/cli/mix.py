@@ -88,6 +88,7 @@ def _samples(
         global_batch_size=batch,
         seed=seed,
         usable=usable,
+        preprocessing=model.vision_encoder.preprocessing,
     )
     first = list(itertools.islice(samples_of(loader, itertools.count(options.at or 0), tokenizer), options.show))
     yield from (line(shown, coloured=sys.stdout.isatty()) for shown in first)

@@ -8,8 +8,9 @@ import pkgutil
 from functools import partial
 from importlib import import_module
 from types import ModuleType
+from typing import Annotated, Any, Union
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from tinygptv.errors import UnknownNameError, did_you_mean
 
@@ -39,3 +40,26 @@ def _check_kind(package: str, name: str) -> str:
     if name not in (known := kinds(package)):
         raise ValueError(f"no '{name}'. {did_you_mean(name, known)}")
     return name
+
+
+def kind_of(definition: object) -> str:
+    """The kind of a definition: the stem of the file in which its class stands."""
+    return type(definition).__module__.rpartition(".")[2]
+
+
+def the_class(module: ModuleType, base: type) -> type:
+    """The one class that a kind's module defines of those that extend `base`. Raises TypeError for none or several."""
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{module.__file__}: defines {len(found)} classes that extend {base.__name__}, not one")
+    return found[0]
+
+
+def one_of(package: str, base: type, tag: str) -> Any:
+    """The type of a field that holds any kind in `package`: subclasses of `base`, told apart by their field `tag`."""
+    classes = tuple(the_class(load_kind(package, name), base) for name in kinds(package))
+    return classes[0] if len(classes) == 1 else Annotated[Union[classes], Field(discriminator=tag)]  # noqa: UP007

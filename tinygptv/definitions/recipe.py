@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tinygptv.definitions.base import LOCATION_PREFIXES, Definition
-from tinygptv.definitions.kinds import kind_in
-from tinygptv.definitions.model import ConnectorPart, Model
+from tinygptv.definitions.kinds import kind_in, kind_of
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.parts import ConnectorPart
 from tinygptv.definitions.template import Prompting
 from tinygptv.definitions.trainable import frozen_prefix, trainable
 from tinygptv.errors import did_you_mean
@@ -251,7 +252,7 @@ class Recipe(Definition):
             unknown = set(stage.lora.targets) - set(decoder.lora_targets) if stage.lora else set()
             if unknown:
                 raise ValueError(
-                    f"stages[{position}].lora.targets: a {decoder.architecture} decoder has no "
+                    f"stages[{position}].lora.targets: a {kind_of(decoder)} decoder has no "
                     f"{', '.join(sorted(unknown))}; it has {', '.join(decoder.lora_targets)}"
                 )
         return self

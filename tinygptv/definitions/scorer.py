@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tinygptv.definitions.base import Definition, Location
-from tinygptv.definitions.model import QFormer, VisionEncoder
+from tinygptv.definitions.connector_parts.qformer import QFormer
+from tinygptv.definitions.model import AnyVisionEncoder
 
 
 class Recaption(Definition):
@@ -24,7 +25,7 @@ class Blip2Scorer(Definition):
 
     kind: Literal["blip2"]
     about: str
-    vision_encoder: VisionEncoder
+    vision_encoder: AnyVisionEncoder
     qformer: QFormer
     text_side: Location | None = None
     tokenizer: Location
@@ -43,8 +44,8 @@ class Blip2Scorer(Definition):
     @property
     def files(self) -> list[Location]:
         """All files that the scores depend on."""
-        weights = [self.vision_encoder.weights, self.vision_encoder.output_norm, self.qformer.weights, self.text_side]
-        return [*(location for location in weights if location is not None), self.tokenizer]
+        text_side = [] if self.text_side is None else [self.text_side]
+        return [*self.vision_encoder.files.values(), self.qformer.weights, *text_side, self.tokenizer]
 
 
 class OpenClipScorer(Definition):

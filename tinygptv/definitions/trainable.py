@@ -2,7 +2,7 @@
 
     vision_encoder              the whole tower
     connector.<part>            every connector part of that kind: connector.qformer, connector.linear
-    connector.projections       every part that is one affine map
+    connector.projections       every part that is a projection
     language_model.<piece>      see LANGUAGE_MODEL
 
 Connector parts and the vision encoder are trained whole, so their names follow from the model: a new kind of part can
@@ -12,7 +12,9 @@ be trained without being listed here.
 import re
 from collections.abc import Iterable
 
-from tinygptv.definitions.model import ConnectorPart, Linear, Model
+from tinygptv.definitions.kinds import kind_of
+from tinygptv.definitions.model import Model
+from tinygptv.definitions.parts import ConnectorPart
 
 LANGUAGE_MODEL: dict[str, re.Pattern[str]] = {
     # The weights of the norms alone: the published run left every bias as it was in Phi-2.
@@ -69,4 +71,4 @@ def _parts(model: Model, name: str) -> list[str]:
 
 
 def _names(part: ConnectorPart) -> list[str]:
-    return [f"connector.{part.part}", *([_PROJECTIONS] if isinstance(part, Linear) else [])]
+    return [f"connector.{kind_of(part)}", *([_PROJECTIONS] if part.is_projection else [])]

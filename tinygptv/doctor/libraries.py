@@ -71,9 +71,9 @@ def masks_reach_the_qformer() -> str:
 
 def vision_initialisation_is_overridden() -> str:
     """Blip2VisionConfig initialises weights at 1e-10, with which nothing can be learned; ours must not."""
-    from tinygptv.models.vision import VisionEncoder, vision_config
+    from tinygptv.models.vision_encoders.eva_vit import EvaVit, vision_config
 
-    encoder = VisionEncoder(
+    encoder = EvaVit(
         vision_config(
             hidden_size=16,
             num_hidden_layers=1,

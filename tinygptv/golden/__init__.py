@@ -1,7 +1,7 @@
 """Golden cases: what a published implementation computed, recorded as data, against what we compute.
 
 A case is one stage of one model family. A family's folder holds `backbones/`, `tokenizer/` and the stages' folders;
-nothing about it is known here but how it is laid out: sizes, parts and texts come from the files themselves.
+only its layout is known here: sizes, parts and texts come from the files themselves.
 """
 
 from tinygptv.golden.checks import Outcome, check_folder

@@ -2,7 +2,7 @@
 
 FAMILY/tokenizer/               a tokenizer as transformers saves it
 FAMILY/backbones/               eva_vit_g.pth, blip2_*.pth, and one folder with the decoder and its config.json
-FAMILY/stage<n>/case.json       sizes that no weight file tells, texts, the loss, a greedy generation
+FAMILY/stage<n>/case.json       sizes that the weight files do not contain, texts, the loss, a greedy generation
 FAMILY/stage<n>/checkpoint_0.pth, io.safetensors, grads.safetensors, conversation_io.safetensors (if there is one)
 """
 
@@ -18,13 +18,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv.data.batches.batching import load_tokenizer
-from tinygptv.definitions.model import Decoder, Llama, Model, Phi
+from tinygptv.definitions.kinds import kinds
+from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Inputs, Lora, Oddity
 from tinygptv.errors import DataError
 from tinygptv.golden.description import Description, first_problem, read_description
-from tinygptv.models.weights.configs import described
+from tinygptv.models.stored import Table, read_all
+from tinygptv.models.weights.configs import FAMILIES, family, family_of
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.stored import Table, read_all
 from tinygptv.sample import IGNORE_INDEX, IMAGE_PLACE, Turn
 
 CHECKPOINT, IO, GRADIENTS, CONVERSATION_IO = (
@@ -36,12 +37,11 @@ CHECKPOINT, IO, GRADIENTS, CONVERSATION_IO = (
 
 BATCH = ("inputs_embeds", "attention_mask", "labels", "logits", "loss")
 BLIP2, DECODER = "blip2_*.pth", "*/config.json"
-_DECODERS: dict[str, type[Decoder]] = {"phi": Phi, "llama": Llama}
 
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """One stage of one family. Whatever is not as it should be raises DataError or HandoffError, naming the file."""
+    """One stage of one family. Damaged or missing files raise DataError or HandoffError, naming the file."""
 
     folder: Path
 
@@ -60,12 +60,12 @@ class GoldenCase:
 
     @cached_property
     def io(self) -> dict[str, Tensor]:
-        """What went in and came out of the stage."""
+        """Recorded inputs and outputs of the stage."""
         return self._recorded(IO, [*BATCH, "image", "vision_embeds", "image_embeds"])
 
     @cached_property
     def conversation_io(self) -> dict[str, Tensor]:
-        """What went in and came out of the conversation, about the stage's images."""
+        """Recorded inputs and outputs of the conversation about the stage's images."""
         return self._recorded(CONVERSATION_IO, BATCH)
 
     @property
@@ -78,11 +78,12 @@ class GoldenCase:
 
     @property
     def model(self) -> Model:
-        """The recorded model in our words."""
+        """The definition of the recorded model."""
         trained = open_weights(self.folder / CHECKPOINT)
         vision, connector = self._vision_encoder(), self._connector(trained)
-        if connector[0]["part"] != "qformer":
-            # MiniGPT-v2 itself leaves this norm as the identity; the recorded one took it from BLIP-2 all the same.
+        if "weights" not in connector[0]:
+            # Without a Q-Former no file brings the output norm along. MiniGPT-v2 itself leaves it as the identity; the
+            # recorded one took it from BLIP-2 all the same.
             vision["output_norm"] = str(self._blip2)
         content = {
             "vision_encoder": vision,
@@ -95,10 +96,10 @@ class GoldenCase:
             raise DataError(f"{self.folder.parent}: its parts make no model: {first_problem(error)}") from error
 
     def inputs(self, recorded: dict[str, Tensor]) -> Inputs:
-        """What the recorded tensors were fed from.
+        """The inputs that the tensors were recorded with.
 
-        Template, end symbol and longest answer are nowhere written down: the prompts of the generation and the labels
-        show them.
+        Template, end symbol and longest answer are not recorded; they follow from the prompts of the generation and
+        from the labels.
         """
         bos = self.tokenizer.bos_token_id
         oddities: list[Oddity] = ["end_symbol_cut"]
@@ -148,7 +149,7 @@ class GoldenCase:
         }
 
     def _connector(self, trained: Table) -> list[dict[str, Any]]:
-        """A Q-Former if the first projection reads its width, else neighbouring patches joined."""
+        """A Q-Former if the first projection reads its width, else merged patches."""
         checkpoint = self.folder / CHECKPOINT
         incoming = _shape(trained, "llama_proj.weight", checkpoint)[1]
         linears = [
@@ -165,9 +166,9 @@ class GoldenCase:
         if incoming % features or incoming == features:
             raise DataError(
                 f"{checkpoint}: llama_proj reads {incoming} features, which are neither the Q-Former's {width} nor "
-                f"neighbouring patches of {features} each; there is no recipe part for such a connector"
+                f"merged patches of {features} each; there is no recipe part for such a connector"
             )
-        return [{"part": "neighbours", "count": incoming // features}, *linears]
+        return [{"part": "merge_patches", "count": incoming // features}, *linears]
 
     def _qformer(self, table: Table, path: Path, queries: int, width: int) -> dict[str, Any]:
         layers = "Qformer.bert.encoder.layer."
@@ -189,22 +190,21 @@ class GoldenCase:
     def _language_model(self, trained: Table) -> dict[str, Any]:
         path = _only(self._backbones.glob(DECODER), self._backbones, DECODER)
         try:
-            config = described(json.loads(path.read_text()))
+            config = json.loads(path.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not JSON ({error}); copy the whole folder again") from error
-        decoder = _DECODERS.get(config["architecture"])
-        if decoder is None:
+        name = family_of(config)
+        if name is None:
             raise DataError(
-                f"{path}: a decoder of architecture {config['architecture']!r}, for which there is no recipe part; "
-                f"there are {', '.join(_DECODERS)}"
+                f"{path}: a decoder of architecture {config.get('model_type')!r}, for which there is no recipe part; "
+                f"there are {', '.join(kinds(FAMILIES))}"
             )
-        if config["key_value_heads"] is None:
-            config["key_value_heads"] = config["heads"]
-        known = {field: value for field, value in config.items() if field in decoder.model_fields}
+        known = {"architecture": name} | family(name).read_config(config)
+        if known.get("key_value_heads", known["heads"]) is None:
+            known["key_value_heads"] = known["heads"]
         return {field: value for field, value in known.items() if value is not None} | {
             "qk_norm": any(".q_layernorm." in name for name in trained),
-            # In Phi, which has no norm of that name, it is the added one; in Llama it is the norm before the MLP.
-            "attention_norm": decoder is Phi and any(".post_layernorm." in name for name in trained),
+            "attention_norm": any(".post_layernorm." in name for name in trained),
             "weights": str(path.parent),
             "tokenizer": str(self.folder.parent / "tokenizer"),
         }

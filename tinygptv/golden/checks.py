@@ -1,8 +1,8 @@
 """The three checks of a golden case: a stage's batch with its gradients, its conversation, its generation.
 
-Everything goes the way that training and evaluation go: our prompts, token sequences and weight loading, and the
-model's own forward pass. Tensors are compared where the recorded attention mask is one: what stands in the padding
-means nothing, and its width is the reference's habit (the longest prompt plus the longest answer of the batch).
+The same code runs as in training and evaluation: prompts, token sequences, weight loading and the model's forward
+pass. Tensors are compared where the recorded attention mask is one: values in the padding mean nothing, and its width
+is a habit of the reference (the longest prompt plus the longest answer of the batch).
 """
 
 import math
@@ -18,11 +18,11 @@ from torch.nn.functional import pad
 from tinygptv.data.prompting.sequences import Sequences, Texts
 from tinygptv.errors import DataError, DefinitionError, TinyGPTVError
 from tinygptv.golden.case import CHECKPOINT, CONVERSATION_IO, GRADIENTS, GoldenCase
+from tinygptv.models.stored import read_all
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import Handoff, empty_model, load_weights, parameters_by_name
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.published import reference_file
-from tinygptv.models.weights.stored import read_all
+from tinygptv.models.weights.reference import reference_file
 from tinygptv.sample import IGNORE_INDEX
 
 TOLERANCE = 1e-4
@@ -33,7 +33,7 @@ SMALLEST_SCALE = 1e-6
 
 @dataclass
 class Outcome:
-    """One line of the report: the largest differences of one check of one case, or why it could not be made.
+    """One line of the report: the largest differences of one check of one case, or why it could not run.
 
     `differences` are absolute, `gradients` relative; `labels`, `attention_mask` and `token_ids` count what differs.
     """
@@ -54,14 +54,14 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Plain values; null is an infinite difference."""
         shown = {name: value if math.isfinite(value) else None for name, value in self.differences.items()}
-        told = {"worst_gradient": self.worst_gradient, "error": self.error}
-        return {"case": self.case, "check": self.check, "ok": self.ok} | shown | {k: v for k, v in told.items() if v}
+        others = {"worst_gradient": self.worst_gradient, "error": self.error}
+        return {"case": self.case, "check": self.check, "ok": self.ok} | shown | {k: v for k, v in others.items() if v}
 
 
 def check_folder(folder: Path) -> Iterator[Outcome]:
     """Every check of every case in a stage's or a family's folder, or in the families' folders it holds.
 
-    Raises DefinitionError if there is no case at all; what is wrong with one is told in its outcome.
+    Raises DefinitionError if there is no case at all; what is wrong with one is in its outcome.
     """
     for stage in _stages(folder):
         yield from check_case(GoldenCase(stage))
@@ -76,11 +76,13 @@ def check_case(case: GoldenCase) -> Iterator[Outcome]:
             loaded.append(load_case(case))
         return loaded[0]
 
-    checks: list[tuple[str, Callable[[Outcome], None]]] = [("stage", lambda told: check_stage(case, model(), told))]
+    checks: list[tuple[str, Callable[[Outcome], None]]] = [
+        ("stage", lambda outcome: check_stage(case, model(), outcome))
+    ]
     if (case.folder / CONVERSATION_IO).exists() or _describes(case, "conversation"):
-        checks.append(("conversation", lambda told: check_conversation(case, model(), told)))
+        checks.append(("conversation", lambda outcome: check_conversation(case, model(), outcome)))
     if _describes(case, "generate"):
-        checks.append(("generation", lambda told: check_generation(case, model(), told)))
+        checks.append(("generation", lambda outcome: check_generation(case, model(), outcome)))
     for name, check in checks:
         outcome = Outcome(str(case), name)
         try:
@@ -108,21 +110,21 @@ def load_case(case: GoldenCase) -> VisionLanguageModel:
     return model.eval()
 
 
-def check_stage(case: GoldenCase, model: VisionLanguageModel, told: Outcome) -> None:
+def check_stage(case: GoldenCase, model: VisionLanguageModel, outcome: Outcome) -> None:
     """Vision, projections, inputs, logits, loss, and the gradient of every trained tensor."""
     image = case.io["image"]
     with torch.no_grad():
-        told.differences["vision_embeds"] = _largest(model.vision_encoder(image), case.io["vision_embeds"])
-        told.differences["image_embeds"] = _largest(model.image_embeds(image), case.io["image_embeds"])
+        outcome.differences["vision_embeds"] = _largest(model.vision_encoder(image), case.io["vision_embeds"])
+        outcome.differences["image_embeds"] = _largest(model.image_embeds(image), case.io["image_embeds"])
     texts = Sequences(case.tokenizer, case.inputs(case.io), model.num_image_tokens).training(case.turns())
-    loss = _compare_batch(model, image, texts, case.io, told)
-    told.differences["loss"] = max(told.differences["loss"], abs(loss.item() - case.description.loss))
+    loss = _compare_batch(model, image, texts, case.io, outcome)
+    outcome.differences["loss"] = max(outcome.differences["loss"], abs(loss.item() - case.description.loss))
     model.zero_grad()
     loss.backward()
-    _compare_gradients(case, model, told)
+    _compare_gradients(case, model, outcome)
 
 
-def check_conversation(case: GoldenCase, model: VisionLanguageModel, told: Outcome) -> None:
+def check_conversation(case: GoldenCase, model: VisionLanguageModel, outcome: Outcome) -> None:
     """Inputs, logits and loss of the recorded conversation."""
     conversation, recorded = case.description.conversation, case.conversation_io
     if conversation is None:
@@ -131,10 +133,10 @@ def check_conversation(case: GoldenCase, model: VisionLanguageModel, told: Outco
     turns = conversation.turns(inputs.template or "{}")
     texts = Sequences(case.tokenizer, inputs, model.num_image_tokens).training(turns)
     with torch.no_grad():
-        _compare_batch(model, case.io["image"], texts, recorded, told)
+        _compare_batch(model, case.io["image"], texts, recorded, outcome)
 
 
-def check_generation(case: GoldenCase, model: VisionLanguageModel, told: Outcome) -> None:
+def check_generation(case: GoldenCase, model: VisionLanguageModel, outcome: Outcome) -> None:
     """How many ids of the greedy answers differ, up to each answer's end."""
     generation = case.description.generate
     if generation is None:
@@ -145,14 +147,14 @@ def check_generation(case: GoldenCase, model: VisionLanguageModel, told: Outcome
     pairs = [
         (_until(eos, found), _until(eos, ids[1:])) for found, ids in zip(written, generation.token_ids, strict=True)
     ]
-    told.differences["token_ids"] = sum(
+    outcome.differences["token_ids"] = sum(
         sum(one != other for one, other in zip(found, expected, strict=False)) + abs(len(found) - len(expected))
         for found, expected in pairs
     )
 
 
 def _compare_batch(
-    model: VisionLanguageModel, image: Tensor, texts: Texts, recorded: dict[str, Tensor], told: Outcome
+    model: VisionLanguageModel, image: Tensor, texts: Texts, recorded: dict[str, Tensor], outcome: Outcome
 ) -> Tensor:
     """Our inputs, logits and loss against those recorded; returns the loss, with its graph."""
     mask = recorded["attention_mask"]
@@ -164,22 +166,22 @@ def _compare_batch(
         rest = [0, 0] * (tensor.ndim - 2)
         return pad(tensor, (*rest, 0, width - tensor.shape[1]), value=padding)
 
-    told.differences["labels"] = _count(
+    outcome.differences["labels"] = _count(
         widened(texts.labels, IGNORE_INDEX), widened(recorded["labels"].long(), IGNORE_INDEX)
     )
-    told.differences["attention_mask"] = _count(widened(texts.attention_mask), widened(mask.long()))
+    outcome.differences["attention_mask"] = _count(widened(texts.attention_mask), widened(mask.long()))
     seen = widened(mask).bool()
     with torch.no_grad():
         embeds = model.inputs_embeds(image, texts.input_ids)
         logits = model.logits(image, texts.input_ids, texts.attention_mask)
-    told.differences["inputs_embeds"] = _largest(widened(embeds)[seen], widened(recorded["inputs_embeds"])[seen])
-    told.differences["logits"] = _largest(widened(logits)[seen], widened(recorded["logits"])[seen])
+    outcome.differences["inputs_embeds"] = _largest(widened(embeds)[seen], widened(recorded["inputs_embeds"])[seen])
+    outcome.differences["logits"] = _largest(widened(logits)[seen], widened(recorded["logits"])[seen])
     loss, _ = model(image, *texts)
-    told.differences["loss"] = _largest(loss.detach(), recorded["loss"].reshape(()))
+    outcome.differences["loss"] = _largest(loss.detach(), recorded["loss"].reshape(()))
     return loss
 
 
-def _compare_gradients(case: GoldenCase, model: VisionLanguageModel, told: Outcome) -> None:
+def _compare_gradients(case: GoldenCase, model: VisionLanguageModel, outcome: Outcome) -> None:
     """Relative to the largest gradient of each tensor. Every recorded tensor must be a parameter, and the reverse."""
     path = case.folder / GRADIENTS
     expected = read_all(reference_file(open_weights(path, finite=False), case.model).tensors)
@@ -192,8 +194,8 @@ def _compare_gradients(case: GoldenCase, model: VisionLanguageModel, told: Outco
             f"without a match: {', '.join(unknown or sorted(trained - expected.keys()))}"
         )
     differences = {name: _relative(parameters[name].grad, gradient) for name, gradient in expected.items()}
-    told.worst_gradient = max(differences, key=lambda name: differences[name])
-    told.differences["gradients"] = differences[told.worst_gradient]
+    outcome.worst_gradient = max(differences, key=lambda name: differences[name])
+    outcome.differences["gradients"] = differences[outcome.worst_gradient]
 
 
 def _largest(found: Tensor | None, expected: Tensor) -> float:

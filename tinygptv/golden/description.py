@@ -14,7 +14,7 @@ class _Recorded(BaseModel):
 
 
 class Sizes(_Recorded):
-    """The sizes that the shapes of tensors do not tell."""
+    """The sizes that do not follow from the shapes of tensors."""
 
     vdepth: int = Field(gt=0)
     vheads: int = Field(gt=0)
@@ -54,7 +54,7 @@ class Conversation(_Recorded):
 
 
 class Generation(_Recorded):
-    """A greedy generation. The first of every row's `token_ids` was put there by the generator, not by the model."""
+    """A greedy generation. The first of every row's `token_ids` comes from the generating code, not from the model."""
 
     prompts: list[str]
     max_new_tokens: int

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from tinygptv import catalog
 from tinygptv.data.filters.captions import describe
 from tinygptv.data.filters.scores import SCHEMA, SCORES
-from tinygptv.data.pictures.pixels import DEVIATION, MEAN
+from tinygptv.data.pictures.pixels import statistics
 from tinygptv.data.shards.shards import content_hash, read_image, sidecar_rows
 from tinygptv.definitions.filters import FilterChain
 from tinygptv.definitions.scorer import Blip2Scorer, OpenClipScorer
@@ -79,9 +79,10 @@ def _fingerprints(scorer: Blip2Scorer | OpenClipScorer) -> dict[str, Any]:
     """What scores depend on besides the definition: the content of the scorer's files, and the image transform."""
     paths = [local_path(location) for location in scorer.files]
     found = [path for place in paths for path in (sorted(place.iterdir()) if place.is_dir() else [place])]
-    transform: dict[str, Any] = {"resize": "bicubic", "mean": MEAN.tolist(), "deviation": DEVIATION.tolist()}
     if isinstance(scorer, OpenClipScorer):
-        transform = {"open_clip": _version("open_clip_torch")}
+        transform: dict[str, Any] = {"open_clip": _version("open_clip_torch")}
+    else:
+        transform = statistics(scorer.vision_encoder.preprocessing)
     return {"files": {path.name: sha256_of(path) for path in found if path.is_file()}, "transform": transform}
 
 

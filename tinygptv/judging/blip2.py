@@ -15,8 +15,8 @@ from tinygptv.errors import DefinitionError
 from tinygptv.judging.embedding import RandomProjection
 from tinygptv.judging.judge import Judge
 from tinygptv.judging.texts import Texts
+from tinygptv.models.image_text import load_image_text
 from tinygptv.models.qformer import ImageTextQFormer
-from tinygptv.models.weights.image_text import load_image_text
 from tinygptv.models.writing import Writing
 from tinygptv.store.locations import local_path
 
@@ -44,9 +44,11 @@ class Blip2Judge(Judge):
     @torch.inference_mode()
     def score(self, images: Sequence[bytes], captions: Sequence[str]) -> dict[str, Any]:
         """Columns of a scores table, one value per pair."""
-        side = self._scorer.image_size
-        pixels = np.stack([decode(image, side, f"picture {number}") for number, image in enumerate(images)])
-        features, found = self._model.look(normalise(torch.from_numpy(pixels).to(self._device)))
+        side, preprocessing = self._scorer.image_size, self._scorer.vision_encoder.preprocessing
+        pixels = np.stack(
+            [decode(image, side, f"picture {n}", preprocessing=preprocessing) for n, image in enumerate(images)]
+        )
+        features, found = self._model.look(normalise(torch.from_numpy(pixels).to(self._device), preprocessing))
         itc, itm = self._fit(features, found, captions)
         columns = {"itc": itc, "itm": itm, "embedding": self._project(found.flatten(1))}
         if self._scorer.recaption is not None:

@@ -1,8 +1,8 @@
-"""The decoder's linear maps in 4 bits beside which adapters learn: NF4 of QLoRA (arXiv 2305.14314), by bitsandbytes.
+"""The decoder's frozen linear maps in 4 bits while adapters train: NF4 of QLoRA (arXiv 2305.14314), by bitsandbytes.
 
-A weight becomes the nearest of 16 levels, in units of the largest among 64 neighbours; these units are rounded to 8
-bits in their turn. A product restores its map for as long as it lasts, once forward and once backward. Norms, adapters,
-projections, embeddings, the head and all biases stay as they are, and the maps cannot learn.
+A weight becomes the nearest of 16 levels, scaled by the largest of its block of 64; the scales are rounded to 8 bits
+in turn. A map is dequantized for each product, forward and backward. Norms, adapters, projections, embeddings, the head
+and all biases keep their precision. The maps themselves cannot be trained.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tinygptv.errors import SetupError
 
 BYTES_PER_WEIGHT = (4 + 8 / 64 + 32 / (64 * 256)) / 8
-"""A level, its share in a unit, and in the unit of 256 units."""
+"""A level, and its share of the scale of 64 weights and of the scale of 256 scales."""
 
 LIBRARY = "bitsandbytes"
 _MAP = re.compile(r"language_model\.model\.layers\.\d+\.\w+\.\w+\.weight")
@@ -39,10 +39,10 @@ def refuse_without_library() -> None:
 
 
 def use_nf4(model: nn.Module, place: str, weight: Tensor) -> None:
-    """Put a map of 4 bits in the place of the linear map `place` of `model`: its bias, and `weight` (out, in) rounded.
+    """Replace the linear map `place` of `model` by one of 4 bits: with its bias, and `weight` (out, in) rounded.
 
-    It computes in the type of `weight`. Call `train()` or `eval()` afterwards: a map that is not told it is evaluated
-    takes the slow way.
+    It computes in the type of `weight`. Call `train()` or `eval()` afterwards: without either, the map takes
+    its slow path.
     """
     # It warns that kernels for evaluation are not there, which would have to be fetched from the web.
     logging.getLogger(f"{LIBRARY}.backends.cpu.ops").setLevel(logging.ERROR)

@@ -11,7 +11,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from tinygptv.errors import HandoffError
-from tinygptv.models.vision import load_strictly
+from tinygptv.models.stored import load_strictly
 
 # Additive, not boolean: under eager attention the library adds a boolean mask to the scores, silently wrong.
 BLOCKED = torch.finfo(torch.float32).min

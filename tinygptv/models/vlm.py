@@ -10,19 +10,19 @@ from transformers import DynamicCache
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import ShapeError
-from tinygptv.models.connectors import build_connector
-from tinygptv.models.language import build_language_model
-from tinygptv.models.language.decoder import packed_mask
+from tinygptv.models.connector import build_connector
+from tinygptv.models.kinds import decoder_kind, vision_encoder_kind
 from tinygptv.models.lora import attach_lora
-from tinygptv.models.vision import build_vision_encoder
+from tinygptv.models.masks import attention_mask as mask_of
+from tinygptv.models.masks import before_first
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 
 
 class VisionLanguageModel(nn.Module):
     """A recipe's model for pictures of `image_size` px, with adapters if `lora` is given.
 
-    Parts without trained parameters stay in eval mode for ever, so their dropouts never fire, and record no graph,
-    because nothing that enters them needs a gradient.
+    Parts without trained parameters always stay in eval mode, so their dropouts never act, and record no graph, because
+    nothing that enters them needs a gradient. `preprocessing` says how pictures become the pixel values it takes.
     """
 
     def __init__(self, model: Model, image_size: int, lora: Lora | None = None) -> None:
@@ -30,9 +30,11 @@ class VisionLanguageModel(nn.Module):
         self.image_size = image_size
         self.num_image_tokens = model.num_image_tokens(image_size)
         self.max_positions = model.language_model.max_positions
-        self.vision_encoder: nn.Module = build_vision_encoder(model.vision_encoder, image_size)
+        self.preprocessing = model.vision_encoder.preprocessing
+        self._attention = model.language_model.attention
+        self.vision_encoder: nn.Module = vision_encoder_kind(model.vision_encoder).build(image_size)
         self.connector = build_connector(model.connector, model.vision_encoder.width)
-        self.language_model = build_language_model(model.language_model)
+        self.language_model = decoder_kind(model.language_model).build()
         if lora is not None:
             attach_lora(self.language_model, lora)
 
@@ -96,21 +98,22 @@ class VisionLanguageModel(nn.Module):
         if position_ids is None:
             self._check_length(input_ids)
         embeds = self.inputs_embeds(pixel_values, input_ids)
-        if position_ids is None:
-            states = self.language_model.hidden_states(embeds, attention_mask)
-        else:
-            mask = packed_mask(attention_mask, position_ids)
-            states = self.language_model.hidden_states(embeds, mask, position_ids=position_ids)
+        context = before_first(labels != IGNORE_INDEX, position_ids) if self._attention == "prefix" else None
+        mask = mask_of(self._attention, attention_mask, input_ids.shape[1], context, position_ids)
+        options = {} if position_ids is None else {"position_ids": position_ids}
+        states = self.language_model.hidden_states(embeds, mask, input_ids == IMAGE_SLOT, **options)
         targets = labels[:, 1:]
         labelled = targets != IGNORE_INDEX
         total, losses = self.language_model.lm_head(states[:, :-1][labelled], targets[labelled])
         return total / max(1, len(losses)), losses
 
     def logits(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Next-token logits at every position: (B, T) -> (B, T, V), float32. Raises ShapeError as `forward`."""
+        """Next-token logits at every position of prompts: (B, T) -> (B, T, V), float32. Raises as `forward`."""
         self._check_length(input_ids)
         embeds = self.inputs_embeds(pixel_values, input_ids)
-        return self.language_model.lm_head(self.language_model.hidden_states(embeds, attention_mask)).float()
+        mask = mask_of(self._attention, attention_mask, input_ids.shape[1], attention_mask.bool())
+        states = self.language_model.hidden_states(embeds, mask, input_ids == IMAGE_SLOT)
+        return self.language_model.lm_head(states).float()
 
     @torch.no_grad()
     def generate(
@@ -124,18 +127,21 @@ class VisionLanguageModel(nn.Module):
         """The most likely continuation of every left-padded prompt: (B, T) -> (B, at most `max_new_tokens`).
 
         A sample ends with the first of `stops`, runs of ids, that it produces, or where the decoder has no position
-        left; its last id fills up what follows. Raises ShapeError for a prompt that leaves no position at all.
+        left; the rest of its row repeats its last id. Raises ShapeError for a prompt that leaves no position at all.
         """
         self._check_length(input_ids, 1)
         endings = [torch.tensor(stop, device=input_ids.device) for stop in stops]
         finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         cache = DynamicCache(config=self.language_model.config)
-        embeds = self.inputs_embeds(pixel_values, input_ids)
+        embeds, image_positions = self.inputs_embeds(pixel_values, input_ids), input_ids == IMAGE_SLOT
+        context: Tensor | None = attention_mask.bool()  # the prompt, and nothing of the answer
         answer: list[Tensor] = []
         for _ in range(max_new_tokens):
-            positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+            tokens = embeds.shape[1]
+            mask = mask_of(self._attention, attention_mask, tokens, context)
+            positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
             options: dict[str, Any] = {"position_ids": positions, "cache": cache, "use_cache": True}
-            states = self.language_model.hidden_states(embeds, attention_mask, **options)
+            states = self.language_model.hidden_states(embeds, mask, image_positions, **options)
             following = self.language_model.lm_head(states[:, -1]).argmax(dim=-1)
             answer.append(torch.where(finished, answer[-1], following) if answer else following)
             for ending in endings:
@@ -144,7 +150,8 @@ class VisionLanguageModel(nn.Module):
             finished |= attention_mask.sum(dim=1) + 1 >= self.max_positions
             if bool(finished.all()):
                 break
-            embeds = self.language_model.get_input_embeddings()(answer[-1][:, None])
+            embeds, context = self.language_model.get_input_embeddings()(answer[-1][:, None]), None
+            image_positions = torch.zeros_like(answer[-1][:, None], dtype=torch.bool)
             attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
         return torch.stack(answer, dim=1)
 

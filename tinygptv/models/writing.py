@@ -1,4 +1,4 @@
-"""image_features -> a caption, word after word: the Q-Former's generation with what it has read kept."""
+"""image_features -> a caption, token by token: the Q-Former's generation with cached keys and values."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from tinygptv.models.qformer import ImageTextQFormer
 
 
 class Writing:
-    """Captions in the making for B pictures: `logits` takes a word of each, and gives the next one's.
+    """Captions of B pictures while they are generated: `logits` takes the last token of each and predicts the next.
 
-    Equal to `generation_logits` on the whole text, but a word costs one token, not all: queries never look at the text,
-    so their keys and values stay the same. Raises HandoffError if the weights came without the head for it.
+    Equal to `generation_logits` on the whole text, but each step costs one token, not all: queries never attend to the
+    text, so their keys and values stay the same. Raises HandoffError if the weights came without the head for it.
     """
 
     def __init__(self, qformer: ImageTextQFormer, image_features: Tensor) -> None:
@@ -29,7 +29,7 @@ class Writing:
         self._read = [_keys_and_values(layer, seen) for layer, seen in zip(self._layers, states, strict=False)]
 
     def logits(self, input_ids: Tensor) -> Tensor:
-        """(B,) -> (B, vocabulary). The first word is `dec_id`."""
+        """(B,) -> (B, vocabulary). The first token is `dec_id`."""
         place = torch.full((1, 1), self._length, device=input_ids.device)
         self._length += 1
         embeds = self._qformer.embeddings(input_ids=input_ids[:, None], position_ids=place)

@@ -80,7 +80,11 @@ def noise_pictures(batch: Batch, shown: Sequence[int], mean: float, deviation: f
 
 def _collator(release: "Release") -> Collator:
     return Collator(
-        release.tokenizer, release.inputs, release.model.num_image_tokens, extra_stop_strings=release.extra_stop_strings
+        release.tokenizer,
+        release.inputs,
+        release.model.num_image_tokens,
+        extra_stop_strings=release.extra_stop_strings,
+        preprocessing=release.model.preprocessing,
     )
 
 

@@ -12,19 +12,20 @@ Names, shapes and counts are checked against a recipe's stage. Values are never 
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import assert_never
 
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
-from transformers import PretrainedConfig
 
 from tinygptv.data.batches.batching import load_tokenizer
-from tinygptv.definitions.model import LanguageModel, Phi
+from tinygptv.definitions.parts import Decoder
 from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.errors import HandoffError, StorageError
-from tinygptv.models.language.llama import llama_config
-from tinygptv.models.language.phi import phi_config
+from tinygptv.models.kinds import decoder_kind
 from tinygptv.models.lora import merge_lora
+from tinygptv.models.stored import read_all
+from tinygptv.models.translation import Translation
 from tinygptv.models.weights import (
     LORA,
     Handoff,
@@ -37,10 +38,8 @@ from tinygptv.models.weights import (
 )
 from tinygptv.models.weights.adapter import is_adapter, write_adapter
 from tinygptv.models.weights.loading import check_places
-from tinygptv.models.weights.published import Translation, pretrained_part
-from tinygptv.models.weights.saving import save_reference
-from tinygptv.models.weights.stock import to_stock
-from tinygptv.models.weights.stored import read_all
+from tinygptv.models.weights.published import pretrained_part
+from tinygptv.models.weights.reference import save_reference
 from tinygptv.models.weights.strength import metadata
 from tinygptv.release import Layout
 from tinygptv.release.folder import TOKENIZER, ReleaseConfig, save_config, save_weights
@@ -89,6 +88,8 @@ def _write(source: Path, result: Path, layout: Layout, recipe: Recipe, stage: St
                 )
             result.mkdir()
             write_adapter(result, tensors, recipe.model.language_model, lora)
+        case _:
+            assert_never(layout)
     where = f"from {source.name} ({translation.layout})"
     left_out = {(source.name, name): reason for name, reason in translation.left_out.items()}
     return LoadReport(dict.fromkeys(tensors, where), {}, left_out)
@@ -98,7 +99,7 @@ def _read(source: Path, recipe: Recipe, stage: Stage, layout: Layout) -> Transla
     """Read the stage's trained tensors, or a pretrained part, which can only be written in our layout."""
     definition, lora = recipe.model, adapters(recipe, stage)
     parameters = parameters_by_name(empty_model(definition, definition.vision_encoder.image_size, lora))
-    part = None if is_adapter(source) else pretrained_part(open_weights(source), definition, str(source))
+    part = None if is_adapter(source) else pretrained_part(open_weights(source), definition)
     if part is None:
         return open_handoff(_handoff(source, recipe, stage, parameters), definition, parameters)
     if layout != "tinygptv":
@@ -131,19 +132,15 @@ def _write_merged(source: Path, result: Path, recipe: Recipe, stage: Stage) -> L
     return report
 
 
-def _write_decoder(folder: Path, tensors: Mapping[str, Tensor], definition: LanguageModel) -> None:
-    stock = to_stock(tensors, definition)
+def _write_decoder(folder: Path, tensors: Mapping[str, Tensor], definition: Decoder) -> None:
+    kind = decoder_kind(definition)
+    stock, config = kind.to_stock(tensors), kind.stock_config()
+    config.architectures = [kind.stock_class.__name__]
     folder.mkdir()
     save_weights(folder, _contiguous(stock.tensors))
-    _stock_config(definition).save_pretrained(folder)
+    config.save_pretrained(folder)
     if stock.others:
         save_file(_contiguous(stock.others), folder / ATTENTION_NORMS)
-
-
-def _stock_config(definition: LanguageModel) -> PretrainedConfig:
-    config = phi_config(definition) if isinstance(definition, Phi) else llama_config(definition)
-    config.architectures = ["PhiForCausalLM" if isinstance(definition, Phi) else "LlamaForCausalLM"]
-    return config
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

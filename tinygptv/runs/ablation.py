@@ -145,8 +145,8 @@ def with_shuffled_tower(store: Store, recipe: Recipe) -> Recipe:
         import torch
         from safetensors.torch import save_file
 
+        from tinygptv.models.stored import read_all
         from tinygptv.models.weights.files import open_weights
-        from tinygptv.models.weights.stored import read_all
 
         generator = torch.Generator().manual_seed(recipe.seed)
         shuffled = {

@@ -41,4 +41,5 @@ def open_loader(job: Job, num_image_tokens: int) -> Loader:
         replacing=job.stage.watch.unusable_samples == "replace",
         features=Features(store, job.features) if job.features else None,
         usable=job.usable,
+        preprocessing=job.model.vision_encoder.preprocessing,
     )

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygptv.definitions.model import Model, Phi
+from tinygptv.definitions.decoders.phi import Phi
+from tinygptv.definitions.model import Model
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import ADDED_NORMS, LORA, parameters_by_name
 

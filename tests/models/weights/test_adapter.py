@@ -14,17 +14,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PhiForCausalLM
 
-from tinygptv.definitions.model import LanguageModel, Llama, Phi
+from tinygptv.definitions.decoders.llama import Llama
+from tinygptv.definitions.decoders.phi import Phi
+from tinygptv.definitions.parts import Decoder
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
-from tinygptv.models.language import build_language_model
-from tinygptv.models.language.llama import llama_config
-from tinygptv.models.language.phi import phi_config
+from tinygptv.models.decoders.llama import llama_config
+from tinygptv.models.decoders.phi import phi_config
+from tinygptv.models.fused_qkv import fuse_stock
+from tinygptv.models.kinds import decoder_kind
 from tinygptv.models.lora import attach_lora, merge_lora, plain_name
+from tinygptv.models.stored import Table, in_memory, read_all
 from tinygptv.models.weights.adapter import ADAPTER, CONFIG, merge_adapter, read_adapter
 from tinygptv.models.weights.adapter_config import COMPUTED, REFUSED, WITHOUT_EFFECT
-from tinygptv.models.weights.published import fuse_stock
-from tinygptv.models.weights.stored import Table, in_memory, read_all
 
 SIZES: dict[str, Any] = {
     "width": 32,
@@ -90,7 +92,7 @@ OFF: dict[str, Any] = {
 """Of every refused field, a value that PEFT would act on."""
 
 
-def stock(definition: LanguageModel) -> nn.Module:
+def stock(definition: Decoder) -> nn.Module:
     torch.manual_seed(0)
     if isinstance(definition, Phi):
         model: nn.Module = PhiForCausalLM(phi_config(definition))
@@ -101,7 +103,7 @@ def stock(definition: LanguageModel) -> nn.Module:
     return model.eval()
 
 
-def save_adapter(folder: Path, definition: LanguageModel, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def save_adapter(folder: Path, definition: Decoder, settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """An adapter of PEFT, random in all that it trains; returns the decoder that PEFT merges it into."""
     base = stock(definition)
     usual: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION[definition.architecture]}
@@ -119,14 +121,14 @@ def save_adapter(folder: Path, definition: LanguageModel, settings: Mapping[str,
     return dict(fresh.merge_and_unload().state_dict())
 
 
-def ours(tensors: Mapping[str, Tensor], definition: LanguageModel) -> Table:
+def ours(tensors: Mapping[str, Tensor], definition: Decoder) -> Table:
     """A decoder's tensors as our model names them."""
     table = {name: in_memory(name, tensor.clone()) for name, tensor in tensors.items()}
     fused = fuse_stock(table, definition.heads) if isinstance(definition, Phi) else table
     return {f"language_model.{name}": stored for name, stored in fused.items()}
 
 
-def merged(folder: Path, definition: LanguageModel) -> dict[str, Tensor]:
+def merged(folder: Path, definition: Decoder) -> dict[str, Tensor]:
     base = ours(stock(definition).state_dict(), definition)
     return read_all(base) | read_all(merge_adapter(folder, definition, base).tensors)
 
@@ -139,7 +141,7 @@ def assert_alike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 
 @pytest.mark.parametrize("definition", [PHI, LLAMA], ids=["phi", "llama"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_merged_as_peft_merges(tmp_path: Path, definition: LanguageModel, name: str) -> None:
+def test_merged_as_peft_merges(tmp_path: Path, definition: Decoder, name: str) -> None:
     expected = save_adapter(tmp_path, definition, SETTINGS[name])
     assert any(not torch.equal(expected[n], tensor) for n, tensor in stock(definition).state_dict().items())
     assert_alike(merged(tmp_path, definition), read_all(ours(expected, definition)))
@@ -148,7 +150,7 @@ def test_merged_as_peft_merges(tmp_path: Path, definition: LanguageModel, name: 
 @pytest.mark.parametrize("seed", range(12))
 def test_settings_together_are_merged_as_peft_merges(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    definition: LanguageModel = PHI if chance.random() < 0.5 else LLAMA
+    definition: Decoder = PHI if chance.random() < 0.5 else LLAMA
     maps = ATTENTION[definition.architecture] + MLP[definition.architecture]
     settings = {
         "r": chance.choice([1, 3, 8]),
@@ -167,7 +169,7 @@ def test_settings_together_are_merged_as_peft_merges(tmp_path: Path, seed: int) 
 
 def test_a_fused_decoders_adapter_is_merged_as_peft_merges(tmp_path: Path) -> None:
     """As transformers 4.36 had it, in which TinyGPT-V was trained."""
-    base = build_language_model(PHI).eval()
+    base = decoder_kind(PHI).build().eval()
     targets = ["query_key_value", "dense"]
     config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, alpha_pattern={"query_key_value": 24})
     model = get_peft_model(base, config)
@@ -189,7 +191,7 @@ def test_a_fused_decoders_adapter_is_merged_as_peft_merges(tmp_path: Path) -> No
 def test_a_stage_goes_on_from_what_peft_computes(tmp_path: Path, settings: dict[str, Any]) -> None:
     expected = save_adapter(tmp_path, LLAMA, settings)
     lora = Lora(rank=settings.get("r", 4), alpha=8, dropout=0, init="inherit", targets=ATTENTION["llama"])
-    model = build_language_model(LLAMA).eval()
+    model = decoder_kind(LLAMA).build().eval()
     attach_lora(model, lora)
     tensors = read_all(ours(stock(LLAMA).state_dict(), LLAMA)) | read_all(read_adapter(tmp_path, LLAMA, lora).tensors)
     with torch.no_grad():

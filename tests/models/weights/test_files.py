@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tinygptv.errors import HandoffError
+from tinygptv.models.stored import read_all
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.stored import read_all
 
 TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(5, dtype=torch.bfloat16)}
 

@@ -3,9 +3,9 @@
 import torch
 
 from tinygptv.definitions.model import Model
+from tinygptv.models.blip2 import output_norm_file
+from tinygptv.models.stored import in_memory
 from tinygptv.models.weights.anew import IDENTITY, rules
-from tinygptv.models.weights.published import output_norm_file
-from tinygptv.models.weights.stored import in_memory
 
 NORM = "vision_encoder.model.post_layernorm.weight"
 

@@ -13,9 +13,9 @@ from tinygptv import catalog
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
+from tinygptv.models.kinds import connector_part_kind
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import Handoff, LoadReport, empty_model, load_weights, open_weights, parameters_by_name
-from tinygptv.models.weights.published import projection_file
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, init="inherit")
 
@@ -207,7 +207,7 @@ def test_a_projection_for_the_13b_decoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         HandoffError, match=r"width 5120 \(MiniGPT-4 for the 13B.*4096 wide.*pretrained_minigpt4_7b\.pth"
     ):
-        projection_file(open_weights(tmp_path / "p.pth"), "connector.1", part, "p.pth")
+        connector_part_kind(part, 1).read(open_weights(tmp_path / "p.pth"))
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,14 @@ from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
 from tinygptv.golden.case import GoldenCase
-from tinygptv.models.language.phi import phi_config
+from tinygptv.models.decoders.phi import phi_config
+from tinygptv.models.fused_qkv import fuse_heads, fuse_stock, interleave_heads, split_heads, to_stock
+from tinygptv.models.stored import in_memory, read_all
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import Handoff, parameters_by_name, trained_file
 from tinygptv.models.weights.adapter import ADAPTER, NORMS, write_adapter
-from tinygptv.models.weights.fusing import fuse_heads, interleave_heads, split_heads
 from tinygptv.models.weights.loading import open_handoff
-from tinygptv.models.weights.published import fuse_stock
-from tinygptv.models.weights.reference import to_reference
-from tinygptv.models.weights.saving import save_reference
-from tinygptv.models.weights.stock import to_stock
-from tinygptv.models.weights.stored import in_memory, read_all
+from tinygptv.models.weights.reference import save_reference, to_reference
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, init="inherit")
 STAGES = [

@@ -13,7 +13,7 @@ from tinygptv.errors import HandoffError
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import LORA as LORA_NAMES
 from tinygptv.models.weights import parameters_by_name, trained_file
-from tinygptv.models.weights.saving import save_reference
+from tinygptv.models.weights.reference import save_reference
 from tinygptv.models.weights.strength import metadata
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, init="inherit")

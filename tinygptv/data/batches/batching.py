@@ -21,6 +21,7 @@ from tinygptv.data.pictures.pixels import ImageReader
 from tinygptv.data.prompting.prompts import ask, render
 from tinygptv.data.prompting.sequences import Sequences, Texts
 from tinygptv.definitions.mixture import Task
+from tinygptv.definitions.preprocessing import CLIP, Preprocessing
 from tinygptv.definitions.recipe import Inputs
 from tinygptv.errors import DataError, DefinitionError, StorageError
 from tinygptv.sample import Sample, Turn
@@ -37,7 +38,8 @@ class Batch:
     pixels (N, 3, H, W) uint8; input_ids, attention_mask, labels (B, T) int64; labels are IGNORE_INDEX where there is
     no loss. `keys` and `sources` identify the samples. With packing, samples share rows (see `packing`) and
     position_ids (B, T) restart at 0 for each. `replaced` lists samples that could not be used. With precomputed
-    features, image_features (N, tokens, width) replace pixels, which are then empty.
+    features, image_features (N, tokens, width) replace pixels, which are then empty. `preprocessing` is that of the
+    vision encoder.
     """
 
     pixels: Tensor
@@ -49,12 +51,13 @@ class Batch:
     position_ids: Tensor | None = None
     replaced: tuple["Replaced", ...] = ()
     image_features: Tensor | None = None
+    preprocessing: Preprocessing = CLIP
 
     def images(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """The model's image input: features, or normalised pixels (see `normalise`)."""
         if self.image_features is not None:
             return self.image_features.to(device, dtype)
-        return normalise(self.pixels.to(device)).to(dtype)
+        return normalise(self.pixels.to(device), self.preprocessing).to(dtype)
 
     @property
     def owners(self) -> Tensor:
@@ -112,11 +115,13 @@ class Collator:
         num_image_tokens: int,
         features: Features | None = None,
         extra_stop_strings: Sequence[str] = (),
+        preprocessing: Preprocessing = CLIP,
     ) -> None:
         self.inputs = inputs
         self.sequences = Sequences(tokenizer, inputs, num_image_tokens, extra_stop_strings)
-        self._features = features
-        self._images = ImageReader(inputs.image_size, inputs.decoding) if features is None else features
+        self._features, self._preprocessing = features, preprocessing
+        reader = ImageReader(inputs.image_size, inputs.decoding, preprocessing=preprocessing)
+        self._images = reader if features is None else features
 
     def prefetch(self, samples: Iterable[Sample]) -> None:
         """Start prefetching the images of these samples, if they are on S3."""
@@ -155,6 +160,7 @@ class Collator:
             *texts,
             keys=tuple(sample.key for sample in samples),
             sources=tuple(sample.source for sample in samples),
+            preprocessing=self._preprocessing,
         )
         if self._features is not None:
             return replace(batch, image_features=self._features.stack(shown))
@@ -199,6 +205,7 @@ class Loader:
         replacing: bool = False,
         features: Features | None = None,
         usable: str | None = None,
+        preprocessing: Preprocessing = CLIP,
     ) -> None:
         """`mixture` is the artifact made by `mix`. Samples named by tombstones (only `first_tombstones`, if given) are
         masked, and so are those that the artifact `usable` lists.
@@ -207,7 +214,7 @@ class Loader:
         instead of raising an error. With `features`, no image is read.
         """
         self.mixed = MixedSamples(store, mixture, first_tombstones, usable)
-        self.collator = Collator(tokenizer, inputs, num_image_tokens, features)
+        self.collator = Collator(tokenizer, inputs, num_image_tokens, features, preprocessing=preprocessing)
         self.global_batch_size, self.seed = global_batch_size, seed
         self._order = self.mixed.order(seed, global_batch_size)
         self._packing, self._replacing = packing, replacing

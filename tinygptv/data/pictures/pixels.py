@@ -1,6 +1,7 @@
 """Bytes → pixels, exactly as the published models see images; and reading those bytes.
 
-A bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation; no crop, no
+The vision encoder's `preprocessing` decides how a picture becomes a square and how pixel values are scaled. The default
+is a bicubic resize to a square that ignores the aspect ratio, values in [0, 1], CLIP's mean and deviation; no crop, no
 flip. Source: `blip2_image_train` and `blip2_image_eval` of MiniGPT-4, which are identical.
 
 Decoding up to the resize is done by `frames`, as for stored pictures: an opaque first frame of 8-bit RGB, with the same
@@ -21,7 +22,7 @@ levels. On photographs the PSNR is 73 dB on average and 54 dB at worst.
 import io
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import PIL
@@ -33,13 +34,12 @@ from tinygptv.data.pictures import frames, jpeg
 from tinygptv.data.pictures.formats import PictureError
 from tinygptv.data.pictures.storing import resize
 from tinygptv.data.shards.remote import ImagePrefetcher, is_remote, read_remote
+from tinygptv.definitions.preprocessing import CLIP, Preprocessing
 from tinygptv.definitions.recipe import Decoding
 from tinygptv.errors import DataError
 from tinygptv.sample import ImageReference, Sample
 
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
-DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
-
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _LARGE_PIXELS = 50_000_000
 """The fast decoder's buffer is limited to this; larger JPEGs are decoded exactly."""
 _MAX_PIXELS = 178_956_970
@@ -56,16 +56,40 @@ def decode(
     decoding: Decoding = "exact",
     memory: NDArray[np.uint8] | None = None,
     upright: bool = False,
+    preprocessing: Preprocessing = CLIP,
 ) -> Pixels:
     """Decode an image to (3, side, side) RGB bytes, upright if `upright`. Raises DataError, naming `where`.
 
     `memory`, from `decoding_memory`, saves the fast decoder a third of its time; its content is overwritten.
     """
-    if decoding == "fast" and not upright and (pixels := _decode_jpeg(data, side, memory)) is not None:
+    is_plain = preprocessing.fit == "stretch" and preprocessing.interpolation == "bicubic"
+    if decoding == "fast" and is_plain and not upright and (pixels := _decode_jpeg(data, side, memory)) is not None:
         return pixels
     frame, orientation = _first_frame(data, where)
-    square = np.asarray(frame.resize((side, side), Image.Resampling.BICUBIC))[..., :3]
+    square = np.asarray(_square(frame, side, preprocessing))[..., :3]
     return np.ascontiguousarray(frames.upright(square, orientation if upright else 1).transpose(2, 0, 1))
+
+
+def _square(frame: Image.Image, side: int, preprocessing: Preprocessing) -> Image.Image:
+    """A picture at `side` x `side` px."""
+    width, height = frame.size
+    by = _FILTERS[preprocessing.interpolation]
+    match preprocessing.fit:
+        case "stretch":
+            return frame.resize((side, side), by)
+        case "crop":
+            scale = side / min(width, height)
+            wide, high = max(side, int(width * scale)), max(side, int(height * scale))
+            left, top = (wide - side) // 2, (high - side) // 2
+            return frame.resize((wide, high), by).crop((left, top, left + side, top + side))
+        case "pad":
+            longest = max(width, height)
+            colour = tuple(int(255 * value) for value in preprocessing.mean)
+            canvas = Image.new("RGB", (longest, longest), colour)
+            canvas.paste(frame.convert("RGB"), ((longest - width) // 2, (longest - height) // 2))
+            return canvas.resize((side, side), by)
+        case _:
+            assert_never(preprocessing.fit)
 
 
 def open_picture(data: bytes, where: str) -> Image.Image:
@@ -103,23 +127,35 @@ def _decode_jpeg(data: bytes, side: int, memory: NDArray[np.uint8] | None) -> Pi
     return planes
 
 
-def transform(side: int, decoding: Decoding = "exact") -> dict[str, Any]:
+def transform(side: int, decoding: Decoding = "exact", preprocessing: Preprocessing = CLIP) -> dict[str, Any]:
     """Everything that determines an image's pixel values, as JSON-like values: what `decode` and `normalise` do."""
+    fit = {} if preprocessing.fit == "stretch" else {"fit": preprocessing.fit}
     return {
         "image_size": side,
         "frame": "opaque on white, 8 bits",
         "decoder": f"Pillow {PIL.__version__}" if decoding == "exact" else "libjpeg-turbo, 16-bit weights",
-        "resize": "bicubic",
-        "mean": MEAN.tolist(),
-        "deviation": DEVIATION.tolist(),
+        **statistics(preprocessing),
+        **fit,
     }
+
+
+def statistics(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Interpolation, mean and deviation as JSON-like values, rounded to 32 bits as they are used."""
+    mean, deviation = (np.array(each, np.float32).tolist() for each in (preprocessing.mean, preprocessing.deviation))
+    return {"resize": preprocessing.interpolation, "mean": mean, "deviation": deviation}
 
 
 class ImageReader:
     """Reads and decodes images at one size, with an LRU cache of up to `cache_bytes`."""
 
-    def __init__(self, side: int, decoding: Decoding = "exact", cache_bytes: int = 32 * 2**20) -> None:
-        self.side, self._decoding = side, decoding
+    def __init__(
+        self,
+        side: int,
+        decoding: Decoding = "exact",
+        cache_bytes: int = 32 * 2**20,
+        preprocessing: Preprocessing = CLIP,
+    ) -> None:
+        self.side, self._decoding, self._preprocessing = side, decoding, preprocessing
         self._memory = decoding_memory()
         self._room = cache_bytes // (3 * side * side)
         self._kept: OrderedDict[ImageReference, Pixels] = OrderedDict()
@@ -136,7 +172,8 @@ class ImageReader:
             self._kept.move_to_end(image)
             return pixels
         data = self._prefetcher.read(image, key) if is_remote(image) else read_bytes(image, key)
-        pixels = decode(data, self.side, f"{image.path}, {key}", self._decoding, self._memory, image.upright)
+        where = f"{image.path}, {key}"
+        pixels = decode(data, self.side, where, self._decoding, self._memory, image.upright, self._preprocessing)
         self._kept[image] = pixels
         if len(self._kept) > self._room:
             self._kept.popitem(last=False)

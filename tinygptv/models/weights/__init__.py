@@ -1,9 +1,10 @@
 """Weights in and out: published and own files → a model, and a model → files that others can load."""
 
 from tinygptv.models.weights.anew import ADDED_NORMS, LORA
-from tinygptv.models.weights.files import open_weights
+from tinygptv.models.weights.files import open_weights, save_trained
 from tinygptv.models.weights.loading import (
     Handoff,
+    LoadReport,
     empty_model,
     load_state,
     load_weights,
@@ -11,8 +12,6 @@ from tinygptv.models.weights.loading import (
     parameters_by_name,
     trained_file,
 )
-from tinygptv.models.weights.report import LoadReport
-from tinygptv.models.weights.saving import save_trained
 
 __all__ = [
     "ADDED_NORMS",

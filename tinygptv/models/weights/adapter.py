@@ -1,6 +1,6 @@
 """Trained tensors ↔ an adapter folder of PEFT, which goes on top of transformers' stock language model.
 
-    adapter_config.json, adapter_model.safetensors   the LoRA weights, on q_proj, k_proj, v_proj and dense in Phi
+    adapter_config.json, adapter_model.safetensors   the LoRA weights, on the maps of the stock model
     norms.safetensors                                trained norms under the stock model's names, and TinyGPT-V's own
     connector.safetensors                            everything else that was trained, under our names
     README.md                                        how to load them
@@ -19,16 +19,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygptv.definitions.model import LanguageModel, Phi
+from tinygptv.definitions.parts import Decoder
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
-from tinygptv.models.adapter_library import LoraConfig
+from tinygptv.models.fused_qkv import FUSED, SPLIT, fuse_stock, split_stock, trio
+from tinygptv.models.kinds import decoder_kind
+from tinygptv.models.lora import LoraConfig
+from tinygptv.models.stored import Stored, Table, derived
+from tinygptv.models.translation import Translation
 from tinygptv.models.weights.adapter_config import AdapterConfig, read_config
 from tinygptv.models.weights.anew import LORA
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.published import Translation, fuse_stock, split_stock, trio
-from tinygptv.models.weights.stock import FUSED, SPLIT, to_stock
-from tinygptv.models.weights.stored import Stored, Table, derived
 
 CONFIG, ADAPTER, NORMS, CONNECTOR = (
     "adapter_config.json",
@@ -36,14 +37,14 @@ CONFIG, ADAPTER, NORMS, CONNECTOR = (
     "norms.safetensors",
     "connector.safetensors",
 )
-_README = """A low-rank adapter, and what was trained beside it. PEFT cannot carry norms, which are not low-rank:
+_README = """A low-rank adapter, and what was trained besides. PEFT cannot carry norms, which are not low-rank:
 
-    decoder = PhiForCausalLM.from_pretrained(..., qk_layernorm=True)
+    decoder = {stock}.from_pretrained(...{qk_norm})
     decoder.load_state_dict(load_file("norms.safetensors"), strict=False)
     decoder = PeftModel.from_pretrained(decoder, ".")
 
-`attention_norm` in norms.safetensors is an RMSNorm on the attention branch, which transformers' Phi has not; without it
-the decoder computes something else. connector.safetensors holds the image's way into the decoder.
+`attention_norm` in norms.safetensors is an RMSNorm on the attention branch, which the decoder of transformers has not;
+without it the decoder computes something else. connector.safetensors holds the trained parts between image and decoder.
 """
 _OLD_ADAPTER = "adapter_model.bin"
 _PREFIX, _OURS = "base_model.model.", "language_model."
@@ -54,10 +55,11 @@ _MERGE = (
 )
 
 
-def write_adapter(folder: Path, tensors: Mapping[str, Tensor], definition: LanguageModel, lora: Lora) -> None:
+def write_adapter(folder: Path, tensors: Mapping[str, Tensor], definition: Decoder, lora: Lora) -> None:
     """Write what a stage trained as an adapter folder. Raises HandoffError if there are no adapters among it."""
     language = {name.removeprefix(_OURS): tensor for name, tensor in tensors.items() if name.startswith(_OURS)}
-    stock = to_stock(language, definition)
+    kind = decoder_kind(definition)
+    stock = kind.to_stock(language)
     adapters = {f"{_PREFIX}{name}": tensor for name, tensor in stock.tensors.items() if LORA.search(name)}
     if not adapters:
         raise HandoffError("there are no LoRA weights to write as an adapter; choose another format")
@@ -69,7 +71,11 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], definition: Langu
     for file, content in ((ADAPTER, adapters), (NORMS, norms), (CONNECTOR, connector)):
         if content:
             save_file({name: tensor.contiguous() for name, tensor in content.items()}, folder / file)
-    (folder / "README.md").write_text(_README)
+    (folder / "README.md").write_text(
+        _README.format(
+            stock=kind.stock_class.__name__, qk_norm=", qk_layernorm=True" if definition.stock_has_qk_norm else ""
+        )
+    )
 
 
 def is_adapter(path: Path) -> bool:
@@ -77,12 +83,12 @@ def is_adapter(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def read_adapter(folder: Path, definition: LanguageModel, lora: Lora | None) -> Translation:
+def read_adapter(folder: Path, definition: Decoder, lora: Lora | None) -> Translation:
     """An adapter folder under our names, fused again where our model is; for a model with the adapters `lora`.
 
     If `alpha_pattern` or `use_rslora` gives a map another scale than `lora`, its `lora_B` is multiplied by the ratio,
-    so that the function is PEFT's. Raises HandoffError if the folder holds what such a model has no place for: another
-    rank or alpha, DoRA, adapters on queries, keys and values that were trained apart. `merge_adapter` has one for all.
+    so that the function is PEFT's. Raises HandoffError if such a model has no place for what the folder holds: another
+    rank or alpha, DoRA, adapters on queries, keys and values that were trained apart. `merge_adapter` takes them all.
     """
     adapter = _open(folder, definition)
     wanted = lora or Lora(rank=adapter.config.rank, alpha=adapter.config.alpha, dropout=0.0, init="inherit")
@@ -93,19 +99,19 @@ def read_adapter(folder: Path, definition: LanguageModel, lora: Lora | None) -> 
         same = adapted.scale == scale
         up = parts["B"] if same else derived(partial(_scaled, adapted.scale / scale), [parts["B"]])
         language |= {f"{name}.lora_A.weight": parts["A"], f"{name}.lora_B.weight": up}
-    if isinstance(definition, Phi):
+    if definition.has_fused_qkv:
         language = _fused(language, definition.heads, folder)
     return _translation(folder, "an adapter of PEFT", language)
 
 
-def merge_adapter(folder: Path, definition: LanguageModel, base: Table) -> Translation:
+def merge_adapter(folder: Path, definition: Decoder, base: Table) -> Translation:
     """An adapter folder as whole maps of a decoder without adapters: those of `base`, changed as PEFT changes them.
 
-    `base` has the decoder's tensors under our names. Sums are made in float32.
+    `base` has the decoder's tensors under our names. Sums are computed in float32.
     """
     adapter = _open(folder, definition)
     decoder = {name.removeprefix(_OURS): stored for name, stored in base.items() if name.startswith(_OURS)}
-    heads = definition.heads if isinstance(definition, Phi) else None
+    heads = definition.heads if definition.has_fused_qkv else None
     if heads is not None and not adapter.is_fused:
         decoder = split_stock(decoder, heads)
     changed = dict(adapter.whole)
@@ -117,7 +123,7 @@ def merge_adapter(folder: Path, definition: LanguageModel, base: Table) -> Trans
         base_weight = adapter.whole.get(weight, decoder[weight])
         changed[weight] = derived(partial(_merged, adapted.scale), [base_weight, *factors])
     if heads is not None:
-        # What was not changed of a map that is fused again comes from the base.
+        # The unchanged pieces of a map that is fused again come from the base.
         trios = {part: decoder[part] for name in changed for part in trio(name) if part in decoder}
         changed = fuse_stock(trios | changed, heads)
     return _translation(folder, "an adapter of PEFT, merged", changed)
@@ -133,7 +139,7 @@ class _Adapter:
     is_fused: bool
 
 
-def _open(folder: Path, definition: LanguageModel) -> _Adapter:
+def _open(folder: Path, definition: Decoder) -> _Adapter:
     """Raises HandoffError unless configuration and tensors name the same maps and ranks."""
     file = next((folder / name for name in (ADAPTER, _OLD_ADAPTER) if (folder / name).is_file()), folder / ADAPTER)
     found = {name.removeprefix(_PREFIX): stored for name, stored in open_weights(file).items()}

@@ -1,7 +1,7 @@
 """What PEFT makes of an `adapter_config.json`: which linear maps of the decoder it changes, and by how much.
 
 PEFT itself resolves names, patterns, layers and scales, on a decoder without memory. What remains here is to know every
-field of its LoraConfig, because a field that is not understood changes numbers without a word: a test compares the
+field of its LoraConfig, because an ignored field would silently change numbers: a test compares the
 three groups below with the installed PEFT.
 """
 
@@ -14,13 +14,11 @@ from typing import Any
 
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import PhiForCausalLM
 
-from tinygptv.definitions.model import LanguageModel, Phi
+from tinygptv.definitions.parts import Decoder
 from tinygptv.errors import HandoffError
-from tinygptv.models.adapter_library import LoraConfig, LoraLayer, SavedModule, inject_adapter_in_model
-from tinygptv.models.language import build_language_model
-from tinygptv.models.language.phi import phi_config
+from tinygptv.models.kinds import decoder_kind
+from tinygptv.models.lora import LoraConfig, LoraLayer, SavedModule, inject_adapter_in_model
 
 COMPUTED = {
     "r",
@@ -112,7 +110,7 @@ class AdapterConfig:
     whole: frozenset[str]
 
 
-def read_config(path: Path, definition: LanguageModel, fused: bool) -> AdapterConfig:
+def read_config(path: Path, definition: Decoder, fused: bool) -> AdapterConfig:
     """Resolve the configuration at `path` on a decoder, which has queries, keys and values in one map if `fused`.
 
     Raises HandoffError, naming the field, for everything that is not in `COMPUTED` and changes numbers.
@@ -167,8 +165,9 @@ def _refuse_other_kinds(path: Path, content: Mapping[str, Any]) -> None:
         raise HandoffError(f"{path}: {field}: {value!r} is not supported: {why}")
 
 
-def _empty_decoder(definition: LanguageModel, fused: bool) -> nn.Module:
+def _empty_decoder(definition: Decoder, fused: bool) -> nn.Module:
+    kind = decoder_kind(definition)
     with init_empty_weights():
-        if isinstance(definition, Phi) and not fused:
-            return PhiForCausalLM(phi_config(definition))
-        return build_language_model(definition)
+        if definition.has_fused_qkv and not fused:
+            return kind.stock_class(kind.stock_config())
+        return kind.build()

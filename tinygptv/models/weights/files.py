@@ -1,4 +1,4 @@
-"""Weight files → tables of tensors, lazily and safely.
+"""Weight files ↔ tables of tensors, lazily and safely.
 
 Only safetensors and `torch.load(weights_only=True)` are used, so no code from a file is ever run. Both map the file
 into memory; what was read through a mapping counts as memory of this process until the mapping is gone, so files are
@@ -10,7 +10,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tinygptv.errors import HandoffError
-from tinygptv.models.weights.stored import Stored, Table
+from tinygptv.models.stored import Stored, Table
 
 _SAFETENSORS_INDEX, _TORCH_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 _REOPEN_BYTES = 64 * 2**20
@@ -59,6 +60,13 @@ def open_weights(path: Path, finite: bool = True) -> Table:
     if head[8:9] == b"{":
         return _open_safetensors(path, finite)
     return _open_torch(path, finite)
+
+
+def save_trained(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors under their plain names as safetensors, in float32."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    partial.rename(path)
 
 
 def _open_folder(folder: Path, finite: bool) -> Table:
@@ -100,15 +108,15 @@ def _open_shards(folder: Path, index: Path, finite: bool) -> Table:
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
-    """Raise for everything that can be told from the first bytes."""
+    """Raise for everything that can be recognised by the first bytes."""
     size = path.stat().st_size
     text = head.lstrip().lower()
     if size == 0:
         raise HandoffError(f"{path}: empty, no bytes at all; download it again")
     if head.startswith(b"version https://git-lfs"):
         stands_for = re.search(rb"size (\d+)", head)
-        told = f" of {int(stands_for[1]):,} bytes" if stands_for else ""
-        raise HandoffError(f"{path}: a git-lfs pointer, which stands for a file{told}; run `git lfs pull` to get it")
+        length = f" of {int(stands_for[1]):,} bytes" if stands_for else ""
+        raise HandoffError(f"{path}: a git-lfs pointer, which stands for a file{length}; run `git lfs pull` to get it")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise HandoffError(
             f"{path}: a web page, not weights, as is saved when a link leads to a log-in or an error; "
@@ -164,7 +172,8 @@ def _read(path: Path, name: str, finite: bool) -> Tensor:
 
 def refuse_not_finite(path: Path, name: str, tensor: Tensor) -> None:
     """Raise HandoffError if the tensor `name` of a file holds NaN or Inf."""
-    # NaN and Inf survive a sum, which is one pass and takes no memory; a sum that overflows is looked into.
+    # NaN and Inf survive a sum, which is one pass and takes no memory. If the sum overflows,
+    # the numbers are checked one by one.
     if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
         return
     if broken := int((~tensor.isfinite()).sum()):
@@ -176,7 +185,7 @@ def refuse_not_finite(path: Path, name: str, tensor: Tensor) -> None:
 
 @dataclass
 class _TorchFile:
-    """A `.pth` file, mapped; opened anew whenever so much was read that the pages would be felt."""
+    """A `.pth` file, mapped; reopened after every 64 MiB, so that pages already read are released."""
 
     path: Path
     finite: bool
@@ -227,9 +236,9 @@ def _load(path: Path) -> dict[str, Tensor]:
             "weights as safetensors, or as a file of tensors and plain values only"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AssertionError, struct.error) as error:
-        told = next(iter(str(error).splitlines()), "it ends too early")[:120]
+        reason = next(iter(str(error).splitlines()), "it ends too early")[:120]
         raise HandoffError(
-            f"{path}: truncated, or not a checkpoint: torch cannot read it ({told}); download it again"
+            f"{path}: truncated, or not a checkpoint: torch cannot read it ({reason}); download it again"
         ) from error
     tensors = content.get("model", content) if isinstance(content, dict) else {}
     if not isinstance(tensors, dict) or not any(isinstance(tensor, Tensor) for tensor in tensors.values()):

@@ -1,13 +1,13 @@
 """Weight files → a model, parameter by parameter, strictly.
 
 The model is built without memory (`empty_model`); `load_weights` then reads each tensor, casts it and makes it the
-model's own, so that the peak is the model and about one tensor. Every tensor of every file and every parameter of the
-model is accounted for in a LoadReport; anything unexpected is a HandoffError that names it.
+model's own, so that the peak in memory is the model and about one tensor. Every tensor of every file and every
+parameter of the model is accounted for in a LoadReport; anything unexpected is a HandoffError that names it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -15,34 +15,31 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from tinygptv.definitions.model import Linear, Model, QFormer
+from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import HandoffError
+from tinygptv.models.kinds import connector_part_kind, decoder_kind, vision_encoder_kind
 from tinygptv.models.lora import plain_name
 from tinygptv.models.nf4 import use_nf4
-from tinygptv.models.vision import POSITIONS, resize_positions
+from tinygptv.models.stored import Table
+from tinygptv.models.translation import OWN_LAYOUT, Translation
 from tinygptv.models.vlm import VisionLanguageModel
-from tinygptv.models.weights import published
 from tinygptv.models.weights.adapter import is_adapter, merge_adapter, read_adapter
 from tinygptv.models.weights.anew import LORA, initial, rules
 from tinygptv.models.weights.configs import check_config
 from tinygptv.models.weights.files import open_weights
-from tinygptv.models.weights.published import Translation
-from tinygptv.models.weights.report import LoadReport
-from tinygptv.models.weights.stored import Table, derived
+from tinygptv.models.weights.reference import is_reference, reference_file
 from tinygptv.models.weights.strength import refuse_other_strength
 from tinygptv.store.locations import local_path
 
 logger = getLogger(__name__)
 
-_POSITION_TABLE = f"vision_encoder.model.{POSITIONS}"
-
 
 @dataclass(frozen=True)
 class Handoff:
-    """What earlier stages trained: a file or folder, the parameters that must be in it, and the adapters they speak of.
+    """What earlier stages trained: a file or folder, the parameters that must be in it, and their adapters.
 
-    It may hold more, as long as the model has it: a checkpoint with a trained Q-Former, say. With `merge`, adapters of
+    It may hold more, as long as the model has a place for it, such as a trained Q-Former. With `merge`, adapters of
     PEFT are added to the maps of a model that has none of its own.
     """
 
@@ -50,6 +47,26 @@ class Handoff:
     required: Collection[str] = ()
     lora: Lora | None = None
     merge: bool = False
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Every parameter is in `loaded` (→ where from) or in `begins_anew` (→ how); every tensor of a file was used or is
+    in `left_out` ((file, its name) → why)."""
+
+    loaded: dict[str, str]
+    begins_anew: dict[str, str]
+    left_out: dict[tuple[str, str], str]
+
+    def lines(self) -> list[str]:
+        """One line each for what was loaded, what begins anew and what was left out."""
+        lines = [f"{len(self.loaded)} parameters loaded: {_counted(self.loaded.values())}"]
+        if self.begins_anew:
+            lines.append(f"{len(self.begins_anew)} begin anew: {_counted(self.begins_anew.values())}")
+        if self.left_out:
+            reasons = (f"{reason} ({file})" for (file, _), reason in self.left_out.items())
+            lines.append(f"{len(self.left_out)} tensors left out: {_counted(reasons)}")
+        return lines
 
 
 def empty_model(definition: Model, image_size: int, lora: Lora | None = None) -> VisionLanguageModel:
@@ -75,8 +92,8 @@ def load_weights(
 ) -> LoadReport:
     """Fill `model` from the files its definition names, then from what earlier stages trained; the rest begins anew.
 
-    Parameters whose names begin with one of `unread` are looked for like the others, and stay without memory. Those
-    named by `in_nf4`, the weights of linear maps, are rounded to 4 bits, each as soon as it is read.
+    Parameters whose names begin with one of `unread` must be in the files like the others, but stay without memory.
+    Those named by `in_nf4`, the weights of linear maps, are rounded to 4 bits, each as soon as it is read.
     Raises HandoffError, naming file and tensor, for anything missing, left over or of another shape.
     """
     parameters = parameters_by_name(model)
@@ -84,10 +101,9 @@ def load_weights(
     if handoff is not None:
         decoder = sources[-1][1].tensors
         sources.append((str(handoff.path), open_handoff(handoff, definition, parameters, decoder)))
-    resize = partial(resize_positions, grid=model.image_size // definition.vision_encoder.patch_size)
+    vision = vision_encoder_kind(definition.vision_encoder)
     for place, translation in sources:
-        if positions := translation.tensors.get(_POSITION_TABLE):
-            translation.tensors[_POSITION_TABLE] = derived(resize, [positions])
+        vision.fit(translation.tensors, model.image_size)
         check_places(translation.tensors, place, parameters)
     table, origin, left_out = _merged(sources)
     begins_anew = {
@@ -129,8 +145,8 @@ def open_handoff(
     """What a stage left behind, in any known layout, under our names, not read yet.
 
     `decoder` holds the pretrained weights that adapters are merged into, where the handoff says so.
-    Raises HandoffError if something required is missing, something does not fit the model's `parameters`, or adapters
-    are there or absent against the stage's word.
+    Raises HandoffError if something required is missing, something does not fit the model's `parameters`, or there
+    are adapters where the stage has none, or the reverse.
     """
     if handoff.merge and decoder is not None:
         translation = merge_adapter(handoff.path, definition.language_model, decoder)
@@ -157,9 +173,9 @@ def trained_file(path: Path, definition: Model, lora: Lora | None = None) -> Tra
     table = open_weights(path)
     if lora is not None and any(LORA.search(name) for name in table):
         refuse_other_strength(path, lora)
-    if published.is_reference(table):
-        return published.reference_file(table, definition)
-    return Translation("our own layout", table, {})
+    if is_reference(table):
+        return reference_file(table, definition)
+    return Translation(OWN_LAYOUT, table, {})
 
 
 def fill(model: nn.Module, table: Table, dtype: torch.dtype | None = None, in_nf4: Collection[str] = ()) -> None:
@@ -188,29 +204,19 @@ def _assign(model: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype | No
 
 
 def _backbones(definition: Model) -> list[tuple[str, Translation]]:
-    vision, language = definition.vision_encoder, definition.language_model
-    translate: list[tuple[str, Callable[[Table], Translation]]] = [
-        (vision.weights, partial(published.vision_file, depth=vision.depth))
-    ]
-    if vision.output_norm is not None:
-        translate.append((vision.output_norm, published.output_norm_file))
+    language = definition.language_model
+    files = vision_encoder_kind(definition.vision_encoder).files()
     for position, part in enumerate(definition.connector):
-        prefix = f"connector.{position}"
-        if isinstance(part, QFormer):
-            read = partial(published.qformer_file, prefix=prefix, definition=part, where=part.weights)
-            translate.append((part.weights, read))
-        elif isinstance(part, Linear) and part.weights is not None:
-            project = partial(published.projection_file, prefix=prefix, definition=part, where=part.weights)
-            translate.append((part.weights, project))
-    translate.append((language.weights, partial(published.language_file, definition=language)))
+        files += connector_part_kind(part, position).files()
+    files += decoder_kind(language).files()
     check_config(local_path(language.weights), language)
-    return [(location, translation(open_weights(local_path(location)))) for location, translation in translate]
+    return [(location, read(open_weights(local_path(location)))) for location, read in files]
 
 
 def _merged(sources: list[tuple[str, Translation]]) -> tuple[Table, dict[str, str], dict[tuple[str, str], str]]:
     """One table in which a later source replaces an earlier one, where each tensor comes from, and what is left out.
 
-    Two parts may lie in one file; what one of them leaves out and the other uses is used.
+    Two parts may lie in one file; what one of them leaves out and the other uses counts as used.
     """
     table: Table = {}
     origin: dict[str, str] = {}
@@ -285,3 +291,7 @@ def _check_adapters(handoff: Handoff, found: Table, names: Collection[str]) -> N
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _counted(values: Iterable[str]) -> str:
+    return ", ".join(f"{count} {value}" for value, count in Counter(values).items())

@@ -1,8 +1,8 @@
 """The rank and alpha that LoRA weights were trained with.
 
-B A says nothing about alpha, and with another one the same tensors act more or less strongly. So files of ours record
-it, in their metadata; before they did, the `job.json` beside them did. The published code's checkpoints may have it in
-their `config`.
+The product B A does not contain alpha, and with another one the same tensors act more or less strongly. So our files
+record it in their metadata; for older files, the `job.json` in their folder does. Checkpoints of the published code may
+have it in their `config`.
 """
 
 import json
@@ -20,7 +20,7 @@ METADATA, JOB = "lora", "job.json"
 
 
 class Recorded(NamedTuple):
-    """`file` says so. What it does not say is None."""
+    """What `file` says; None where it says nothing."""
 
     file: Path
     rank: int | None
@@ -35,7 +35,7 @@ def metadata(lora: Lora | None) -> dict[str, str]:
 def refuse_other_strength(path: Path, lora: Lora) -> None:
     """Raise HandoffError if the file or folder `path` records that its adapters have another rank or alpha than `lora`.
 
-    A file that records nothing is taken at the recipe's word.
+    For a file that records nothing, the recipe's values are assumed.
     """
     for recorded in _recorded(path):
         pairs = (("rank", recorded.rank, lora.rank), ("alpha", recorded.alpha, lora.alpha))
@@ -53,8 +53,8 @@ def refuse_other_strength(path: Path, lora: Lora) -> None:
 def _recorded(path: Path) -> list[Recorded]:
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     found = [recorded for file in files if (recorded := _in_file(file))]
-    beside = None if found else _beside((path if path.is_dir() else path.parent) / JOB)
-    return [*found, beside] if beside else found
+    neighbour = None if found else _in_job((path if path.is_dir() else path.parent) / JOB)
+    return [*found, neighbour] if neighbour else found
 
 
 def _in_file(file: Path) -> Recorded | None:
@@ -72,7 +72,7 @@ def _in_file(file: Path) -> Recorded | None:
     return _recording(file, json.loads(text)) if text else None
 
 
-def _beside(job: Path) -> Recorded | None:
+def _in_job(job: Path) -> Recorded | None:
     try:
         content = json.loads(job.read_text())
     except (OSError, json.JSONDecodeError, UnicodeDecodeError):

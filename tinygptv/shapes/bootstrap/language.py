@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
-from tinygptv.models.language.decoder import ATTENTION_NORM_EPS, QK_NORM_EPS
+from tinygptv.models.decoder import ATTENTION_NORM_EPS, QK_NORM_EPS
 from tinygptv.shapes.bootstrap.corpus import (
     BOX_CODE,
     ObjectHead,

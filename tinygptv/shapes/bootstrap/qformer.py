@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, PreTrainedTokenizerFast
 
 from tinygptv.models.qformer import ImageTextQFormer
-from tinygptv.models.vision import VisionEncoder
+from tinygptv.models.vision_encoders.eva_vit import EvaVit
 from tinygptv.shapes.bootstrap.corpus import (
     IGNORE,
     ObjectHead,
@@ -52,8 +52,7 @@ class QFormerPretraining(nn.Module):
         self.cells = ObjectHead(settings.width)
         # In a plain dict, so that the frozen encoders are not registered as submodules.
         self._encoders = {
-            side: VisionEncoder.from_pretrained(backbones, side).eval().requires_grad_(False)
-            for side in settings.image_sizes
+            side: EvaVit.from_pretrained(backbones, side).eval().requires_grad_(False) for side in settings.image_sizes
         }
 
     def step(self, number: int) -> Step:

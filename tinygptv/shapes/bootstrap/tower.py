@@ -7,7 +7,7 @@ positions.
 import torch
 from torch import Tensor, nn
 
-from tinygptv.models.vision import VisionEncoder, vision_config
+from tinygptv.models.vision_encoders.eva_vit import EvaVit, vision_config
 from tinygptv.shapes.bootstrap.corpus import ObjectHead, batch_of_scenes, crowded, patch_targets, pixel_values
 from tinygptv.shapes.bootstrap.loop import Step
 from tinygptv.shapes.bootstrap.settings import Settings
@@ -28,7 +28,7 @@ class TowerPretraining(nn.Module):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.encoder = VisionEncoder(
+        self.encoder = EvaVit(
             vision_config(
                 hidden_size=settings.width,
                 intermediate_size=4 * settings.width,

@@ -44,6 +44,7 @@ class Encoder:
     """The frozen prefix of a model, in the precision in which training would run it."""
 
     def __init__(self, job: EncodeJob) -> None:
+        self._preprocessing = job.model.vision_encoder.preprocessing
         self._inputs, self._batch, self._device = job.inputs, job.hardware.micro_batch_size, job.hardware.device
         self.shape, self.dtype = (
             job.model.features_shape(job.inputs.image_size, len(job.frozen)),
@@ -78,13 +79,16 @@ class Encoder:
         for number, image in enumerate(images):
             try:
                 data = self._ahead.read(image, purpose) if is_remote(image) else read_bytes(image, purpose)
-                pixels[number] = decode(data, side, image.path, decoding, self._memory)
+                pixels[number] = decode(
+                    data, side, image.path, decoding, self._memory, preprocessing=self._preprocessing
+                )
             except StorageError:  # S3 being unreachable is not the image's fault
                 raise
             except DataError as error:
                 logger.warning("encode: left out: %s", error)
         if pixels:
-            values = normalise(torch.from_numpy(np.stack(list(pixels.values()))).to(self._device))
+            stacked = torch.from_numpy(np.stack(list(pixels.values()))).to(self._device)
+            values = normalise(stacked, self._preprocessing)
             features[list(pixels)] = self._prefix(values.to(self.dtype)).cpu()
         return features
 

@@ -14,7 +14,7 @@ from tinygptv.catalog import ResolvedRun
 from tinygptv.data.forget.tombstones import tombstones
 from tinygptv.data.pictures.pixels import transform
 from tinygptv.definitions.base import LOCATION_PREFIXES
-from tinygptv.definitions.model import ConnectorPart
+from tinygptv.definitions.parts import ConnectorPart
 from tinygptv.definitions.reasons import FORGOTTEN
 from tinygptv.definitions.recipe import Recipe, Stage
 from tinygptv.errors import DefinitionError, HandoffError
@@ -51,9 +51,11 @@ def plan_features(
     definition: dict[str, Any] = {
         "layout": _LAYOUT,
         "weights": _weight_hashes(recipe, stage),
-        "vision_encoder": recipe.model.vision_encoder.model_dump(exclude={"weights", "output_norm"}),
+        "vision_encoder": recipe.model.vision_encoder.model_dump(exclude={*recipe.model.vision_encoder.file_fields}),
         "connector": [part.model_dump(exclude={"weights"}) for part in frozen_parts],
-        "transform": transform(stage.inputs.image_size, stage.inputs.decoding),
+        "transform": transform(
+            stage.inputs.image_size, stage.inputs.decoding, recipe.model.vision_encoder.preprocessing
+        ),
         "precision": run.hardware.precision,
     }
     if any(_begins_at_random(part) for part in frozen_parts):
@@ -88,15 +90,15 @@ def published_start(recipe: Recipe, stage: Stage) -> str | None:
 
 def _begins_at_random(part: ConnectorPart) -> bool:
     """Whether a part has weights and no file that they are read from."""
-    return getattr(part, "weights", "") is None
+    return part.file is None and part.initialization is not None
 
 
 def _weight_hashes(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Content hashes of the files that the frozen parts are read from."""
-    vision = recipe.model.vision_encoder
-    files = {"vision_encoder": vision.weights, "output_norm": vision.output_norm}
+    files: dict[str, str | None] = dict(recipe.model.vision_encoder.files)
+    files["vision_encoder"] = files.pop("weights")
     for number, part in enumerate(stage.frozen_connector(recipe.model)):
-        files[f"connector.{number}"] = getattr(part, "weights", None)
+        files[f"connector.{number}"] = part.file
     files["starts_from"] = published_start(recipe, stage)
     return {name: content_hash(local_path(location)) for name, location in files.items() if location is not None}
 

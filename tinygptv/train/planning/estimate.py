@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tinygptv.definitions.hardware import Hardware
+from tinygptv.definitions.kinds import kind_of
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Recipe
 from tinygptv.definitions.trainable import LANGUAGE_MODEL
@@ -268,5 +269,5 @@ def _part(model: Model, name: str) -> str:
     """Which row of the table a parameter belongs to."""
     part, position, *_ = name.split(".")
     if part == "connector":
-        return "qformer" if model.connector[int(position)].part == "qformer" else "projections"
+        return "qformer" if kind_of(model.connector[int(position)]) == "qformer" else "projections"
     return "lora" if LANGUAGE_MODEL["language_model.lora"].fullmatch(name) else part

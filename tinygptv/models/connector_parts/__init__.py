@@ -1,0 +1,1 @@
+"""Connector parts in torch, one file each, of the same name as in `definitions/connector_parts/`."""
