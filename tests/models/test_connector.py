@@ -5,8 +5,8 @@ from tinygptv.definitions.connector_parts import merge_patches
 from tinygptv.definitions.connector_parts.linear import Linear
 from tinygptv.definitions.parts import ConnectorPart
 from tinygptv.errors import ShapeError
-from tinygptv.models.connector import build_connector
 from tinygptv.models.connector_parts.merge_patches import MergePatches
+from tinygptv.models.vlm import build_connector
 
 
 def test_patches_are_joined_in_reading_order_without_the_class_token() -> None:

@@ -8,14 +8,23 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from tinygptv.definitions.model import Model
+from tinygptv.definitions.parts import ConnectorPart
 from tinygptv.definitions.recipe import Lora
 from tinygptv.errors import ShapeError
-from tinygptv.models.connector import build_connector
-from tinygptv.models.kinds import decoder_kind, vision_encoder_kind
+from tinygptv.models import masks
+from tinygptv.models.kinds import connector_part_kind, decoder_kind, vision_encoder_kind
 from tinygptv.models.lora import attach_lora
-from tinygptv.models.masks import attention_mask as mask_of
-from tinygptv.models.masks import before_first
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
+
+
+def build_connector(parts: Sequence[ConnectorPart], features_width: int) -> nn.Sequential:
+    """(I, N, `features_width`) -> (I, image tokens, width of the last part). Nothing stands between two parts."""
+    modules: list[nn.Module] = []
+    width = features_width
+    for position, part in enumerate(parts):
+        modules.append(connector_part_kind(part, position).build(width))
+        width = part.output_width(width)
+    return nn.Sequential(*modules)
 
 
 class VisionLanguageModel(nn.Module):
@@ -98,8 +107,8 @@ class VisionLanguageModel(nn.Module):
         if position_ids is None:
             self._check_length(input_ids)
         embeds = self.inputs_embeds(pixel_values, input_ids)
-        context = before_first(labels != IGNORE_INDEX, position_ids) if self._attention == "prefix" else None
-        mask = mask_of(self._attention, attention_mask, input_ids.shape[1], context, position_ids)
+        context = masks.before_first(labels != IGNORE_INDEX, position_ids) if self._attention == "prefix" else None
+        mask = masks.attention_mask(self._attention, attention_mask, input_ids.shape[1], context, position_ids)
         options = {} if position_ids is None else {"position_ids": position_ids}
         states = self.language_model.hidden_states(embeds, mask, input_ids == IMAGE_SLOT, **options)
         targets = labels[:, 1:]
@@ -111,7 +120,7 @@ class VisionLanguageModel(nn.Module):
         """Next-token logits at every position of prompts: (B, T) -> (B, T, V), float32. Raises as `forward`."""
         self._check_length(input_ids)
         embeds = self.inputs_embeds(pixel_values, input_ids)
-        mask = mask_of(self._attention, attention_mask, input_ids.shape[1], attention_mask.bool())
+        mask = masks.attention_mask(self._attention, attention_mask, input_ids.shape[1], attention_mask.bool())
         states = self.language_model.hidden_states(embeds, mask, input_ids == IMAGE_SLOT)
         return self.language_model.lm_head(states).float()
 
@@ -138,7 +147,7 @@ class VisionLanguageModel(nn.Module):
         answer: list[Tensor] = []
         for _ in range(max_new_tokens):
             tokens = embeds.shape[1]
-            mask = mask_of(self._attention, attention_mask, tokens, context)
+            mask = masks.attention_mask(self._attention, attention_mask, tokens, context)
             positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
             options: dict[str, Any] = {"position_ids": positions, "cache": cache, "use_cache": True}
             states = self.language_model.hidden_states(embeds, mask, image_positions, **options)
