@@ -121,11 +121,11 @@ def test_columns_that_a_source_shares_come_from_where_it_says_them(
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "mine.yaml").write_text(
         "kind: pairs\nabout: mine\nlicence: mine\ncolumns:\n  url: address\n  caption: words\ntables:\n"
-        "  - location: ./a.csv\n  - location: ./b.csv\n    columns: {caption: words}\nfilter: web_pairs\n"
+        "  - location: ./a.csv\n  - location: ./b.csv\n    columns: {caption: title}\nfilter: web_pairs\n"
     )
     text = resolve("tinygptv_tiny", "mine")
     assert set(origins(text, "url: address")) == {"sources/mine.yaml:5"}
-    assert origins(text, "caption: words") == ["sources/mine.yaml:10"]
+    assert origins(text, "caption: title") == ["sources/mine.yaml:10"]
 
 
 def test_a_table_given_by_path_comes_from_the_command_line(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_name_twice_is_an_error_unless_a_position_is_declared(tmp_path: Path) 
     pq.write_table(pa.Table.from_arrays(arrays, ["url", "text", "url"]), tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text(f"url,text,url\nwrong,a ball,{URL}\n")
     for name in ("t.parquet", "t.csv"):
-        with pytest.raises(DataError, match=r"'url' is there 2 times, as columns 0, 2"):
+        with pytest.raises(DataError, match=r"'url' occurs 2 times, as columns 0, 2"):
             read(tmp_path / name)
         assert [(row.url, row.caption) for row in read(tmp_path / name, columns={"url": 2})] == [(URL, "a ball")]
 

@@ -192,7 +192,7 @@ class DownloadBuild:
                     fetch.request(shard)
                 progress.begin("fetching")
                 outcomes, carried = Outcomes(plan, self._earlier), carried_types(plan)
-                row_results = progress.count("rows settled", _row_results(plan, fetch, options.samples_per_shard))
+                row_results = progress.count("rows done", _row_results(plan, fetch, options.samples_per_shard))
                 kept = self._write(draft, row_results, outcomes, carried)
             progress.begin("writing the ledger")
             summary = outcomes.write_ledger(draft / LEDGER, options.recheck_days)

@@ -29,8 +29,8 @@ _REPLACEMENT = "\ufffd"
 class SpecialTokenEscaper:
     """Escapes special tokens in data and encodes escaped text, for one tokenizer and one stage's inputs.
 
-    Special are the tokens that the tokenizer declares so, and other added tokens that the inputs' template uses; an
-    added token of several spaces is an ordinary word. A token of a single character cannot be split.
+    Special tokens are those that the tokenizer declares special, and other added tokens used in the inputs' template;
+    an added token of several spaces is an ordinary word. A token of a single character cannot be split.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, inputs: Inputs) -> None:

@@ -1,7 +1,7 @@
 """A bounded on-disk cache of contents by SHA-256, shared by any number of processes on a machine.
 
 Contents are addressed by hash, so a changed object on S3 is never mistaken for the original, and images shared by
-several artifacts are stored once. Sixteen drawers, by the first hex digit, are bounded and locked independently, so an
+several artifacts are stored once. Sixteen buckets, by the first hex digit, are bounded and locked independently, so an
 eviction blocks few other processes.
 """
 
@@ -15,20 +15,20 @@ from pathlib import Path
 
 from tinygptv.store.artifacts import storage_errors
 
-_DRAWERS = 16
+_BUCKETS = 16
 _PARTIAL = ".partial"
 _FILL_AFTER_EVICTION = 0.9
-"""Fill level of a drawer after an eviction, so that one scan makes room for many contents."""
+"""Fill level of a bucket after an eviction, so that one scan makes room for many contents."""
 
 
 class ContentCache:
     """Holds at most `room_bytes` of contents and evicts the least recently used. With a size of 0 nothing is kept.
 
-    Contents larger than a drawer, a sixteenth of the total, are not kept either.
+    Contents larger than a bucket, a sixteenth of the total, are not kept either.
     """
 
     def __init__(self, folder: Path, room_bytes: int) -> None:
-        self._folder, self._room = folder, room_bytes // _DRAWERS
+        self._folder, self._room = folder, room_bytes // _BUCKETS
 
     def get(self, digest: str) -> bytes | None:
         """The content with this hash, or None. A damaged file is deleted."""
@@ -67,10 +67,10 @@ class ContentCache:
     def _path(self, digest: str) -> Path:
         return self._folder / digest[0] / digest
 
-    def _make_room(self, drawer: Path, wanted: int) -> int:
+    def _make_room(self, bucket: Path, wanted: int) -> int:
         """Evict the least recently used contents until `wanted` bytes fit; returns the bytes left."""
-        (drawer / _PARTIAL).unlink(missing_ok=True)
-        files = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path) for entry in os.scandir(drawer))
+        (bucket / _PARTIAL).unlink(missing_ok=True)
+        files = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path) for entry in os.scandir(bucket))
         held = sum(size for _, size, _ in files)
         if held + wanted > self._room:
             for _, size, path in files:
@@ -82,15 +82,15 @@ class ContentCache:
 
 
 @contextmanager
-def _locked(drawer: Path) -> Iterator[TextIOWrapper]:
-    """Lock a drawer until the context or the process ends; the lock file records the drawer's size."""
-    with drawer.with_suffix(".lock").open("a+") as lock:
+def _locked(bucket: Path) -> Iterator[TextIOWrapper]:
+    """Lock a bucket until the context or the process ends; the lock file records the bucket's size."""
+    with bucket.with_suffix(".lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
 
 
 def _recorded_size(lock: TextIOWrapper) -> int | None:
-    """The recorded upper bound of the drawer's bytes; None if not recorded yet."""
+    """The recorded upper bound of the bucket's bytes; None if not recorded yet."""
     lock.seek(0)
     noted = lock.read()
     return int(noted) if noted else None
