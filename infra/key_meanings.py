@@ -34,6 +34,7 @@ PLAIN_KEYS = {
     "mixture": "A file in `datasets/mixtures/`.",
     "benchmark": "One of the recipe's benchmarks.",
     "boxes": "How boxes are written as text.",
+    "Preprocessing.interpolation": "How pixels are resampled when a picture is resized.",
     "Cleaning.name": "A name for the step.",
     "Captions.clean": "The cleaning steps, in order.",
     "Captions.languages": "ISO 639-1 code → frequent words of that language, separated by spaces.",

@@ -13,6 +13,7 @@ from tinygptv.loading.checks import (
 
 GPU = catalog.hardware("rtx3090")
 IN_NF4 = GPU.model_copy(update={"quantize_base": "nf4"})
+MODEL = catalog.recipe("tinygptv").model
 STAGE = catalog.recipe("tinygptv").stage("stage2")
 BATCH = STAGE.global_batch_size
 
@@ -62,8 +63,8 @@ def test_weights_that_a_stage_trains_are_not_rounded() -> None:
 
 def test_features_are_not_cached_while_what_makes_them_is_trained() -> None:
     cached = GPU.model_copy(update={"features": "cached"})
-    training = STAGE.model_copy(update={"trains": [*STAGE.trains, "connector.qformer"]})
-    assert list(feature_conflicts(STAGE, cached, "mine")) == []
-    assert list(feature_conflicts(training, GPU, "mine")) == []
-    (conflict,) = feature_conflicts(training, cached, "mine")
+    training = STAGE.model_copy(update={"trains": [*STAGE.trains, "vision_encoder"]})
+    assert list(feature_conflicts(MODEL, STAGE, cached, "mine")) == []
+    assert list(feature_conflicts(MODEL, training, GPU, "mine")) == []
+    (conflict,) = feature_conflicts(MODEL, training, cached, "mine")
     assert (conflict.path, conflict.text.rpartition("; ")[2]) == (("features",), "write live")

@@ -119,7 +119,7 @@ def train_a_step(recipe: Any, folder: Path) -> None:
     stage = recipe.stages[0]
     model = empty_model(recipe.model, 16, stage.lora)
     load_weights(model, recipe.model)
-    set_up(model, stage.trains, gradient_checkpointing=True)
+    set_up(model, recipe.model, stage, gradient_checkpointing=True)
     trained = {name: p for name, p in parameters_by_name(model).items() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"connector", "language_model"}
     assert not any(name.startswith("connector.0.") for name in trained)
