@@ -6,7 +6,7 @@ What takes seconds to import is imported by the fixtures that need it, so that a
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Let no quick test start a process."""
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let no quick test, nor a fixture of one, start a process."""
     with quick.no_process() if item.get_closest_marker("quick") else nullcontext():
         return (yield)
 
