@@ -5,7 +5,7 @@ import pytest
 from tinygptv import catalog
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Recipe
-from tinygptv.definitions.trainable import frozen_prefix, trainable
+from tinygptv.definitions.trainable import frozen_prefix, matcher, trainable
 from tinygptv.loading.checks import feature_conflicts
 
 MODEL = catalog.recipe("tinygptv_tiny").model
@@ -53,3 +53,8 @@ def test_features_are_refused_for_a_stage_that_trains_the_vision_encoder() -> No
     stage = recipe.stages[0].model_copy(update={"trains": ["vision_encoder"]})
     (conflict,) = feature_conflicts(recipe.model, stage, profile, "cpu_cached")
     assert "cpu_cached.yaml, features: stage1 trains the vision encoder" in str(conflict)
+
+
+def test_a_name_of_a_part_that_the_model_lacks_means_no_parameter() -> None:
+    assert matcher(MODEL, "connector.resampler").fullmatch("connector.0.weight") is None
+    assert matcher(MODEL, "connector.qformer").fullmatch("connector.0.query_tokens")

@@ -35,7 +35,10 @@ those before attention and feed-forward, two in a Llama; `norms`: all of the dec
 DECODER = "language_model.all"
 """The only name that trains the decoder's linear maps."""
 
-_VISION_ENCODER, _PROJECTIONS = "vision_encoder", "connector.projections"
+PROJECTIONS = "connector.projections"
+
+_VISION_ENCODER = "vision_encoder"
+_NOTHING = re.compile(r"(?!)")
 
 
 def trainable(model: Model) -> list[str]:
@@ -48,7 +51,8 @@ def matcher(model: Model, name: str) -> re.Pattern[str]:
     """What matches the names of all parameters that one of those names means."""
     if name in LANGUAGE_MODEL:
         return LANGUAGE_MODEL[name]
-    return re.compile(rf"({'|'.join(map(re.escape, _parts(model, name)))}).+")
+    parts = _parts(model, name)
+    return re.compile(rf"({'|'.join(map(re.escape, parts))}).+") if parts else _NOTHING
 
 
 def frozen_prefix(model: Model, trains: Iterable[str]) -> tuple[str, ...]:
@@ -71,4 +75,4 @@ def _parts(model: Model, name: str) -> list[str]:
 
 
 def _names(part: ConnectorPart) -> list[str]:
-    return [f"connector.{kind_of(part)}", *([_PROJECTIONS] if part.is_projection else [])]
+    return [f"connector.{kind_of(part)}", *([PROJECTIONS] if part.is_projection else [])]

@@ -8,8 +8,8 @@ from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.sample import IGNORE_INDEX, IMAGE_SLOT
 from tinygptv.train.assemble import set_up
 from tinygptv.train.lineage import adapters
-from tinygptv.train.objective import Learner
-from tinygptv.train.objectives.next_token import OBJECTIVE
+from tinygptv.train.objective import Learner, PartLosses
+from tinygptv.train.objectives.next_token import OBJECTIVE, PART
 from tinygptv.train.planning.tracing import Trace, trace
 
 TINY = catalog.recipe("tinygptv_tiny")
@@ -108,8 +108,9 @@ def test_fresh_gradients_are_told_apart_from_activations() -> None:
             super().__init__()
             self.layers = model
 
-        def forward(self, pixel_values: Tensor) -> tuple[Tensor, None]:
-            return self.layers(pixel_values).sum(), None
+        def forward(self, pixel_values: Tensor) -> PartLosses:
+            total = self.layers(pixel_values).sum()
+            return {PART: (total, total.detach())}
 
     passed = trace(Loss(), torch.float32, (2, 64), ())
     matrix, bias, states = 64 * 64 * 4, 64 * 4, 2 * 64 * 4

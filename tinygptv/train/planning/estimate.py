@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tinygptv.definitions.hardware import Hardware
-from tinygptv.definitions.kinds import kind_of
 from tinygptv.definitions.model import Model
 from tinygptv.definitions.recipe import Recipe
-from tinygptv.definitions.trainable import LANGUAGE_MODEL
+from tinygptv.definitions.trainable import LANGUAGE_MODEL, PROJECTIONS, matcher
 from tinygptv.models import nf4
 from tinygptv.models.vlm import VisionLanguageModel
 from tinygptv.models.weights import empty_model, parameters_by_name
@@ -267,7 +266,6 @@ def _leaves_the_device(hardware: Hardware) -> bool:
 
 def _part(model: Model, name: str) -> str:
     """Which row of the table a parameter belongs to."""
-    part, position, *_ = name.split(".")
-    if part == "connector":
-        return "qformer" if kind_of(model.connector[int(position)]) == "qformer" else "projections"
-    return "lora" if LANGUAGE_MODEL["language_model.lora"].fullmatch(name) else part
+    if name.startswith("connector."):
+        return "projections" if matcher(model, PROJECTIONS).fullmatch(name) else "qformer"
+    return "lora" if LANGUAGE_MODEL["language_model.lora"].fullmatch(name) else name.partition(".")[0]
