@@ -161,7 +161,7 @@ def test_hardware_does_not_change_the_name(store: Store, recipe: Recipe) -> None
 
 def test_a_training_that_ends_early_leaves_no_artifact(store: Store, recipe: Recipe) -> None:
     run = small_run(recipe, catalog.hardware("cpu"))
-    with pytest.raises(HandoffError, match="ended without leaving all steps"):
+    with pytest.raises(HandoffError, match="ended without all of its steps"):
         train_stage(store, run, "mine", "stage1", mixed(store), None, RecordingLauncher())
     assert store.names("runs/mine/stage1") == []
 
