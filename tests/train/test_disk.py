@@ -138,7 +138,7 @@ def test_a_stage_that_cannot_swap_is_refused_before_anything_starts(store: Store
     launcher = RecordingLauncher()
     run = small_run(recipe, swapping_to(tmp_path / "none"))
     mixture = store.make("mixtures/tiny_pairs@1", "test", {}, [], lambda folder: Outcome())
-    with pytest.raises(DefinitionError, match=r"infra/hardware/test.yaml, offload_folder: .*/none is no folder"):
+    with pytest.raises(DefinitionError, match=r"infra/hardware/test.yaml, offload_folder: .*/none is not a folder"):
         train_stage(store, run, "mine", "stage1", mixture, None, launcher)
     assert launcher.jobs == []
 

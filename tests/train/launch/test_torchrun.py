@@ -126,7 +126,7 @@ def test_what_interrupts_the_caller_ends_the_ranks(tmp_path: Path) -> None:
 
 
 def test_several_nodes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="asks for 2"):
+    with pytest.raises(LaunchError, match="needs 2"):
         DeepSpeedLauncher().run(tmp_path / "job.json", PROFILE.model_copy(update={"nodes": 2}), tmp_path / "log", print)
 
 

@@ -87,7 +87,7 @@ def test_a_stage_s_ranks_are_told_what_was_decided(store: Store, tmp_path: Path)
     launcher = RecordingLauncher()
     run = small_run(recipe, GPU.model_copy(update={"gradient_checkpointing": "if_needed", "memory_gib": 24.0}))
     mixture = store.make("mixtures/tiny_pairs@1", "test", {}, [], lambda folder: Outcome(details=ONE_COMPONENT))
-    with pytest.raises(HandoffError, match="without leaving all steps"):
+    with pytest.raises(HandoffError, match="without all of its steps"):
         train_stage(store, run, "mine", "stage1", mixture, None, launcher)
     assert [job["hardware"]["gradient_checkpointing"] for job in launcher.jobs] == [False]
 
