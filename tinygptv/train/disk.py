@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import resource
+import shlex
 import shutil
 import sys
 import tempfile
@@ -114,9 +115,12 @@ def build_extension() -> None:
     One process at a time builds. Its lock ends with the process; a stale lock of torch's would block everyone forever.
     Raises SetupError if it cannot be stored, as for a user without a home.
     """
+    import torch
     from deepspeed.ops.op_builder import AsyncIOBuilder, PinMemoryBuilder
     from torch.utils import cpp_extension
 
+    # torch hands this path to a shell unquoted, and the checkout's path may have spaces.
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(str(Path(torch.__file__).parent / "lib"))
     os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # ninja, without activation
     for builder in (PinMemoryBuilder(), AsyncIOBuilder()):  # the second links to the first
         try:
