@@ -101,7 +101,7 @@ def test_what_is_left_out_is_never_drawn(store: Store, talks: Callable[..., str]
     )
     drawn, kept = ({key for step in range(6) for key in loader.batch(step).keys} for loader in (whole, without))
     assert drawn - kept == {"0"}
-    with pytest.raises(DataError, match="left out"):
+    with pytest.raises(DataError, match="masked"):
         without.mixed.samples([(0, 0)])
 
 

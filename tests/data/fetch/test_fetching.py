@@ -29,12 +29,12 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tinygptv.data.fetch.fetching import Fetch
-from tinygptv.data.fetch.results import Asked
+from tinygptv.data.fetch.results import FetchRequest
 from tinygptv.definitions.source import Download
 
 fetch = Fetch(Path(sys.argv[2]), Download(image_size=64, threads=1, timeout_seconds=60.0), True)
 for shard in range(3):
-    fetch.request([Asked(shard, f"{sys.argv[3]}/{shard}.jpg")])
+    fetch.request([FetchRequest(shard, f"{sys.argv[3]}/{shard}.jpg")])
 for _ in fetch.shards():
     pass
 """

@@ -128,7 +128,7 @@ def test_a_run_keeps_to_the_originals_it_began_with(store: Store, three: list[Ma
     ("reference", "message"),
     [
         ("web", r"not_in: 'web': 'web': want source or source@number.*`tinygptv refresh` publishes.*There are none"),
-        ("mine", "not_in: 'mine': nothing would be left of it; name an older version, as mine@1"),
+        ("mine", "not_in: 'mine': nothing would be left of it; name an older version, as in mine@1"),
     ],
 )
 def test_originals_that_are_not_there_are_refused(store: Store, tmp_path: Path, reference: str, message: str) -> None:
