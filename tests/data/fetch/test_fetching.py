@@ -41,10 +41,10 @@ for _ in fetch.shards():
 
 
 def engine_process() -> psutil.Process:
-    """The one engine that this process has started; other tests may have left it other children."""
+    """The engine that this process started last; other tests may have left it other children."""
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    (engine,) = [child for child in alive if any("engine" in word for word in child.cmdline())]
-    return engine
+    engines = [child for child in alive if any("engine" in word for word in child.cmdline())]
+    return max(engines, key=lambda child: child.create_time())
 
 
 def shards_of(fetch: Fetch) -> list[dict[int, str | None]]:
