@@ -26,17 +26,17 @@ from packaging.utils import canonicalize_name
 CHECKOUT = Path(__file__).resolve().parent.parent
 LOCKS = CHECKOUT / "infra" / "locks"
 PYTHON = "3.11"
-"""The oldest that pyproject.toml allows: what is locked must run on it and on all that are newer."""
+"""The oldest Python that pyproject.toml allows. Locked versions must run on it and on all newer ones."""
 
 FILES = {"tools.txt": r"pip|uv", "torch-cuda.txt": r"torch|triton|(nvidia|cuda)-.*", "packages.txt": r".*"}
-"""What is resolved together, in files: a package is in the first one whose pattern is its whole name."""
+"""Lock files, resolved together. A package goes into the first file whose pattern matches its whole name."""
 
 CPU_TORCH = "torch-cpu.txt"
 NOTE = "# Made by `make lock` from pyproject.toml.\n"
 
 
 class LockError(Exception):
-    """The lock cannot be made, or something is not as it says."""
+    """The lock cannot be made, or the environment differs from it."""
 
 
 def read(folder: Path) -> dict[str, str]:

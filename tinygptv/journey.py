@@ -2,15 +2,13 @@
 
     source → raw shards → filtered shards → mixtures → stage 1 · 2 · 3 · 4 → export → quantized → scores → report
 
-A stage with gates is asked a few held-out questions before the next one begins.
+Optional arrows: a source whose filter names a scorer has its raw pairs scored first; with `features: cached` in the
+hardware profile, the features of a stage's images are computed first; a stage with gates is evaluated on a few held-out
+questions before the next stage begins.
 
-A source whose filter names a scorer has its raw pairs scored before they are filtered.
-
-With `features: cached` in the hardware profile, each stage has the features of its images computed first.
-
-This is the one place that knows the order. The command line walks the list in one process (`train_all`); the flows wrap
-the same arrows in subflows and tasks. An arrow never takes its parents as arguments: it finds what the arrows before it
-left in the store, so any of them can run alone, in another process, on another day.
+This module alone knows the order. The command line follows it in one process (`train_all`); the flows wrap the same
+arrows in subflows and tasks. An arrow takes no parents as arguments but finds their artifacts in the store, so any of
+them can run alone, in another process, on another day.
 """
 
 import logging
@@ -38,15 +36,15 @@ RUN, RECIPE, SOURCE, HARDWARE, WORKDIR = "first", "tinygptv_tiny", "shapes", "cp
 """What a command or flow without parameters uses. The run's name is fixed, so that the same command continues it."""
 
 EXPORT, QUANTIZED = "export", "int8"
-"""Model names of the release, beside the stage names, in `scores-<model>-<benchmark>`."""
+"""Names of the released models in `scores-<model>-<benchmark>`, next to the stages' names."""
 
 
 @dataclass(frozen=True)
 class Arrow:
     """One step that leaves one artifact: a verb and what it is applied to.
 
-    `subject` is a source, mixture, stage, model or run name. Evaluations and gates also name their `benchmark`; with
-    `noise` the images are replaced by noise, which shows what the model can answer without looking.
+    `subject` names a source, mixture, stage, model or run. Evaluations and gates also name their `benchmark`; with
+    `noise`, noise replaces the images, to measure what the model can answer without seeing.
     """
 
     verb: Verb
@@ -98,7 +96,7 @@ class Journey:
         return known[subject]
 
     def make(self, arrow: Arrow, on_line: OnLine | None = None) -> Manifest:
-        """Follow one arrow, or recognise that it has been followed. Raises DataError if an earlier one is missing.
+        """Follow one arrow, or find its artifact. Raises DataError if an earlier artifact is missing.
 
         `on_line` gets each line that a training process prints.
         """
@@ -107,7 +105,7 @@ class Journey:
         return manifest
 
     def find(self, arrow: Arrow) -> Manifest:
-        """What a finished arrow left behind. Raises DataError if it is not finished."""
+        """The artifact of a finished arrow. Raises DataError if it is not finished."""
 
         def missing(artifact: str, definition: dict[str, Any], parents: list[str]) -> Manifest:
             raise DataError(
@@ -121,7 +119,7 @@ class Journey:
         return self._found[arrow]
 
     def _keep(self, arrow: Arrow, manifest: Manifest) -> None:
-        """Remember what an arrow left; the first time a run meets its data, write down which they are."""
+        """Remember an arrow's artifact; the first time, also record which data the run uses."""
         self._found[arrow] = manifest
         if arrow.verb == "download":
             from tinygptv.data.versions.versions import pin
@@ -129,7 +127,7 @@ class Journey:
             pin(self.store, self.name, self.run.source_name, manifest, self._originals())
 
     def _follow(self, arrow: Arrow, store: Store, on_line: OnLine | None = None) -> Manifest:
-        """Call what the arrow stands for. Each function imports its own work, so that planning needs no torch."""
+        """Call the function of an arrow. Each imports what it needs, so that planning needs no torch."""
         match arrow.verb:
             case "download":
                 made = self._download(store)
@@ -249,7 +247,7 @@ class Journey:
         return self.find(Arrow("download", self.run.source_name))
 
     def usable(self, stage_name: str) -> Manifest:
-        """Which samples of its finished mixture a stage can learn from; see `data.usable`."""
+        """Which samples of its finished mixture a stage can learn from; see `data.batches.usable`."""
         from tinygptv.data.batches.usable import check
 
         stage = self.run.recipe.stage(stage_name)
@@ -257,12 +255,12 @@ class Journey:
         return check(self.store, mixture.artifact, stage.inputs, self.run.recipe.model)
 
     def longest_sequence(self, stage_name: str) -> int:
-        """Tokens of the longest sequence that a stage draws; 0 if its mixture is not made, or was not checked, yet."""
+        """Tokens of the longest sequence that a stage draws; 0 if its mixture was not made and checked yet."""
         checked = self._checked(self.run.recipe.stage(stage_name))
         return int(checked.details["longest_sequence"]) if checked else 0
 
     def _checked(self, stage: Stage) -> Manifest | None:
-        """What `usable` has found out for a stage, or None if it was not asked yet, or could not be."""
+        """The result of `usable` for a stage; None if it was not checked yet, or cannot be."""
         from tinygptv.data.batches.usable import find_checked
 
         try:
@@ -281,11 +279,11 @@ class Journey:
         return self.find(Arrow("mix", stage.mixture)), previous
 
     def scores(self) -> Manifest | None:
-        """What the scorer says of the source's pairs; None if its filter names none. Raises DataError if unasked."""
+        """The scores of the source's pairs; None if its filter names no scorer. Raises DataError if not scored yet."""
         return self.find(Arrow("score", self.run.source_name)) if self.run.filter.scores else None
 
     def shares(self, stage_name: str) -> Iterator[str]:
-        """How a stage draws from its finished mixture, for people: shares, and how often each sample comes."""
+        """How a stage draws from its finished mixture, as text: shares, and how often each sample is drawn."""
         from tinygptv.data.mixtures.sampling_order import order_seed
         from tinygptv.data.mixtures.shares import shares_table
         from tinygptv.train.schedule import total_steps
@@ -299,14 +297,14 @@ class Journey:
         yield from (f"  {line}" for line in shares_table(mixture, sizes, seed, steps, batch))
 
     def _known_tombstones(self) -> int | None:
-        """How many there were when this run began; later ones mask its data but do not make them anew."""
+        """The number of tombstones when this run began. Later ones mask its data; nothing is made again for them."""
         from tinygptv.data.versions.versions import pinned
 
         pin = pinned(self.store, self.name, self.run.source_name)
         return None if pin is None else pin.tombstones
 
     def _originals(self) -> dict[str, Manifest]:
-        """The versions that the source must not repeat, by reference: those this run began with."""
+        """The versions whose pictures the source must not repeat, by reference, as of the beginning of the run."""
         from tinygptv.data.versions.versions import originals, pinned
 
         source_name = self.run.source_name
@@ -366,7 +364,7 @@ def summary(manifest: Manifest) -> str:
 
 
 def _differing(store: Store, artifact: str, definition: dict[str, Any], parents: list[str]) -> str:
-    """In which fields the newest artifact in the same place is another one, as the end of a sentence."""
+    """How the newest artifact of the same name differs, as the end of a sentence; empty if there is none."""
     others = [found for name in store.names(artifact.rpartition("@")[0] + "@") if (found := store.find(name))]
     if not others:
         return ""

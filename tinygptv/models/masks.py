@@ -22,8 +22,8 @@ def attention_mask(
 ) -> Tensor | None:
     """The mask of the last `tokens` of `visible` (B, S), which is 0 for padding.
 
-    `context` (B, T) says which tokens are known before the answer begins; None if all that is fed in follows one token
-    after the other. With `position_ids` (B, T), 0 where a sequence begins, several share a row.
+    `context` (B, T) marks the tokens known before the answer begins; None if there are none, as when generated tokens
+    are fed back one at a time. With `position_ids` (B, T), 0 where a sequence begins, several sequences share a row.
     """
     match kind:
         case "causal":

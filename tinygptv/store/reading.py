@@ -7,7 +7,7 @@ from tinygptv.store.artifacts import Manifest, Outcome, Store
 
 
 class ReadingStore(Store):
-    """A store that makes nothing: what is absent is left to `missing`, which gets its name, definition and parents."""
+    """A store that makes nothing: for an absent artifact it calls `missing` with name, definition and parents."""
 
     def __init__(self, workdir: str, missing: Callable[[str, dict[str, Any], list[str]], Manifest]) -> None:
         super().__init__(workdir)
