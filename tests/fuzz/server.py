@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -153,6 +154,8 @@ def _say(connection: socket.socket, parts: tuple[Part, ...], site: Site, path: s
                 _is_readable(connection, _HOLD_SECONDS)
                 return False
             case "reset":
+                if is_unasked:
+                    _wait_until_read(connection)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 return False
             case "close":
@@ -161,6 +164,18 @@ def _say(connection: socket.socket, parts: tuple[Part, ...], site: Site, path: s
                 _is_readable(connection, 1.0)
                 return False
     return True
+
+
+def _wait_until_read(connection: socket.socket) -> None:
+    """Wait until the client has read all that was sent: a reset would destroy the rest. The kernel's table tells."""
+    (_, ours), (_, theirs) = connection.getsockname()[:2], connection.getpeername()[:2]
+    end = time.monotonic() + _HOLD_SECONDS
+    while time.monotonic() < end:
+        rows = [row.replace(":", " ").split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        unread = [int(row[7], 16) for row in rows if (int(row[2], 16), int(row[4], 16)) == (theirs, ours)]
+        if not any(unread):
+            return
+        time.sleep(0.01)
 
 
 def _is_readable(connection: socket.socket, seconds: float) -> bool:

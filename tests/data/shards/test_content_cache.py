@@ -108,6 +108,7 @@ def put_many(folder: Path, first: int) -> None:
     cache = ContentCache(folder, ROOM)
     for number in range(first, first + 400):
         assert cache.get(put(cache, content(number))) in (content(number), None)
+    os._exit(0)  # a fork would otherwise wait at its end for threads that Prefect had in this process
 
 
 def test_processes_that_share_it_keep_the_bound_and_what_is_in_it_whole(tmp_path: Path) -> None:
