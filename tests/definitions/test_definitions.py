@@ -248,8 +248,7 @@ def test_recipes_derived_from_each_other_are_refused(tmp_path: Path) -> None:
     [
         (
             "tinygptv:without_loar",
-            "recipe 'tinygptv:without_loar': no switch named 'without_loar'; the switches are "
-            "without_lora, without_input_norm, without_rms_norm, without_qk_norm",
+            "recipe 'tinygptv:without_loar': no switch named 'without_loar'. Did you mean 'without_lora'?",
         ),
         ("tinygptv:", "no switch named ''"),
         ("tinygptv:without_lora:without_lora", "'without_lora' cannot be applied: no stage has lora; leave it out"),

@@ -34,7 +34,7 @@ def test_a_kind_is_loaded_by_its_name(package: str) -> None:
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest_name(package: str) -> None:
-    with pytest.raises(DefinitionError, match=r"no 'aple'\. Did you mean 'apple'"):
+    with pytest.raises(DefinitionError, match=r"no 'aple' in kinds_of_fruit/\. Did you mean 'apple'"):
         load_kind(package, "aple")
 
 

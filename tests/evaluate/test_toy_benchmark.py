@@ -44,5 +44,8 @@ def test_a_lenient_gate_on_a_metric_without_a_lenient_rule_is_refused() -> None:
 
 def test_without_its_file_the_metric_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    with pytest.raises(DefinitionError, match=r"toy_words\.yaml:4: metric: no 'shared_words'\. Known: caption_bleu"):
+    with pytest.raises(
+        DefinitionError,
+        match=r"toy_words\.yaml:4: metric: no 'shared_words' in tinygptv/evaluate/metrics/\. Known: caption_bleu",
+    ):
         catalog.benchmark(str(TOYS / "benchmarks" / "toy_words.yaml"))

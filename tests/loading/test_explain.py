@@ -150,7 +150,9 @@ def test_an_unknown_kind_is_reported_at_its_field(decoders: None) -> None:
         model_config = ConfigDict(extra="forbid")
         architecture: Annotated[str, AfterValidator(known)]
 
-    assert reported("architecture: lama\n", Model) == ["f:1: architecture: decoders: no 'lama'. Did you mean 'llama'?"]
+    assert reported("architecture: lama\n", Model) == [
+        "f:1: architecture: no 'lama' in tinygptv/models/decoders/. Did you mean 'llama'?"
+    ]
 
 
 def test_a_kind_refused_for_a_whole_mapping_is_reported_at_the_key_that_names_it(decoders: None) -> None:
@@ -165,7 +167,7 @@ def test_a_kind_refused_for_a_whole_mapping_is_reported_at_the_key_that_names_it
             return data
 
     assert reported("width: 3\narchitecture: phii\n", Model) == [
-        "f:2: architecture: decoders: no 'phii'. Did you mean 'phi'?"
+        "f:2: architecture: no 'phii' in tinygptv/models/decoders/. Did you mean 'phi'?"
     ]
 
 

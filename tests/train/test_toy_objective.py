@@ -92,5 +92,5 @@ def test_a_stage_cannot_train_what_its_objective_does_not_run(store: Store, tmp_
 def test_an_objective_without_a_file_is_refused_with_the_nearest_name() -> None:
     content = catalog.recipe("tinygptv_tiny").model_dump()
     content["stages"][0]["objective"] = "next_tokens"
-    with pytest.raises(ValueError, match=r"no 'next_tokens'\. Did you mean 'next_token'"):
+    with pytest.raises(ValueError, match=r"no 'next_tokens' in tinygptv/train/objectives/\. Did you mean 'next_token'"):
         Recipe.model_validate(content)

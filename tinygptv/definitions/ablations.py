@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from tinygptv.definitions.recipe import Recipe
-from tinygptv.errors import DefinitionError
+from tinygptv.errors import DefinitionError, did_you_mean
 
 
 def without_lora(recipe: Recipe) -> Recipe:
@@ -52,7 +52,7 @@ def ablate(recipe: Recipe, switches: Iterable[str]) -> Recipe:
     """
     for switch in switches:
         if switch not in ABLATIONS:
-            raise DefinitionError(f"no switch named '{switch}'; the switches are {', '.join(ABLATIONS)}")
+            raise DefinitionError(f"no switch named '{switch}'. {did_you_mean(switch, ABLATIONS)}")
         try:
             recipe = ABLATIONS[switch](recipe)
         except DefinitionError as error:

@@ -25,21 +25,19 @@ def load_kind(package: str, name: str) -> ModuleType:
 
     Inside a validator of a schema that is a ValueError like any other: loading adds file, line and field.
     """
-    known = kinds(package)
-    if name not in known:
-        raise UnknownNameError(f"{package.rpartition('.')[2]}: no '{name}'. {did_you_mean(name, known)}", name)
-    return import_module(f"{package}.{name}")
+    return import_module(f"{package}.{known_kind(package, name)}")
+
+
+def known_kind(package: str, name: str) -> str:
+    """The name, if it is one of a kind. Raises UnknownNameError as `load_kind` does, but imports nothing."""
+    if name not in (known := kinds(package)):
+        raise UnknownNameError(f"no '{name}' in {package.replace('.', '/')}/. {did_you_mean(name, known)}", name)
+    return name
 
 
 def kind_in(package: str) -> AfterValidator:
     """A definition's field that names one of the kinds in a package."""
-    return AfterValidator(partial(_check_kind, package))
-
-
-def _check_kind(package: str, name: str) -> str:
-    if name not in (known := kinds(package)):
-        raise ValueError(f"no '{name}'. {did_you_mean(name, known)}")
-    return name
+    return AfterValidator(partial(known_kind, package))
 
 
 def kind_of(definition: object) -> str:

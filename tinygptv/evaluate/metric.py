@@ -5,6 +5,7 @@ Every metric is one file in `evaluate/metrics/`, which benchmarks name and nothi
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Total:
     extra: dict[str, float] = field(default_factory=dict)
 
 
-class Metric:
+class Metric(ABC):
     """A metric whose score is the mean of its strict marks; others override `total` and `constant`."""
 
     title: ClassVar[str]
@@ -60,9 +61,9 @@ class Metric:
     advice: ClassVar[Mapping[str, str]] = {}
     """What to do about items that are left out, by the reason that `unscorable` gives."""
 
+    @abstractmethod
     def mark(self, answer: str, truth: Truth) -> Mark:
         """How one answer does."""
-        raise NotImplementedError
 
     def unscorable(self, truth: Truth) -> str | None:
         """Why no answer to an item could be marked, in one word that is counted; None if it can be."""

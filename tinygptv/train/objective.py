@@ -5,6 +5,7 @@ parts. Each is the mean of its terms (labels, samples, pairs) over the global ba
 micro-batches, so that hardware does not change what is learned; the loss is their weighted sum.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import add
@@ -27,7 +28,7 @@ PartLosses = dict[str, tuple[Tensor, Tensor]]
 """By part: its mean over a batch, a scalar that can be differentiated, and the value of each term (terms,)."""
 
 
-class Objective:
+class Objective(ABC):
     """What a stage minimises."""
 
     parts: ClassVar[Mapping[str, float]]
@@ -44,25 +45,25 @@ class Objective:
         """The batches of a job; by default images and token sequences from the mixture of its stage."""
         return mixture_batches(job, num_image_tokens, on_loss)
 
+    @abstractmethod
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """By part: for each of its terms the sample of the batch that it belongs to (terms,), int64, on the host.
 
         They are counted over all ranks before the model runs.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> Inputs:
         """What `losses` takes of a batch, images first, on the model's device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, model: VisionLanguageModel, *inputs: Tensor | None) -> PartLosses:
         """All parts for one batch, its terms in the order of `terms`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def example_texts(self, samples: int, tokens: int, answer: int, image_tokens: int) -> tuple[Tensor, ...]:
         """What follows the images in `inputs`, for planning: sequences of `tokens` tokens, `image_tokens` of which are
         of one image, that end with an answer of `answer` tokens."""
-        raise NotImplementedError
 
 
 class Learner(nn.Module):
