@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def merged(folder: Path, definition: Decoder) -> dict[str, Tensor]:
 def assert_alike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-6, msg=lambda told: f"{name}: {told}")  # noqa: B023
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-6, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize("definition", [PHI, LLAMA], ids=["phi", "llama"])
